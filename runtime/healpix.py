@@ -103,6 +103,42 @@ def pixel_centres(zoom: int) -> tuple[Floats, Floats]:
     return lat, (place + offset) * 360.0 / count
 
 
+def pixel_of(zoom: int, lat_deg: Floats, lon_deg: Floats) -> Ints:
+    """Nested pixel that holds each point of latitudes and longitudes [degrees].
+
+    >>> pixel_of(0, np.array([90.0, 0.0, -41.8]), np.array([0.0, 181.0, -45.0])).tolist()
+    [0, 6, 11]
+    """
+    nside = 1 << zoom
+    lat = np.asarray(lat_deg, dtype=np.float64)
+    z = np.sin(np.radians(lat))
+    turn = np.asarray(lon_deg, dtype=np.float64) % 360.0 / 90.0  # longitude in quarter turns
+    turn = np.where(turn >= 4.0, 0.0, turn)  # the remainder of -1e-20 is 360
+    # Equatorial belt: columns of the lines rising to the north-east and to the north-west (section 5.1)
+    falling = np.floor(nside * (0.5 + turn - 0.75 * z)).astype(np.int64)
+    rising = np.floor(nside * (0.5 + turn + 0.75 * z)).astype(np.int64)
+    face_falling, face_rising = falling >> zoom, rising >> zoom
+    belt_face = np.where(
+        face_falling == face_rising,
+        face_falling & 3 | 4,
+        np.where(face_falling < face_rising, face_falling & 3, (face_rising & 3) + 8),
+    )
+    belt_x, belt_y = rising & (nside - 1), nside - 1 - (falling & (nside - 1))
+    # Polar caps: distance from the pole in rings, by the half angle, which keeps its digits near the pole
+    quarter = np.minimum(turn.astype(np.int64), 3)
+    inside = turn - quarter
+    rings = nside * np.sqrt(6.0) * np.sin(np.radians(90.0 - np.abs(lat)) / 2)
+    low = np.minimum((inside * rings).astype(np.int64), nside - 1)
+    high = np.minimum(((1 - inside) * rings).astype(np.int64), nside - 1)
+    north = z >= 0
+    cap_face = np.where(north, quarter, quarter + 8)
+    cap_x, cap_y = np.where(north, nside - 1 - high, low), np.where(north, nside - 1 - low, high)
+    belt = np.abs(z) <= 2 / 3
+    return xyf_to_nested(
+        zoom, np.where(belt, belt_x, cap_x), np.where(belt, belt_y, cap_y), np.where(belt, belt_face, cap_face)
+    )
+
+
 def ring_to_nested(zoom: int) -> Ints:
     """For each nested pixel its index in ring order: `field_ring[..., ring_to_nested(zoom)]` is nested.
 

@@ -1,0 +1,239 @@
+"""The model card of a bundle: what it is, what it was made from, how good it is, how to make it again, where it ends."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fsae.runtime.errors import DataError
+from fsae.runtime.manifest import Manifest
+from fsae.runtime.records import encode
+from fsae.training.config import Config
+from fsae.training.report import table
+
+
+def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any] | None) -> str:
+    """The text of MODEL_CARD.md; `config` is what the model was trained with, `metrics` are its figures."""
+    sections = [
+        _introduction(manifest),
+        _data(manifest),
+        _figures(metrics),
+        _parity(manifest),
+        _use(manifest),
+        _reproduction(manifest, config),
+        _limits(manifest),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def read_metrics(path: Path) -> Mapping[str, Any] | None:
+    """Figures of a run as its evaluation wrote them, None where there are none yet; DataError where damaged."""
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot read the figures {path} ({error}): delete it or run fsae-train evaluate again"
+        ) from None
+    if not isinstance(metrics, dict):
+        raise DataError(
+            f"{path} holds a {type(metrics).__name__}, expected a JSON object: run fsae-train evaluate again"
+        )
+    return metrics
+
+
+def _introduction(manifest: Manifest) -> list[str]:
+    names = ", ".join(f"{v.long_name or v.name} (`{v.name}`, {v.units})" for v in manifest.variables)
+    latent = manifest.latent
+    lines = [
+        f"# {manifest.name}",
+        "",
+        "A Field-Space Autoencoder on the HEALPix sphere (Meuer et al. 2026, arXiv 2601.15102) as ONNX graphs: fields in "
+        "physical units go in and come out, the climatology, all scales and all index tables are inside.",
+        "",
+        f"- Fields: {names}; time step {manifest.time.step}, calendar {manifest.time.calendar}.",
+        f"- Grid: HEALPix zoom {manifest.grid.zoom} (nside {2**manifest.grid.zoom}), nested order; "
+        f"pyramid zooms {', '.join(map(str, manifest.zooms))}.",
+        f"- Compression: {latent.ratio} to 1, one number per variable and zoom-{latent.zoom} cell "
+        f"({latent.shape[1]} cells), {latent.dtype}. Cell means at zoom {manifest.zooms[0]} are kept.",
+    ]
+    if manifest.denoiser is None or manifest.sampler is None:
+        return [*lines, "- No diffusion model: this bundle compresses and super-resolves, it does not generate."]
+    denoiser, sampler = manifest.denoiser, manifest.sampler
+    forcing = denoiser.forcing
+    return [
+        *lines,
+        f"- Generation: a latent diffusion model draws {denoiser.window} steps at a time given the {denoiser.previous} "
+        f"before; it knows the time of year and the {forcing.name} ({forcing.range[0]:g} to {forcing.range[1]:g} "
+        f"{forcing.units} in training). Sampler {sampler.name}, {sampler.steps} steps.",
+    ]
+
+
+def _data(manifest: Manifest) -> list[str]:
+    source = manifest.provenance
+    return [
+        "## Data and licence",
+        "",
+        f"Trained on {source.period[0]} to {source.period[1]}; every statistic comes from these years only.",
+        "",
+        *table(["file", "SHA-256"], [[f"`{entry.name}`", f"`{entry.sha256}`"] for entry in source.data]),
+        "",
+        f"Licence of the model: {manifest.licence}.",
+    ]
+
+
+def _figures(metrics: Mapping[str, Any] | None) -> list[str]:
+    lines = ["## Figures", ""]
+    if metrics is None:
+        return [*lines, "Not evaluated yet: `fsae-train evaluate` prints and stores the figures of a run."]
+    variables = metrics.get("variables")
+    if isinstance(variables, Sequence) and all(isinstance(v, Mapping) and "checks" in v for v in variables):
+        period = metrics.get("evaluation", ["", ""])
+        lines += [f"On {period[0]} to {period[1]}, years the model has not seen.", ""]
+        for variable in variables:
+            lines += _evaluation(variable)
+        return lines[:-1]
+    rows = [[name, value] for name, value in _flat(metrics)]
+    return [*lines, *table(["figure", "value"], rows)] if rows else [*lines, "The run's figures are empty."]
+
+
+def _evaluation(variable: Mapping[str, Any]) -> list[str]:
+    """Lines of one variable of an evaluation report: reconstruction beside its baselines, then what has a tolerance."""
+    lines = [f"### {variable['name']} [{variable['units']}]", ""]
+    errors = [[row["name"], str(row["numbers"]), _number(row["rmse"])] for row in variable.get("reconstruction", ())]
+    if errors:
+        lines += [*table(["reconstruction", "numbers per step", "RMSE"], errors), ""]
+    for coarse in variable.get("superresolution", ()):
+        rows = [[row["name"], _number(row["rmse"])] for row in coarse["rows"]]
+        lines += [*table([f"super-resolution from zoom {coarse['zoom']}", "RMSE"], rows), ""]
+    checks = [
+        [check["name"], _number(check["value"]), check["limit"], "kept" if check["passed"] else "NOT KEPT"]
+        for check in variable["checks"]
+    ]
+    if checks:
+        lines += [*table(["figure", "value", "tolerance", ""], checks), ""]
+    return lines
+
+
+def _parity(manifest: Manifest) -> list[str]:
+    rows = [
+        [f"{graph}, {precision}", f"{p.max_abs_error:.2g} {_unit(p.units)}", f"{p.tolerance:.2g} {_unit(p.units)}"]
+        for precision, graphs in manifest.parity.items()
+        for graph, p in graphs.items()
+    ]
+    return [
+        "## Fidelity of the graphs",
+        "",
+        "Largest difference between the graphs in ONNX Runtime and the trained model in PyTorch, on real fields of years "
+        "outside training.",
+        "",
+        *table(["graph", "largest difference", "tolerance"], rows),
+    ]
+
+
+def _use(manifest: Manifest) -> list[str]:
+    lines = ["## Use", "", "```", f"fsae-run --model {manifest.name} verify"]
+    if manifest.denoiser is not None:
+        lines.append(f"fsae-run --model {manifest.name} generate --members 100")
+    lines += [
+        f"fsae-run --model {manifest.name} compress IN.nc OUT.zarr",
+        "```",
+        "",
+        "Any host with ONNX Runtime can use the graphs: `manifest.json` has the shapes, `golden.npz` inputs and outputs to "
+        "compare with. `season` is cos and sin of 2 pi k phase side by side, k = 1 to "
+        f"{manifest.time.harmonics}, phase being the fraction of the year at the middle of the step.",
+    ]
+    return lines
+
+
+def _reproduction(manifest: Manifest, config: Config) -> list[str]:
+    source = manifest.provenance
+    record = encode(Config, config)
+    record["data"]["inputs"] = [
+        entry.name for entry in source.data
+    ]  # folders of the machine it was made on say nothing
+    seeds = ", ".join(f"{name} {seed}" for name, seed in source.seeds.items()) or "none"
+    versions = ", ".join(f"{name} {version}" for name, version in source.versions.items())
+    return [
+        "## How to make it again",
+        "",
+        "Save the configuration below as `config.toml` beside the data, then `fsae-train config.toml` and "
+        f"`fsae-export --name {manifest.name}`.",
+        "",
+        f"Seeds: {seeds}. Source revision: {source.revision}. Versions: {versions}.",
+        "",
+        "```toml",
+        *to_toml(record),
+        "```",
+    ]
+
+
+def _limits(manifest: Manifest) -> list[str]:
+    first, last = manifest.provenance.period
+    lines = [
+        "## Limits",
+        "",
+        "- Values far outside the training climate are encoded less well, and a source with a bias of its own needs its own "
+        "climatology (`fsae-run climatology`).",
+        "- Super-resolution adds what is typical, not what was there: fine structure is a best estimate.",
+        "- Missing values are "
+        + (
+            "known to the model."
+            if any(v.missing for v in manifest.variables)
+            else "not known to the model: fill them."
+        ),
+    ]
+    if manifest.denoiser is not None:
+        lines += [
+            f"- Generated members resemble {first} to {last}. Forcing outside that range is extrapolation, and a member is "
+            "no forecast of any date.",
+        ]
+    return lines
+
+
+def to_toml(record: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines of TOML for nested objects of plain values; None is left out, lists of objects become arrays of tables.
+
+    >>> to_toml({"name": "a", "data": {"years": [1948, 2004], "none": None, "variables": [{"units": "K"}]}})
+    ['name = "a"', '', '[data]', 'years = [1948, 2004]', '', '[[data.variables]]', 'units = "K"']
+    """
+    lines = []
+    for name, value in record.items():
+        if not isinstance(value, Mapping) and not _is_tables(value) and value is not None:
+            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")  # JSON's plain values are TOML's
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"[{prefix}{name}]", *to_toml(value, f"{prefix}{name}.")]
+        elif _is_tables(value):
+            for item in value:
+                lines += ["", f"[[{prefix}{name}]]", *to_toml(item, f"{prefix}{name}.")]
+    return lines
+
+
+def _is_tables(value: Any) -> bool:
+    """Whether a value is a list of objects."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Numbers and texts of nested objects as dotted names and their text; lists are left out."""
+    found: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, bool | str):
+            found.append((prefix + name, str(value)))
+        elif isinstance(value, int | float):
+            found.append((prefix + name, _number(value)))
+    return found
+
+
+def _number(value: float | None) -> str:
+    """Four significant digits, a dash where there is no number."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _unit(units: str) -> str:
+    """Units for people: nothing for a plain number."""
+    return "" if units == "1" else units

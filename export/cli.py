@@ -1,0 +1,219 @@
+"""Command line of `fsae-export`: a run to a bundle, a bundle to TensorRT engines.
+
+Nothing here imports torch, onnx or the training code at once: engines are built where none of them is installed.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fsae.runtime.bundle import MANIFEST, Bundle, open_bundle
+from fsae.runtime.engines import Engine, engine_folder
+from fsae.runtime.errors import DeviceError, FsaeError, UsageError
+from fsae.runtime.manifest import Parity
+
+from .engines import DEFAULT_PROFILE, BuildOptions, build_engines, build_target, pick_flavour
+
+if TYPE_CHECKING:
+    from .bundle import Exported
+
+RUNS, ENGINES = Path("runs"), Path("engines")
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+EXAMPLES = """\b
+Examples:
+  fsae-export                               the latest run under ./runs to ./engines/<its name>/
+  fsae-export runs/mine --name default      that run to ./engines/default/
+  fsae-export --trt                         and TensorRT (or TensorRT-RTX) engines for this machine
+  fsae-export engines/default --trt         engines for a bundle that is there; needs no torch
+  fsae-export --trt --batch 1,16,64         engines for batches of 1 to 64, best at 16
+"""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asks for."""
+
+    source: str | None
+    out: Path | None
+    name: str | None
+    trt: bool
+    batch: tuple[int, int, int] | None
+
+
+def parse_batch(text: str) -> tuple[int, int, int]:
+    """Smallest, best and largest batch of a text such as "1,8,32"; one number stands for all three.
+
+    >>> parse_batch("1,8,32"), parse_batch("16")
+    ((1, 8, 32), (16, 16, 16))
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
+        raise UsageError(f"found --batch {text}, expected one size or smallest,best,largest such as 1,8,32")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def find_source(source: str | None) -> Path | Bundle:
+    """The folder of a run, or the opened bundle, that the argument means; None means the latest run."""
+    if source is None:
+        return _latest()
+    path = Path(source)
+    if path.name == MANIFEST or (path / MANIFEST).is_file():
+        return open_bundle(path)
+    if path.is_dir():
+        return path
+    if path.name == source and (RUNS / path).is_dir():
+        return RUNS / path
+    return open_bundle(source)  # a name among the bundles, or the error that lists them
+
+
+def export(request: Request, say: Say) -> str:
+    """The summary line, after everything that was asked for is done."""
+    source = find_source(request.source)
+    options = BuildOptions(profile=request.batch or DEFAULT_PROFILE)
+    if request.batch is not None and not request.trt:
+        raise UsageError("--batch is for engines: give --trt as well")
+    flavour = None
+    if request.trt:
+        flavour = pick_flavour()
+        build_target(flavour)  # fails now, not after minutes of exporting
+    if isinstance(source, Bundle):
+        if flavour is None:
+            raise UsageError(f"{source.folder} is a bundle already: give --trt to build engines from it, or name a run")
+        if request.out is not None or request.name is not None:
+            raise UsageError("engines are built inside the bundle: --out and --name are for runs")
+        engines = build_engines(source, flavour, options, say=say)
+        _show_engines(engines)
+        return _engine_summary(source, engines)
+    exported = _export_run(source, request, say)
+    _show_bundle(exported)
+    summary = _bundle_summary(exported)
+    if flavour is not None:
+        bundle = open_bundle(exported.folder)
+        engines = build_engines(bundle, flavour, options, say=say)
+        _show_engines(engines)
+        summary += "; " + _engine_summary(bundle, engines)
+    return summary
+
+
+def _latest() -> Path:
+    try:
+        from fsae.training.run import latest_run  # noqa: PLC0415 - needs torch
+    except ImportError as error:
+        raise _no_exporter(error) from None
+    return latest_run(RUNS)
+
+
+def _export_run(source: Path, request: Request, say: Say) -> "Exported":
+    try:
+        from fsae.training.run import load_run  # noqa: PLC0415 - needs torch
+
+        from .bundle import export_run  # noqa: PLC0415 - needs torch and onnx
+    except ImportError as error:
+        raise _no_exporter(error) from None
+    say(f"run {source}")
+    return export_run(load_run(source), request.out or ENGINES, request.name, say=say)
+
+
+def _no_exporter(error: ImportError) -> DeviceError:
+    return DeviceError(
+        f'exporting a run needs {error.name or "torch"}, which cannot be imported: pip install "fsae[export]" '
+        "(engines of a bundle need no torch: fsae-export BUNDLE --trt)"
+    )
+
+
+def _bundle_summary(exported: "Exported") -> str:
+    size = sum(entry.size for entry in exported.manifest.files.values())
+    graphs = ", ".join(exported.manifest.graphs)
+    return f"exported {exported.folder}: {graphs}; {_megabytes(size)}"
+
+
+def _engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
+    target = engines[0].target
+    return (
+        f"{len(engines)} engines in {engine_folder(bundle)} for {target.flavour} {target.version}, "
+        f"compute capability {target.compute_capability}; {_megabytes(sum(engine.size for engine in engines))}"
+    )
+
+
+def _show_bundle(exported: "Exported") -> None:
+    """Print the files of a bundle, their sizes, nodes and distance from the trained model on stderr."""
+    rows = []
+    for name, entry in exported.manifest.files.items():
+        graph, _, rest = name.partition(".")
+        parity = exported.manifest.parity.get(rest.removesuffix(".onnx"), {}).get(graph)
+        nodes = str(exported.nodes[name]) if name in exported.nodes else ""
+        rows.append((name, _megabytes(entry.size), nodes, _distance(parity)))
+    _show(("file", "size", "nodes", "difference (tolerance)"), rows)
+
+
+def _show_engines(engines: Sequence[Engine]) -> None:
+    """Print engines, their sizes and batches on stderr."""
+    rows = [(e.file, _megabytes(e.size), ", ".join(map(str, e.profile))) for e in engines]
+    _show(("engine", "size", "batch"), rows)
+
+
+def _show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stderr, as plain lines so that logs can hold it."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=True)
+
+
+def _distance(parity: Parity | None) -> str:
+    if parity is None:
+        return ""
+    units = "" if parity.units == "1" else f" {parity.units}"
+    return f"{parity.max_abs_error:.1e}{units} ({parity.tolerance:.1e})"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("source", metavar="[RUN_OR_BUNDLE]", required=False)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of bundles.  [default: engines]")
+@click.option("--name", help="Name of the bundle.  [default: the run's]")
+@click.option("--trt", is_flag=True, help="Build TensorRT engines, or TensorRT-RTX ones where only that is installed.")
+@click.option("--batch", metavar="MIN,BEST,MAX", help="Batch sizes of the engines.  [default: 1,8,32]")
+@click.version_option(package_name="fsae", prog_name="fsae-export")
+def command(source: str | None, out: Path | None, name: str | None, trt: bool, batch: str | None) -> None:
+    """Export a trained run as a bundle of ONNX graphs, and build TensorRT engines from a bundle.
+
+    RUN_OR_BUNDLE is the folder or name of a run, or of a bundle (with --trt). Without it the latest run under ./runs is
+    taken. The bundle is checked against the trained model and replaces an older one of its name as a whole.
+    """
+    request = Request(source=source, out=out, name=name, trt=trt, batch=None if batch is None else parse_batch(batch))
+    click.echo(export(request, lambda message: click.echo(message, err=True)))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code of `fsae-export` with the arguments `argv` (default: those of the process)."""
+    try:
+        command.main(args=argv, prog_name="fsae-export", standalone_mode=False)
+    except FsaeError as error:
+        click.echo(f"fsae-export: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("fsae-export: interrupted, nothing was left half-written", err=True)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

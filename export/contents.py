@@ -1,0 +1,150 @@
+"""What a bundle says and holds beside its graphs: the manifest and the tables, out of a finished run."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime.grids import LatLonGrid
+from fsae.runtime.healpix import npix, pixel_centres
+from fsae.runtime.manifest import (
+    Denoiser,
+    FileEntry,
+    Forcing,
+    Grid,
+    Latent,
+    Manifest,
+    Parity,
+    Provenance,
+    Sampler,
+    Source,
+    Time,
+    Variable,
+)
+from fsae.runtime.regrid import Weights, bilinear_weights, choose_method, conservative_weights, interpolation_weights
+from fsae.runtime.sampler import NOISE_FEATURES
+from fsae.training.run import Run
+
+SOURCES = ("hr", "lr")  # labels 0 and 1 of the denoiser's input `source`
+
+
+def variables_of(run: Run) -> tuple[Variable, ...]:
+    """The run's variables as the manifest has them."""
+    return tuple(
+        Variable(
+            name=v.name,
+            standard_name=v.standard_name,
+            long_name=v.long_name,
+            units=v.units,
+            cell_methods=v.cell_methods,
+            valid_range=v.valid_range,
+            missing=False,
+        )
+        for v in run.config.data.variables
+    )
+
+
+def make_tables(run: Run) -> dict[str, NDArray[Any]]:
+    """Arrays of tables.npz: pixel centres, weights between the training grid and HEALPix, statistics."""
+    zoom, shape = run.config.autoencoder.zoom, _latent(run).shape
+    lat, lon = pixel_centres(zoom)
+    grid = LatLonGrid(lat_deg=np.array(run.facts.source_lat_deg), lon_deg=np.array(run.facts.source_lon_deg))
+    levels = len(run.config.autoencoder.latent_zooms)
+    if grid.size:
+        method = run.config.data.method if run.config.data.method != "auto" else choose_method(grid, zoom)
+        to_healpix = bilinear_weights(grid, lat, lon) if method == "bilinear" else conservative_weights(grid, zoom)
+        points = np.meshgrid(grid.lat_deg, grid.lon_deg, indexing="ij")
+        to_source = interpolation_weights(zoom, points[0].ravel(), points[1].ravel())
+    else:  # trained on HEALPix: there is no lat-lon grid to go back to
+        to_healpix = _no_weights(npix(zoom), 0)
+        to_source = _no_weights(0, npix(zoom))
+    return {
+        "lat_deg": lat,
+        "lon_deg": lon,
+        "source_lat_deg": grid.lat_deg,
+        "source_lon_deg": grid.lon_deg,
+        **_weight_arrays("to_healpix", to_healpix),
+        **_weight_arrays("to_source", to_source),
+        "climatology": run.statistics["climatology"],
+        "scale": run.statistics["scale"],
+        # without a denoiser nothing was whitened and nothing reads these
+        "latent_cell_std": run.statistics.get("latent_cell_std", np.ones(shape, dtype=np.float32)),
+        "latent_level_std": run.statistics.get("latent_level_std", np.ones((shape[0], levels), dtype=np.float32)),
+    }
+
+
+def _no_weights(targets: int, sources: int) -> Weights:
+    """Weights without any entry."""
+    empty = np.zeros(0, dtype=np.int32)
+    return Weights(
+        indptr=np.zeros(targets + 1, dtype=np.int32), index=empty, weight=empty.astype(np.float64), source_size=sources
+    )
+
+
+def _weight_arrays(name: str, weights: Weights) -> dict[str, NDArray[Any]]:
+    """The arrays of sparse weights as tables.npz names them: int32 and float64."""
+    return {
+        f"{name}_indptr": weights.indptr.astype(np.int32),
+        f"{name}_index": weights.index.astype(np.int32),
+        f"{name}_weight": weights.weight.astype(np.float64),
+    }
+
+
+def _latent(run: Run) -> Latent:
+    """The manifest's entry of the compressed field."""
+    shape = run.config.autoencoder
+    return Latent(
+        zoom=shape.latent_zoom,
+        ratio=4 ** (shape.zoom - shape.latent_zoom),
+        shape=(len(run.config.data.variables), npix(shape.latent_zoom)),
+    )
+
+
+def make_manifest(
+    run: Run, name: str, parity: Mapping[str, Mapping[str, Parity]], files: Mapping[str, FileEntry]
+) -> Manifest:
+    """The manifest of a run's bundle."""
+    config, facts, diffusion, sampler = run.config, run.facts, run.config.diffusion, run.config.sampler
+    generates = run.denoiser is not None and diffusion is not None
+    training = tuple(float(year) for year in config.data.training_years)
+    seeds = {"autoencoder": config.seed} | ({"diffusion": config.seed + 1} if generates else {})
+    tools = {tool: version(tool) for tool in ("fsae", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")}
+    return Manifest(
+        name=name,
+        grid=Grid(zoom=config.autoencoder.zoom),
+        variables=variables_of(run),
+        zooms=config.autoencoder.zooms,
+        latent=_latent(run),
+        time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
+        denoiser=Denoiser(
+            window=diffusion.window,
+            previous=diffusion.previous,
+            noise_features=NOISE_FEATURES,
+            forcing=Forcing(name="calendar year", units="year", range=(training[0], training[1] + 1)),
+            sources=SOURCES,
+        )
+        if generates and diffusion is not None
+        else None,
+        sampler=Sampler(
+            name=sampler.name,
+            steps=sampler.steps,
+            sigma_min=sampler.sigma_min,
+            sigma_max=sampler.sigma_max,
+            rho=sampler.rho,
+        )
+        if generates
+        else None,
+        files=files,
+        parity=parity,
+        provenance=Provenance(
+            data=tuple(Source(name=entry.name, sha256=entry.sha256) for entry in facts.inputs),
+            period=facts.period,
+            seeds=seeds,
+            revision=facts.versions.get("fsae", version("fsae")),
+            versions={**facts.versions, **tools, "python": platform.python_version()},
+        ),
+        licence=config.data.licence,
+    )

@@ -1,0 +1,137 @@
+"""Real fields the exported graphs are tried on, and the inputs of the three graphs made from them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fsae.runtime.climatology import season as season_of
+from fsae.runtime.ensemble import window_noise
+from fsae.runtime.errors import DataError
+from fsae.runtime.fields import VariableSpec, read_fields
+from fsae.runtime.healpix import coarsen, refine
+from fsae.runtime.pyramid import level_mask, whiten
+from fsae.runtime.sampler import noise_features
+
+F32 = NDArray[np.float32]
+Inputs = dict[str, F32]
+
+BATCH = 8  # rows computed at once: bounds the memory, shows nowhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretches:
+    """Stretches of consecutive steps of real fields, unseen in training where possible."""
+
+    fields: F32  # (stretch, step, variable, pixel), physical units
+    season: F32  # (stretch, step, 2K)
+    year: NDArray[np.float64]  # (stretch, step), decimal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whitening:
+    """What takes latents to the space of the denoiser (see `fsae.runtime.pyramid.whiten`)."""
+
+    zooms: tuple[int, ...]
+    cell_std: F32
+    level_std: F32
+
+
+def read_stretches(
+    path: str,
+    variables: Sequence[VariableSpec],
+    zoom: int,
+    harmonics: int,
+    years: tuple[int, int],
+    *,
+    count: int,
+    length: int,
+) -> Stretches:
+    """`count` stretches of `length` steps, spread evenly over the `years` (both included) of the prepared fields."""
+    source = read_fields(path, variables, zoom=zoom, finest_zoom=zoom)
+    try:
+        inside = np.flatnonzero([years[0] <= time.year <= years[1] for time in source.times])
+        if len(inside) < length:
+            raise DataError(
+                f"found {len(inside)} steps of the years {years[0]} to {years[1]} in {path}, expected {length} or more: "
+                "prepare the data again with the run's configuration"
+            )
+        first, last = int(inside[0]), int(inside[-1])
+        starts = np.linspace(first, last + 1 - length, count).round().astype(int)
+        parts = [slice(int(start), int(start) + length) for start in starts]
+        fields = np.stack([source.read(part, member=0)[0] for part in parts])
+        phase = np.stack([source.phase[part] for part in parts])
+        year = np.stack([source.year[part] for part in parts])
+    finally:
+        source.close()
+    return Stretches(fields=fields, season=season_of(phase, harmonics), year=year)
+
+
+def encoder_inputs(stretches: Stretches, zooms: Sequence[int]) -> Inputs:
+    """Every field of the stretches as a row; each second stretch is seen at a coarser zoom, its finer levels masked."""
+    rows, masks = [], []
+    for number, fields in enumerate(stretches.fields):
+        # one level coarser, then two, ..., never the base alone: the ways a low-resolution source enters
+        coarser = (1 + number // 2) % (len(zooms) - 1) if number % 2 else 0
+        seen = refine(coarsen(fields.astype(np.float64), coarser), coarser) if coarser else fields
+        rows.append(seen.astype(np.float32))
+        masks.append(np.repeat(level_mask(zooms, zooms[-1] - coarser)[None], len(fields), axis=0))
+    season = stretches.season.reshape(-1, stretches.season.shape[-1])
+    return {"field": np.concatenate(rows), "season": season, "level_mask": np.concatenate(masks)}
+
+
+def decoder_inputs(latent: F32, season: F32) -> Inputs:
+    """Latents as rows, with their seasons."""
+    return {"latent": latent, "season": season}
+
+
+def denoiser_inputs(
+    latent: F32, stretches: Stretches, whitening: Whitening, *, previous: int, sigmas: Sequence[float]
+) -> Inputs:
+    """Every stretch at every noise level as a row: its first `previous` steps are known, the others are the window.
+
+    latent (stretch * step, variable, pixel). Rows take turns in whether the earlier steps are there and in their source.
+    """
+    count, length = stretches.year.shape
+    white = whiten(latent, whitening.zooms, whitening.cell_std, whitening.level_std).astype(np.float32)
+    white = white.reshape(count, length, *latent.shape[1:])  # (stretch, step, variable, pixel)
+    shape = (latent.shape[1], latent.shape[2])
+    rows: dict[str, list[F32]] = {}
+    for number in range(count):
+        window = white[number, previous:]
+        for level, sigma in enumerate(sigmas):
+            noise = window_noise(0, len(sigmas) * number + level, np.arange(len(window)), shape)
+            known = np.float32((number + level) % 2)
+            row = {
+                "noisy": window + np.float32(sigma) * noise,
+                "sigma": np.float32(sigma),
+                "noise_features": noise_features(np.array([sigma]))[0],
+                "season": stretches.season[number, previous:],
+                "forcing": stretches.year[number, previous:].astype(np.float32),
+                "source": np.float32(level % 2),
+                "previous": known * white[number, :previous],
+                "previous_valid": np.full(previous, known, dtype=np.float32),
+            }
+            for name, value in row.items():
+                rows.setdefault(name, []).append(np.asarray(value, dtype=np.float32))
+    return {name: np.stack(values) for name, values in rows.items()}
+
+
+def take(inputs: Mapping[str, F32], rows: Sequence[int] | slice) -> Inputs:
+    """Some rows of every input."""
+    return {name: np.ascontiguousarray(value[rows]) for name, value in inputs.items()}
+
+
+def run_module(module: nn.Module, inputs: Mapping[str, F32]) -> F32:
+    """Output of a torch module for all rows, on the CPU in float32, some rows at a time."""
+    count = len(next(iter(inputs.values())))
+    with torch.no_grad():
+        parts = [
+            module(*(torch.from_numpy(value) for value in take(inputs, slice(first, first + BATCH)).values())).numpy()
+            for first in range(0, count, BATCH)
+        ]
+    joined: F32 = np.concatenate(parts)
+    return joined

@@ -1,0 +1,243 @@
+"""Dates of any CF calendar: step of an axis, phase of the year, and the making of output axes.
+
+The phase is the fraction of the year gone at the middle of the averaging period. Monthly means come stamped on the
+first, in the middle or anywhere else in their month, so the stamp alone would shift the season by up to half a month.
+"""
+
+import datetime
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import cftime
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError, UsageError
+
+Date: TypeAlias = cftime.datetime
+Bounds: TypeAlias = Sequence[tuple[Date, Date]]
+
+SECONDS = {"minute": 60, "hour": 3600, "day": 86_400}
+MONTHS = {"month": 1, "year": 12}
+START = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2})(?:[T ](\d{1,2})(?::(\d{2}))?(?::(\d{2}))?Z?)?)?)?")
+# Stamps of monthly means wander by this much around whole months: 28 days of February, 15th against 16th.
+MONTH_JITTER_DAYS = 4.0
+
+
+def parse_step(step: str) -> tuple[int, str]:
+    """Count and unit (minute, hour, day, month or year) of a step.
+
+    >>> parse_step("6 hours"), parse_step("1 month")
+    ((6, 'hour'), (1, 'month'))
+    """
+    found = re.fullmatch(r"([1-9]\d*) (minute|hour|day|month|year)s?", step)
+    if found is None:
+        raise DataError(f"found the time step {step!r}, expected such as '1 month', '1 day', '6 hours' or '1 year'")
+    return int(found[1]), found[2]
+
+
+def format_step(count: int, unit: str) -> str:
+    """The text of a step.
+
+    >>> format_step(6, "hour"), format_step(1, "day")
+    ('6 hours', '1 day')
+    """
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def as_dates(times: Sequence[Any] | NDArray[Any]) -> list[Date]:
+    """cftime dates of datetime64 values or cftime dates; datetime64 is proleptic Gregorian, to the microsecond."""
+    values = np.asarray(times).reshape(-1)
+    if values.dtype.kind == "M":
+        if np.isnat(values).any():
+            raise DataError(f"found {int(np.isnat(values).sum())} missing times, expected a date for each step")
+        plain = values.astype("datetime64[us]").astype(datetime.datetime)
+        fields = ((*d.timetuple()[:6], d.microsecond) for d in plain)
+        return [cftime.datetime(*f, calendar="proleptic_gregorian") for f in fields]
+    dates = list(values)
+    if not all(isinstance(date, cftime.datetime) for date in dates):
+        raise DataError(f"found times of type {values.dtype}, expected dates: does the time axis have CF units?")
+    return dates
+
+
+def _month_index(date: Date) -> int:
+    return int(12 * date.year + date.month - 1)
+
+
+def _first_of_month(index: int, calendar: str) -> Date:
+    return cftime.datetime(index // 12, index % 12 + 1, 1, calendar=calendar)
+
+
+def _shift(date: Date, count: int, unit: str) -> Date:
+    """`date` moved by whole steps; months move the month and keep day and hour, so only use them on early days."""
+    if unit in MONTHS:
+        moved = _month_index(date) + count * MONTHS[unit]
+        return date.replace(year=moved // 12, month=moved % 12 + 1)
+    return date + datetime.timedelta(seconds=count * SECONDS[unit])
+
+
+def _floor(date: Date, count: int, unit: str) -> Date:
+    """Start of the calendar month, year, day or whole step of hours that holds `date`."""
+    if unit in MONTHS:
+        return cftime.datetime(date.year, 1 if unit == "year" else date.month, 1, calendar=date.calendar)
+    midnight = cftime.datetime(date.year, date.month, date.day, calendar=date.calendar)
+    if unit == "day":
+        return midnight
+    length = count * SECONDS[unit]
+    if SECONDS["day"] % length:  # such steps do not start at midnight: to the whole hour or minute
+        length = SECONDS[unit]
+    return midnight + datetime.timedelta(seconds=int((date - midnight).total_seconds()) // length * length)
+
+
+def infer_step(times: Sequence[Date], bounds: Bounds | None = None) -> str | None:
+    """Step of rising stamps such as "1 month", gaps allowed; None where there is none, or one stamp without bounds.
+
+    >>> infer_step([cftime.datetime(2005, m, d, calendar="noleap") for m, d in ((1, 16), (2, 15), (3, 16))])
+    '1 month'
+    """
+    if len(times) == 1 and bounds is not None:
+        times = [bounds[0][0], bounds[0][1]]
+    if len(times) < 2:
+        return None
+    pairs = list(itertools.pairwise(times))
+    gaps = np.array([(after - before).total_seconds() for before, after in pairs])
+    if gaps.min() <= 0:
+        return None
+    months = np.array([_month_index(after) - _month_index(before) for before, after in pairs])
+    month_days = 30.0 if times[0].calendar == "360_day" else 30.4375
+    step = int(months.min())
+    if step >= 1 and not (months % step).any():
+        jitter = np.abs(gaps / SECONDS["day"] - months * month_days)
+        if jitter.max() <= MONTH_JITTER_DAYS:
+            return format_step(step // 12, "year") if step % 12 == 0 else format_step(step, "month")
+    seconds = round(float(gaps.min()))
+    if seconds == 0 or np.abs(gaps / seconds - np.round(gaps / seconds)).max() > 1e-3:
+        return None
+    for unit in ("day", "hour", "minute"):
+        if seconds % SECONDS[unit] == 0:
+            return format_step(seconds // SECONDS[unit], unit)
+    return None
+
+
+def time_method(cell_methods: str) -> str:
+    """What `cell_methods` says was done along time ("mean", "point", ...), empty where it says nothing.
+
+    >>> time_method("area: mean time: point"), time_method("lat: lon: mean"), time_method("time: lat: sum")
+    ('point', '', 'sum')
+    """
+    found = re.search(r"\btime:\s*(?:\w+:\s*)*(\w+)", cell_methods)
+    return found[1] if found else ""
+
+
+def centres(
+    times: Sequence[Date], step: str | None = None, cell_methods: str = "", bounds: Bounds | None = None
+) -> list[Date]:
+    """Middle of the averaging period of each stamp.
+
+    From `bounds` where there are any; for instantaneous values (`time: point`) the stamp. Else the calendar month or
+    year of the stamp for steps of one of them, the calendar day for daily values that `cell_methods` calls an average
+    or the like; longer steps of months from a stamp at their start; everything else the stamp itself.
+    """
+    if bounds is not None:
+        return [start + (end - start) / 2 for start, end in bounds]
+    method = time_method(cell_methods)
+    if step is None or method == "point":
+        return list(times)
+    count, unit = parse_step(step)
+    if unit not in MONTHS and (step != "1 day" or not method):
+        return list(times)
+    middle = []
+    for stamp in times:
+        start = _floor(stamp, count, unit)
+        inside = count == 1 or stamp == start
+        middle.append(start + (_shift(start, count, unit) - start) / 2 if inside else stamp)
+    return middle
+
+
+def _year_fraction(date: Date) -> float:
+    start = cftime.datetime(date.year, 1, 1, calendar=date.calendar)
+    return float((date - start) / (start.replace(year=date.year + 1) - start))
+
+
+def year_phase(
+    times: Sequence[Date], step: str | None = None, cell_methods: str = "", bounds: Bounds | None = None
+) -> NDArray[np.float64]:
+    """Fraction of the year, 0 to 1, at the middle of each averaging period (see `centres`), in that calendar's year.
+
+    >>> year_phase([cftime.datetime(1, 12, 1, calendar="360_day")], "1 month").round(4).tolist()
+    [0.9583]
+    """
+    return np.array([_year_fraction(date) for date in centres(times, step, cell_methods, bounds)])
+
+
+def decimal_year(
+    times: Sequence[Date], step: str | None = None, cell_methods: str = "", bounds: Bounds | None = None
+) -> NDArray[np.float64]:
+    """Calendar year and fraction of it at the middle of each averaging period.
+
+    >>> decimal_year([cftime.datetime(1990, 7, 1, calendar="360_day")], "1 month").round(4).tolist()
+    [1990.5417]
+    """
+    return np.array([date.year + _year_fraction(date) for date in centres(times, step, cell_methods, bounds)])
+
+
+def steps(start: Date, count: int, step: str, calendar: str) -> list[Date]:
+    """`count` stamps at the starts of consecutive steps, the first being the step that holds `start`.
+
+    >>> [str(d)[:10] for d in steps(cftime.datetime(2004, 12, 9, calendar="noleap"), 2, "1 month", "noleap")]
+    ['2004-12-01', '2005-01-01']
+    """
+    if start.calendar != cftime.datetime(1, 1, 1, calendar=calendar).calendar:  # gregorian is standard, 365_day noleap
+        raise DataError(f"found a start in the calendar {start.calendar!r}, expected {calendar!r}")
+    length, unit = parse_step(step)
+    first = _floor(start, length, unit)
+    return [_shift(first, i * length, unit) for i in range(count)]
+
+
+def step_bounds(times: Sequence[Date], step: str) -> list[tuple[Date, Date]]:
+    """Start and end of the step that holds each stamp: its calendar month, year or day, or the hours from its start.
+
+    >>> [str(d)[:10] for d in step_bounds([cftime.datetime(2005, 2, 15, calendar="noleap")], "1 month")[0]]
+    ['2005-02-01', '2005-03-01']
+    """
+    count, unit = parse_step(step)
+    starts = [_floor(stamp, count, unit) for stamp in times]
+    return [(start, _shift(start, count, unit)) for start in starts]
+
+
+def time_index(time: Date, step: str) -> int:
+    """Number of a step, the same wherever a series starts: 12 * year + month - 1 for steps of months, else whole steps
+    since 0001-01-01 of the calendar.
+
+    >>> time_index(cftime.datetime(2005, 1, 16, calendar="noleap"), "1 month")
+    24060
+    """
+    count, unit = parse_step(step)
+    if unit == "month":
+        return _month_index(time)
+    if unit == "year":
+        return int(time.year - 1) // count
+    origin = cftime.datetime(1, 1, 1, calendar=time.calendar)
+    return int((time - origin) // datetime.timedelta(seconds=count * SECONDS[unit]))
+
+
+def parse_start(text: str, calendar: str) -> Date:
+    """The date of a text such as 2005, 2005-01, 2005-01-31 or 2005-01-31T06:00 in `calendar`.
+
+    UsageError for a text that is no date, DataError for a date that the calendar does not have.
+
+    >>> str(parse_start("2005-03", "noleap"))
+    '2005-03-01 00:00:00'
+    """
+    found = START.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"found the date {text!r}, expected such as 2005, 2005-01, 2005-01-31 or 2005-01-31T06:00")
+    year, month, day = int(found[1]), int(found[2] or 1), int(found[3] or 1)
+    try:
+        return cftime.datetime(
+            year, month, day, int(found[4] or 0), int(found[5] or 0), int(found[6] or 0), calendar=calendar
+        )
+    except ValueError:
+        raise DataError(f"the date {text!r} does not exist in the calendar {calendar!r}: give another one") from None

@@ -1,0 +1,102 @@
+"""Harmonic climatology (DESIGN 3.1): per pixel a mean and K pairs of cosine and sine of the phase of the year.
+
+mu(p, phi) = c0 + sum over k of a_k cos(2 pi k phi) + b_k sin(2 pi k phi), coefficients in the order of `season` with
+the mean first: (variable, 1 + 2K, pixel). Anomalies are divided by one number per variable, never one per pixel, so
+that cell means stay cell means.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Floating = NDArray[np.floating]
+
+# Beyond it a fit amplifies noise: even coverage of the year gives 1.4, six harmonics from monthly means give 49.
+MAX_CONDITION = 30.0
+BLOCK = 64  # time steps worked on at once, in float64
+
+
+def season(phase: Floating, harmonics: int) -> F32:
+    """Season features (..., 2K) of phases (...): cosine and sine of 2 pi k phase side by side, k = 1 ... K.
+
+    >>> season(np.array([0.25]), 2).round(6).tolist() == [[0.0, 1.0, -1.0, 0.0]]
+    True
+    """
+    return _waves(phase, harmonics).astype(np.float32)
+
+
+def _waves(phase: Floating, harmonics: int) -> F64:
+    angle = 2 * np.pi * np.asarray(phase, dtype=np.float64)[..., None] * np.arange(1, harmonics + 1)
+    waves: F64 = np.stack([np.cos(angle), np.sin(angle)], axis=-1)  # (..., k, 2)
+    return waves.reshape(*angle.shape[:-1], 2 * harmonics)
+
+
+def projection(phase: Floating, harmonics: int) -> F64:
+    """The matrix (1 + 2K, time) that takes fields to their least-squares coefficients.
+
+    The fit is linear, so long series can be fitted in parts: the sum of `projection[:, part] @ fields[part]`.
+    """
+    phase = np.asarray(phase, dtype=np.float64)
+    if harmonics < 0:
+        raise DataError(f"found {harmonics} harmonics, expected 0 or more")
+    design = np.concatenate([np.ones((phase.size, 1)), _waves(phase, harmonics)], axis=1)  # (time, 1 + 2K)
+    few = phase.size < design.shape[1]
+    if few or np.linalg.cond(design) > MAX_CONDITION:
+        phases = np.unique(np.round(phase % 1.0, 2)).size
+        raise DataError(
+            f"found {phase.size} steps at about {phases} times of the year, too few for {harmonics} harmonics "
+            f"({design.shape[1]} coefficients): take fewer harmonics (at most 5 for monthly data) or more data"
+        )
+    solver: F64 = np.linalg.pinv(design)
+    return solver
+
+
+def fit(fields: Floating, phase: Floating, harmonics: int) -> F32:
+    """Coefficients (variable, 1 + 2K, pixel) of physical fields (time, variable, pixel) by least squares in float64.
+
+    DataError where values are missing or infinite, or where the steps do not cover the year well enough for K.
+    """
+    if fields.ndim != 3 or len(fields) != len(phase):
+        raise DataError(
+            f"found fields of shape {fields.shape} and {len(phase)} phases, expected (time, variable, pixel)"
+        )
+    solver = projection(phase, harmonics)
+    total = np.zeros((solver.shape[0], *fields.shape[1:]))  # (coefficient, variable, pixel)
+    for first in range(0, len(fields), BLOCK):
+        part = fields[first : first + BLOCK].astype(np.float64)
+        total += np.tensordot(solver[:, first : first + BLOCK], part, axes=1)
+    bad = int(np.count_nonzero(~np.isfinite(total[0])))
+    if bad:
+        raise DataError(f"found missing or infinite values in {bad} pixels, expected none in a climatology's fields")
+    return np.ascontiguousarray(total.transpose(1, 0, 2), dtype=np.float32)
+
+
+def evaluate(climatology: Floating, features: Floating) -> F32:
+    """Climatology fields (..., variable, pixel) of season features (..., 2K), in the units of the coefficients.
+
+    >>> evaluate(np.array([[[280.0], [10.0], [0.0]]]), season(np.array([0.5]), 1)).tolist()
+    [[[270.0]]]
+    """
+    if features.shape[-1] + 1 != climatology.shape[1]:
+        raise DataError(
+            f"found {features.shape[-1]} season features, expected {climatology.shape[1] - 1} for this climatology"
+        )
+    coefficients = climatology.astype(np.float32)
+    waves = np.einsum("...k,vkp->...vp", features.astype(np.float32), coefficients[:, 1:], optimize=True)
+    return np.asarray(coefficients[:, 0] + waves, dtype=np.float32)
+
+
+def anomaly_scale(fields: Floating, climatology: Floating, features: Floating) -> F32:
+    """Root mean square (variable,) of the anomalies of fields (time, variable, pixel), in their units."""
+    square = np.zeros(fields.shape[1])
+    for first in range(0, len(fields), BLOCK):
+        part = slice(first, first + BLOCK)
+        anomaly = fields[part].astype(np.float64) - evaluate(climatology, features[part])
+        square += np.einsum("tvp,tvp->v", anomaly, anomaly)
+    scale: F64 = np.sqrt(square / (len(fields) * fields.shape[-1]))
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise DataError(f"found anomaly scales {scale.tolist()}, expected finite numbers above 0 for every variable")
+    return scale.astype(np.float32)

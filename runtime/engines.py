@@ -1,0 +1,152 @@
+"""Index of the compiled engines in a bundle's `trt/`: what each was built for, so that no other one is ever loaded.
+
+An engine belongs to one graph, one library version, one kind of GPU and one operating system. The bundle's manifest
+does not list engines, because every machine builds its own; `trt/index.json` does, with a hash of each.
+"""
+
+import hashlib
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from .bundle import COMPILED, Bundle, file_entry
+from .errors import BundleError, DeviceError
+from .manifest import is_safe_path
+from .records import decode_record, encode
+
+INDEX = "index.json"
+INDEX_SCHEMA = 1
+PORTABLE = "portable"  # a TensorRT-RTX engine for every GPU that library compiles for by default
+
+
+def this_platform() -> str:
+    """Operating system and processor, as in "linux-x86_64": serialised engines do not move between them."""
+    return f"{sys.platform}-{platform.machine().lower()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What an engine is built for: everything but the graph that decides whether it can be loaded here."""
+
+    flavour: str  # trt or trt-rtx
+    version: str  # of that library, complete
+    compute_capability: str  # of the GPU, as "8.9", or "portable"
+    platform: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """One compiled graph; `profile` is the smallest, the best and the largest batch it takes."""
+
+    graph: str
+    precision: str
+    graph_sha256: str
+    target: Target
+    profile: tuple[int, int, int]
+    file: str
+    sha256: str
+    size: int
+
+    @property
+    def key(self) -> str:
+        """Hash over everything the engine depends on: equal keys are engines that can stand for each other."""
+        facts = [self.graph, self.precision, self.graph_sha256, asdict(self.target), self.profile]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """What index.json holds."""
+
+    schema_version: int = INDEX_SCHEMA
+    engines: tuple[Engine, ...]
+
+
+def engine_folder(bundle: Bundle) -> Path:
+    """Folder of the bundle's compiled engines."""
+    return bundle.folder / COMPILED
+
+
+def graph_file(graph: str, precision: str) -> str:
+    """Name of the ONNX file of a graph in a bundle.
+
+    >>> graph_file("encoder", "fp32")
+    'encoder.fp32.onnx'
+    """
+    return f"{graph}.{precision}.onnx"
+
+
+def index_text(engines: list[Engine]) -> str:
+    """The text of index.json, engines in a fixed order."""
+    ordered = tuple(sorted(engines, key=lambda e: (e.graph, e.precision, e.file)))
+    return json.dumps(encode(Index, Index(engines=ordered)), indent=2) + "\n"
+
+
+def read_index(folder: Path) -> list[Engine]:
+    """Engines listed in `folder`/index.json, none where it is absent; BundleError where it is damaged or newer."""
+    path = folder / INDEX
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"cannot read {path} ({error}): delete {folder} and run fsae-export BUNDLE --trt") from None
+    todo = f"delete {folder} and run fsae-export BUNDLE --trt"
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"{path} is damaged ({error}): {todo}") from None
+    if isinstance(raw, dict) and isinstance(raw.get("schema_version"), int) and raw["schema_version"] > INDEX_SCHEMA:
+        raise BundleError(f"{path} was written by a newer fsae (schema {raw['schema_version']}): {todo}")
+    index: Index = decode_record(Index, raw, str(path), BundleError)
+    for engine in index.engines:
+        if not is_safe_path(f"{COMPILED}/{engine.file}"):
+            raise BundleError(f"{path} names the file {engine.file!r}, expected a plain name: {todo}")
+    return list(index.engines)
+
+
+def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> Engine:
+    """The engine of a graph that may be loaded here; DeviceError saying what is there instead and what to do.
+
+    An engine counts only if it was built from the very graph of the manifest by the same library version for this kind
+    of GPU (or as a portable one) on this platform.
+    """
+    sha256 = bundle.manifest.files[graph_file(graph, precision)].sha256
+    name = bundle.manifest.name
+    todo = f"build one on this machine with: fsae-export {bundle.folder} --trt"
+    candidates = [e for e in read_index(engine_folder(bundle)) if (e.graph, e.precision) == (graph, precision)]
+    candidates = [e for e in candidates if e.target.flavour == target.flavour]
+    if not candidates:
+        raise DeviceError(f"bundle {name} has no {target.flavour} engine of the {graph} in {precision}: {todo}")
+    fresh = [e for e in candidates if e.graph_sha256 == sha256]
+    if not fresh:
+        raise DeviceError(f"the {target.flavour} engine of the {graph} was built from an older graph: {todo}")
+    capabilities = (target.compute_capability, PORTABLE)
+    for capability in capabilities:
+        wanted = replace(target, compute_capability=capability)
+        fitting = [e for e in fresh if e.target == wanted]
+        if fitting:
+            return max(fitting, key=lambda e: e.profile)
+    found = "; ".join(
+        f"{e.target.flavour} {e.target.version}, compute capability {e.target.compute_capability}, {e.target.platform}"
+        for e in fresh
+    )
+    raise DeviceError(
+        f"the engines of the {graph} are for another machine: found {found}; expected "
+        f"{target.flavour} {target.version}, compute capability {target.compute_capability}, {target.platform}: {todo}"
+    )
+
+
+def read_engine(bundle: Bundle, engine: Engine) -> bytes:
+    """Content of an engine's file; BundleError where it is missing or its hash or size differs from the index."""
+    path = engine_folder(bundle) / engine.file
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}; run fsae-export {bundle.folder} --trt") from None
+    found = file_entry(data)
+    if (found.sha256, found.size) != (engine.sha256, engine.size):
+        raise BundleError(f"{path} is altered or truncated: run fsae-export {bundle.folder} --trt again")
+    return data

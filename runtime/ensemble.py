@@ -1,0 +1,119 @@
+"""Ensemble members drawn from the latent diffusion, window after window, member by member reproducible.
+
+A member is a function of (seed, member, time) and of the windows before it: of nothing that depends on the batch, the
+order or the other members. The graphs keep rows apart (see session.py), the sampler is elementwise, and everything else
+is done for one member at a time, in shapes that are always the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle, Tables
+from .errors import BundleError
+from .manifest import Denoiser, Manifest, Sampler
+from .noise import member_noise
+from .output import Unit
+from .pyramid import unwhiten
+from .sampler import SAMPLERS, noise_features, noise_levels
+from .session import F32, Graphs
+
+HR_SOURCE = 0.0  # label of the high-resolution source
+DRAW = 0  # the first noise of a step; later draws are for stochastic samplers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What the model must know of consecutive time steps, one entry each."""
+
+    season: F32  # (step, 2K)
+    index: NDArray[np.int64]  # (step), whole steps since a fixed date: names the noise
+    forcing: F32  # (step), in the manifest's unit
+
+    def window(self, first: int, size: int) -> "Steps":
+        """`size` of the steps from `first` on."""
+        part = slice(first, first + size)
+        return Steps(season=self.season[part], index=self.index[part], forcing=self.forcing[part])
+
+
+def windows_needed(steps: int, window: int) -> int:
+    """Windows that cover `steps` steps; whole ones are always drawn.
+
+    >>> windows_needed(12, 5)
+    3
+    """
+    return -(-steps // window)
+
+
+def parts_of(manifest: Manifest) -> tuple[Denoiser, Sampler]:
+    """The manifest's denoiser and sampler; BundleError where the bundle does not generate."""
+    if manifest.denoiser is None or manifest.sampler is None:
+        raise BundleError(f"bundle {manifest.name} has no denoiser, so it cannot generate: take one that has")
+    return manifest.denoiser, manifest.sampler
+
+
+def window_noise(seed: int, member: int, index: NDArray[np.int64], shape: tuple[int, int]) -> F32:
+    """Unit noise (time, variable, latent pixel) of a member's window, each step a draw of its own."""
+    count = shape[0] * shape[1]
+    frames = [member_noise(seed, member, int(i), DRAW, count).reshape(shape) for i in index]
+    return np.stack(frames)  # (time, variable, latent pixel)
+
+
+def sample_window(
+    graphs: Graphs, manifest: Manifest, noise: F32, steps: Steps, previous: F32, previous_valid: F32
+) -> F32:
+    """A window in white space, (member, time, variable, latent pixel), from its noise of that shape.
+
+    previous (member, P, variable, latent pixel) holds the last clean steps, oldest first; previous_valid (member, P).
+    """
+    _, sampler = parts_of(manifest)
+    batch = noise.shape[0]
+    season = np.repeat(steps.season[None], batch, axis=0)
+    forcing = np.repeat(steps.forcing[None], batch, axis=0)
+    source = np.full(batch, HR_SOURCE, dtype=np.float32)
+
+    def denoise(noisy: F32, sigma: float) -> F32:
+        sigmas = np.full(batch, sigma, dtype=np.float32)
+        features = np.repeat(noise_features(np.array([sigma])), batch, axis=0)
+        return graphs.denoise(noisy, sigmas, features, season, forcing, source, previous, previous_valid)
+
+    levels = noise_levels(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
+    return SAMPLERS[sampler.name](denoise, noise, levels)
+
+
+def decode_window(graphs: Graphs, manifest: Manifest, tables: Tables, white: F32, season: F32) -> F32:
+    """Fields (time, variable, pixel) in physical units of one member's whole window in white space."""
+    zooms = manifest.zooms[: manifest.zooms.index(manifest.latent.zoom) + 1]
+    latent = unwhiten(white, zooms, tables.latent_cell_std, tables.latent_level_std).astype(np.float32)
+    return graphs.decode(latent, season)
+
+
+def generate(
+    bundle: Bundle, graphs: Graphs, members: Sequence[int], steps: Steps, count: int, seed: int, batch: int
+) -> Iterator[Unit]:
+    """Finished pieces of an ensemble of `count` steps, `batch` members at a time, each piece one window.
+
+    `steps` covers whole windows, so it may be longer than `count`; what is beyond is drawn but not given out.
+    """
+    manifest, tables = bundle.manifest, bundle.tables
+    denoiser, _ = parts_of(manifest)
+    shape, window = manifest.latent.shape, denoiser.window
+    for first in range(0, len(members), batch):
+        ids = members[first : first + batch]
+        previous = np.zeros((len(ids), denoiser.previous, *shape), dtype=np.float32)
+        valid = np.zeros((len(ids), denoiser.previous), dtype=np.float32)
+        for number in range(windows_needed(count, window)):
+            start = number * window
+            now = steps.window(start, window)
+            noise = np.stack([window_noise(seed, member, now.index, shape) for member in ids])
+            white = sample_window(graphs, manifest, noise, now, previous, valid)  # (member, time, variable, pixel)
+            kept = min(window, count - start)
+            fields = [decode_window(graphs, manifest, tables, one, now.season)[:kept] for one in white]
+            yield Unit(
+                members=slice(first, first + len(ids)), times=slice(start, start + kept), values=np.stack(fields)
+            )
+            if denoiser.previous:
+                previous = np.concatenate([previous, white], axis=1)[:, -denoiser.previous :]
+                valid = np.concatenate([valid, np.ones(white.shape[:2], np.float32)], axis=1)[:, -denoiser.previous :]

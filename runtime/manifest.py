@@ -1,0 +1,276 @@
+"""`manifest.json` of a bundle as frozen records: strict both ways, so that what is written is what is read."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from .errors import BundleError
+from .healpix import npix
+from .records import decode_record, encode
+
+SCHEMA_VERSION = 1
+GRAPHS = ("encoder", "decoder", "denoiser")
+CALENDARS = [
+    "standard",
+    "gregorian",
+    "proleptic_gregorian",
+    "julian",
+    "noleap",
+    "365_day",
+    "all_leap",
+    "366_day",
+    "360_day",
+]
+STEP = re.compile(r"[1-9][0-9]* (minute|hour|day|month|year)s?")
+# One plain name, or one in the folder of compiled engines: nothing that could leave the bundle on any platform.
+SAFE_PATH = re.compile(r"(trt/)?[A-Za-z0-9_][A-Za-z0-9._+-]*")
+
+
+def check(condition: bool, message: str) -> None:
+    """Nothing, or BundleError with `message` where the condition does not hold."""
+    if not condition:
+        raise BundleError(f"bad manifest: {message}")
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether a path of the manifest stays inside the bundle's folder.
+
+    >>> [is_safe_path(p) for p in ("tables.npz", "trt/encoder.engine", "../x", "/etc/passwd", "trt/../x", "a/b", "C:x")]
+    [True, True, False, False, False, False, False]
+    """
+    return SAFE_PATH.fullmatch(path) is not None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict; BundleError where a key stands twice."""
+    found = dict(pairs)
+    check(len(found) == len(pairs), f"a key stands twice among {[key for key, _ in pairs]}")
+    return found
+
+
+def _refuse_constant(text: str) -> Any:
+    raise BundleError(f"bad manifest: it holds {text}, expected finite numbers only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """HEALPix grid of the fields."""
+
+    zoom: int
+    order: str = "nested"
+
+    def __post_init__(self) -> None:
+        check(0 <= self.zoom <= 12, f"grid.zoom is {self.zoom}, expected 0 to 12")
+        check(self.order == "nested", f"grid.order is {self.order!r}, expected 'nested'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """One physical variable; `valid_range` in `units`, `missing` says whether the model knows missing values."""
+
+    name: str
+    standard_name: str
+    long_name: str
+    units: str
+    cell_methods: str
+    valid_range: tuple[float, float]
+    missing: bool = False
+
+    def __post_init__(self) -> None:
+        check(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name) is not None, f"{self.name!r} is no variable name")
+        check(self.valid_range[0] < self.valid_range[1], f"valid_range of {self.name} is {self.valid_range}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """The compressed field: one per variable, on `zoom`, `ratio` times fewer numbers; shape (variable, pixel)."""
+
+    zoom: int
+    ratio: int
+    shape: tuple[int, int]
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        check(self.dtype == "float32", f"latent.dtype is {self.dtype!r}, expected 'float32'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """Time axis of the training data: CF calendar, step such as "1 month", harmonics K of the year."""
+
+    calendar: str
+    step: str
+    harmonics: int
+
+    def __post_init__(self) -> None:
+        check(self.calendar in CALENDARS, f"time.calendar is {self.calendar!r}, expected one of {CALENDARS}")
+        check(
+            STEP.fullmatch(self.step) is not None,
+            f"time.step is {self.step!r}, expected such as '1 month' or '6 hours'",
+        )
+        check(self.harmonics >= 1, f"time.harmonics is {self.harmonics}, expected 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forcing:
+    """The slow scalar forcing of the denoiser and the range it was trained on, in `units`."""
+
+    name: str
+    units: str
+    range: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoiser:
+    """Shape of the diffusion model: `window` steps drawn jointly, given `previous` clean ones."""
+
+    window: int
+    previous: int
+    noise_features: int
+    forcing: Forcing
+    sources: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check(self.window >= 1, f"denoiser.window is {self.window}, expected 1 or more")
+        check(self.previous >= 0, f"denoiser.previous is {self.previous}, expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Sampler and its noise levels (EDM eq. 5)."""
+
+    name: str
+    steps: int
+    sigma_min: float
+    sigma_max: float
+    rho: float
+
+    def __post_init__(self) -> None:
+        check(self.name in ("dpm2m", "heun"), f"sampler.name is {self.name!r}, expected 'dpm2m' or 'heun'")
+        check(self.steps >= 1, f"sampler.steps is {self.steps}, expected 1 or more")
+        good = 0 < self.sigma_min < self.sigma_max and self.rho > 0
+        check(good, "sampler needs 0 < sigma_min < sigma_max and rho > 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """Hash and size [bytes] of one file."""
+
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        check(re.fullmatch(r"[0-9a-f]{64}", self.sha256) is not None, f"{self.sha256!r} is no SHA-256 in hexadecimals")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """Largest distance of a graph from the trained model, and what is allowed; `verify` uses the tolerance too."""
+
+    max_abs_error: float
+    tolerance: float
+    units: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One file the model was trained on."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where the model comes from; `period` is the first and the last training date, as YYYY-MM-DD (or YYYY-MM)."""
+
+    data: tuple[Source, ...]
+    period: tuple[str, str]
+    seeds: Mapping[str, int]
+    revision: str
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for date in self.period:
+            good = re.fullmatch(r"\d{4}-\d{2}(-\d{2})?", date) is not None
+            check(good, f"provenance.period holds {date!r}, expected a date as 1948-01-01")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything a host must know of a bundle before it loads a graph."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    grid: Grid
+    variables: tuple[Variable, ...]
+    zooms: tuple[int, ...]
+    latent: Latent
+    time: Time
+    denoiser: Denoiser | None
+    sampler: Sampler | None
+    files: Mapping[str, FileEntry]
+    parity: Mapping[str, Mapping[str, Parity]]
+    provenance: Provenance
+    licence: str
+
+    def __post_init__(self) -> None:
+        check(self.schema_version == SCHEMA_VERSION, f"schema_version is {self.schema_version}")
+        check(
+            "/" not in self.name and is_safe_path(self.name), f"name is {self.name!r}, expected letters, digits, '-._'"
+        )
+        names = [v.name for v in self.variables]
+        check(bool(names) and len(set(names)) == len(names), f"variables are {names}, expected different ones")
+        rising = all(a < b for a, b in zip(self.zooms[:-1], self.zooms[1:], strict=True))
+        check(len(self.zooms) > 1 and self.zooms[0] >= 0 and rising, f"zooms are {self.zooms}, expected rising ones")
+        check(self.zooms[-1] == self.grid.zoom, f"the last of zooms {self.zooms} is not grid.zoom {self.grid.zoom}")
+        latent = self.latent
+        check(latent.zoom in self.zooms[:-1], f"latent.zoom is {latent.zoom}, expected one of {self.zooms[:-1]}")
+        check(latent.ratio == 4 ** (self.grid.zoom - latent.zoom), f"latent.ratio is {latent.ratio}")
+        check(latent.shape == (len(names), npix(latent.zoom)), f"latent.shape is {latent.shape}")
+        check((self.denoiser is None) == (self.sampler is None), "denoiser and sampler go together: both or neither")
+        for path in self.files:
+            check(is_safe_path(path), f"file {path!r} is not a plain name inside the bundle")
+        check("tables.npz" in self.files, "files lack tables.npz")
+        check(bool(self.precisions), f"files lack {' and '.join(f'{g}.fp32.onnx' for g in self.graphs)}")
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs of this bundle: encoder, decoder and, where it generates, denoiser."""
+        return GRAPHS if self.denoiser is not None else GRAPHS[:2]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Precisions with all their ONNX graphs, fp32 first."""
+        found = {path.split(".")[1] for path in self.files if re.fullmatch(r"encoder\.\w+\.onnx", path)}
+        whole = [p for p in sorted(found) if all(f"{graph}.{p}.onnx" in self.files for graph in self.graphs)]
+        return tuple(sorted(whole, key=lambda precision: precision != "fp32"))
+
+    @property
+    def levels(self) -> int:
+        """Levels of the pyramid, the base included: the length of `level_mask`."""
+        return len(self.zooms)
+
+    def to_json(self) -> str:
+        """The text of manifest.json: keys in the order of the records, UTF-8, one newline at the end."""
+        return json.dumps(encode(type(self), self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The manifest in `text`; BundleError for unknown or missing keys, wrong types and newer schemas."""
+        try:
+            raw = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"bad manifest: not JSON ({error}); get the bundle again") from None
+        check(isinstance(raw, dict), "expected a JSON object")
+        version = raw.get("schema_version")
+        check(type(version) is int, f"schema_version is {version!r}, expected a whole number")
+        if version > SCHEMA_VERSION:  # before anything else: a newer schema has keys this one does not know
+            raise BundleError(
+                f"the manifest has schema version {version}, this fsae reads versions up to {SCHEMA_VERSION}: "
+                "update with `pip install --upgrade fsae`"
+            )
+        manifest: Self = decode_record(cls, raw, "manifest", BundleError)
+        return manifest

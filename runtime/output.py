@@ -1,0 +1,222 @@
+"""CF output in pieces: the layout of a file (grid, times, members, attributes) and what writes units into it."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cftime
+import numpy as np
+from numpy.typing import NDArray
+
+from .healpix import npix, pixel_centres
+from .stores import CONVENTIONS, F32, Array, Attribute, Coordinate, open_store, output_errors
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+REFERENCE_DATE = "1850-01-01 00:00:00"
+EIGHTH_OF_A_DAY_S = 10_800  # days in such steps are exact in binary
+LATITUDE: dict[str, Attribute] = {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}
+LONGITUDE: dict[str, Attribute] = {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A finished piece of output: values (member, time, variable, point) and the places of its members and times."""
+
+    members: slice
+    times: slice
+    values: F32
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeAxis:
+    """An encoded CF time axis: values (time) and bounds (time, 2) or None, in `units` of `calendar`."""
+
+    values: NDArray[np.float64]
+    bounds: NDArray[np.float64] | None
+    units: str
+    calendar: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """All of an output file but its values; `variables` maps names to CF attributes.
+
+    The points are the cells of `zoom` in nested order, or else the lat-lon grid of the two axes, flattened (lat, lon).
+    """
+
+    variables: Mapping[str, Mapping[str, Attribute]]
+    attributes: Mapping[str, Attribute]
+    time: TimeAxis
+    zoom: int | None = None
+    lat_deg: NDArray[np.float64] | None = None  # (lat)
+    lon_deg: NDArray[np.float64] | None = None  # (lon)
+    members: tuple[int, ...] | None = None
+    time_chunk: int = 1
+    extra: tuple["Coordinate", ...] = ()
+
+    @property
+    def points(self) -> int:
+        """Points of one field."""
+        return int(np.prod(self.grid_shape))
+
+    @property
+    def grid_shape(self) -> tuple[int, ...]:
+        """(cell,) or (lat, lon)."""
+        if self.zoom is not None:
+            return (npix(self.zoom),)
+        return _axis(self.lat_deg).size, _axis(self.lon_deg).size
+
+    @property
+    def grid_dims(self) -> tuple[str, ...]:
+        """Names of the grid's dimensions."""
+        return ("cell",) if self.zoom is not None else ("lat", "lon")
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Names of the dimensions of a data variable."""
+        return (*(("realization",) if self.members is not None else ()), "time", *self.grid_dims)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a data variable."""
+        lead = (len(self.members),) if self.members is not None else ()
+        return (*lead, self.time.values.size, *self.grid_shape)
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Chunks of a data variable: `time_chunk` steps of one member, all points."""
+        lead = (1,) if self.members is not None else ()
+        return (*lead, max(1, min(self.time_chunk, self.time.values.size)), *self.grid_shape)
+
+    def place(self, members: slice, times: slice) -> tuple[slice, ...]:
+        """Where a unit belongs in a data variable."""
+        return (members, times) if self.members is not None else (times,)
+
+
+def _axis(axis: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    if axis is None:
+        raise ValueError("a layout needs a zoom, or lat_deg and lon_deg")
+    return axis
+
+
+def encode_times(
+    times: Sequence[cftime.datetime], bounds: Sequence[tuple[cftime.datetime, cftime.datetime]] | None, calendar: str
+) -> TimeAxis:
+    """The CF encoding of dates: days where those are exact in binary, else seconds.
+
+    >>> encode_times([cftime.datetime(1850, 3, 1, calendar="noleap")], None, "noleap").values.tolist()
+    [59.0]
+    """
+    reference = f"since {REFERENCE_DATE}"
+    flat = [*times, *(date for pair in bounds or () for date in pair)]
+    seconds = np.asarray(cftime.date2num(flat, f"seconds {reference}", calendar=calendar), dtype=np.float64)
+    in_days = bool(np.all(seconds % EIGHTH_OF_A_DAY_S == 0))
+    values = seconds / 86_400 if in_days else seconds
+    return TimeAxis(
+        values=values[: len(times)],
+        bounds=values[len(times) :].reshape(-1, 2) if bounds is not None else None,
+        units=f"{'days' if in_days else 'seconds'} {reference}",
+        calendar=calendar,
+    )
+
+
+def coordinates(layout: Layout) -> list[Coordinate]:
+    """Every variable of the layout that is not data: realization, time, bounds, cells or axes, grid mapping."""
+    found = []
+    if layout.members is not None:
+        attributes: dict[str, Attribute] = {
+            "standard_name": "realization",
+            "long_name": "ensemble member",
+            "units": "1",
+        }
+        values = np.array(layout.members, dtype=np.int64)
+        found.append(Coordinate(name="realization", dims=("realization",), values=values, attributes=attributes))
+    time = layout.time
+    attributes = {"standard_name": "time", "long_name": "time", "axis": "T", "units": time.units}
+    attributes |= {"calendar": time.calendar} | ({"bounds": "time_bnds"} if time.bounds is not None else {})
+    found.append(Coordinate(name="time", dims=("time",), values=time.values, attributes=attributes))
+    if time.bounds is not None:
+        found.append(Coordinate(name="time_bnds", dims=("time", "bnds"), values=time.bounds, attributes={}))
+    found += layout.extra
+    if layout.zoom is not None:
+        return found + cell_coordinates(layout.zoom)
+    lat_deg, lon_deg = _axis(layout.lat_deg), _axis(layout.lon_deg)
+    found.append(Coordinate(name="lat", dims=("lat",), values=lat_deg, attributes=LATITUDE | {"axis": "Y"}))
+    found.append(Coordinate(name="lon", dims=("lon",), values=lon_deg, attributes=LONGITUDE | {"axis": "X"}))
+    return found
+
+
+def cell_coordinates(zoom: int) -> list[Coordinate]:
+    """Latitude, longitude, index and grid mapping of the nested cells of a zoom."""
+    lat_deg, lon_deg = pixel_centres(zoom)
+    index: dict[str, Attribute] = {"standard_name": "healpix_index", "long_name": "HEALPix cell, nested", "units": "1"}
+    mapping: dict[str, Attribute] = {
+        "grid_mapping_name": "healpix",
+        "refinement_level": zoom,
+        "indexing_scheme": "nested",
+        "healpix_nside": 1 << zoom,  # the older form, which tools of today read
+        "healpix_order": "nested",
+    }
+    cells = np.arange(npix(zoom), dtype=np.int64)
+    return [
+        Coordinate(name="lat", dims=("cell",), values=lat_deg, attributes=LATITUDE),
+        Coordinate(name="lon", dims=("cell",), values=lon_deg, attributes=LONGITUDE),
+        Coordinate(name="cell", dims=("cell",), values=cells, attributes=index),
+        Coordinate(name="crs", dims=(), values=np.array(0, dtype=np.int32), attributes=mapping),
+    ]
+
+
+def data_attributes(layout: Layout, name: str) -> dict[str, Attribute]:
+    """CF attributes of a data variable, grid mapping and cell coordinates included."""
+    grid = {"grid_mapping": "crs", "coordinates": "lat lon"} if layout.zoom is not None else {}
+    return {**layout.variables[name], **grid}
+
+
+def normalised(request: Mapping[str, Any]) -> str:
+    """A request as JSON with sorted keys, so that equal requests are equal bytes.
+
+    >>> normalised({"steps": 12, "seed": 0})
+    '{"seed": 0, "steps": 12}'
+    """
+    return json.dumps(request, sort_keys=True, allow_nan=False)
+
+
+@contextlib.contextmanager
+def open_output(path: Path, layout: Layout, overwrite: bool = False) -> Iterator[Callable[[Unit], None]]:
+    """A function that writes units of a layout; the file is whole and has its name when the block ends, or is not."""
+    with open_store(path, layout.attributes, overwrite) as store:
+        with output_errors(path):
+            for item in coordinates(layout):
+                store.put(item)
+            for name in layout.variables:
+                attributes = data_attributes(layout, name)
+                array = Array(
+                    name=name, dims=layout.dims, shape=layout.shape, chunks=layout.chunks, attributes=attributes
+                )
+                store.create(array)
+
+        def write(unit: Unit) -> None:
+            place = layout.place(unit.members, unit.times)
+            lead = unit.values.shape[:2] if layout.members is not None else unit.values.shape[1:2]
+            with output_errors(path):
+                for i, name in enumerate(layout.variables):
+                    store.write(name, place, unit.values[:, :, i].reshape(*lead, *layout.grid_shape))
+
+        yield write
+
+
+def to_dataset(layout: Layout, values: F32) -> "xr.Dataset":
+    """The layout filled with values (member, time, variable, point) as a decoded dataset in memory."""
+    import xarray as xr  # noqa: PLC0415 - start-up time
+
+    variables: dict[str, tuple[Any, ...]] = {
+        name: (layout.dims, values[:, :, i].reshape(layout.shape), data_attributes(layout, name))
+        for i, name in enumerate(layout.variables)
+    }
+    variables |= {c.name: (c.dims, c.values, dict(c.attributes)) for c in coordinates(layout)}
+    return xr.decode_cf(xr.Dataset(variables, attrs={"Conventions": CONVENTIONS, **layout.attributes}))

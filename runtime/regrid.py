@@ -1,0 +1,272 @@
+"""Regridding between lat-lon grids and nested HEALPix by sparse weights, in NumPy alone.
+
+Bilinear: periodic in longitude; between the last row and the pole towards the mean of that row. Conservative: overlap
+areas by sampling, then balanced so that every source cell gives away exactly its area and every pixel gets exactly its
+own: the global mean is kept, and constants stay constants.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError
+from .grids import LatLonGrid
+from .healpix import npix, pixel_centres, pixel_of, ring_to_nested
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+PixelOf = Callable[[int, Floats, Floats], Ints]  # (zoom, lat_deg, lon_deg) -> nested pixel
+
+METHODS = ("auto", "bilinear", "conservative")
+MIN_VALID = 0.5  # share of a target's weight that must be on valid values
+SAMPLES = 8  # sampling points along the edge of a pixel
+BALANCED = 1e-12  # largest relative error of an area when the balancing stops
+MAX_ROUNDS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A sparse matrix in CSR form: target t is the sum of weight * source[index] over indptr[t] ... indptr[t + 1]."""
+
+    indptr: NDArray[np.integer]  # (target + 1)
+    index: NDArray[np.integer]  # (entry)
+    weight: NDArray[np.floating]  # (entry)
+    source_size: int
+
+    @property
+    def target_size(self) -> int:
+        """Number of target points."""
+        return self.indptr.size - 1
+
+
+def apply(weights: Weights, field: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Field (..., target) of a field (..., source), in its dtype; sums run in float64.
+
+    Missing values (NaN) are left out and the rest of the weights renormalised; a target with less than half of its
+    weight on valid values, or with none at all, is NaN.
+
+    >>> pair = Weights(indptr=np.array([0, 2]), index=np.array([0, 1]), weight=np.array([0.75, 0.25]), source_size=2)
+    >>> apply(pair, np.array([[1.0, 5.0], [1.0, np.nan]])).tolist()
+    [[2.0], [1.0]]
+    """
+    if field.shape[-1] != weights.source_size:
+        raise DataError(f"found fields of {field.shape[-1]} points, expected {weights.source_size} for these weights")
+    source = field.reshape(-1, field.shape[-1])
+    out = np.empty((len(source), weights.target_size), dtype=field.dtype)
+    whole = _row_sums(weights, weights.weight.astype(np.float64))
+    for values, row in zip(source, out, strict=True):  # one field at a time: the entries are many times the points
+        entry = values[weights.index].astype(np.float64)
+        missing = np.isnan(entry)
+        if missing.any():
+            valid = _row_sums(weights, np.where(missing, 0.0, weights.weight))
+            total = _row_sums(weights, np.where(missing, 0.0, entry) * weights.weight)
+            good = (valid >= MIN_VALID * whole) & (valid > 0)
+            row[:] = np.where(good, total * whole / np.where(good, valid, 1.0), np.nan)
+        else:
+            row[:] = np.where(np.diff(weights.indptr) > 0, _row_sums(weights, entry * weights.weight), np.nan)
+    return out.reshape(*field.shape[:-1], weights.target_size)
+
+
+def _row_sums(weights: Weights, entry: NDArray[np.floating]) -> Floats:
+    """Sum over the entries of each target; 0 for a target without entries, which `reduceat` alone would not give."""
+    sums = np.zeros(weights.target_size)
+    filled = np.diff(weights.indptr) > 0
+    if filled.any():
+        sums[filled] = np.add.reduceat(entry, weights.indptr[:-1][filled])
+    return sums
+
+
+def from_entries(target: Ints, source: Ints, weight: Floats, target_size: int, source_size: int) -> Weights:
+    """Weights from (target, source, weight) entries in any order; doubles are added, zeros left out."""
+    key, place = np.unique(target.astype(np.int64) * source_size + source, return_inverse=True)
+    total = np.bincount(place, weights=weight, minlength=key.size)
+    key, total = key[total != 0], total[total != 0]
+    count = np.bincount(key // source_size, minlength=target_size)
+    return Weights(
+        indptr=np.concatenate([[0], np.cumsum(count)]).astype(np.int32),
+        index=(key % source_size).astype(np.int32),
+        weight=total,
+        source_size=source_size,
+    )
+
+
+def bilinear_weights(grid: LatLonGrid, lat_deg: Floats, lon_deg: Floats) -> Weights:
+    """Bilinear weights from fields on `grid`, flattened (lat, lon), to points [degrees]."""
+    rows, columns = grid.shape
+    order = np.argsort(grid.lat_deg)  # from south to north
+    # Virtual rows at the poles, which stand for the mean of the last row; without a gap they are never reached.
+    lat = np.concatenate([[-90.0], grid.lat_deg[order], [90.0]])
+    below = np.clip(np.searchsorted(lat, lat_deg, side="right") - 1, 0, rows)
+    gap = lat[below + 1] - lat[below]
+    up = np.where(gap > 0, (lat_deg - lat[below]) / np.where(gap > 0, gap, 1.0), 0.0)
+    west, east, right = _columns(grid.lon_deg, lon_deg)
+    point = np.arange(lat_deg.size)
+    entries: list[tuple[Ints, Ints, Floats]] = []
+    for line, share in ((below, 1 - up), (below + 1, up)):
+        pole = (line == 0) | (line == rows + 1)
+        row = order[np.clip(line - 1, 0, rows - 1)]
+        for column, part in ((west, 1 - right), (east, right)):
+            inside = ~pole
+            entries.append((point[inside], (row * columns + column)[inside], (share * part)[inside]))
+        whole = row[pole][:, None] * columns + np.arange(columns)  # (point near a pole, lon)
+        entries.append(
+            (np.repeat(point[pole], columns), whole.reshape(-1), np.repeat(share[pole] / columns, columns)),
+        )
+    target, source, weight = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    return from_entries(target, source, weight, lat_deg.size, grid.size)
+
+
+def _columns(axis: Floats, lon_deg: Floats) -> tuple[Ints, Ints, Floats]:
+    """Columns west and east of each longitude on a periodic axis, and the share of the eastern one."""
+    turned = axis % 360.0
+    order = np.argsort(turned)
+    ring = turned[order]
+    ring = np.concatenate([ring, ring[:1] + 360.0])
+    lon = (lon_deg - ring[0]) % 360.0 + ring[0]
+    place = np.clip(np.searchsorted(ring, lon, side="right") - 1, 0, axis.size - 1)
+    share = (lon - ring[place]) / (ring[place + 1] - ring[place])
+    return order[place], order[(place + 1) % axis.size], np.clip(share, 0.0, 1.0)
+
+
+def cell_edges(grid: LatLonGrid) -> tuple[Floats, Floats]:
+    """Edges [degrees] of the cells: south and north (lat, 2), midway between rows, and west and east (lon, 2)."""
+    order = np.argsort(grid.lat_deg)
+    middle = (grid.lat_deg[order][1:] + grid.lat_deg[order][:-1]) / 2
+    edges = np.concatenate([[-90.0], middle, [90.0]])
+    lat = np.empty((grid.lat_deg.size, 2))
+    lat[order] = np.stack([edges[:-1], edges[1:]], axis=-1)
+    half = 180.0 / grid.lon_deg.size
+    return lat, np.stack([grid.lon_deg - half, grid.lon_deg + half], axis=-1)
+
+
+def cell_areas(grid: LatLonGrid) -> Floats:
+    """Share of the sphere of every cell (lat * lon,), flattened (lat, lon); adds up to 1."""
+    lat, _ = cell_edges(grid)
+    band = np.diff(np.sin(np.radians(lat)), axis=-1)[:, 0] / 2
+    return np.repeat(band / grid.lon_deg.size, grid.lon_deg.size)
+
+
+def conservative_weights(grid: LatLonGrid, zoom: int, find_pixel: PixelOf = pixel_of) -> Weights:
+    """Area-conserving weights from fields on `grid`, flattened (lat, lon), to the nested pixels of `zoom`.
+
+    Every cell is cut into pieces of equal area, small against a pixel; `find_pixel` says which pixel holds the middle
+    of each. The overlaps are then balanced, see `_balance`.
+    """
+    lat, lon = cell_edges(grid)
+    rows, columns = grid.shape
+    pixel_deg = np.degrees(np.sqrt(4 * np.pi / npix(zoom)))
+    targets, sources, areas = [], [], []
+    cell_area = cell_areas(grid)
+    for row, (south, north) in enumerate(np.radians(lat)):
+        widest = 360.0 / columns * np.cos(np.clip(0.0, min(south, north), max(south, north)))
+        across = max(2, int(np.ceil(SAMPLES * widest / pixel_deg)))
+        along = max(2, int(np.ceil(SAMPLES * np.degrees(north - south) / pixel_deg)))
+        height = np.sin(south) + (np.sin(north) - np.sin(south)) * (np.arange(along) + 0.5) / along
+        piece_lat = np.degrees(np.arcsin(height))
+        piece_lon = lon[:, :1] + (lon[:, 1:] - lon[:, :1]) * (np.arange(across) + 0.5) / across  # (lon, across)
+        pixel = find_pixel(zoom, np.repeat(piece_lat, piece_lon.size), np.tile(piece_lon.reshape(-1), along))
+        column = np.tile(np.repeat(np.arange(columns), across), along)
+        key, count = np.unique(pixel * columns + column, return_counts=True)
+        targets.append(key // columns)
+        sources.append(row * columns + key % columns)
+        areas.append(count / (across * along) * cell_area[row * columns])
+    target, source, area = (np.concatenate(parts) for parts in (targets, sources, areas))
+    area = _balance(target, source, area, np.full(npix(zoom), 1 / npix(zoom)), cell_area)
+    return from_entries(target, source, area * npix(zoom), npix(zoom), grid.size)
+
+
+def _balance(target: Ints, source: Ints, area: Floats, target_area: Floats, source_area: Floats) -> Floats:
+    """The overlap areas changed as little as possible so that both their sums by target and by source come out.
+
+    Each overlap is scaled by 1 + u[target] + v[source] (linear calibration, Deville and Sarndal 1992), where u and v
+    solve a symmetric linear system: conjugate gradients, preconditioned by its diagonal, need about a hundred rounds.
+    Scaling rows and columns in turn would need thousands.
+    """
+    sizes = target_area.size, source_area.size
+    diagonal = np.concatenate([np.bincount(target, area, sizes[0]), np.bincount(source, area, sizes[1])])
+    if not diagonal.all():
+        raise DataError("some cells of the grids overlap nothing: use the bilinear method for this grid")
+
+    def product(factors: Floats) -> Floats:
+        spread = area * (factors[target] + factors[sizes[0] + source])
+        return np.concatenate([np.bincount(target, spread, sizes[0]), np.bincount(source, spread, sizes[1])])
+
+    wanted = np.concatenate([target_area, source_area])
+    factors = np.zeros(diagonal.size)
+    rest = wanted - diagonal
+    direction = rest / diagonal
+    size = float(rest @ direction)
+    for _ in range(MAX_ROUNDS):
+        if np.abs(rest / wanted).max() < BALANCED:
+            break
+        image = product(direction)
+        length = size / float(direction @ image)
+        factors += length * direction
+        rest = rest - length * image
+        scaled = rest / diagonal
+        size, before = float(rest @ scaled), size
+        direction = scaled + (size / before) * direction
+    ratio = 1 + factors[target] + factors[sizes[0] + source]
+    if np.abs(rest / wanted).max() >= BALANCED or ratio.min() <= 0:
+        raise DataError("the overlaps of the grids do not balance: use the bilinear method for this grid")
+    return area * ratio
+
+
+def choose_method(grid: LatLonGrid, zoom: int) -> str:
+    """Conservative where a pixel is larger than two cells of the grid, else bilinear.
+
+    >>> grid = LatLonGrid(lat_deg=np.linspace(90, -90, 73), lon_deg=np.arange(144) * 2.5)
+    >>> choose_method(grid, 5), choose_method(grid, 4)
+    ('bilinear', 'conservative')
+    """
+    return "conservative" if grid.size > 2 * npix(zoom) else "bilinear"
+
+
+def make_weights(grid: LatLonGrid, zoom: int, method: str = "auto") -> Weights:
+    """Weights from a lat-lon grid to nested HEALPix of `zoom` by a method of `METHODS`."""
+    if method not in METHODS:
+        raise DataError(f"found the regridding method {method!r}, expected one of {', '.join(METHODS)}")
+    if (choose_method(grid, zoom) if method == "auto" else method) == "conservative":
+        return conservative_weights(grid, zoom)
+    return bilinear_weights(grid, *pixel_centres(zoom))
+
+
+def interpolation_weights(zoom: int, lat_deg: Floats, lon_deg: Floats) -> Weights:
+    """Weights from nested pixels of `zoom` to points [degrees]: along the two rings beside each point, then across.
+
+    As `healpy.get_interp_weights`: north of the first ring (south of the last) towards the mean of its four pixels.
+    """
+    nside = 1 << zoom
+    lat_deg, lon_deg = np.asarray(lat_deg, dtype=np.float64), np.asarray(lon_deg, dtype=np.float64)
+    nested = np.argsort(ring_to_nested(zoom))  # by place in ring order
+    centre_lat, centre_lon = pixel_centres(zoom)
+    ring_lat, first, count = _rings(nside, centre_lat[nested])
+    above = np.searchsorted(-ring_lat, -lat_deg, side="right") - 1  # -1 north of all rings
+    entries: list[tuple[Ints, Ints, Floats]] = []
+    point = np.arange(lat_deg.size)
+    colatitude = 90.0 - lat_deg
+    upper = np.where(above < 0, 0.0, 90.0 - ring_lat[np.maximum(above, 0)])
+    lower = np.where(above == ring_lat.size - 1, 180.0, 90.0 - ring_lat[np.minimum(above + 1, ring_lat.size - 1)])
+    down = (colatitude - upper) / (lower - upper)
+    for ring, share in ((above, 1 - down), (above + 1, down)):
+        pole = (ring < 0) | (ring == ring_lat.size)
+        known = np.clip(ring, 0, ring_lat.size - 1)
+        length = count[known]
+        place = (lon_deg - centre_lon[nested][first[known]]) % 360.0 / 360.0 * length
+        west = np.minimum(place.astype(np.int64), length - 1)
+        for column, part in ((west, 1 - (place - west)), ((west + 1) % length, place - west)):
+            entries.append((point[~pole], nested[first[known] + column][~pole], (share * part)[~pole]))
+        for column in range(4):
+            entries.append((point[pole], nested[first[known] + column][pole], share[pole] / 4))
+    target, source, weight = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    return from_entries(target, source, weight, lat_deg.size, npix(zoom))
+
+
+def _rings(nside: int, lat: Floats) -> tuple[Floats, Ints, Ints]:
+    """Latitude, first pixel and number of pixels of every ring, from the pixel latitudes in ring order."""
+    ring = np.arange(1, 4 * nside)
+    count = 4 * np.minimum(np.minimum(ring, 4 * nside - ring), nside)
+    first = np.concatenate([[0], np.cumsum(count)[:-1]])
+    return lat[first], first, count

@@ -1,0 +1,276 @@
+"""The three graphs of a bundle as calls on NumPy arrays, and the choice of the device that runs them.
+
+A named device is used or the call fails; only `auto` chooses, and it says what and why.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .errors import BundleError, DeviceError
+
+F32 = NDArray[np.float32]
+
+DEVICES = ("auto", "cpu", "cuda", "trt", "trt-rtx")
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+EXTRAS = {"cpu": "cpu", "cuda": "gpu", "trt": "trt", "trt-rtx": "trt-rtx"}
+INPUTS = {
+    "encoder": ("field", "season", "level_mask"),
+    "decoder": ("latent", "season"),
+    "denoiser": ("noisy", "sigma", "noise_features", "season", "forcing", "source", "previous", "previous_valid"),
+}
+OUTPUTS = {"encoder": "latent", "decoder": "field", "denoiser": "denoised"}
+# A row's result must not depend on how many rows run beside it. On a CPU only a batch of one may take other kernels
+# (matrix times vector) than a larger one; on a GPU every size may, so there the graph always sees this many rows.
+MIN_BATCH = 2
+GPU_BATCH = 16
+
+
+class Graphs(Protocol):
+    """What a backend offers: the three graphs, batch first, float32 in and out (shapes in DESIGN section 4)."""
+
+    @property
+    def device(self) -> str:
+        """Name of the device in use: cpu, cuda, trt or trt-rtx."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """Library and version in use, such as "onnxruntime 1.22.0"."""
+        ...
+
+    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
+        """Latent (batch, variable, latent pixel) of a field (batch, variable, pixel) in physical units."""
+        ...
+
+    def decode(self, latent: F32, season: F32) -> F32:
+        """Field (batch, variable, pixel) in physical units of a latent."""
+        ...
+
+    def denoise(
+        self,
+        noisy: F32,
+        sigma: F32,
+        noise_features: F32,
+        season: F32,
+        forcing: F32,
+        source: F32,
+        previous: F32,
+        previous_valid: F32,
+    ) -> F32:
+        """Expected clean window (batch, time, variable, latent pixel) of a noisy one, in white space."""
+        ...
+
+
+def import_onnxruntime(device: str) -> ModuleType:
+    """The onnxruntime module; DeviceError naming the extra to install where it is missing or broken."""
+    extra = EXTRAS[device]
+    try:
+        import onnxruntime  # noqa: PLC0415 - takes a good part of a second
+    except ImportError as error:
+        raise DeviceError(
+            f'device {device} needs onnxruntime, which cannot be imported ({error}): pip install "fsae[{extra}]"'
+        ) from None
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise DeviceError(
+            "onnxruntime is broken, as after onnxruntime and onnxruntime-gpu were both installed: "
+            f'pip uninstall onnxruntime onnxruntime-gpu, then pip install "fsae[{extra}]"'
+        )
+    module: ModuleType = onnxruntime
+    return module
+
+
+def missing_provider(device: str) -> str | None:
+    """Why onnxruntime cannot run on `device` (cpu or cuda), or None where it can be tried."""
+    try:
+        onnxruntime = import_onnxruntime(device)
+    except DeviceError as error:
+        return str(error)
+    found = onnxruntime.get_available_providers()
+    if PROVIDERS[device] in found:
+        return None
+    return (
+        f"device {device} needs onnxruntime-gpu; the onnxruntime installed here has only {', '.join(found)}: "
+        f'pip uninstall onnxruntime, then pip install "fsae[{EXTRAS[device]}]"'
+    )
+
+
+def _errors(onnxruntime: ModuleType) -> tuple[type[Exception], ...]:
+    """The exceptions onnxruntime raises; they have no common base but Exception."""
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return tuple(found)
+
+
+def pad_batch(array: F32, rows: int) -> F32:
+    """`array` with its last row repeated until the first axis has `rows` entries.
+
+    >>> pad_batch(np.zeros((1, 3), np.float32), 2).shape
+    (2, 3)
+    """
+    lacking = rows - array.shape[0]
+    return array if lacking <= 0 else np.concatenate([array, np.repeat(array[-1:], lacking, axis=0)])
+
+
+class OnnxGraphs:
+    """`Graphs` by ONNX Runtime on "cpu" or "cuda"; a graph is loaded, hash checked, when it is first called."""
+
+    def __init__(
+        self, bundle: Bundle, device: str = "cpu", precision: str = "fp32", threads: int | None = None
+    ) -> None:
+        reason = missing_provider(device)
+        if reason is not None:
+            raise DeviceError(reason)
+        if precision not in bundle.manifest.precisions:
+            found = ", ".join(bundle.manifest.precisions)
+            raise BundleError(f"bundle {bundle.manifest.name} has no precision {precision}, it has {found}")
+        self.device = device
+        self._onnxruntime = import_onnxruntime(device)
+        self._bundle, self._precision, self._threads = bundle, precision, threads
+        self._sessions: dict[str, Any] = {}
+        if device == "cuda":
+            if hasattr(self._onnxruntime, "preload_dlls"):
+                self._onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+            self._session("decoder")  # whether the driver and the libraries are there shows only in a session
+
+    @property
+    def backend(self) -> str:
+        """Library and version in use."""
+        return f"onnxruntime {self._onnxruntime.__version__}"
+
+    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
+        """See `Graphs.encode`."""
+        return self._run("encoder", field, season, level_mask)
+
+    def decode(self, latent: F32, season: F32) -> F32:
+        """See `Graphs.decode`."""
+        return self._run("decoder", latent, season)
+
+    def denoise(
+        self,
+        noisy: F32,
+        sigma: F32,
+        noise_features: F32,
+        season: F32,
+        forcing: F32,
+        source: F32,
+        previous: F32,
+        previous_valid: F32,
+    ) -> F32:
+        """See `Graphs.denoise`."""
+        inputs = (noisy, sigma, noise_features, season, forcing, source, previous, previous_valid)
+        return self._run("denoiser", *inputs)
+
+    def _session(self, graph: str) -> Any:
+        """The session of a graph, made and checked at the first call."""
+        if graph in self._sessions:
+            return self._sessions[graph]
+        if graph not in self._bundle.manifest.graphs:
+            raise BundleError(f"bundle {self._bundle.manifest.name} has no {graph}: it cannot generate")
+        name = f"{graph}.{self._precision}.onnx"
+        model = self._bundle.read(name)
+        runtime = self._onnxruntime
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # fatal only: what matters is raised, and stderr is the user's
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        asked = PROVIDERS[self.device]
+        try:
+            session = runtime.InferenceSession(model, options, providers=[asked])
+        except _errors(runtime) as error:
+            text = str(error).splitlines()[0]
+            if self.device != "cpu":
+                raise DeviceError(f"device {self.device} cannot be used: {text}") from None
+            raise BundleError(f"{self.backend} cannot load {name} ({text}): update onnxruntime") from None
+        used = session.get_providers()[0]
+        if used != asked:  # onnxruntime falls back without an error where a CUDA library is missing
+            raise DeviceError(
+                f"device {self.device} cannot be used: onnxruntime took {used} instead, so the NVIDIA driver, CUDA or "
+                f'cuDNN is missing: pip install "onnxruntime-gpu[cuda,cudnn]" and check nvidia-smi'
+            )
+        found = {i.name for i in session.get_inputs()}
+        if found != set(INPUTS[graph]):
+            raise BundleError(f"{name} has the inputs {sorted(found)}, expected {sorted(INPUTS[graph])}")
+        self._sessions[graph] = session
+        return session
+
+    def _run(self, graph: str, *arrays: F32) -> F32:
+        """The graph's output for inputs in the order of `INPUTS`, run in batches whose size cannot show."""
+        session = self._session(graph)
+        rows = arrays[0].shape[0]
+        size = GPU_BATCH if self.device != "cpu" else max(rows, MIN_BATCH)
+        parts = []
+        for first in range(0, rows, size):
+            part = {
+                name: np.ascontiguousarray(pad_batch(array[first : first + size], size), dtype=np.float32)
+                for name, array in zip(INPUTS[graph], arrays, strict=True)
+            }
+            try:
+                (result,) = session.run([OUTPUTS[graph]], part)
+            except _errors(self._onnxruntime) as error:
+                text = str(error).splitlines()[0]
+                raise DeviceError(f"{graph} failed on device {self.device}: {text}") from None
+            parts.append(result[: rows - first])
+        whole: F32 = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return whole
+
+
+def _tensorrt(bundle: Bundle, flavour: str, precision: str) -> Graphs:
+    from .tensorrt import TensorRTGraphs  # noqa: PLC0415 - imports TensorRT
+
+    graphs: Graphs = TensorRTGraphs(bundle, flavour, precision)
+    return graphs
+
+
+def _auto(bundle: Bundle, precision: str, threads: int | None, say: Callable[[str], None]) -> Graphs:
+    """Graphs on the best device that works: a valid TensorRT engine, then CUDA, then the CPU."""
+    from .tensorrt import available  # noqa: PLC0415
+
+    reasons = []
+    for flavour in ("trt", "trt-rtx"):
+        reason = available(flavour)
+        try:
+            if reason is None:
+                graphs = _tensorrt(bundle, flavour, precision)
+                say(f"device {flavour}: a valid engine is there")
+                return graphs
+        except (DeviceError, BundleError) as error:
+            reason = str(error)
+        reasons.append(f"{flavour}: {reason}")
+    try:
+        cuda = OnnxGraphs(bundle, "cuda", precision, threads)
+    except DeviceError as error:
+        reasons.append(f"cuda: {error}")
+    else:
+        say(f"device cuda: no valid TensorRT engine ({'; '.join(reasons)})")
+        return cuda
+    cpu = OnnxGraphs(bundle, "cpu", precision, threads)
+    say(f"device cpu: no other can be used ({'; '.join(reasons)})")
+    return cpu
+
+
+def open_graphs(
+    bundle: Bundle,
+    device: str = "auto",
+    *,
+    precision: str = "fp32",
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> Graphs:
+    """Graphs of the bundle on `device`, one of `DEVICES`; `say` is told what `auto` chose and why."""
+    if device not in DEVICES:
+        raise DeviceError(f"found device {device!r}, expected one of {', '.join(DEVICES)}")
+    if device == "auto":
+        return _auto(bundle, precision, threads, say)
+    if device in PROVIDERS:
+        return OnnxGraphs(bundle, device, precision, threads)
+    from .tensorrt import available  # noqa: PLC0415
+
+    reason = available(device)
+    if reason is not None:
+        raise DeviceError(f"device {device} cannot be used: {reason}")
+    return _tensorrt(bundle, device, precision)

@@ -1,0 +1,282 @@
+"""Zarr v3 and NetCDF-4 stores, written aside and renamed when complete: whole or not there at all."""
+
+import contextlib
+import io
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import OutputError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+F32 = NDArray[np.float32]
+Attribute = str | int | float
+
+CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinate:
+    """A small variable that is written at once."""
+
+    name: str
+    dims: tuple[str, ...]
+    values: NDArray[Any]
+    attributes: Mapping[str, Attribute]
+
+
+class Store(Protocol):
+    """A file or store being written."""
+
+    def create(self, array: "Array") -> None:
+        """Make an array that is written in pieces."""
+        ...
+
+    def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
+        """Put values in their place in an array."""
+        ...
+
+    def put(self, item: Coordinate) -> None:
+        """Write a small variable at once."""
+        ...
+
+    def close(self) -> None:
+        """Finish; nothing can be written afterwards."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Array:
+    """A float32 array that is written in pieces."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    attributes: Mapping[str, Attribute]
+
+
+def is_netcdf(path: Path) -> bool:
+    """Whether the path asks for NetCDF-4."""
+    return path.suffix == ".nc"
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Nothing, or OutputError where the path exists (without `overwrite`) or cannot be written.
+
+    Only what looks like earlier output is ever replaced: a file by NetCDF, a Zarr store by Zarr.
+    """
+    if path.is_symlink() or path.exists():
+        if not overwrite:
+            raise OutputError(f"{path} exists: give another path or --overwrite")
+        if is_netcdf(path) != path.is_file():
+            raise OutputError(f"{path} exists and is a {'file' if path.is_file() else 'folder'}: it is not replaced")
+        if path.is_dir() and any(path.iterdir()) and not any((path / mark).exists() for mark in ZARR_MARKS):
+            raise OutputError(f"{path} exists and is no Zarr store: it is not replaced")
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {parent}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: no permission to write in {parent}")
+
+
+def _remove(path: Path) -> None:
+    """Nothing is left at the path; files and folders alike."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """The finished file or store takes its name; what stood there before goes only then."""
+    if not path.exists():
+        partial.rename(path)
+    elif path.is_file():
+        partial.replace(path)
+    else:  # a folder cannot be replaced in one step
+        before = path.with_name(path.name + ".replaced")
+        _remove(before)
+        path.rename(before)
+        try:
+            partial.rename(path)
+        except OSError:
+            before.rename(path)
+            raise
+        _remove(before)
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Failures of the file system (HDF5 gives some as RuntimeError) become one OutputError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
+        raise OutputError(f"cannot write {path}: {reason}; nothing was left there") from None
+
+
+@contextlib.contextmanager
+def open_store(path: Path, attributes: Mapping[str, Attribute], overwrite: bool = False) -> Iterator[Store]:
+    """An empty store; it gets its name when the block ends, and is removed where the block fails."""
+    check_output(path, overwrite)
+    partial = path.with_name(path.name + ".partial")
+    store: Store | None = None
+    try:
+        with output_errors(path):
+            _remove(partial)  # of a run that was killed
+            everything = {"Conventions": CONVENTIONS, **attributes}
+            store = NetcdfStore(partial, everything) if is_netcdf(path) else ZarrStore(partial, everything)
+        yield store
+        with output_errors(path):
+            store.close()
+            _publish(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError, RuntimeError):
+            if store is not None:
+                store.close()
+        with contextlib.suppress(OSError):
+            _remove(partial)
+        raise
+
+
+class ZarrStore:
+    """A Zarr v3 group; every piece is whole chunks, so nothing is ever read back."""
+
+    def __init__(self, path: Path, attributes: Mapping[str, Attribute]) -> None:
+        import zarr  # noqa: PLC0415 - start-up time
+
+        self._group = zarr.create_group(store=str(path), zarr_format=3, attributes=dict(attributes))
+
+    def put(self, item: Coordinate) -> None:
+        """See `Store.put`."""
+        array = self._group.create_array(
+            item.name,
+            shape=item.values.shape,
+            chunks=item.values.shape,
+            dtype=item.values.dtype,
+            dimension_names=item.dims,
+            attributes=dict(item.attributes),
+        )
+        array[...] = item.values
+
+    def create(self, array: Array) -> None:
+        """See `Store.create`."""
+        from zarr.codecs import BloscCodec  # noqa: PLC0415
+
+        self._group.create_array(
+            array.name,
+            shape=array.shape,
+            chunks=array.chunks,
+            dtype="float32",
+            dimension_names=array.dims,
+            attributes=dict(array.attributes),
+            compressors=BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
+            fill_value=float("nan"),
+        )
+
+    def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
+        """See `Store.write`."""
+        self._group[name][place] = values
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        import zarr  # noqa: PLC0415
+
+        with warnings.catch_warnings():
+            # not yet in the Zarr v3 text, but ignored by those who do not know it and expected by xarray
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(self._group.store)
+        self._group.store.close()
+
+
+class _PatientFile(io.FileIO):
+    """A file whose writes seem to succeed; the first failure is kept in `failure`, and what follows it is dropped.
+
+    HDF5 does not survive a failing write: it tries again from finalisers, prints, and may crash when Python exits. So it
+    is never shown one, and the writer asks for the failure itself.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: "Buffer") -> int:
+        """Number of bytes taken."""
+        view = memoryview(data).cast("B")
+        taken = view.nbytes
+        while view.nbytes and self.failure is None:
+            try:
+                view = view[super().write(view) or 0 :]
+            except OSError as error:
+                self.failure = error
+        return taken
+
+    def truncate(self, size: int | None = None) -> int:
+        """The size the file seems to have now."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+
+class NetcdfStore:
+    """A NetCDF-4 file through h5netcdf."""
+
+    def __init__(self, path: Path, attributes: Mapping[str, Attribute]) -> None:
+        import h5netcdf  # noqa: PLC0415 - start-up time
+
+        self._disk = _PatientFile(path, "w+b")
+        self._file = h5netcdf.File(self._disk, "w")
+        self._file.attrs.update(attributes)
+
+    def put(self, item: Coordinate) -> None:
+        """See `Store.put`."""
+        self._make_dimensions(item.dims, item.values.shape)
+        variable = self._file.create_variable(item.name, item.dims, dtype=item.values.dtype)
+        variable[...] = item.values
+        variable.attrs.update(item.attributes)
+        self._raise_failure()
+
+    def create(self, array: Array) -> None:
+        """See `Store.create`."""
+        self._make_dimensions(array.dims, array.shape)
+        variable = self._file.create_variable(
+            array.name,
+            array.dims,
+            dtype="float32",
+            chunks=array.chunks,
+            compression="gzip",
+            compression_opts=4,
+            shuffle=True,
+        )
+        variable.attrs.update(array.attributes)
+
+    def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
+        """See `Store.write`."""
+        self._file[name][place] = values
+        self._raise_failure()
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._file.close()
+        self._disk.close()
+        self._raise_failure()
+
+    def _make_dimensions(self, dims: tuple[str, ...], shape: tuple[int, ...]) -> None:
+        for dim, size in zip(dims, shape, strict=True):
+            if dim not in self._file.dimensions:
+                self._file.dimensions[dim] = size
+
+    def _raise_failure(self) -> None:
+        if self._disk.failure is not None:
+            raise self._disk.failure

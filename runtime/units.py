@@ -1,0 +1,122 @@
+"""Linear conversion between the units that climate data comes in; DataError where none is known."""
+
+import re
+
+from .errors import DataError
+
+# Powers of kilogram, metre, second, kelvin and mole.
+Dimension = tuple[int, int, int, int, int]
+
+NONE: Dimension = (0, 0, 0, 0, 0)
+# A layer of water of one metre weighs 1000 kg m-2: precipitation comes as either.
+WATER_DENSITY_KG_M3 = 1000.0
+WATER: Dimension = (1, -3, 0, 0, 0)
+
+# Symbol -> (factor, dimension): one of it is so many SI units (CF takes them from UDUNITS).
+SYMBOLS: dict[str, tuple[float, Dimension]] = {
+    "1": (1.0, NONE),
+    "%": (0.01, NONE),
+    "percent": (0.01, NONE),
+    "kg": (1.0, (1, 0, 0, 0, 0)),
+    "g": (1e-3, (1, 0, 0, 0, 0)),
+    "mg": (1e-6, (1, 0, 0, 0, 0)),
+    "m": (1.0, (0, 1, 0, 0, 0)),
+    "gpm": (1.0, (0, 1, 0, 0, 0)),
+    "km": (1e3, (0, 1, 0, 0, 0)),
+    "cm": (1e-2, (0, 1, 0, 0, 0)),
+    "mm": (1e-3, (0, 1, 0, 0, 0)),
+    "s": (1.0, (0, 0, 1, 0, 0)),
+    "min": (60.0, (0, 0, 1, 0, 0)),
+    "h": (3600.0, (0, 0, 1, 0, 0)),
+    "day": (86_400.0, (0, 0, 1, 0, 0)),
+    "K": (1.0, (0, 0, 0, 1, 0)),
+    "mol": (1.0, (0, 0, 0, 0, 1)),
+    "Pa": (1.0, (1, -1, -2, 0, 0)),
+    "hPa": (1e2, (1, -1, -2, 0, 0)),
+    "mbar": (1e2, (1, -1, -2, 0, 0)),
+    "kPa": (1e3, (1, -1, -2, 0, 0)),
+    "bar": (1e5, (1, -1, -2, 0, 0)),
+    "N": (1.0, (1, 1, -2, 0, 0)),
+    "J": (1.0, (1, 2, -2, 0, 0)),
+    "W": (1.0, (1, 2, -3, 0, 0)),
+    "knot": (1852.0 / 3600.0, (0, 1, -1, 0, 0)),
+}
+ALIASES = {
+    "metre": "m", "metres": "m", "meter": "m", "meters": "m", "millimeter": "mm", "millimetre": "mm",
+    "kilometer": "km", "kilometre": "km", "gram": "g", "kilogram": "kg",
+    "sec": "s", "second": "s", "seconds": "s", "minute": "min", "minutes": "min",
+    "hr": "h", "hour": "h", "hours": "h", "d": "day", "days": "day",
+    "kelvin": "K", "Kelvin": "K", "degK": "K", "deg_K": "K", "degree_K": "K", "degrees_K": "K", "kelvins": "K",
+    "pascal": "Pa", "Pascal": "Pa", "pascals": "Pa", "mb": "mbar", "millibar": "mbar", "millibars": "mbar",
+    "hectopascal": "hPa", "hectopascals": "hPa",
+    "knots": "knot", "kt": "knot", "kts": "knot", "kn": "knot",
+    "kph": "km h-1", "kmh": "km h-1", "mps": "m s-1", "joule": "J", "watt": "W", "mole": "mol",
+    "fraction": "1", "dimensionless": "1", "unitless": "1", "none": "1", "(0 - 1)": "1", "0-1": "1",
+}  # fmt: skip
+# Spelling in lower case -> (size of a degree [K], zero of the scale [K]).
+SCALES = {name: (1.0, 273.15) for name in ("degc", "deg_c", "deg c", "°c", "celsius", "degrees c")}
+SCALES |= {f"{degree}_celsius": (1.0, 273.15) for degree in ("degree", "degrees", "deg")}
+SCALES |= {f"{degree} celsius": (1.0, 273.15) for degree in ("degree", "degrees", "deg")}
+SCALES |= {f"{degree}_c": (1.0, 273.15) for degree in ("degree", "degrees")}
+SCALES |= {name: (5 / 9, 459.67 * 5 / 9) for name in ("degf", "deg_f", "deg f", "°f", "fahrenheit")}
+SCALES |= {f"{degree}_fahrenheit": (5 / 9, 459.67 * 5 / 9) for degree in ("degree", "degrees", "deg")}
+
+TERM = re.compile(r"([A-Za-z%]+(?:_[A-Za-z]+)?|1(?![\d.]))(?:(?:\*\*|\^)?\(?([+-]?\d+)\)?)?")
+
+
+def parse(units: str) -> tuple[float, float, Dimension]:
+    """Factor, offset and dimension: a value in `units` is factor * value + offset in SI units.
+
+    >>> parse("hPa"), parse("m s**-1") == parse("m/s") == parse("m.s-1")
+    ((100.0, 0.0, (1, -1, -2, 0, 0)), True)
+    """
+    text = units.strip()
+    if text.lower() in SCALES:
+        factor, zero = SCALES[text.lower()]
+        return factor, zero, SYMBOLS["K"][1]
+    factor, dimension = 1.0, NONE
+    text = ALIASES.get(text, text) or "1"
+    for i, part in enumerate(text.split("/")):  # what follows a slash divides, up to the next one
+        rest = re.sub(r"(?<!\*)\*(?!\*)|(?<=[A-Za-z\d])\.(?=[A-Za-z])|[\s·]+", " ", part.strip())
+        for term in rest.split() or [""]:
+            found = TERM.fullmatch(term)
+            symbol = found[1] if found else ""
+            symbol = ALIASES.get(symbol, symbol)
+            if found is None or symbol not in SYMBOLS:
+                raise DataError(
+                    f"found the units {units!r}, which are not known here: convert the data to SI units first"
+                )
+            power = int(found[2] or 1) * (-1 if i else 1)
+            size, powers = SYMBOLS[symbol]
+            factor *= size**power
+            dimension = _add(dimension, powers, power)
+    return factor, 0.0, dimension
+
+
+def _add(one: Dimension, other: Dimension, times: int) -> Dimension:
+    a, b, c, d, e = (p + times * q for p, q in zip(one, other, strict=True))
+    return a, b, c, d, e
+
+
+def conversion(found: str, wanted: str) -> tuple[float, float]:
+    """Factor and offset: a value in `found` is factor * value + offset in `wanted`.
+
+    Lengths of water count as mass per area: 1 mm is 1 kg m-2. DataError for unknown or incompatible units.
+
+    >>> conversion("degC", "K"), conversion("mm/day", "kg m-2 s-1")[0] * 86400
+    ((1.0, 273.15), 1.0)
+    """
+    if found.strip() == wanted.strip():
+        return 1.0, 0.0
+    factor, offset, dimension = parse(found)
+    wanted_factor, wanted_offset, wanted_dimension = parse(wanted)
+    if dimension != wanted_dimension:
+        if _add(dimension, WATER, 1) == wanted_dimension:
+            factor *= WATER_DENSITY_KG_M3
+        elif _add(wanted_dimension, WATER, 1) == dimension:
+            factor /= WATER_DENSITY_KG_M3
+        else:
+            raise DataError(
+                f"found the units {found!r}, which cannot be converted to {wanted!r}: is it the right variable?"
+            )
+    return factor / wanted_factor, (offset - wanted_offset) / wanted_factor

@@ -1,0 +1,131 @@
+"""Bundles on disk: found where they should be, and never used when they are not what the manifest says."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import LATENT_PIXELS, PIXELS, VARIABLES, tiny_climatology, tiny_manifest
+
+from fsae.runtime import bundle as bundle_module
+from fsae.runtime.bundle import Bundle, find_bundle, hash_files, open_bundle, read_arrays, write_manifest
+from fsae.runtime.errors import BundleError
+from fsae.runtime.regrid import apply
+
+
+@pytest.fixture
+def copy(tiny_bundle_path: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle to damage."""
+    return Path(shutil.copytree(tiny_bundle_path, tmp_path / "copy"))
+
+
+def test_a_good_bundle_gives_its_tables(tiny_bundle: Bundle) -> None:  # oracle: what conftest wrote
+    tables = tiny_bundle.tables
+    np.testing.assert_array_equal(tables.climatology, tiny_climatology())
+    assert tables.source_shape == (9, 16)
+    assert tables.latent_cell_std.shape == (VARIABLES, LATENT_PIXELS)
+    # weights of a partition of unity keep a constant, both ways
+    np.testing.assert_allclose(apply(tables.to_healpix, np.full(9 * 16, 7.0)), np.full(PIXELS, 7.0), rtol=1e-12)
+    np.testing.assert_allclose(apply(tables.to_source, np.full(PIXELS, 7.0)), np.full(9 * 16, 7.0), rtol=1e-12)
+
+
+def test_every_file_is_in_the_manifest(tiny_bundle: Bundle) -> None:
+    assert dict(tiny_bundle.manifest.files) == hash_files(tiny_bundle.folder)
+    assert (
+        tiny_bundle.size
+        == sum(p.stat().st_size for p in tiny_bundle.folder.iterdir())
+        - (tiny_bundle.folder / "manifest.json").stat().st_size
+    )
+
+
+@pytest.mark.parametrize("name", ["encoder.fp32.onnx", "tables.npz", "golden.npz", "MODEL_CARD.md"])
+def test_damaged_files_are_refused_before_use(copy: Path, name: str) -> None:
+    path = copy / name
+    data = path.read_bytes()
+    opened = open_bundle(copy)
+    path.write_bytes(data[:-1])
+    with pytest.raises(BundleError, match=rf"{name} is truncated or altered: found {len(data) - 1} bytes, expected"):
+        opened.read(name)
+    path.write_bytes(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+    with pytest.raises(BundleError, match=rf"{name} is altered: its SHA-256 differs"):
+        opened.read(name)
+    path.unlink()
+    with pytest.raises(BundleError, match=rf"cannot read .*{name}: No such file"):
+        opened.read(name)
+
+
+def test_damaged_manifests_are_refused(copy: Path) -> None:
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text[: len(text) // 2])
+    with pytest.raises(BundleError, match="bad manifest: not JSON"):
+        open_bundle(copy)
+    (copy / "manifest.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(BundleError, match="not UTF-8"):
+        open_bundle(copy)
+
+
+def test_pickles_are_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    np.savez(tmp_path / "evil.npz", field=np.array([Evil()], dtype=object))
+    with pytest.raises(BundleError, match="holds no readable arrays"):
+        read_arrays((tmp_path / "evil.npz").read_bytes(), "evil.npz")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 not a zip", b"\x93NUMPY", b"junk"])
+def test_what_is_no_npz_is_refused(data: bytes) -> None:
+    with pytest.raises(BundleError, match="holds no readable arrays"):
+        read_arrays(data, "tables.npz")
+
+
+def _with_tables(folder: Path, **changes: np.ndarray | None) -> Bundle:
+    arrays = read_arrays((folder / "tables.npz").read_bytes(), "tables.npz") | changes
+    np.savez(folder / "tables.npz", **{name: array for name, array in arrays.items() if array is not None})
+    write_manifest(folder, tiny_manifest())
+    return open_bundle(folder)
+
+
+def test_tables_that_do_not_fit_the_manifest_are_refused(copy: Path) -> None:
+    with pytest.raises(BundleError, match=r"lacks the tables \['scale'\]"):
+        _ = _with_tables(copy, scale=None).tables
+    with pytest.raises(BundleError, match=r"table scale has the shape \(3,\), expected \(2,\)"):
+        _ = _with_tables(copy, scale=np.ones(3, np.float32)).tables
+    fixed = _with_tables(copy, scale=np.ones(2, np.float32)).tables
+    index = np.asarray(fixed.to_source.index).copy()
+    index[0] = PIXELS
+    with pytest.raises(BundleError, match="the weights to_source do not fit 192 points to 144"):
+        _ = _with_tables(copy, to_source_index=index).tables
+
+
+def test_default_is_the_newest_nearby_else_the_shipped_one(
+    tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "shipped"
+    shutil.copytree(tiny_bundle_path, shipped / "default")
+    monkeypatch.setattr(bundle_module, "shipped_folder", lambda: shipped)
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle() == shipped / "default"
+    for age, name in ((200, "old"), (0, "new"), (100, "between")):
+        folder = Path(shutil.copytree(tiny_bundle_path, tmp_path / "engines" / name))
+        stamp = (folder / "manifest.json").stat().st_mtime - age
+        os.utime(folder / "manifest.json", (stamp, stamp))
+    (tmp_path / "engines" / "no_bundle").mkdir()
+    assert find_bundle() == Path("engines/new")
+    assert find_bundle("old") == Path("engines/old")
+    assert find_bundle("default") == shipped / "default"
+    assert find_bundle(tmp_path / "engines" / "old" / "manifest.json") == tmp_path / "engines" / "old"
+    with pytest.raises(BundleError, match="known names: between, default, new, old"):
+        find_bundle("missing")
+    with pytest.raises(BundleError, match=r"is no bundle: it has no manifest\.json"):
+        find_bundle("engines/no_bundle")
+
+
+def test_no_bundle_at_all_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_module, "shipped_folder", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match=r"found no bundle in \./engines and none is shipped"):
+        find_bundle()

@@ -1,0 +1,259 @@
+"""The evaluation on small made-up climates whose every figure is known, and its baselines on the sample data."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+
+from fsae.runtime import climatology as harmonic
+from fsae.runtime.errors import DataError
+from fsae.runtime.healpix import coarsen, npix, pixel_centres, refine
+from fsae.training import scores
+from fsae.training.baselines import bilinear, fit_eofs
+from fsae.training.climate import memory_ranges
+from fsae.training.evaluate import Settings, evaluate
+from fsae.training.reconstruction import from_eofs
+from fsae.training.report import Report, VariableReport, format_report, report_json
+from fsae.training.subject import Fields, Period, Subject
+
+ZOOM, LATENT_ZOOM, HARMONICS = 2, 1, 1
+YEARS, HELD_OUT = 24, 4
+VARIABLES = (("tas", "K"), ("uas", "m s-1"))
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockMeans:
+    """An autoencoder whose latent is the block means of the anomalies: what it must score is known."""
+
+    climatology: Fields
+
+    def encode(self, field: Fields, season: Fields, level_mask: Fields) -> Fields:
+        assert level_mask.shape == (len(field), ZOOM + 1)
+        mean = harmonic.evaluate(self.climatology, season).astype(np.float64)
+        return coarsen(field - mean, ZOOM - LATENT_ZOOM)
+
+    def decode(self, latent: Fields, season: Fields) -> Fields:
+        mean = harmonic.evaluate(self.climatology, season).astype(np.float64)
+        return (refine(latent, ZOOM - LATENT_ZOOM) + mean).astype(np.float32)
+
+
+def made_up(*, coarse: bool) -> tuple[Subject, Period, Period]:
+    """Monthly fields of a year's cycle and anomalies with a memory; `coarse`: constant inside the latent's cells."""
+    rng = np.random.default_rng(5)
+    steps = 12 * (YEARS + HELD_OUT)
+    noise = rng.normal(size=(steps, len(VARIABLES), npix(LATENT_ZOOM if coarse else ZOOM)))
+    for time in range(1, steps):
+        noise[time] = 0.6 * noise[time - 1] + 0.8 * noise[time]
+    noise += 0.6 * noise.mean(axis=-1, keepdims=True) * np.sqrt(noise.shape[-1])  # a global mean of some size
+    phase = (np.arange(steps) % 12 + 0.5) / 12
+    warm = 280 + 10 * np.cos(2 * np.pi * phase)[:, None, None] * np.linspace(0, 1, npix(ZOOM))
+    values = (warm + refine(noise, ZOOM - LATENT_ZOOM) if coarse else warm + noise).astype(np.float32)
+    times = [cftime.datetime(1981 + month // 12, 1 + month % 12, 1, calendar="noleap") for month in range(steps)]
+    cut = 12 * YEARS
+    training = Period(values=values[:cut], phase=phase[:cut], times=times[:cut])
+    evaluation = Period(values=values[cut:], phase=phase[cut:], times=times[cut:])
+    climatology = harmonic.fit(training.values, training.phase, HARMONICS)
+    return (
+        Subject(
+            name="made-up",
+            codec=BlockMeans(climatology),
+            variables=VARIABLES,
+            zooms=(0, 1, 2),
+            latent_zoom=LATENT_ZOOM,
+            harmonics=HARMONICS,
+            climatology=climatology,
+            scale=np.array([1.5, 0.5], dtype=np.float32),
+        ),
+        training,
+        evaluation,
+    )
+
+
+@functools.cache
+def report_of(change: str = "none", *, coarse: bool = True) -> tuple[Report, Subject, Period]:
+    """A report on a generator that draws the truth itself, changed in one known way."""
+    subject, training, evaluation = made_up(coarse=coarse)
+    mean = harmonic.evaluate(subject.climatology, harmonic.season(evaluation.phase, HARMONICS))
+    fields = evaluation.values
+    if change == "warmer":
+        fields = fields + np.float32(0.5)
+    elif change == "stronger":
+        fields = mean + 2 * (fields - mean)
+    elif change == "shuffled":
+        fields = mean + np.random.default_rng(1).permutation(fields - mean)
+
+    def generate(members: int, start: cftime.datetime, steps: int, seed: int) -> Fields:
+        assert (start, steps, seed) == (evaluation.times[0], len(evaluation.times), 9)
+        return np.repeat(fields[None], members, axis=0)
+
+    settings = Settings(members=3, seed=9, eof_ensembles=change == "none" and coarse)
+    return evaluate(subject, training, evaluation, generate=generate, settings=settings), subject, evaluation
+
+
+def failed(variable: VariableReport) -> set[str]:
+    return {check.name.split(",")[0] for check in variable.checks if not check.passed}
+
+
+def test_a_perfect_generator_and_codec_pass_everything() -> None:
+    # oracle: fields without detail below the latent are rebuilt exactly, and the truth has the truth's climate
+    report, _, _ = report_of()
+    assert report.passed
+    for variable in report.variables:
+        own, seen = variable.reconstruction[:2]
+        assert max(own.rmse, seen.rmse, own.worst_pixel, own.cell_mean) < 1e-4  # float32 of 290 K
+        nearest = next(row for row in variable.reconstruction if row.name == "means: nearest")
+        assert nearest.rmse < 1e-4
+        drawn, truth = variable.climate[0], variable.climate[-1]
+        assert (drawn.name, drawn.members, truth.name) == ("generated", 3, "truth")
+        for row in (drawn, truth):
+            assert abs(row.bias) < 1e-6
+            assert row.std_correlation == pytest.approx(1)
+            assert (row.within_10, row.spectrum_median) == pytest.approx((1, 0), abs=1e-6)
+        assert drawn.crps == pytest.approx(0, abs=1e-6)  # every member is the truth
+        assert drawn.autocorrelation == pytest.approx(truth.autocorrelation)
+
+
+def test_each_defect_fails_its_own_figure() -> None:
+    # oracle: 0.5 K of bias; twice the amplitude is four times the power; shuffled months have no memory
+    warmer, _, _ = report_of("warmer")
+    tas, uas = warmer.variables
+    assert tas.climate[0].bias == pytest.approx(0.5, abs=1e-4)
+    assert (failed(tas), failed(uas)) == ({"global-mean bias"}, set())  # the wind's tolerance is not in kelvin
+    assert tas.climate[0].crps == pytest.approx(0.5, abs=1e-4)
+    stronger, _, _ = report_of("stronger")
+    row = stronger.variables[1].climate[0]
+    assert row.std_ratio == pytest.approx(2, rel=1e-5)
+    np.testing.assert_allclose(row.spectrum_ratio, 4, rtol=1e-4)
+    assert "share of degrees within 25 % of the power" in failed(stronger.variables[1])
+    shuffled, _, _ = report_of("shuffled")
+    assert failed(shuffled.variables[1]) == {"autocorrelation at lag 1"}
+    assert shuffled.variables[0].climate[0].within_10 == 1
+
+
+def test_errors_of_a_block_mean_codec_are_those_of_block_means() -> None:
+    # oracle: the baseline of the same definition, and hand-made sums over the held-out fields
+    report, subject, evaluation = report_of(coarse=False)
+    mean = harmonic.evaluate(subject.climatology, harmonic.season(evaluation.phase, HARMONICS))
+    for v, variable in enumerate(report.variables):
+        rows = {row.name: row for row in variable.reconstruction}
+        own = rows["field-space autoencoder"]
+        anomaly = (evaluation.values - mean)[:, v].astype(np.float64)
+        left = anomaly - refine(coarsen(anomaly, 1), 1)
+        assert own.rmse == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-4)
+        assert own.rmse == pytest.approx(rows["means: nearest"].rmse, rel=1e-4)
+        assert own.level_rmse == pytest.approx((0, 0, own.rmse), abs=1e-4)  # all of it below the latent's zoom
+        assert own.worst_pixel == pytest.approx(np.sqrt(np.mean(left**2, axis=0)).max(), rel=1e-4)
+        assert rows["climatology only"].rmse == pytest.approx(np.sqrt(np.mean(anomaly**2)), rel=1e-5)
+        assert rows["climatology only"].cell_mean == pytest.approx(np.abs(coarsen(anomaly, 2)).max(), rel=1e-4)
+        assert own.numbers == rows["means: ridge"].numbers == 2 * npix(LATENT_ZOOM)
+        # from means at the latent's zoom it gives them back as from the whole field; it ignores the level mask
+        finest = variable.superresolution[-1]
+        assert finest.zoom == LATENT_ZOOM
+        assert finest.rows[0].rmse == pytest.approx(own.rmse, rel=1e-4)
+
+
+def test_only_training_years_enter_the_statistics() -> None:
+    # oracle: other evaluation fields change no range, and no row that is fitted rather than compared
+    subject, training, evaluation = made_up(coarse=False)
+    other = dataclasses.replace(evaluation, values=evaluation.values + np.float32(3))
+    settings = Settings(members=2, eof_ensembles=False)
+    first, second = (evaluate(subject, training, part, settings=settings) for part in (evaluation, other))
+    assert first.variables[0].ranges == second.variables[0].ranges
+    assert first.variables[0].reconstruction[1] == second.variables[0].reconstruction[1]  # training years
+    assert {row.name for row in first.variables[0].climate}.isdisjoint({"generated", "EOF, Gaussian"})
+    assert second.variables[0].climate[0].bias == pytest.approx(first.variables[0].climate[0].bias - 3, abs=1e-4)
+
+
+def test_memory_ranges_cover_the_stretches_they_say() -> None:
+    # oracle: 23 years hold two stretches of ten years side by side and 14 that start in some year
+    series = np.random.default_rng(0).normal(size=12 * 23)
+    apart, rolling = memory_ranges(series, 120, 12)
+    assert (apart.stretches, rolling.stretches) == (2, 14)
+    assert all(low <= own for low, own in zip(rolling.low, apart.low, strict=True))
+    assert all(high >= own for high, own in zip(rolling.high, apart.high, strict=True))
+
+
+def test_scores_of_hand_made_numbers() -> None:
+    # oracles: arithmetic; the fair CRPS of members 0 and 2 against 1 is 1 - 2 / 2 = 0
+    assert scores.rmse(np.array([[1.0, 2.0]]), np.array([[4.0, 6.0]])) == pytest.approx(np.sqrt(12.5))
+    assert scores.correlation(np.array([1.0, 2.0, 3.0]), np.array([5.0, 3.0, 1.0])) == pytest.approx(-1)
+    members = np.stack([np.zeros((30, 4)), np.full((30, 4), 2.0)])
+    assert scores.fair_crps(members, np.ones((30, 4))) == pytest.approx(0)
+    assert scores.fair_crps(members, np.full((30, 4), 4.0)) == pytest.approx(2)
+    series = np.array([[0.0], [1.0], [3.0], [3.1]])
+    np.testing.assert_allclose(scores.nearest_distances(series, series, 2), [3.0, 2.1, 3.0, 2.1], rtol=1e-5)
+    assert scores.psnr_db(0.0, np.array([1.0, 2.0])) == float("inf")
+
+
+def test_the_report_is_json_and_tables() -> None:
+    report, _, _ = report_of()
+    read = json.loads(report_json(report))
+    assert read["passed"] is True
+    assert read["variables"][1]["climate"][0]["name"] == "generated"
+    text = format_report(report)
+    assert text.count("## tas [K]") == text.count("## uas [m s-1]") == 1
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert max(map(len, text.splitlines())) <= 120
+    assert all(line.endswith("|") for line in rows)
+
+
+@pytest.mark.parametrize("fault", ["overlap", "missing", "shape", "short", "ensemble"])
+def test_bad_input_is_named(fault: str) -> None:
+    subject, training, evaluation = made_up(coarse=True)
+    if fault == "missing":
+        values = evaluation.values.copy()
+        values[0, 0, 0] = np.nan
+        with pytest.raises(DataError, match="missing values"):
+            dataclasses.replace(evaluation, values=values)
+        return
+    if fault == "overlap":
+        training, message = evaluation, "both periods"
+    elif fault == "shape":
+        training, message = dataclasses.replace(training, values=training.values[:, :1]), "training fields of shape"
+    elif fault == "short":
+        evaluation, message = evaluation.every(12), "expected more than 7"
+    else:
+        message = "generated ensemble of shape"
+    with pytest.raises(DataError, match=message):
+        evaluate(subject, training, evaluation, generate=lambda members, *_: np.zeros((members, 1, 1, 1), np.float32))
+
+
+SAMPLE = Path(__file__).parent.parent / "training" / "sample"
+
+
+def sample(name: str) -> tuple[Fields, np.ndarray]:
+    """Sample fields on zoom 5 and their phases, interpolated here so that nothing of the product is in the way."""
+    with xr.open_dataset(SAMPLE / name, engine="h5netcdf") as dataset:
+        fields = dataset["tas"].to_numpy().astype(np.float32)  # (time, lat 90 ... -90, lon 0 ... 357.5)
+        stamps = dataset["time"].to_numpy().astype("datetime64[M]")
+    lat, lon = pixel_centres(5)
+    row, column = (90 - lat) / 2.5, lon / 2.5
+    north, west = np.floor(row).astype(int), np.floor(column).astype(int)
+    down, right = (row - north).astype(np.float32), (column - west).astype(np.float32)
+    upper = fields[:, north, west] * (1 - right) + fields[:, north, (west + 1) % 144] * right
+    lower = fields[:, north + 1, west] * (1 - right) + fields[:, north + 1, (west + 1) % 144] * right
+    return (upper * (1 - down) + lower * down)[:, None], (stamps.astype(int) % 12 + 0.5) / 12
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample data are part of a checkout, not of the wheel")
+def test_baselines_on_the_sample_data_give_the_known_figures() -> None:
+    # oracle: figures of an independent first attempt on the same data [K], its own regridding: within 4 %
+    known, known_phase = sample("ncep1-tas-mon-194801-200412.nc")
+    truth, phase = sample("ncep1-tas-mon-200501-201412.nc")
+    climatology = harmonic.fit(known, known_phase, 4)
+    known -= harmonic.evaluate(climatology, harmonic.season(known_phase, 4))
+    truth -= harmonic.evaluate(climatology, harmonic.season(phase, 4))
+    assert scores.rmse(truth, np.zeros_like(truth)) == pytest.approx(1.59, rel=0.04)
+    for levels, expected in ((1, 0.32), (2, 0.60), (3, 0.90)):
+        blocks = coarsen(truth, levels)
+        assert scores.rmse(refine(blocks, levels), truth) == pytest.approx(expected, rel=0.05)
+    assert scores.rmse(bilinear(coarsen(truth, 2), 5), truth) == pytest.approx(0.53, rel=0.04)
+    assert scores.rmse(bilinear(coarsen(truth, 1), 5), truth) == pytest.approx(0.25, rel=0.04)
+    eofs = fit_eofs(known.reshape(len(known), -1), np.arange(684.0))
+    (row,) = from_eofs(eofs, truth, 768)
+    assert scores.rmse(row[2], truth) == pytest.approx(0.317, rel=0.04)

@@ -1,0 +1,132 @@
+"""The shape of the repository: imports point down, and what serves needs nothing of what trains."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = ("runtime", "training", "export")  # each may import itself and what stands before it
+VISIBLE = {
+    "training", "runtime", "export", "engines", "tests", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md",
+    "constraints.txt",
+}  # fmt: skip
+NEVER_IN_RUNTIME = {"torch", "healpy", "lightning", "pandas", "scores", "safetensors", "onnx", "onnxscript"}
+LATE_IN_RUNTIME = {"scipy", "dask", "distributed", "xarray", "zarr", "h5netcdf", "h5py", "onnxruntime", "rich"}
+LATE_IN_RUNTIME |= {"tensorrt", "tensorrt_rtx", "cuda"}
+
+
+def imports_of(path: Path) -> list[tuple[str, bool]]:
+    """Modules a file imports, and whether when it is imported itself (not in a function or for type checking only)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late = set()
+    for node in ast.walk(tree):
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or typing_only:
+            late |= {id(inner) for inner in ast.walk(node)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) not in late) for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            package = f"fsae.{path.parent.name}" if node.level else ""
+            name = ".".join(part for part in (package, node.module or "") if part)
+            names = [name, *(f"{name}.{alias.name}" for alias in node.names)] if name == "fsae" else [name]
+            found += [(name, id(node) not in late) for name in names]
+    return found
+
+
+def modules(layer: str) -> list[Path]:
+    found = sorted((ROOT / layer).glob("*.py"))
+    assert found, f"no modules in {layer}/"
+    return found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_down(layer: str) -> None:  # oracle: runtime <- training <- export
+    above = {f"fsae.{name}" for name in LAYERS[LAYERS.index(layer) + 1 :]}
+    wrong = [
+        f"{path.name} imports {name}"
+        for path in modules(layer)
+        for name, _ in imports_of(path)
+        if ".".join(name.split(".")[:2]) in above or name.split(".")[0] in LAYERS
+    ]
+    assert not wrong
+
+
+def test_the_runtime_never_imports_what_trains() -> None:  # oracle: the list of what it may install
+    wrong = [
+        f"{path.name} imports {name}"
+        for path in modules("runtime")
+        for name, at_once in imports_of(path)
+        if name.split(".")[0] in NEVER_IN_RUNTIME or (at_once and name.split(".")[0] in LATE_IN_RUNTIME)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("layer", [*LAYERS, "engines"])
+def test_packages_are_flat(layer: str) -> None:  # a sub-package that is not listed would be missing from the wheel
+    assert [p for p in (ROOT / layer).glob("*/**/*.py") if "__pycache__" not in p.parts] == []
+
+
+def test_top_level_holds_these_and_no_more() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    found = {line.split("/")[0].strip('"') for line in listed if line and not line.startswith(".")}
+    assert found <= VISIBLE
+
+
+def loaded_after(code: str, *arguments: str | Path) -> set[str]:
+    """Top-level modules, and ours in full, that are loaded after `code` ran in a fresh interpreter."""
+    report = "import sys; print('LOADED', *{m if m.startswith('fsae.') else m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", f"{code}\n{report}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split("LOADED")[1].split())
+
+
+def test_help_and_info_load_no_heavy_library(tiny_bundle_path: Path) -> None:  # oracle: the list of heavy ones
+    code = "import sys\nfrom fsae.runtime.cli import main\nassert main(sys.argv[1:]) == 0"
+    heavy = {"xarray", "zarr", "h5netcdf", "h5py", "onnxruntime", "pandas", "scipy"} | NEVER_IN_RUNTIME
+    for arguments in (("--help",), ("generate", "--help"), ("--version",), ("--model", tiny_bundle_path, "info")):
+        assert not loaded_after(code, *arguments) & heavy, arguments
+
+
+def test_the_package_loads_nothing_until_asked() -> None:  # oracle: PEP 562 lazy names
+    loaded = loaded_after("import fsae.runtime\nassert fsae.runtime.__version__")
+    assert not loaded & {"numpy", "xarray", "zarr", "onnxruntime"}
+
+
+def test_every_verb_runs_without_torch_healpy_or_training(tiny_bundle_path: Path, tmp_path: Path) -> None:
+    # oracle: sys.modules of an interpreter that ran every verb
+    code = """
+import sys
+from fsae.runtime.cli import main
+model, work = sys.argv[1:]
+common = ["--model", model, "--device", "cpu"]
+def run(*words):
+    assert main([*common, *words]) == 0, words
+run("info")
+run("verify")
+run("generate", "--members", "1", "--steps", "12", "--out", work + "/field.nc")
+import xarray as xr
+with xr.open_dataset(work + "/field.nc") as made:
+    made.isel(realization=0, drop=True).to_netcdf(work + "/one.nc", engine="h5netcdf")
+run("climatology", work + "/one.nc", work + "/climatology.nc")
+run("compress", work + "/one.nc", work + "/latent.zarr", "--climatology", "training")
+run("decompress", work + "/latent.zarr", work + "/back.zarr")
+run("superres", work + "/one.nc", work + "/fine.zarr", "--zoom", "1", "--climatology", "training")
+"""
+    loaded = loaded_after(code, tiny_bundle_path, tmp_path)
+    assert not loaded & {"torch", "healpy", "lightning", "scipy", "fsae.training", "fsae.export"}

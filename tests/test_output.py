@@ -1,0 +1,235 @@
+"""Output: what is written reads back, follows CF, and is there whole or not at all."""
+
+import errno
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+
+from fsae.runtime import stores
+from fsae.runtime.errors import OutputError
+from fsae.runtime.healpix import npix, pixel_centres
+from fsae.runtime.output import Layout, Unit, encode_times, open_output, to_dataset
+from fsae.runtime.stores import check_output
+
+ATTRIBUTES = {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}
+EVERYTHING = slice(None)
+
+
+def month_axis(
+    calendar: str, count: int = 4
+) -> tuple[list[cftime.datetime], list[tuple[cftime.datetime, cftime.datetime]]]:
+    edges = [cftime.datetime(2000 + m // 12, m % 12 + 1, 1, calendar=calendar) for m in range(count + 1)]
+    bounds = list(zip(edges[:-1], edges[1:], strict=True))
+    return [a + (b - a) / 2 for a, b in bounds], bounds
+
+
+def layout_of(calendar: str = "standard", members: tuple[int, ...] | None = (0, 5), zoom: int | None = 1) -> Layout:
+    times, bounds = month_axis(calendar)
+    return Layout(
+        variables={"tas": ATTRIBUTES, "ts": ATTRIBUTES},
+        attributes={"source": "test", "fsae_seed": 3},
+        time=encode_times(times, bounds, calendar),
+        zoom=zoom,
+        lat_deg=None if zoom is not None else np.array([60.0, 0.0, -60.0]),
+        lon_deg=None if zoom is not None else np.array([0.0, 90.0, 180.0, 270.0]),
+        members=members,
+        time_chunk=3,
+    )
+
+
+def values_of(layout: Layout) -> np.ndarray:
+    shape = (len(layout.members or (0,)), layout.time.values.size, 2, layout.points)
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def write_in_units(path: Path, layout: Layout, values: np.ndarray, overwrite: bool = False) -> None:
+    with open_output(path, layout, overwrite) as write:
+        for member in range(values.shape[0]):
+            for first in range(0, values.shape[1], 3):
+                times = slice(first, min(first + 3, values.shape[1]))
+                part = values[member : member + 1, times]
+                write(Unit(members=slice(member, member + 1), times=times, values=part))
+
+
+def dates(dataset: xr.Dataset) -> list[tuple[int, ...]]:
+    coder = [np.datetime64(t, "s").item().timetuple()[:5] if isinstance(t, np.datetime64) else t.timetuple()[:5]
+             for t in dataset["time"].values]  # fmt: skip
+    return [tuple(c) for c in coder]
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".nc"])
+@pytest.mark.parametrize("calendar", ["standard", "noleap", "360_day"])
+@pytest.mark.parametrize(("members", "zoom"), [((0, 5), 1), (None, None)])
+def test_what_is_written_in_units_reads_back(
+    tmp_path: Path, suffix: str, calendar: str, members: tuple[int, ...] | None, zoom: int | None
+) -> None:  # oracle: the values, dates and attributes that went in, through xarray
+    layout = layout_of(calendar, members, zoom)
+    values = values_of(layout)
+    write_in_units(tmp_path / f"out{suffix}", layout, values)
+    with xr.open_dataset(tmp_path / f"out{suffix}", engine="h5netcdf" if suffix == ".nc" else "zarr") as found:
+        assert found["tas"].dims == layout.dims
+        assert found["tas"].dtype == np.float32
+        np.testing.assert_array_equal(found["tas"].values, values[:, :, 0].reshape(layout.shape))
+        np.testing.assert_array_equal(found["ts"].values, values[:, :, 1].reshape(layout.shape))
+        times, bounds = month_axis(calendar)
+        assert dates(found) == [t.timetuple()[:5] for t in times]
+        assert found["time"].encoding["calendar"] in (calendar, "proleptic_gregorian")
+        assert found["time"].attrs["bounds"] == "time_bnds"
+        assert dates(xr.Dataset({"time": ("t", found["time_bnds"].values[:, 0])})) == [
+            b[0].timetuple()[:5] for b in bounds
+        ]
+        assert found.attrs["Conventions"] == "CF-1.13"
+        assert found.attrs["fsae_seed"] == 3
+        assert {k: found["tas"].attrs[k] for k in ATTRIBUTES} == ATTRIBUTES
+        assert "_FillValue" not in found["time"].encoding
+        if members is not None:
+            assert found["realization"].values.tolist() == list(members)
+            assert found["realization"].attrs["standard_name"] == "realization"
+        if zoom is not None:
+            lat, lon = pixel_centres(zoom)
+            np.testing.assert_array_equal(found["lat"].values, lat)
+            np.testing.assert_array_equal(found["lon"].values, lon)
+            assert found["lat"].dims == ("cell",)
+            crs = found["crs"].attrs
+            assert (crs["grid_mapping_name"], crs["refinement_level"], crs["indexing_scheme"]) == (
+                "healpix",
+                zoom,
+                "nested",
+            )
+            assert (crs["healpix_nside"], crs["healpix_order"]) == (1 << zoom, "nested")
+            assert found["cell"].attrs["standard_name"] == "healpix_index"
+            assert found["cell"].values.tolist() == list(range(npix(zoom)))
+
+
+def test_zarr_is_version_3_in_whole_chunks(tmp_path: Path) -> None:  # oracle: zarr itself
+    import zarr
+
+    layout = layout_of()
+    write_in_units(tmp_path / "out.zarr", layout, values_of(layout))
+    group = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    assert group.metadata.zarr_format == 3
+    assert group["tas"].chunks == (1, 3, npix(1))
+    assert group["tas"].metadata.dimension_names == ("realization", "time", "cell")
+
+
+def test_memory_and_file_are_the_same_dataset(tmp_path: Path) -> None:  # oracle: each other
+    layout = layout_of("noleap")
+    values = values_of(layout)
+    write_in_units(tmp_path / "out.nc", layout, values)
+    with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf") as found:
+        xr.testing.assert_identical(found.load(), to_dataset(layout, values))
+
+
+@pytest.mark.parametrize(
+    ("offsets_h", "units"),
+    [((0, 6, 12), "days since 1850-01-01 00:00:00"), ((0, 1, 2), "seconds since 1850-01-01 00:00:00")],
+)
+def test_times_are_encoded_exactly(offsets_h: Sequence[int], units: str) -> None:  # oracle: cftime's decoder
+    import datetime
+
+    start = cftime.datetime(2001, 3, 1, calendar="standard")
+    times = [start + datetime.timedelta(hours=h) for h in offsets_h]
+    axis = encode_times(times, None, "standard")
+    assert axis.units == units
+    assert list(cftime.num2date(axis.values, axis.units, "standard")) == times
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".nc"])
+def test_the_same_bytes_twice(tmp_path: Path, suffix: str) -> None:  # oracle: determinism
+    layout = layout_of()
+    contents = []
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}{suffix}"
+        write_in_units(path, layout, values_of(layout))
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        contents.append([(p.relative_to(path).as_posix(), p.read_bytes()) for p in files])
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".nc"])
+def test_existing_output_is_refused_and_replaced_only_on_success(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    layout = layout_of()
+    write_in_units(path, layout, values_of(layout))
+    with pytest.raises(OutputError, match=r"exists: give another path or --overwrite"):
+        write_in_units(path, layout, values_of(layout))
+    engine = "h5netcdf" if suffix == ".nc" else "zarr"
+    with pytest.raises(RuntimeError, match="in the middle"), open_output(path, layout, overwrite=True):  # noqa: PT012
+        raise RuntimeError("in the middle")
+    with xr.open_dataset(path, engine=engine) as found:
+        np.testing.assert_array_equal(found["tas"].values, values_of(layout)[:, :, 0])
+    write_in_units(path, layout, values_of(layout) + 1, overwrite=True)
+    with xr.open_dataset(path, engine=engine) as found:
+        np.testing.assert_array_equal(found["tas"].values, values_of(layout)[:, :, 0] + 1)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_overwrite_spares_what_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "thesis.zarr").mkdir()
+    (tmp_path / "thesis.zarr" / "chapter1.tex").write_text("years of work")
+    (tmp_path / "notes.zarr").write_text("a file")
+    (tmp_path / "folder.nc").mkdir()
+    for name, message in (
+        ("thesis.zarr", "is no Zarr store"),
+        ("notes.zarr", "is a file"),
+        ("folder.nc", "is a folder"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            check_output(tmp_path / name, overwrite=True)
+
+
+def test_missing_and_locked_folders_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_output(tmp_path / "missing" / "out.zarr", overwrite=False)
+    monkeypatch.setattr(stores.os, "access", lambda path, mode: False)  # a superuser may write anywhere
+    with pytest.raises(OutputError, match="no permission to write"):
+        check_output(tmp_path / "out.zarr", overwrite=False)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = layout_of()
+
+    def full(self: object, name: str, place: tuple[slice, ...], values: np.ndarray) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for store, name in ((stores.ZarrStore, "out.zarr"), (stores.NetcdfStore, "out.nc")):
+        monkeypatch.setattr(store, "write", full)
+        with pytest.raises(OutputError, match="cannot write .*: No space left on device; nothing was left there"):
+            write_in_units(tmp_path / name, layout, values_of(layout))
+    assert list(tmp_path.iterdir()) == []
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_output import layout_of, values_of, write_in_units
+import numpy as np, dataclasses, h5netcdf, zarr
+from fsae.runtime.errors import OutputError
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+layout = dataclasses.replace(layout_of(), zoom=6, time_chunk=3)
+try:
+    write_in_units(Path(sys.argv[1]), layout, np.random.default_rng(0).normal(size=(2, 4, 2, 49152)).astype("f4"))
+except OutputError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+def test_the_file_system_refusing_bytes_is_one_sentence(tmp_path: Path, name: str) -> None:
+    # oracle: a real limit on file sizes, which the libraries meet below Python
+    assert resource.RLIMIT_FSIZE is not None
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / name), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == OutputError.exit_code, done.stderr
+    assert "cannot write" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,158 @@
+"""Configuration of a training run: frozen records read from TOML, every default visible here or in default.toml."""
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fsae.runtime.errors import UsageError
+from fsae.runtime.records import decode_record
+from fsae.runtime.sampler import SAMPLERS
+
+from .autoencoder import AutoencoderConfig
+from .denoiser import DenoiserConfig
+
+DEFAULT = Path(__file__).parent / "default.toml"
+Years = tuple[int, int]  # first and last, both included
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableConfig:
+    """One variable: how the input files call it and what the manifest says of it; `valid_range` in `units`."""
+
+    name: str
+    standard_name: str
+    long_name: str
+    units: str
+    cell_methods: str = "time: mean"
+    valid_range: tuple[float, float]
+    missing: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.valid_range[0] < self.valid_range[1]:
+            raise UsageError(f"valid_range of {self.name} is {list(self.valid_range)}, expected [low, high]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Input files (relative to the configuration file), target zoom, and which years serve what."""
+
+    inputs: tuple[str, ...]
+    variables: tuple[VariableConfig, ...]
+    method: Literal["auto", "bilinear", "conservative"] = "auto"
+    harmonics: int = 4
+    training_years: Years
+    validation_years: Years | None = None  # watched during training, never trained on
+    evaluation_years: Years
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        periods = {
+            "training_years": self.training_years,
+            "validation_years": self.validation_years,
+            "evaluation_years": self.evaluation_years,
+        }
+        given = {name: years for name, years in periods.items() if years is not None}
+        for name, (first, last) in given.items():
+            if first > last:
+                raise UsageError(f"data.{name} is [{first}, {last}], expected the earlier year first")
+            for other, (low, high) in given.items():
+                if name < other and first <= high and low <= last:
+                    raise UsageError(f"data.{name} [{first}, {last}] and data.{other} [{low}, {high}] overlap")
+        if not 1 <= self.harmonics <= 5:
+            raise UsageError(f"data.harmonics is {self.harmonics}, expected 1 to 5 (monthly data holds no more)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """One training loop: AdamW, a one-cycle learning rate, gradient clipping, an average of the weights."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float = 1e-4
+    gradient_clip: float = 1.0
+    average_decay: float = 0.995
+    mixture: float = 0.0  # share of the batch that is random mixtures of three samples (autoencoder only)
+    checkpoint_every_steps: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "learning_rate", "checkpoint_every_steps"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        if not (0 <= self.mixture <= 1 and 0 <= self.average_decay < 1):
+            raise UsageError("mixture and average_decay must lie within 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """Training noise, ln(sigma) ~ normal(mean, deviation) (EDM section 5), and how often earlier steps are known."""
+
+    log_mean: float = -0.4
+    log_deviation: float = 1.4
+    previous_share: float = 0.8
+    # The calendar year names a month of the past exactly; shifted at random [years] it only tells of slow change.
+    forcing_jitter_years: float = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Sampler written into the bundle (EDM eq. 5)."""
+
+    name: str = "dpm2m"
+    steps: int = 16
+    sigma_min: float = 0.02
+    sigma_max: float = 40.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if self.name not in SAMPLERS:
+            raise UsageError(f"sampler.name is {self.name!r}, expected one of {sorted(SAMPLERS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How Lightning runs the loops."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole training run."""
+
+    name: str
+    seed: int = 0
+    data: DataConfig
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    autoencoder_fit: FitConfig
+    diffusion: DenoiserConfig | None = None
+    diffusion_fit: FitConfig | None = None
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", self.name):
+            raise UsageError(f"name is {self.name!r}, expected letters, digits, '.', '_' and '-'")
+        if (self.diffusion is None) != (self.diffusion_fit is None):
+            raise UsageError("the tables [diffusion] and [diffusion_fit] go together: give both or neither")
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a TOML file; UsageError names an unknown key, a wrong type or a bad value.
+
+    >>> read_config(DEFAULT).autoencoder.latent_zoom
+    3
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from None
+    config: Config = decode_record(Config, raw, path.name, UsageError)
+    return config

@@ -1,0 +1,122 @@
+"""Denoiser of latent windows: field-space blocks under EDM preconditioning (Karras et al. 2022, "EDM").
+
+The state is the whitened latent (`fsae.runtime.pyramid.whiten`) of T consecutive steps, so white pixel noise is unit
+noise on every level and sigma_data = 1. The P steps before the window are read beside it and never changed.
+
+Differences of ours from Meuer et al. 2026: all steps of a window stand in the token of their cell (attention then mixes
+cells and variables, the linear maps mix steps), which costs a window little more than one step.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fsae.runtime.errors import UsageError
+from fsae.runtime.sampler import NOISE_FEATURES
+
+from .layers import Embedding, FieldSpaceBlock, decompose, recompose
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserConfig:
+    """Shape of the network: `token_zooms` has one entry per block."""
+
+    window: int = 6
+    previous: int = 3
+    token_zooms: tuple[int, ...] = (2, 2, 2)
+    width: int = 96
+    heads: int = 4
+    embedding: int = 32
+    mlp_ratio: float = 2.0
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.window < 3 or self.previous < 1:
+            raise UsageError(f"diffusion window is {self.window} and previous {self.previous}; expected >= 3 and >= 1")
+        if self.width % self.heads:
+            raise UsageError(f"diffusion width {self.width} is not a multiple of heads {self.heads}")
+
+
+class Denoiser(nn.Module):
+    """Expected clean window given a noisy one; `forcing_range` (2,) holds the first and last forcing seen in training."""
+
+    forcing_range: Tensor
+
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        *,
+        zooms: tuple[int, ...],
+        variables: int,
+        harmonics: int,
+        forcing_range: Tensor,
+    ) -> None:
+        super().__init__()
+        self.config, self.zooms = config, zooms
+        self.register_buffer("forcing_range", forcing_range)
+        # noise level, season and forcing of each step, source, and which previous steps are there
+        conditions = NOISE_FEATURES + config.window * (2 * harmonics + 1) + 1 + config.previous
+        self.embedding = Embedding(
+            token_zooms=config.token_zooms, variables=variables, conditions=conditions, size=config.embedding
+        )
+        self.blocks = nn.ModuleList(
+            FieldSpaceBlock(
+                zooms=zooms,
+                token_zoom=token_zoom,
+                width=config.width,
+                heads=config.heads,
+                embedding=config.embedding,
+                frames=config.window,
+                read_frames=config.previous,
+                mlp_ratio=config.mlp_ratio,
+                dropout=config.dropout,
+            )
+            for token_zoom in config.token_zooms
+        )
+        # How much of each level's input the network passes on, by noise level and season; starts at none.
+        self.skip = nn.Linear(config.embedding, len(zooms))
+        nn.init.zeros_(self.skip.weight)
+        nn.init.zeros_(self.skip.bias)
+
+    def forward(
+        self,
+        noisy: Tensor,
+        sigma: Tensor,
+        noise_features: Tensor,
+        season: Tensor,
+        forcing: Tensor,
+        source: Tensor,
+        previous: Tensor,
+        previous_valid: Tensor,
+    ) -> Tensor:
+        """(B, T, V, Nzb) noisy and (B, P, V, Nzb) previous states -> (B, T, V, Nzb) denoised (EDM eq. 7, sigma_data = 1)."""
+        variance = (sigma * sigma + 1)[:, None, None, None]
+        low, high = self.forcing_range[0], self.forcing_range[1]
+        relative = 2 * (forcing - low) / (high - low) - 1
+        conditions = torch.cat([noise_features, season.flatten(1), relative, source[:, None], previous_valid], dim=1)
+        condition = self.embedding(conditions)
+        scaled = noisy / variance.sqrt()  # c_in
+        known = previous * previous_valid[:, :, None, None]
+        entering = self._levels(scaled)
+        read = self._levels(known)
+        levels = entering
+        for block in self.blocks:
+            levels = block(levels, self.embedding.cells[str(block.tokens.token_zoom)], condition, read)
+        skip = (self.skip(condition) - 1).unbind(-1)  # (B, V) each
+        levels = [
+            (level + gain[:, :, None, None] * start) * self._unit(zoom)
+            for level, gain, start, zoom in zip(levels, skip, entering, self.zooms, strict=True)
+        ]
+        network = recompose(levels, self.zooms).transpose(1, 2)  # (B, T, V, Nzb)
+        # c_skip = 1 / variance, c_out = sigma / sqrt(variance)
+        return noisy / variance + sigma[:, None, None, None] / variance.sqrt() * network
+
+    def _unit(self, zoom: int) -> float:
+        """Standard deviation of unit pixel noise averaged over a cell of `zoom`."""
+        return float(2.0 ** (zoom - self.zooms[-1]))
+
+    def _levels(self, state: Tensor) -> list[Tensor]:
+        """Levels (B, V, F, pixel) of a state (B, F, V, Nzb), each brought to the size of unit noise."""
+        levels = decompose(state.transpose(1, 2), self.zooms)
+        return [level / self._unit(zoom) for level, zoom in zip(levels, self.zooms, strict=True)]

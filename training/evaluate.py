@@ -1,0 +1,233 @@
+"""The figures of a trained model on years it has not seen, each beside what simpler methods reach.
+
+All statistics and baselines come from the training period; the evaluation period is only ever compared with. Baselines
+work on normalised anomalies, so that several variables can share one regression or one set of EOFs; figures are in
+physical units.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fsae.runtime.errors import DataError
+from fsae.runtime.healpix import npix
+
+from . import baselines
+from .climate import LAGS, compare, memory_ranges, moments
+from .reconstruction import Rebuilt, from_block_means, from_eofs, reconstruction_rows, superresolution_rows
+from .report import Check, Climate, FieldErrors, Range, Report, SuperResolution, VariableReport
+from .subject import Fields, Period, Subject, anomalies, rebuild
+
+Generate = Callable[[int, Any, int, int], Fields]  # (members, start, steps, seed) -> (member, time, variable, pixel)
+Progress = Callable[[str], None]
+
+GENERATED = "generated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerances:
+    """What the figures must keep; the absolute ones apply to variables in `units`, the first at `ratio` only."""
+
+    units: str = "K"
+    ratio: int = 16
+    reconstruction: float = 0.33
+    cell_mean: float = 1e-3
+    bias: float = 0.35
+    std_correlation: float = 0.93
+    spectrum_share: float = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Size of the evaluation: the defaults give the published figures, smaller ones a quick look."""
+
+    members: int = 20
+    seed: int = 0
+    lmax: int = 60  # lowered to 2 nside where the grid is coarser
+    superresolution_zooms: tuple[int, ...] | None = None  # None: the two below the finest
+    eof_ensembles: bool = True
+    tolerances: Tolerances = field(default_factory=Tolerances)
+
+    def __post_init__(self) -> None:
+        if self.members < 2 or self.lmax < 2:
+            raise DataError(f"found {self.members} members and lmax {self.lmax}, expected two of each at least")
+
+
+def evaluate(
+    subject: Subject,
+    training: Period,
+    evaluation: Period,
+    *,
+    generate: Generate | None = None,
+    settings: Settings | None = None,
+    progress: Progress = lambda message: None,
+) -> Report:
+    """All figures of `subject` on the evaluation period, beside baselines fitted on the training period.
+
+    `generate(members, start, steps, seed)` draws physical fields over the steps of the evaluation period; without it
+    the table has no generated row. `progress` is told what comes next.
+    """
+    settings = settings or Settings()
+    _check_periods(subject, training, evaluation)
+    known, truth = anomalies(subject, training), anomalies(subject, evaluation)
+    progress("empirical orthogonal functions")
+    eofs = baselines.fit_eofs(known.reshape(len(known), -1), training.time_years)
+
+    chosen = settings.superresolution_zooms
+    zooms = subject.zooms[:-1][-2:] if chosen is None else chosen
+    blocks = {}
+    for zoom in sorted({subject.latent_zoom, *zooms}):
+        progress(f"regressions from zoom {zoom}")
+        blocks[zoom] = from_block_means(known, truth, zoom)
+
+    progress("reconstruction")
+    rebuilt = rebuild(subject, evaluation, subject.zooms[-1])
+    others = [*blocks[subject.latent_zoom], *from_eofs(eofs, truth, len(subject.variables) * npix(subject.latent_zoom))]
+    reconstruction = reconstruction_rows(subject, training, evaluation, rebuilt, others)
+    sharpened = {}
+    for zoom in zooms:
+        progress(f"super-resolution from zoom {zoom}")
+        sharpened[zoom] = superresolution_rows(subject, evaluation, zoom, blocks[zoom])
+
+    climates: list[list[Climate]] = [[] for _ in subject.variables]
+    true = [moments(truth[None, :, v], _lmax(subject, settings)) for v in range(len(subject.variables))]
+    for name, fields, is_known in (
+        *_ensembles(subject, evaluation, eofs, generate=generate, settings=settings),
+        *_stretches(known, truth, rebuilt, others),
+    ):
+        progress(f"climate of: {name}")
+        for v, scale in enumerate(subject.scale):
+            library = None if is_known else known[:, v]
+            members = fields[:, :, v]
+            climates[v].append(compare(name, members, truth[:, v], true[v], library=library, scale=float(scale)))
+
+    variables = []
+    for v, (name, units) in enumerate(subject.variables):
+        finer = tuple(SuperResolution(zoom=zoom, rows=rows[v]) for zoom, rows in sharpened.items())
+        ranges = memory_ranges(known[:, v].mean(axis=-1, dtype=np.float64), len(truth), _steps_a_year(training))
+        variables.append(
+            VariableReport(
+                name=name,
+                units=units,
+                reconstruction=reconstruction[v],
+                superresolution=finer,
+                climate=tuple(climates[v]),
+                ranges=ranges,
+                checks=(
+                    *_codec_checks(subject, units, reconstruction[v][0], finer, settings.tolerances),
+                    *_ensemble_checks(units, climates[v][0], ranges[-1], settings.tolerances),
+                ),
+            )
+        )
+    return Report(
+        name=subject.name,
+        training=(str(training.times[0]), str(training.times[-1])),
+        evaluation=(str(evaluation.times[0]), str(evaluation.times[-1])),
+        zooms=subject.zooms,
+        latent_zoom=subject.latent_zoom,
+        step=subject.step,
+        variables=tuple(variables),
+    )
+
+
+def _lmax(subject: Subject, settings: Settings) -> int:
+    return min(settings.lmax, 2 << subject.zooms[-1])
+
+
+def _steps_a_year(period: Period) -> int:
+    """Steps in the fullest calendar year of the period."""
+    return int(np.unique([time.year for time in period.times], return_counts=True)[1].max())
+
+
+def _check_periods(subject: Subject, training: Period, evaluation: Period) -> None:
+    """Nothing; DataError where the periods do not fit the model or each other."""
+    expected = (len(subject.variables), npix(subject.zooms[-1]))
+    for name, period in (("training", training), ("evaluation", evaluation)):
+        if period.values.shape[1:] != expected:
+            raise DataError(f"found {name} fields of shape {period.values.shape[1:]}, expected {expected}")
+    if not LAGS + 1 < len(evaluation.times) <= len(training.times):
+        raise DataError(
+            f"found {len(evaluation.times)} evaluation and {len(training.times)} training steps, expected more than"
+            f" {LAGS + 1} and at least as many training steps"
+        )
+    shared = set(map(str, training.times)) & set(map(str, evaluation.times))
+    if shared:
+        raise DataError(
+            f"found {len(shared)} steps in both periods, {min(shared)} first: expected evaluation years apart"
+        )
+
+
+def _ensembles(
+    subject: Subject,
+    evaluation: Period,
+    eofs: baselines.Eofs,
+    *,
+    generate: Generate | None,
+    settings: Settings,
+) -> Iterator[tuple[str, Fields, bool]]:
+    """Name, anomalies (member, time, variable, pixel) and whether they are training fields; made one by one."""
+    steps, count, seed = len(evaluation.times), settings.members, settings.seed
+    shape = (count, *evaluation.values.shape)
+    if generate is not None:
+        fields = generate(count, evaluation.times[0], steps, seed)
+        if fields.shape != shape or not np.isfinite(fields).all():
+            raise DataError(f"found a generated ensemble of shape {fields.shape}, expected finite fields {shape}")
+        yield GENERATED, anomalies(subject, evaluation, fields), False
+    if settings.eof_ensembles:
+        years = evaluation.time_years
+        yield "EOF, Gaussian", baselines.gaussian_generator(eofs, count, steps, seed).reshape(shape), False
+        for name, trend in (("EOF, linear inverse", False), ("the same + trend", True)):
+            drawn = baselines.linear_inverse_generator(eofs, count, years, seed, trend=trend)
+            yield name, drawn.reshape(shape), False
+
+
+def _stretches(
+    known: Fields, truth: Fields, rebuilt: Fields, others: Sequence[Rebuilt]
+) -> Iterator[tuple[str, Fields, bool]]:
+    """The same for single stretches: the previous period as a forecast, what codecs leave of the truth, the truth.
+
+    What the reconstruction lacks in power the generated fields lack too: the same decoder makes them.
+    """
+    yield "previous period", known[-len(truth) :][None], True
+    yield "truth, reconstructed", rebuilt[None], False
+    for name, _, fields in others:
+        yield f"truth, {name}", fields[None], False
+    yield "truth", truth[None], False
+
+
+def _codec_checks(
+    subject: Subject, units: str, own: FieldErrors, finer: tuple[SuperResolution, ...], limits: Tolerances
+) -> Iterator[Check]:
+    """Figures of the autoencoder. From means finer than its latent it is not expected to beat interpolation."""
+    if units == limits.units:
+        if 4 ** (subject.zooms[-1] - subject.latent_zoom) == limits.ratio:
+            yield _at_most("reconstruction RMSE", own.rmse, limits.reconstruction)
+        yield _at_most("base cell means", own.cell_mean, limits.cell_mean)
+    for coarse in finer:
+        if coarse.zoom <= subject.latent_zoom:
+            errors = {row.name: row.rmse for row in coarse.rows}
+            name = f"super-resolution RMSE, zoom {coarse.zoom}, against bilinear"
+            yield _at_most(name, coarse.rows[0].rmse, errors["means: bilinear"])
+
+
+def _ensemble_checks(units: str, own: Climate, span: Range, limits: Tolerances) -> Iterator[Check]:
+    """Figures of the generated ensemble; none where there is none."""
+    if own.name != GENERATED:
+        return
+    if units == limits.units:
+        yield _at_most("global-mean bias", abs(own.bias), limits.bias)
+    yield _at_least("pattern correlation of the standard deviation", own.std_correlation, limits.std_correlation)
+    yield _at_least("share of degrees within 25 % of the power", own.within_25, limits.spectrum_share)
+    value, low, high = own.autocorrelation[0], span.low[0], span.high[0]
+    limit = f"{low:.3g} to {high:.3g}"
+    yield Check(name="autocorrelation at lag 1", value=value, limit=limit, passed=low <= value <= high)
+
+
+def _at_most(name: str, value: float, limit: float) -> Check:
+    return Check(name=name, value=value, limit=f"<= {limit:.3g}", passed=value <= limit)
+
+
+def _at_least(name: str, value: float, limit: float) -> Check:
+    return Check(name=name, value=value, limit=f">= {limit:.3g}", passed=value >= limit)

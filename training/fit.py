@@ -1,0 +1,151 @@
+"""The training loop: one Lightning module per model, an epoch being the steps between two checkpoints."""
+
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from fsae.runtime.errors import Stopped
+
+from .autoencoder import Autoencoder
+from .config import FitConfig, TrainerConfig
+from .denoiser import Denoiser
+
+log = logging.getLogger("fsae.training")
+
+MakeSamples = Callable[[int, int], Dataset[Any]]  # (index of the first sample, count) -> samples
+
+
+class Fit(lightning.LightningModule):
+    """Optimiser, learning rate and data of one model; the loss is a function of (model, batch)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Any, Any], Tensor],
+        config: FitConfig,
+        make_samples: MakeSamples,
+        seed: int,
+        validation: Callable[[Any], float] | None,
+    ) -> None:
+        super().__init__()
+        self.model, self.loss, self.config, self.make_samples = model, loss, config, make_samples
+        self.seed, self.validation = seed, validation
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Samples of this epoch: they follow from seed and index, so a resumed run sees what it would have seen."""
+        size = self.config.checkpoint_every_steps * self.config.batch
+        return DataLoader(self.make_samples(self.current_epoch * size, size), batch_size=self.config.batch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout depends on the step alone, not on what ran before."""
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loss = self.loss(self.model, batch)
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and a one-cycle learning rate: up over the first tenth of the steps, then down to nothing."""
+        config = self.config
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.learning_rate, total_steps=config.steps + 1, pct_start=0.1
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Report(Callback):
+    """One line of the log per epoch: step, loss, validation figure."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Called by Lightning."""
+        assert_fit = pl_module
+        if not isinstance(assert_fit, Fit):
+            return
+        line = f"step {trainer.global_step}/{assert_fit.config.steps} loss {float(trainer.callback_metrics['loss']):.4f}"
+        if assert_fit.validation is not None:
+            assert_fit.model.eval()
+            line += f" validation {assert_fit.validation(assert_fit.model):.4f}"
+            assert_fit.model.train()
+        log.info(line)
+
+
+def autoencoder_loss(model: Autoencoder, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean square error of the rebuilt anomalies: by orthogonality the sum over levels (DESIGN of the pyramid)."""
+    anomaly, season = batch
+    mask = torch.ones(len(anomaly), len(model.config.zooms), device=anomaly.device)
+    rebuilt = model.decode_anomaly(model.encode_anomaly(anomaly, season, mask), season)
+    return (rebuilt - anomaly).square().mean()
+
+
+def denoiser_loss(model: Denoiser, batch: dict[str, Tensor]) -> Tensor:
+    """Mean square error of the denoised window, weighted by (sigma^2 + 1) / sigma^2 (EDM eq. 8, sigma_data = 1)."""
+    inputs = {name: value for name, value in batch.items() if name != "clean"}
+    error = (model(**inputs) - batch["clean"]).square().mean(dim=(1, 2, 3))
+    square = batch["sigma"].square()
+    return ((square + 1) / square * error).mean()
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    config: FitConfig,
+    trainer_config: TrainerConfig,
+    make_samples: MakeSamples,
+    *,
+    folder: Path,
+    seed: int,
+    progress: bool,
+    validation: Callable[[Any], float] | None = None,
+) -> nn.Module:
+    """The trained model with averaged weights; goes on from the last checkpoint in `folder` where there is one.
+
+    Stopped is raised when the user interrupts: the last checkpoint stays.
+    """
+    task = Fit(model, loss, config, make_samples, seed, validation)
+    last = folder / "last.ckpt"
+    callbacks: list[Callback] = [
+        EMAWeightAveraging(decay=config.average_decay, use_buffers=False),
+        ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=0, every_n_epochs=1, save_on_train_epoch_end=True),
+        Report(),
+    ]
+    if progress:
+        callbacks.append(RichProgressBar(leave=True))
+    trainer = lightning.Trainer(
+        accelerator=trainer_config.accelerator,
+        devices=trainer_config.devices,
+        precision=trainer_config.precision,
+        max_epochs=math.ceil(config.steps / config.checkpoint_every_steps),
+        max_steps=config.steps,
+        gradient_clip_val=config.gradient_clip,
+        callbacks=callbacks,
+        logger=CSVLogger(folder, name="", version=""),
+        log_every_n_steps=min(50, config.checkpoint_every_steps),
+        reload_dataloaders_every_n_epochs=1,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, ckpt_path=last if last.exists() else None, weights_only=True)
+    if trainer.interrupted or trainer.global_step < config.steps:
+        raise Stopped(f"stopped at step {trainer.global_step} of {config.steps}; the same command goes on from there")
+    return task.model
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished stage; its log stays."""
+    for path in folder.glob("*.ckpt"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,176 @@
+"""Field-Space Attention block (Witte et al. 2025; Meuer et al. 2026): attention whose every state is a field pyramid.
+
+Levels are tensors (batch, variable, frame, pixel), one per zoom; a frame is a time step. B batch, V variables, F frames,
+C cells of the token zoom, D entries of a token, P the part of them inside the cell.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .halo import halo_size, halo_table, spherical_harmonics
+
+
+def refine(level: Tensor, steps: int) -> Tensor:
+    """Every pixel repeated for its 4**steps descendants; the torch twin of `fsae.runtime.healpix.refine`."""
+    return level.repeat_interleave(4**steps, dim=-1) if steps else level
+
+
+def coarsen(level: Tensor, steps: int) -> Tensor:
+    """Mean over 4**steps descendants; the torch twin of `fsae.runtime.healpix.coarsen`."""
+    return level.unflatten(-1, (-1, 4**steps)).mean(-1) if steps else level
+
+
+def decompose(field: Tensor, zooms: Sequence[int]) -> list[Tensor]:
+    """Base and residuals; the torch twin of `fsae.runtime.pyramid.decompose`."""
+    levels = []
+    for coarse_zoom, fine_zoom in zip(reversed(zooms[:-1]), reversed(zooms[1:]), strict=True):
+        coarse = coarsen(field, fine_zoom - coarse_zoom)
+        levels.append(field - refine(coarse, fine_zoom - coarse_zoom))
+        field = coarse
+    return [field, *reversed(levels)]
+
+
+def recompose(levels: Sequence[Tensor], zooms: Sequence[int]) -> Tensor:
+    """The field of a pyramid; the torch twin of `fsae.runtime.pyramid.recompose`."""
+    field = levels[0]
+    for coarse_zoom, fine_zoom, residual in zip(zooms[:-1], zooms[1:], levels[1:], strict=True):
+        field = refine(field, fine_zoom - coarse_zoom) + residual
+    return field
+
+
+def conserve(levels: Sequence[Tensor], zooms: Sequence[int]) -> list[Tensor]:
+    """Residuals without their parent-cell means; the torch twin of `fsae.runtime.pyramid.conserve`."""
+    steps = [fine - coarse for coarse, fine in zip(zooms[:-1], zooms[1:], strict=True)]
+    return [levels[0], *(r - refine(coarsen(r, step), step) for r, step in zip(levels[1:], steps, strict=True))]
+
+
+class Tokens(nn.Module):
+    """Takes a pyramid apart into one token per cell of `token_zoom` and puts updates of the cells back."""
+
+    def __init__(self, zooms: Sequence[int], token_zoom: int) -> None:
+        super().__init__()
+        self.zooms = tuple(zooms)
+        self.token_zoom = token_zoom
+        self.inside = [4 ** max(zoom - token_zoom, 0) for zoom in zooms]  # values of a cell, per level
+        self.halo = [halo_size(zoom, token_zoom) for zoom in zooms]
+        for zoom in sorted({max(zoom, token_zoom) for zoom in zooms}):
+            # Index tables are constants of the graph, not state: computed here, never stored with the weights.
+            self.register_buffer(f"table_{zoom}", torch.from_numpy(halo_table(zoom, token_zoom)).ravel(), persistent=False)
+
+    def take(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Values inside each cell (B, V, C, F * sum of inside) and in its halo (B, V, C, F * sum of halo)."""
+        cells, halos = [], []
+        for zoom, level, inside, halo in zip(self.zooms, levels, self.inside, self.halo, strict=True):
+            fine = refine(level, max(self.token_zoom - zoom, 0))
+            ring = fine.index_select(-1, self.get_buffer(f"table_{max(zoom, self.token_zoom)}"))
+            cells.append(fine.unflatten(-1, (-1, inside)).transpose(2, 3).flatten(3))  # (B, V, C, F * inside)
+            halos.append(ring.unflatten(-1, (-1, halo)).transpose(2, 3).flatten(3))  # (B, V, C, F * halo)
+        return torch.cat(cells, dim=-1), torch.cat(halos, dim=-1)
+
+    def put(self, update: Tensor, frames: int) -> list[Tensor]:
+        """Levels (B, V, F, pixel) from values inside each cell; on levels coarser than the cells, means over them."""
+        levels = []
+        for zoom, part in zip(self.zooms, update.split([frames * n for n in self.inside], dim=-1), strict=True):
+            level = part.unflatten(-1, (frames, -1)).transpose(2, 3).flatten(3)  # (B, V, F, pixel)
+            levels.append(coarsen(level, max(self.token_zoom - zoom, 0)))
+        return levels
+
+
+class Modulation(nn.Module):
+    """Scale and shift of a LayerNorm from the cell's embedding and the batch's: linear, so the two parts add up."""
+
+    def __init__(self, embedding: int, entries: int) -> None:
+        super().__init__()
+        self.entries = entries
+        self.from_cell = nn.Linear(embedding, 2 * entries)
+        self.from_condition = nn.Linear(embedding, 2 * entries, bias=False)
+        nn.init.zeros_(self.from_cell.weight)
+        nn.init.zeros_(self.from_cell.bias)
+        nn.init.zeros_(self.from_condition.weight)
+
+    def forward(self, token: Tensor, cell: Tensor, condition: Tensor) -> Tensor:
+        """token (B, V, C, D), cell (C, E), condition (B, V, E) -> (B, V, C, D)."""
+        change = self.from_cell(cell) + self.from_condition(condition)[:, :, None]  # (B, V, C, 2 D)
+        scale, shift = change.chunk(2, dim=-1)
+        return functional.layer_norm(token, (self.entries,)) * (1 + scale) + shift
+
+
+class FieldSpaceBlock(nn.Module):
+    """One block of attention and MLP over the tokens of a pyramid; starts near the identity.
+
+    `read_frames` enter the token beside the `frames` that are updated.
+    """
+
+    def __init__(
+        self,
+        *,
+        zooms: Sequence[int],
+        token_zoom: int,
+        width: int,
+        heads: int,
+        embedding: int,
+        frames: int = 1,
+        read_frames: int = 0,
+        mlp_ratio: float = 2.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.tokens = Tokens(zooms, token_zoom)
+        self.heads, self.frames = heads, frames
+        inside = sum(self.tokens.inside)
+        entries = (frames + read_frames) * (inside + sum(self.tokens.halo))
+        hidden = int(mlp_ratio * width)
+        self.norm_attention = Modulation(embedding, entries)
+        self.query_key_value = nn.Linear(entries, 3 * width)
+        self.attention_out = nn.Linear(width, frames * inside)
+        self.norm_mlp = Modulation(embedding, entries)
+        self.mlp = nn.Sequential(
+            nn.Linear(entries, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, frames * inside)
+        )
+        self.attention_gate = nn.Parameter(torch.full((frames * inside,), 0.1))
+        self.mlp_gate = nn.Parameter(torch.full((frames * inside,), 0.1))
+
+    def attention(self, token: Tensor) -> Tensor:
+        """Softmax attention over the cells of all variables, (B, V, C, D) -> (B, V, C, F * inside)."""
+        batch, variables, cells, _ = token.shape
+        mixed = self.query_key_value(token).reshape(batch, variables * cells, 3, self.heads, -1)
+        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)  # (B, head, V * C, width / heads)
+        heads = functional.scaled_dot_product_attention(query, key, value)
+        joined = heads.transpose(1, 2).reshape(batch, variables, cells, -1)  # (B, V, C, width)
+        update: Tensor = self.attention_out(joined)
+        return update
+
+    def forward(
+        self, levels: Sequence[Tensor], cell: Tensor, condition: Tensor, read: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
+        """Levels (B, V, F, pixel) -> the same, updated; `read` has levels of frames that are only looked at."""
+        inside, halo = self.tokens.take(levels)
+        surroundings = [halo]
+        if read is not None:
+            surroundings.extend(self.tokens.take(read))
+        around = torch.cat(surroundings, dim=-1)
+        token = torch.cat([inside, around], dim=-1)  # (B, V, C, D)
+        update = self.attention_gate * self.attention(self.norm_attention(token, cell, condition))
+        token = torch.cat([inside + update, around], dim=-1)
+        update = update + self.mlp_gate * self.mlp(self.norm_mlp(token, cell, condition))
+        return [level + change for level, change in zip(levels, self.tokens.put(update, self.frames), strict=True)]
+
+
+class Embedding(nn.Module):
+    """What modulates the norms: a learned vector per cell, started from spherical harmonics, and one per condition."""
+
+    def __init__(self, *, token_zooms: Sequence[int], variables: int, conditions: int, size: int) -> None:
+        super().__init__()
+        self.cells = nn.ParameterDict(
+            {str(zoom): nn.Parameter(torch.from_numpy(spherical_harmonics(zoom, size))) for zoom in set(token_zooms)}
+        )
+        self.variable = nn.Parameter(torch.zeros(variables, size))
+        self.condition = nn.Sequential(nn.Linear(conditions, 2 * size), nn.SiLU(), nn.Linear(2 * size, size))
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        """(B, conditions) -> (B, V, E)."""
+        condition: Tensor = self.condition(conditions)[:, None] + self.variable
+        return condition

@@ -1,0 +1,191 @@
+"""A run folder: what each stage wrote, and the trained models read back from it.
+
+    runs/<name>/config.json          the whole configuration, as resolved
+                data.zarr/           prepared fields (CF, nested HEALPix)
+                facts.json           inputs with hashes, calendar, step, period, versions
+                statistics.npz       climatology, scale, then spreads of the latents
+                autoencoder.safetensors, denoiser.safetensors
+                autoencoder/, diffusion/   losses (metrics.csv) and, while unfinished, checkpoints
+                metrics.json, train.log
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.records import decode_record, encode
+
+from .autoencoder import Autoencoder
+from .config import Config
+from .denoiser import Denoiser
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """One input as it was read."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the data said of itself; `period` holds the first and last training date."""
+
+    inputs: tuple[InputFile, ...]
+    calendar: str
+    step: str
+    period: tuple[str, str]
+    source_lat_deg: tuple[float, ...]  # axes of the inputs' own grid; empty where that is HEALPix
+    source_lon_deg: tuple[float, ...]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished run: models in evaluation mode on the CPU, and the tables that go with them."""
+
+    path: Path
+    config: Config
+    facts: Facts
+    autoencoder: Autoencoder
+    denoiser: Denoiser | None
+    statistics: dict[str, F32]
+
+    @property
+    def fields(self) -> Path:
+        """The prepared fields."""
+        return self.path / "data.zarr"
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, or of a folder's files with their names."""
+    digest = hashlib.sha256()
+    for part in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        if path.is_dir():
+            digest.update(part.relative_to(path).as_posix().encode())
+        with part.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def write_record(path: Path, record: object) -> None:
+    """Write a frozen record as JSON, aside and then in place."""
+    aside = path.with_suffix(".partial")
+    aside.write_text(json.dumps(encode(type(record), record), indent=2) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def read_record(path: Path, kind: type) -> object:
+    """The record of type `kind` in a JSON file; UsageError where it does not fit."""
+    try:
+        return decode_record(kind, json.loads(path.read_text(encoding="utf-8")), str(path), UsageError)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path} ({error}); expected a folder that fsae-train wrote") from None
+
+
+def write_statistics(folder: Path, statistics: Mapping[str, F32]) -> None:
+    """Write the tables aside, then in place."""
+    aside = folder / "statistics.partial.npz"
+    np.savez_compressed(aside, **{name: table for name, table in statistics.items()})
+    aside.replace(folder / "statistics.npz")
+
+
+def read_statistics(folder: Path) -> dict[str, F32]:
+    """The tables written so far; empty where there are none yet."""
+    path = folder / "statistics.npz"
+    if not path.exists():
+        return {}
+    with np.load(path, allow_pickle=False) as tables:
+        return {name: tables[name] for name in tables.files}
+
+
+def make_autoencoder(config: Config, statistics: Mapping[str, F32]) -> Autoencoder:
+    """An untrained autoencoder for the run's climatology and scale."""
+    torch.manual_seed(config.seed)
+    climatology, scale = (torch.from_numpy(statistics[name]) for name in ("climatology", "scale"))
+    return Autoencoder(config.autoencoder, climatology, scale)
+
+
+def make_denoiser(config: Config) -> Denoiser:
+    """An untrained denoiser; the forcing range is that of the training years."""
+    if config.diffusion is None:
+        raise UsageError(f"the run {config.name} has no [diffusion]")
+    torch.manual_seed(config.seed + 1)
+    first, last = config.data.training_years
+    return Denoiser(
+        config.diffusion,
+        zooms=config.autoencoder.latent_zooms,
+        variables=len(config.data.variables),
+        harmonics=config.data.harmonics,
+        forcing_range=torch.tensor([float(first), float(last + 1)]),
+    )
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the weights as safetensors, aside and then in place."""
+    aside = path.with_suffix(".partial")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, aside)
+    aside.replace(path)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill `model` from a safetensors file; DataError where it is damaged or of another shape."""
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"cannot use the weights {path} ({reason}); train the run again") from None
+    model.eval()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether every stage of the run in `folder` has ended."""
+    config = folder / "config.json"
+    if not config.exists() or not (folder / "autoencoder.safetensors").exists():
+        return False
+    diffusion = json.loads(config.read_text(encoding="utf-8")).get("diffusion")
+    return diffusion is None or (folder / "denoiser.safetensors").exists()
+
+
+def latest_run(folder: Path = Path("runs")) -> Path:
+    """The finished run in `folder` whose weights are newest; UsageError where there is none."""
+    found = [path.parent for path in folder.glob("*/config.json") if is_finished(path.parent)]
+    if not found:
+        raise UsageError(f"found no finished run in {folder}: train one with `fsae-train` or name its folder")
+    return max(found, key=lambda path: (path / "autoencoder.safetensors").stat().st_mtime_ns)
+
+
+def load_run(path: Path) -> Run:
+    """The finished run in the folder `path`; UsageError where it is none or is not finished."""
+    if not (path / "config.json").exists():
+        raise UsageError(f"{path} is no run: it has no config.json; expected a folder that fsae-train wrote")
+    if not is_finished(path):
+        raise UsageError(f"the run {path} is not finished: go on with `fsae-train --resume {path}`")
+    config = read_record(path / "config.json", Config)
+    facts = read_record(path / "facts.json", Facts)
+    if not isinstance(config, Config) or not isinstance(facts, Facts):
+        raise UsageError(f"{path} holds other records than expected")
+    statistics = read_statistics(path)
+    autoencoder = make_autoencoder(config, statistics)
+    load_weights(autoencoder, path / "autoencoder.safetensors")
+    denoiser = None
+    if config.diffusion is not None:
+        denoiser = make_denoiser(config)
+        load_weights(denoiser, path / "denoiser.safetensors")
+    return Run(
+        path=path, config=config, facts=facts, autoencoder=autoencoder, denoiser=denoiser, statistics=statistics
+    )

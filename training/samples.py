@@ -1,0 +1,93 @@
+"""Training samples as pure functions of (seed, index): the same whatever the workers, ranks or restarts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fsae.runtime.sampler import noise_features
+
+from .config import NoiseConfig
+
+F32 = NDArray[np.float32]
+
+
+class AnomalySamples(Dataset[tuple[Tensor, Tensor]]):
+    """Normalised anomalies (V, N) with their season (2K): real months, and random mixtures of three of them.
+
+    Monthly anomalies are close to Gaussian, so a x_i + b x_j + c x_k with a^2 + b^2 + c^2 = 1 is another valid sample;
+    with only hundreds of months this is what keeps the autoencoder from learning them by heart. The season is x_i's,
+    whose weight is the largest on average.
+    """
+
+    def __init__(self, anomalies: F32, season: F32, *, mixture: float, seed: int, first: int, count: int) -> None:
+        self.anomalies, self.season = anomalies, season
+        self.mixture, self.seed, self.first, self.count = mixture, seed, first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng((self.seed, self.first + index))
+        months = rng.integers(len(self.anomalies), size=3)
+        season = torch.from_numpy(self.season[months[0]])
+        if rng.random() >= self.mixture:
+            return torch.from_numpy(self.anomalies[months[0]]), season
+        weight = rng.random(3) ** np.array([0.3, 1.0, 2.0])  # a is near 1, c mostly small
+        weight = (weight / np.linalg.norm(weight)).astype(np.float32)
+        return torch.from_numpy(np.tensordot(weight, self.anomalies[months], axes=1)), season
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSeries:
+    """Whitened latents of consecutive steps (time, V, Nzb), their season (time, 2K) and forcing (time,)."""
+
+    white: F32
+    season: F32
+    forcing: F32
+
+
+class WindowSamples(Dataset[dict[str, Tensor]]):
+    """Noisy windows for the denoiser: its inputs by name, and the clean window as `clean`."""
+
+    def __init__(
+        self,
+        series: LatentSeries,
+        noise: NoiseConfig,
+        *,
+        window: int,
+        previous: int,
+        seed: int,
+        first: int,
+        count: int,
+    ) -> None:
+        self.series, self.noise = series, noise
+        self.window, self.previous, self.seed, self.first, self.count = window, previous, seed, first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng((self.seed, self.first + index))
+        series = self.series
+        start = int(rng.integers(len(series.white) - self.window + 1))
+        part = slice(start, start + self.window)
+        clean = series.white[part]  # (T, V, Nzb)
+        sigma = np.exp(rng.normal(self.noise.log_mean, self.noise.log_deviation))
+        known = start >= self.previous and rng.random() < self.noise.previous_share
+        previous = series.white[start - self.previous : start] if known else np.zeros_like(clean[: self.previous])
+        arrays = {
+            "clean": clean,
+            "noisy": clean + sigma * rng.standard_normal(clean.shape),
+            "sigma": sigma,
+            "noise_features": noise_features(np.array([sigma]))[0],
+            "season": series.season[part],
+            "forcing": series.forcing[part] + rng.normal(0, self.noise.forcing_jitter_years),
+            "source": 0.0,
+            "previous": previous,
+            "previous_valid": np.full(self.previous, float(known)),
+        }
+        return {name: torch.from_numpy(np.asarray(array, dtype=np.float32)) for name, array in arrays.items()}
