@@ -86,15 +86,22 @@ def export_run(
         data = export_graph(graph, part.module, rows)
         say(f"{graph}: comparing with the trained model")
         found = run_graph(data, output, part.inputs)
-        parity[graph] = compare(graph, part.expected, found, part.fields, run.statistics["scale"], variables_of(run))
-        check_parity(graph, parity[graph])
+        differences = compare(
+            graph,
+            part.expected,
+            found,
+            fields=part.fields,
+            scale=run.statistics["scale"],
+            variables=variables_of(run),
+        )
+        parity[graph] = check_parity(graph, differences)
         check_batches(graph, data, part.inputs)
         golden |= {f"{graph}.{key}": value for key, value in rows.items()}
         golden[f"{graph}.{output}"] = run_module(part.module, rows)
         graphs[graph] = data
     say("writing tables and manifest")
     files = {graph_file(graph, PRECISION): data for graph, data in graphs.items()}
-    manifest = _write_aside_and_place(run, folder, files, golden, {PRECISION: parity}, say)
+    manifest = _write_aside_and_place(run, folder, files, golden, parity={PRECISION: parity}, say=say)
     return Exported(folder=folder, manifest=manifest, nodes={file: node_count(data) for file, data in files.items()})
 
 
@@ -154,6 +161,7 @@ def _write_aside_and_place(
     folder: Path,
     files: Mapping[str, bytes],
     golden: Mapping[str, F32],
+    *,
     parity: Mapping[str, Mapping[str, Parity]],
     say: Callable[[str], None],
 ) -> Manifest:

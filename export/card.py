@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it is, what it was made from, how good it is, how to make it again, where it ends."""
+"""The model card of a bundle: what it is and was made from, how good it is, how to make it again, where it ends."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -49,8 +49,8 @@ def _introduction(manifest: Manifest) -> list[str]:
     lines = [
         f"# {manifest.name}",
         "",
-        "A Field-Space Autoencoder on the HEALPix sphere (Meuer et al. 2026, arXiv 2601.15102) as ONNX graphs: fields in "
-        "physical units go in and come out, the climatology, all scales and all index tables are inside.",
+        "A Field-Space Autoencoder on the HEALPix sphere (Meuer et al. 2026, arXiv 2601.15102) as ONNX graphs: fields "
+        "in physical units go in and come out, the climatology, all scales and all index tables are inside.",
         "",
         f"- Fields: {names}; time step {manifest.time.step}, calendar {manifest.time.calendar}.",
         f"- Grid: HEALPix zoom {manifest.grid.zoom} (nside {2**manifest.grid.zoom}), nested order; "
@@ -125,8 +125,8 @@ def _parity(manifest: Manifest) -> list[str]:
     return [
         "## Fidelity of the graphs",
         "",
-        "Largest difference between the graphs in ONNX Runtime and the trained model in PyTorch, on real fields of years "
-        "outside training.",
+        "Largest difference between the graphs in ONNX Runtime and the trained model in PyTorch, on real fields of "
+        "years outside training.",
         "",
         *table(["graph", "largest difference", "tolerance"], rows),
     ]
@@ -140,8 +140,8 @@ def _use(manifest: Manifest) -> list[str]:
         f"fsae-run --model {manifest.name} compress IN.nc OUT.zarr",
         "```",
         "",
-        "Any host with ONNX Runtime can use the graphs: `manifest.json` has the shapes, `golden.npz` inputs and outputs to "
-        "compare with. `season` is cos and sin of 2 pi k phase side by side, k = 1 to "
+        "Any host with ONNX Runtime can use the graphs: `manifest.json` has the shapes, `golden.npz` inputs and "
+        "outputs to compare with. `season` is cos and sin of 2 pi k phase side by side, k = 1 to "
         f"{manifest.time.harmonics}, phase being the fraction of the year at the middle of the step.",
     ]
     return lines
@@ -171,23 +171,20 @@ def _reproduction(manifest: Manifest, config: Config) -> list[str]:
 
 def _limits(manifest: Manifest) -> list[str]:
     first, last = manifest.provenance.period
+    missing = any(variable.missing for variable in manifest.variables)
+    known = "known to the model." if missing else "not known to the model: fill them first."
     lines = [
         "## Limits",
         "",
-        "- Values far outside the training climate are encoded less well, and a source with a bias of its own needs its own "
-        "climatology (`fsae-run climatology`).",
+        "- Values far outside the training climate are encoded less well, and a source with a bias of its own needs "
+        "its own climatology (`fsae-run climatology`).",
         "- Super-resolution adds what is typical, not what was there: fine structure is a best estimate.",
-        "- Missing values are "
-        + (
-            "known to the model."
-            if any(v.missing for v in manifest.variables)
-            else "not known to the model: fill them."
-        ),
+        f"- Missing values are {known}",
     ]
     if manifest.denoiser is not None:
         lines += [
-            f"- Generated members resemble {first} to {last}. Forcing outside that range is extrapolation, and a member is "
-            "no forecast of any date.",
+            f"- Generated members resemble {first} to {last}. Forcing outside that range is extrapolation; a member "
+            "is no forecast of any date.",
         ]
     return lines
 

@@ -109,7 +109,7 @@ def export(request: Request, say: Say) -> str:
 
 def _latest() -> Path:
     try:
-        from fsae.training.run import latest_run  # noqa: PLC0415 - needs torch
+        from fsae.training.run import latest_run
     except ImportError as error:
         raise _no_exporter(error) from None
     return latest_run(RUNS)
@@ -117,9 +117,9 @@ def _latest() -> Path:
 
 def _export_run(source: Path, request: Request, say: Say) -> "Exported":
     try:
-        from fsae.training.run import load_run  # noqa: PLC0415 - needs torch
+        from fsae.training.run import load_run
 
-        from .bundle import export_run  # noqa: PLC0415 - needs torch and onnx
+        from .bundle import export_run
     except ImportError as error:
         raise _no_exporter(error) from None
     say(f"run {source}")

@@ -56,7 +56,7 @@ def read_stretches(
         inside = np.flatnonzero([years[0] <= time.year <= years[1] for time in source.times])
         if len(inside) < length:
             raise DataError(
-                f"found {len(inside)} steps of the years {years[0]} to {years[1]} in {path}, expected {length} or more: "
+                f"found {len(inside)} steps of the years {years[0]} to {years[1]} in {path}, expected {length}: "
                 "prepare the data again with the run's configuration"
             )
         first, last = int(inside[0]), int(inside[-1])
@@ -75,7 +75,7 @@ def encoder_inputs(stretches: Stretches, zooms: Sequence[int]) -> Inputs:
     rows, masks = [], []
     for number, fields in enumerate(stretches.fields):
         # one level coarser, then two, ..., never the base alone: the ways a low-resolution source enters
-        coarser = (1 + number // 2) % (len(zooms) - 1) if number % 2 else 0
+        coarser = 1 + number // 2 % max(len(zooms) - 2, 1) if number % 2 else 0
         seen = refine(coarsen(fields.astype(np.float64), coarser), coarser) if coarser else fields
         rows.append(seen.astype(np.float32))
         masks.append(np.repeat(level_mask(zooms, zooms[-1] - coarser)[None], len(fields), axis=0))
@@ -93,7 +93,7 @@ def denoiser_inputs(
 ) -> Inputs:
     """Every stretch at every noise level as a row: its first `previous` steps are known, the others are the window.
 
-    latent (stretch * step, variable, pixel). Rows take turns in whether the earlier steps are there and in their source.
+    latent (stretch * step, variable, pixel). Rows take turns in whether earlier steps are there and in their source.
     """
     count, length = stretches.year.shape
     white = whiten(latent, whitening.zooms, whitening.cell_std, whitening.level_std).astype(np.float32)

@@ -1,0 +1,52 @@
+"""Runtime of `fsae`: compress, decompress, super-resolve and generate with an exported bundle, without PyTorch.
+
+>>> import fsae.runtime
+>>> fsae.runtime.load  # doctest: +ELLIPSIS
+<function load at ...>
+"""
+
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .emulator import Emulator as Emulator
+    from .emulator import load as load
+    from .errors import BundleError as BundleError
+    from .errors import DataError as DataError
+    from .errors import DeviceError as DeviceError
+    from .errors import FsaeError as FsaeError
+    from .errors import OutputError as OutputError
+    from .errors import Stopped as Stopped
+    from .errors import ToleranceError as ToleranceError
+    from .errors import UsageError as UsageError
+
+    __version__: str
+
+__all__ = [
+    "BundleError",
+    "DataError",
+    "DeviceError",
+    "Emulator",
+    "FsaeError",
+    "OutputError",
+    "Stopped",
+    "ToleranceError",
+    "UsageError",
+    "__version__",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, loaded when it is first asked for (PEP 562): importing the package stays instant."""
+    if name == "__version__":
+        return importlib.metadata.version("fsae")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "emulator" if name in ("Emulator", "load") else "errors"
+    return getattr(importlib.import_module(f".{home}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

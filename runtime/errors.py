@@ -55,7 +55,7 @@ class OutputError(FsaeError):
     exit_code = 7
 
 
-class Stopped(FsaeError):  # noqa: N818 - not a failure: the work so far is kept
+class Stopped(FsaeError):
     """The run was interrupted; what is finished is kept and `--resume` goes on."""
 
     exit_code = 75

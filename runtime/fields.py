@@ -1,26 +1,35 @@
-"""Fields of any readable CF dataset as nested HEALPix arrays, read in time chunks. (Signatures; body follows.)"""
+"""Fields of any readable CF dataset as nested HEALPix arrays, checked, and read in time chunks."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .calendar import Bounds, Date
-from .grids import HealpixGrid, LatLonGrid
-from .regrid import Weights
+from .calendar import Bounds, Date, decimal_year, infer_step, year_phase
+from .errors import DataError
+from .grids import Grid, LatLonGrid, is_same, locate, supported_zoom
+from .healpix import npix, ring_to_nested
+from .inputs import READ_ERRORS, choose_variable, find_dates, member_dim, open_source, reason
+from .regrid import MIN_VALID, Weights, apply, choose_method
+from .regrid import make_weights as make_own_weights
+from .units import conversion
 
 if TYPE_CHECKING:
     import xarray as xr
 
 F32 = NDArray[np.float32]
+Floating = NDArray[np.floating]
 WeightMaker = Callable[[LatLonGrid, int, str], Weights]  # (grid, zoom, "bilinear" or "conservative")
+Reader = Callable[[slice, int | None], F32]  # (times, member or all) -> (realization, time, pixel)
+
+BLOCK_VALUES = 1 << 22  # source values held at once, in float64
 
 
 class VariableSpec(Protocol):
-    """What is asked of a variable; `manifest.Variable` is one."""
+    """What is asked of a variable; `manifest.Variable` is one. `valid_range` is in `units`."""
 
     @property
     def name(self) -> str: ...
@@ -36,41 +45,274 @@ class VariableSpec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """An opened source, nothing of it in memory yet: `read` gives (realization, time, variable, pixel)."""
+    """An opened source of which nothing is in memory yet: `read` gives (realization, time, variable, pixel)."""
 
-    variables: tuple[str, ...]
+    variables: tuple[str, ...]  # as asked for, whatever the source calls them
     zoom: int
-    grid: LatLonGrid | HealpixGrid  # of the source (first variable)
+    grid: Grid  # of the source, first variable
     times: tuple[Date, ...]
-    bounds: Bounds | None
+    bounds: Bounds | None  # as in the source
     calendar: str
-    step: str | None
-    cell_methods: str
-    phase: NDArray[np.float64]  # (time)
-    year: NDArray[np.float64]  # (time), decimal
-    members: tuple[int, ...] | None  # labels of `realization`; None: no such dimension, `read` gives one member
-    source: str
+    step: str | None  # None: a single step without bounds, or uneven steps
+    cell_methods: str  # of the first variable in the source
+    members: tuple[int, ...] | None  # labels; None where the source has no such dimension, `read` then gives one
+    source: str  # name and grid of the source, in words
+    readers: tuple[Reader, ...] = field(repr=False)  # one per variable
+    close: Callable[[], None] = field(repr=False, default=lambda: None)  # closes the files
+
+    @property
+    def phase(self) -> NDArray[np.float64]:
+        """Fraction of the year (time) at the middle of each averaging period."""
+        return year_phase(self.times, self.step, self.cell_methods, self.bounds)
+
+    @property
+    def year(self) -> NDArray[np.float64]:
+        """Decimal calendar year (time) at the middle of each averaging period."""
+        return decimal_year(self.times, self.step, self.cell_methods, self.bounds)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(realization, time, variable, pixel)."""
+        return len(self.members or (0,)), len(self.times), len(self.variables), npix(self.zoom)
 
     def read(self, times: slice = slice(None), member: int | None = None) -> F32:
-        """Values (realization, time, variable, pixel); one realization (its index) where `member` is given."""
-        raise NotImplementedError
+        """Values (realization, time, variable, pixel), of one realization where its index `member` is given."""
+        start, stop, stride = times.indices(len(self.times))
+        if stride != 1:
+            raise DataError(f"found a time slice of stride {stride}, expected 1")
+        count = max(stop - start, 0)
+        values = np.empty((self.shape[0] if member is None else 1, count, *self.shape[2:]), dtype=np.float32)
+        block = max(1, BLOCK_VALUES // (values.shape[0] * max(self.grid.size, self.shape[-1])))
+        for first in range(0, count, block):
+            last = min(first + block, count)
+            for v, reader in enumerate(self.readers):
+                values[:, first:last, v] = reader(slice(start + first, start + last), member)
+        return values
 
     def chunks(self, size: int = 12) -> Iterator[tuple[slice, F32]]:
-        """(slice of time, values) one after the other."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Close the files."""
-        raise NotImplementedError
+        """Time slices of `size` steps one after the other, each with its values."""
+        for first in range(0, len(self.times), size):
+            times = slice(first, min(first + size, len(self.times)))
+            yield times, self.read(times)
 
 
 def read_fields(
     source: "str | os.PathLike[str] | xr.Dataset",
     variables: Sequence[VariableSpec],
+    *,
     zoom: int | None = None,
     finest_zoom: int = 5,
     method: str = "auto",
-    make_weights: WeightMaker | None = None,
+    names: Mapping[str, str] | None = None,
+    make_weights: WeightMaker = make_own_weights,
 ) -> Fields:
-    """The fields of `variables` in `source` on nested HEALPix of `zoom` (default: the finest the grid supports)."""
-    raise NotImplementedError
+    """The fields of `variables` in a NetCDF file, Zarr store or Dataset, on nested HEALPix of `zoom`.
+
+    The default zoom is the finest that every variable's grid supports, at most `finest_zoom`. Variables are found by
+    name, by standard name, or by what `names` says the source calls them; units are converted. The first step is read
+    and checked at once, so that wrong data is refused before any work is done. DataError for all that does not fit.
+    """
+    dataset, where = open_source(source)
+    try:
+        return _read_fields(
+            dataset,
+            where,
+            variables,
+            zoom=zoom,
+            finest_zoom=finest_zoom,
+            method=method,
+            names=names or {},
+            make_weights=make_weights,
+        )
+    except BaseException:
+        if dataset is not source:
+            dataset.close()
+        raise
+
+
+def _read_fields(
+    dataset: "xr.Dataset",
+    where: str,
+    variables: Sequence[VariableSpec],
+    *,
+    zoom: int | None,
+    finest_zoom: int,
+    method: str,
+    names: Mapping[str, str],
+    make_weights: WeightMaker,
+) -> Fields:
+    arrays = [choose_variable(dataset, names.get(v.name, v.name), v.standard_name, where) for v in variables]
+    places = [locate(array, dataset) for array in arrays]
+    finest = min(supported_zoom(grid) for grid, _ in places)
+    if zoom is not None and not 0 <= zoom <= finest:
+        coarsest = min((grid for grid, _ in places), key=supported_zoom)
+        raise DataError(
+            f"{where} is on a {coarsest}, which supports zoom {finest} at most: found zoom {zoom} asked for"
+        )
+    zoom = min(finest, finest_zoom) if zoom is None else zoom
+    dates = [find_dates(array, dataset, where) for array in arrays]
+    members = [member_dim(array) for array in arrays]
+    sizes = {array.sizes[dim] if dim else 0 for array, dim in zip(arrays, members, strict=True)}
+    if len(sizes) > 1 or any(date.stamps != dates[0].stamps for date in dates):
+        raise DataError(
+            f"the variables {', '.join(v.name for v in variables)} of {where} differ in their times or members"
+        )
+    readers = []
+    converters: list[tuple[Grid, tuple[Callable[[Floating], Floating], str]]] = []
+    words: dict[str, None] = {}
+    for spec, array, (grid, dims), date, member in zip(variables, arrays, places, dates, members, strict=True):
+        known = [converter for other, converter in converters if is_same(other, grid)]
+        convert, how = known[0] if known else _converter(grid, zoom, method, make_weights)
+        converters.append((grid, (convert, how)))
+        words[f"{grid}{how}"] = None
+        reader = VariableReader(
+            spec=spec,
+            array=_without_single_dims(array, {date.dim, member, *dims}, where),
+            time=date.dim,
+            member=member,
+            points=(dims, grid.shape if isinstance(grid, LatLonGrid) else (grid.size,)),
+            units=_units(array, spec, where),
+            convert=convert,
+            where=where,
+        )
+        reader(slice(0, 1), None)
+        readers.append(reader)
+    first = arrays[0]
+    return Fields(
+        variables=tuple(v.name for v in variables),
+        zoom=zoom,
+        grid=places[0][0],
+        times=dates[0].stamps,
+        bounds=dates[0].bounds,
+        calendar=str(dates[0].stamps[0].calendar),
+        step=infer_step(dates[0].stamps, dates[0].bounds),
+        cell_methods=str(first.attrs.get("cell_methods", "")),
+        members=_labels(first, members[0]),
+        source=f"{where}: {', '.join(words)}",
+        readers=tuple(readers),
+        close=dataset.close,
+    )
+
+
+def _without_single_dims(array: "xr.DataArray", known: set[str | None], where: str) -> "xr.DataArray":
+    """The variable without dimensions of one entry, such as a height; DataError for any other unknown dimension."""
+    others = [str(dim) for dim in array.dims if str(dim) not in known]
+    long = [f"{dim} ({array.sizes[dim]})" for dim in others if array.sizes[dim] != 1]
+    if long:
+        raise DataError(
+            f"{array.name} in {where} has the dimensions {', '.join(long)} too: select one entry of each first"
+        )
+    return array.isel(dict.fromkeys(others, 0))
+
+
+def _labels(array: "xr.DataArray", dim: str | None) -> tuple[int, ...] | None:
+    """Labels of the members: their coordinate where it is whole numbers, else 0, 1, ..."""
+    if dim is None:
+        return None
+    if dim in array.coords and array.coords[dim].dtype.kind in "iu":
+        return tuple(int(label) for label in array.coords[dim].values)
+    return tuple(range(array.sizes[dim]))
+
+
+def _units(array: "xr.DataArray", spec: VariableSpec, where: str) -> tuple[float, float]:
+    """Factor and offset from the variable's units to those asked for."""
+    found = array.attrs.get("units")
+    if found is None and spec.units != "1":
+        raise DataError(
+            f"{array.name} in {where} has no units, expected {spec.units!r} or what converts to it: set them"
+        )
+    try:
+        return conversion(str(found if found is not None else "1"), spec.units)
+    except DataError as error:
+        raise DataError(f"{array.name} in {where}: {error}") from None
+
+
+def _converter(
+    grid: Grid, zoom: int, method: str, make_weights: WeightMaker
+) -> tuple[Callable[[Floating], Floating], str]:
+    """The map from source points (..., point) to nested pixels (..., pixel) of `zoom`, and how it does it, in words."""
+    if isinstance(grid, LatLonGrid):
+        chosen = choose_method(grid, zoom) if method == "auto" else method
+        weights = make_weights(grid, zoom, chosen)
+        return lambda values: apply(weights, values), f", {chosen} to HEALPix zoom {zoom}"
+    place = ring_to_nested(grid.zoom) if grid.order == "ring" else None
+
+    def convert(values: Floating) -> Floating:
+        return mean_of_valid(values if place is None else values[..., place], grid.zoom - zoom)
+
+    return convert, "" if grid.zoom == zoom else f", means to zoom {zoom}"
+
+
+def mean_of_valid(values: Floating, levels: int) -> Floating:
+    """Mean (..., pixel // 4**levels) over descendants that are not NaN; NaN where less than half of them are valid.
+
+    >>> mean_of_valid(np.array([1.0, 3.0, np.nan, np.nan, 1.0, np.nan, np.nan, np.nan]), 1).tolist()
+    [2.0, nan]
+    """
+    if levels == 0:
+        return values
+    family = values.reshape(*values.shape[:-1], -1, 4**levels)  # (..., pixel, descendant)
+    valid = ~np.isnan(family)
+    count = valid.sum(axis=-1)
+    total = np.where(valid, family, 0).sum(axis=-1, dtype=np.float64)
+    mean = np.where(count >= MIN_VALID * 4**levels, total / np.maximum(count, 1), np.nan)
+    return mean.astype(values.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableReader:
+    """Reads one variable: values (realization, time, pixel) in the units asked for, checked."""
+
+    spec: VariableSpec
+    array: "xr.DataArray"
+    time: str | None  # dimensions
+    member: str | None
+    points: tuple[tuple[str, ...], tuple[int, ...]]  # dimensions of the grid, and how many points of each count
+    units: tuple[float, float]  # factor, offset
+    convert: Callable[[Floating], Floating]
+    where: str
+
+    def __call__(self, times: slice, member: int | None) -> F32:
+        """The values of a time slice, of one member or of all."""
+        part = self.array.isel({dim: slice(0, n) for dim, n in zip(*self.points, strict=True)})
+        if self.time is not None:
+            part = part.isel({self.time: times})
+        if self.member is not None and member is not None:
+            part = part.isel({self.member: slice(member, member + 1)})
+        lead = [dim for dim in (self.member, self.time) if dim is not None]
+        try:
+            values = part.transpose(*lead, *self.points[0]).values
+        except READ_ERRORS as error:
+            raise DataError(
+                f"cannot read {self.array.name} in {self.where}: {reason(error)}; is it damaged or incomplete?"
+            ) from None
+        shape = (part.sizes[dim] if dim is not None else 1 for dim in (self.member, self.time))
+        values = values.reshape(*shape, -1)  # (realization, time, source point)
+        if values.dtype.kind not in "fiu":
+            raise DataError(f"{self.array.name} in {self.where} holds values of type {values.dtype}, expected numbers")
+        factor, offset = self.units
+        values = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
+        if (factor, offset) != (1.0, 0.0):
+            values = values * factor + offset
+        self._check(values)
+        return self.convert(values).astype(np.float32)
+
+    def _check(self, values: Floating) -> None:
+        """DataError for missing values the model does not know, infinite ones and ones outside the plausible range."""
+        name, low, high = self.spec.name, *self.spec.valid_range
+        missing = np.isnan(values)
+        count = int(missing.sum())
+        if count and not self.spec.missing:
+            raise DataError(
+                f"{name} in {self.where} has {count} missing values in {values.shape[1]} steps, expected none: "
+                "fill them first, or use a model that knows missing values"
+            )
+        if count == values.size:
+            return
+        least, most = (float(extreme(values)) for extreme in (np.nanmin, np.nanmax))
+        if not (low <= least and most <= high and np.isfinite([least, most]).all()):
+            raise DataError(
+                f"{name} in {self.where} runs from {least:g} to {most:g} {self.spec.units}, expected within "
+                f"{low:g} to {high:g} {self.spec.units}: are the units of the data, "
+                f"{self.array.attrs.get('units', 'none')!r}, right?"
+            )

@@ -22,7 +22,7 @@ LON_TOLERANCE = 0.02  # of the spacing: float32 axes and axes written with two d
 RESOLVED = 1.25  # HEALPix cells may outnumber the points of a lat-lon grid by this factor
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)  # see `is_same`
 class LatLonGrid:
     """A global lat-lon grid by its axes [degrees] as stored: latitude falling or rising, no repeated longitude."""
 
@@ -60,6 +60,13 @@ class HealpixGrid:
 
 
 Grid = LatLonGrid | HealpixGrid
+
+
+def is_same(one: Grid, other: Grid) -> bool:
+    """Whether two grids have the same points in the same order."""
+    if isinstance(one, LatLonGrid) and isinstance(other, LatLonGrid):
+        return np.array_equal(one.lat_deg, other.lat_deg) and np.array_equal(one.lon_deg, other.lon_deg)
+    return isinstance(one, HealpixGrid) and one == other
 
 
 def supported_zoom(grid: Grid) -> int:
@@ -149,7 +156,9 @@ def _healpix_zoom(array: "xr.DataArray", attributes: dict[str, Any], cells: int)
             nside = int(attributes.get("healpix_nside", attributes.get("nside", 0)))
             zoom = nside.bit_length() - 1
             if nside < 1 or nside != 1 << zoom:
-                raise DataError(f"{array.name} is on HEALPix of nside {nside}, expected a power of two: regrid it first")
+                raise DataError(
+                    f"{array.name} is on HEALPix of nside {nside}, expected a power of two: regrid it first"
+                )
         else:
             zoom = next((z for z in range(16) if npix(z) == cells), -1)
     except (TypeError, ValueError):

@@ -113,7 +113,9 @@ def encode_times(
     [59.0]
     """
     reference = f"since {REFERENCE_DATE}"
-    flat = [*times, *(date for pair in bounds or () for date in pair)]
+    given = [*times, *(date for pair in bounds or () for date in pair)]
+    # the same dates in the calendar asked for: those of datetime64 come as proleptic Gregorian
+    flat = [cftime.datetime(*d.timetuple()[:6], d.microsecond, calendar=calendar) for d in given]
     seconds = np.asarray(cftime.date2num(flat, f"seconds {reference}", calendar=calendar), dtype=np.float64)
     in_days = bool(np.all(seconds % EIGHTH_OF_A_DAY_S == 0))
     values = seconds / 86_400 if in_days else seconds
@@ -212,7 +214,7 @@ def open_output(path: Path, layout: Layout, overwrite: bool = False) -> Iterator
 
 def to_dataset(layout: Layout, values: F32) -> "xr.Dataset":
     """The layout filled with values (member, time, variable, point) as a decoded dataset in memory."""
-    import xarray as xr  # noqa: PLC0415 - start-up time
+    import xarray as xr
 
     variables: dict[str, tuple[Any, ...]] = {
         name: (layout.dims, values[:, :, i].reshape(layout.shape), data_attributes(layout, name))

@@ -5,6 +5,7 @@ mean over every ancestor cell, so levels are orthogonal and their mean squares a
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ def recompose(levels: Sequence[Floating], zooms: Sequence[int]) -> Floating:
 
 def conserve(levels: Sequence[Floating], zooms: Sequence[int]) -> list[Floating]:
     """The levels with each residual's mean over its parent cell removed; the base is not touched."""
-    steps = [fine - coarse for coarse, fine in zip(zooms[:-1], zooms[1:], strict=True)]
+    steps = [fine - coarse for coarse, fine in pairwise(zooms)]
     return [levels[0], *(r - refine(coarsen(r, step), step) for r, step in zip(levels[1:], steps, strict=True))]
 
 
@@ -75,4 +76,5 @@ def unwhiten(field: Floating, zooms: Sequence[int], cell_std: Floating, level_st
     """Latents back from `whiten`: the same maps undone, exact to rounding."""
     levels = decompose(field, zooms)
     gains = [2.0 ** (zooms[-1] - zoom) * level_std[:, k, None] for k, zoom in enumerate(zooms)]
-    return recompose([lev * gain.astype(field.dtype) for lev, gain in zip(levels, gains, strict=True)], zooms) * cell_std
+    scaled = [level * gain.astype(field.dtype) for level, gain in zip(levels, gains, strict=True)]
+    return recompose(scaled, zooms) * cell_std

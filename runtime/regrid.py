@@ -155,7 +155,7 @@ def conservative_weights(grid: LatLonGrid, zoom: int, find_pixel: PixelOf = pixe
     of each. The overlaps are then balanced, see `_balance`.
     """
     lat, lon = cell_edges(grid)
-    rows, columns = grid.shape
+    columns = grid.lon_deg.size
     pixel_deg = np.degrees(np.sqrt(4 * np.pi / npix(zoom)))
     targets, sources, areas = [], [], []
     cell_area = cell_areas(grid)
@@ -180,38 +180,44 @@ def conservative_weights(grid: LatLonGrid, zoom: int, find_pixel: PixelOf = pixe
 def _balance(target: Ints, source: Ints, area: Floats, target_area: Floats, source_area: Floats) -> Floats:
     """The overlap areas changed as little as possible so that both their sums by target and by source come out.
 
-    Each overlap is scaled by 1 + u[target] + v[source] (linear calibration, Deville and Sarndal 1992), where u and v
-    solve a symmetric linear system: conjugate gradients, preconditioned by its diagonal, need about a hundred rounds.
-    Scaling rows and columns in turn would need thousands.
+    Each overlap is scaled by 1 + u[target] + v[source] (linear calibration, Deville and Sarndal 1992). With v put in
+    terms of u that is a symmetric linear system, which conjugate gradients, preconditioned by its diagonal, solve in
+    some hundred rounds; scaling rows and columns in turn would need thousands.
     """
-    sizes = target_area.size, source_area.size
-    diagonal = np.concatenate([np.bincount(target, area, sizes[0]), np.bincount(source, area, sizes[1])])
-    if not diagonal.all():
+    by_target, by_source = np.bincount(target, area, target_area.size), np.bincount(source, area, source_area.size)
+    if not (by_target.all() and by_source.all()):
         raise DataError("some cells of the grids overlap nothing: use the bilinear method for this grid")
 
-    def product(factors: Floats) -> Floats:
-        spread = area * (factors[target] + factors[sizes[0] + source])
-        return np.concatenate([np.bincount(target, spread, sizes[0]), np.bincount(source, spread, sizes[1])])
+    def to_source(u: Floats) -> Floats:
+        return np.bincount(source, area * u[target], source_area.size) / by_source
 
-    wanted = np.concatenate([target_area, source_area])
-    factors = np.zeros(diagonal.size)
-    rest = wanted - diagonal
-    direction = rest / diagonal
-    size = float(rest @ direction)
+    def to_target(v: Floats) -> Floats:
+        total: Floats = np.bincount(target, area * v[source], target_area.size).astype(np.float64)
+        return total
+
+    v = (source_area - by_source) / by_source
+    u = np.zeros(target_area.size)
+    rest = target_area - by_target - to_target(v)
+    direction = rest / by_target
+    size = _dot(rest, direction)
     for _ in range(MAX_ROUNDS):
-        if np.abs(rest / wanted).max() < BALANCED:
+        if np.abs(rest / target_area).max() < BALANCED:
             break
-        image = product(direction)
-        length = size / float(direction @ image)
-        factors += length * direction
+        image = by_target * direction - to_target(to_source(direction))
+        length = size / _dot(direction, image)
+        u += length * direction
         rest = rest - length * image
-        scaled = rest / diagonal
-        size, before = float(rest @ scaled), size
+        scaled = rest / by_target
+        size, before = _dot(rest, scaled), size
         direction = scaled + (size / before) * direction
-    ratio = 1 + factors[target] + factors[sizes[0] + source]
-    if np.abs(rest / wanted).max() >= BALANCED or ratio.min() <= 0:
+    ratio = 1 + u[target] + (v - to_source(u))[source]
+    if np.abs(rest / target_area).max() >= BALANCED or ratio.min() <= 0:
         raise DataError("the overlaps of the grids do not balance: use the bilinear method for this grid")
     return area * ratio
+
+
+def _dot(one: Floats, other: Floats) -> float:
+    return float((one * other).sum())  # not BLAS: its threads cost more than they give, and change the last digits
 
 
 def choose_method(grid: LatLonGrid, zoom: int) -> str:
@@ -258,8 +264,8 @@ def interpolation_weights(zoom: int, lat_deg: Floats, lon_deg: Floats) -> Weight
         west = np.minimum(place.astype(np.int64), length - 1)
         for column, part in ((west, 1 - (place - west)), ((west + 1) % length, place - west)):
             entries.append((point[~pole], nested[first[known] + column][~pole], (share * part)[~pole]))
-        for column in range(4):
-            entries.append((point[pole], nested[first[known] + column][pole], share[pole] / 4))
+        polar = nested[first[known][pole][:, None] + np.arange(4)]  # (point near a pole, its four pixels)
+        entries.append((np.repeat(point[pole], 4), polar.reshape(-1), np.repeat(share[pole] / 4, 4)))
     target, source, weight = (np.concatenate(parts) for parts in zip(*entries, strict=True))
     return from_entries(target, source, weight, lat_deg.size, npix(zoom))
 

@@ -5,6 +5,7 @@ state. All of it is NumPy on the host: the graph holds one denoising step.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> 
 def heun(denoise: Denoiser, noise: State, levels: NDArray[np.float64]) -> State:
     """Clean state from unit `noise` by Heun's method (EDM algorithm 1): second order, two calls a step but the last."""
     state = noise * np.float32(levels[0])
-    for now, after in zip(levels[:-1], levels[1:], strict=True):
+    for now, after in pairwise(levels):
         slope = (state - denoise(state, float(now))) / np.float32(now)
         trial = state + np.float32(after - now) * slope
         if after > 0:
@@ -61,7 +62,7 @@ def dpm_solver_2m(denoise: Denoiser, noise: State, levels: NDArray[np.float64]) 
     """
     state = noise * np.float32(levels[0])
     older, older_step = None, 0.0
-    for now, after in zip(levels[:-1], levels[1:], strict=True):
+    for now, after in pairwise(levels):
         newest = denoise(state, float(now))
         if after == 0:
             return newest

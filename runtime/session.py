@@ -70,7 +70,7 @@ def import_onnxruntime(device: str) -> ModuleType:
     """The onnxruntime module; DeviceError naming the extra to install where it is missing or broken."""
     extra = EXTRAS[device]
     try:
-        import onnxruntime  # noqa: PLC0415 - takes a good part of a second
+        import onnxruntime
     except ImportError as error:
         raise DeviceError(
             f'device {device} needs onnxruntime, which cannot be imported ({error}): pip install "fsae[{extra}]"'
@@ -220,7 +220,7 @@ class OnnxGraphs:
 
 
 def _tensorrt(bundle: Bundle, flavour: str, precision: str) -> Graphs:
-    from .tensorrt import TensorRTGraphs  # noqa: PLC0415 - imports TensorRT
+    from .tensorrt import TensorRTGraphs
 
     graphs: Graphs = TensorRTGraphs(bundle, flavour, precision)
     return graphs
@@ -228,7 +228,7 @@ def _tensorrt(bundle: Bundle, flavour: str, precision: str) -> Graphs:
 
 def _auto(bundle: Bundle, precision: str, threads: int | None, say: Callable[[str], None]) -> Graphs:
     """Graphs on the best device that works: a valid TensorRT engine, then CUDA, then the CPU."""
-    from .tensorrt import available  # noqa: PLC0415
+    from .tensorrt import available
 
     reasons = []
     for flavour in ("trt", "trt-rtx"):
@@ -268,7 +268,7 @@ def open_graphs(
         return _auto(bundle, precision, threads, say)
     if device in PROVIDERS:
         return OnnxGraphs(bundle, device, precision, threads)
-    from .tensorrt import available  # noqa: PLC0415
+    from .tensorrt import available
 
     reason = available(device)
     if reason is not None:

@@ -154,9 +154,10 @@ class ZarrStore:
     """A Zarr v3 group; every piece is whole chunks, so nothing is ever read back."""
 
     def __init__(self, path: Path, attributes: Mapping[str, Attribute]) -> None:
-        import zarr  # noqa: PLC0415 - start-up time
+        import zarr
 
         self._group = zarr.create_group(store=str(path), zarr_format=3, attributes=dict(attributes))
+        self._arrays: dict[str, Any] = {}
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""
@@ -172,9 +173,9 @@ class ZarrStore:
 
     def create(self, array: Array) -> None:
         """See `Store.create`."""
-        from zarr.codecs import BloscCodec  # noqa: PLC0415
+        from zarr.codecs import BloscCodec
 
-        self._group.create_array(
+        self._arrays[array.name] = self._group.create_array(
             array.name,
             shape=array.shape,
             chunks=array.chunks,
@@ -187,11 +188,11 @@ class ZarrStore:
 
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
         """See `Store.write`."""
-        self._group[name][place] = values
+        self._arrays[name][place] = values
 
     def close(self) -> None:
         """See `Store.close`."""
-        import zarr  # noqa: PLC0415
+        import zarr
 
         with warnings.catch_warnings():
             # not yet in the Zarr v3 text, but ignored by those who do not know it and expected by xarray
@@ -203,8 +204,8 @@ class ZarrStore:
 class _PatientFile(io.FileIO):
     """A file whose writes seem to succeed; the first failure is kept in `failure`, and what follows it is dropped.
 
-    HDF5 does not survive a failing write: it tries again from finalisers, prints, and may crash when Python exits. So it
-    is never shown one, and the writer asks for the failure itself.
+    HDF5 does not survive a failing write: it tries again from finalisers, prints, and may crash when Python exits. So
+    it is never shown one, and the store asks for the failure itself.
     """
 
     failure: OSError | None = None
@@ -233,7 +234,7 @@ class NetcdfStore:
     """A NetCDF-4 file through h5netcdf."""
 
     def __init__(self, path: Path, attributes: Mapping[str, Attribute]) -> None:
-        import h5netcdf  # noqa: PLC0415 - start-up time
+        import h5netcdf
 
         self._disk = _PatientFile(path, "w+b")
         self._file = h5netcdf.File(self._disk, "w")

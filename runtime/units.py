@@ -54,12 +54,15 @@ ALIASES = {
     "fraction": "1", "dimensionless": "1", "unitless": "1", "none": "1", "(0 - 1)": "1", "0-1": "1",
 }  # fmt: skip
 # Spelling in lower case -> (size of a degree [K], zero of the scale [K]).
-SCALES = {name: (1.0, 273.15) for name in ("degc", "deg_c", "deg c", "°c", "celsius", "degrees c")}
-SCALES |= {f"{degree}_celsius": (1.0, 273.15) for degree in ("degree", "degrees", "deg")}
-SCALES |= {f"{degree} celsius": (1.0, 273.15) for degree in ("degree", "degrees", "deg")}
-SCALES |= {f"{degree}_c": (1.0, 273.15) for degree in ("degree", "degrees")}
-SCALES |= {name: (5 / 9, 459.67 * 5 / 9) for name in ("degf", "deg_f", "deg f", "°f", "fahrenheit")}
-SCALES |= {f"{degree}_fahrenheit": (5 / 9, 459.67 * 5 / 9) for degree in ("degree", "degrees", "deg")}
+DEGREES = ("deg", "degree", "degrees")
+CELSIUS = ["celsius", "degc", "°c", *(f"{d}{gap}{c}" for d in DEGREES for gap in "_ " for c in ("c", "celsius"))]
+FAHRENHEIT = [
+    "fahrenheit",
+    "degf",
+    "°f",
+    *(f"{d}{gap}{f}" for d in DEGREES for gap in "_ " for f in ("f", "fahrenheit")),
+]
+SCALES = dict.fromkeys(CELSIUS, (1.0, 273.15)) | dict.fromkeys(FAHRENHEIT, (5 / 9, 459.67 * 5 / 9))
 
 TERM = re.compile(r"([A-Za-z%]+(?:_[A-Za-z]+)?|1(?![\d.]))(?:(?:\*\*|\^)?\(?([+-]?\d+)\)?)?")
 

@@ -352,7 +352,7 @@ def tiny_manifest() -> Manifest:
             sources=("hr", "lr"),
         ),
         sampler=Sampler(name="dpm2m", steps=8, sigma_min=0.01, sigma_max=20.0, rho=7.0),
-        files={name: stand_in for name in ("tables.npz", *(f"{graph}.fp32.onnx" for graph in parity))},
+        files=dict.fromkeys(("tables.npz", *(f"{graph}.fp32.onnx" for graph in parity)), stand_in),
         parity={
             "fp32": {
                 graph: Parity(

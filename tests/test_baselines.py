@@ -95,6 +95,7 @@ def test_linear_inverse_model_has_covariance_and_lagged_covariance_of_the_traini
     assert lagged[0, 1] < -0.8
     memory = lagged[2, 2] / covariance[2, 2]
     assert memory == pytest.approx(0.5, abs=0.08)
+    assert covariance[2, 2] == pytest.approx(np.mean(series[:, 2] ** 2), rel=0.08)
 
 
 def test_linear_inverse_model_carries_the_trend_on() -> None:

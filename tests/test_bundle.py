@@ -47,7 +47,7 @@ def test_damaged_files_are_refused_before_use(copy: Path, name: str) -> None:
     path.write_bytes(data[:-1])
     with pytest.raises(BundleError, match=rf"{name} is truncated or altered: found {len(data) - 1} bytes, expected"):
         opened.read(name)
-    path.write_bytes(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+    path.write_bytes(data[:20] + bytes([data[20] ^ 1]) + data[21:])
     with pytest.raises(BundleError, match=rf"{name} is altered: its SHA-256 differs"):
         opened.read(name)
     path.unlink()

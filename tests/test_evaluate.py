@@ -19,7 +19,7 @@ from fsae.training.climate import memory_ranges
 from fsae.training.evaluate import Settings, evaluate
 from fsae.training.reconstruction import from_eofs
 from fsae.training.report import Report, VariableReport, format_report, report_json
-from fsae.training.subject import Fields, Period, Subject
+from fsae.training.subject import Fields, Period, Subject, rebuild
 
 ZOOM, LATENT_ZOOM, HARMONICS = 2, 1, 1
 YEARS, HELD_OUT = 24, 4
@@ -133,6 +133,23 @@ def test_each_defect_fails_its_own_figure() -> None:
     shuffled, _, _ = report_of("shuffled")
     assert failed(shuffled.variables[1]) == {"autocorrelation at lag 1"}
     assert shuffled.variables[0].climate[0].within_10 == 1
+
+
+def test_super_resolution_shows_the_encoder_block_means_only() -> None:
+    # oracle: hand-made block means, repeated, and a mask of the one level they resolve; every step once, in order
+    subject, _, evaluation = made_up(coarse=False)
+    seen: list[Fields] = []
+
+    class Spy(BlockMeans):
+        def encode(self, field: Fields, season: Fields, level_mask: Fields) -> Fields:
+            assert level_mask.tolist() == [[1.0, 0.0, 0.0]] * len(field)
+            assert season.shape == (len(field), 2 * HARMONICS)
+            seen.append(field)
+            return super().encode(field, season, level_mask)
+
+    rebuild(dataclasses.replace(subject, codec=Spy(subject.climatology)), evaluation, 0)
+    blocks = evaluation.values.reshape(len(evaluation.values), 2, 12, 16).mean(axis=-1, dtype=np.float64)
+    np.testing.assert_allclose(np.concatenate(seen), np.repeat(blocks, 16, axis=-1), rtol=1e-6)
 
 
 def test_errors_of_a_block_mean_codec_are_those_of_block_means() -> None:

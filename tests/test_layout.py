@@ -129,4 +129,4 @@ run("decompress", work + "/latent.zarr", work + "/back.zarr")
 run("superres", work + "/one.nc", work + "/fine.zarr", "--zoom", "1", "--climatology", "training")
 """
     loaded = loaded_after(code, tiny_bundle_path, tmp_path)
-    assert not loaded & {"torch", "healpy", "lightning", "scipy", "fsae.training", "fsae.export"}
+    assert not loaded & {"torch", "healpy", "lightning", "fsae.training", "fsae.export"}

@@ -4,7 +4,7 @@ Meuer et al. 2026 (arXiv 2601.15102), section 3. Differences of ours: one latent
 compression maps of their own for every cell beside the shared one, a conservation step, a harmonic climatology.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,12 +14,12 @@ from fsae.runtime.errors import UsageError
 from fsae.runtime.healpix import npix
 
 from .halo import halo_size, halo_table
-from .layers import Embedding, FieldSpaceBlock, conserve, decompose, recompose, refine
+from .layers import Embedding, FieldSpaceBlock, conserve, decompose, patches, recompose
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """Shape of the network. Blocks are counted per stage: encoder fine, encoder coarse, decoder coarse, decoder fine."""
+    """Shape of the network; `depths` are blocks of encoder fine, encoder coarse, decoder coarse, decoder fine."""
 
     base_zoom: int = 0
     latent_zoom: int = 3
@@ -55,7 +55,7 @@ class AutoencoderConfig:
 
 
 class CellMap(nn.Module):
-    """A linear map of each cell's patch, one shared by all cells plus, if asked, one of each cell's own (both start at zero)."""
+    """A linear map of each cell's patch: one shared by all cells and, if asked, one of its own; both start at zero."""
 
     def __init__(self, cells: int, entries: int, outputs: int, *, per_cell: bool) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Autoencoder(nn.Module):
         levels = self._run(self.encoder_fine, levels, condition)
         kept = len(self.config.latent_zooms)
         patch = torch.cat(
-            [level.unflatten(-1, (-1, inside)) for level, inside in zip(levels[kept:], self.finer, strict=True)], dim=-1
+            [patches(level, inside) for level, inside in zip(levels[kept:], self.finer, strict=True)], dim=-1
         )  # (B, V, 1, C, sum of finer)
         levels = levels[:kept]
         levels[-1] = levels[-1] + self.compress(patch[:, :, 0]).transpose(-1, -2)  # (B, V, 1, C)
@@ -152,18 +152,16 @@ class Autoencoder(nn.Module):
         zooms = self.config.latent_zooms
         levels = self._run(self.decoder_coarse, decompose(latent[:, :, None], zooms), condition)
         coarse = recompose(levels, zooms)[:, :, 0]  # (B, V, C)
-        patch = torch.cat(
-            [coarse[..., None], coarse.index_select(-1, self.ring).unflatten(-1, (coarse.shape[-1], -1))], dim=-1
-        )  # (B, V, C, 9)
-        parts = self.decompress(patch).split(self.finer, dim=-1)
+        neighbours = patches(coarse.index_select(-1, self.ring), halo_size(zooms[-1], zooms[-1]))
+        patch = torch.cat([coarse[..., None], neighbours], dim=-1)  # (B, V, C, 9)
+        parts = torch.split(self.decompress(patch), self.finer, dim=-1)
         levels = [*levels, *(part.flatten(2)[:, :, None] for part in parts)]
         levels = self._run(self.decoder_fine, levels, condition)
         return recompose(conserve(levels, self.config.zooms), self.config.zooms)[:, :, 0]
 
-    def _run(self, blocks: nn.ModuleList, levels: list[Tensor], condition: Tensor) -> list[Tensor]:
+    def _run(self, blocks: Iterable[nn.Module], levels: list[Tensor], condition: Tensor) -> list[Tensor]:
         for block in blocks:
-            cell = self.embedding.cells[str(block.tokens.token_zoom)]
             base = levels[0]
-            levels = block(levels, cell, condition)
+            levels = block(levels, self.embedding.cell(block), condition)
             levels[0] = base  # no block touches the base: its cell means are what is conserved
         return levels

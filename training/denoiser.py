@@ -39,7 +39,7 @@ class DenoiserConfig:
 
 
 class Denoiser(nn.Module):
-    """Expected clean window given a noisy one; `forcing_range` (2,) holds the first and last forcing seen in training."""
+    """Expected clean window of a noisy one; `forcing_range` (2,) is the first and last forcing seen in training."""
 
     forcing_range: Tensor
 
@@ -90,7 +90,7 @@ class Denoiser(nn.Module):
         previous: Tensor,
         previous_valid: Tensor,
     ) -> Tensor:
-        """(B, T, V, Nzb) noisy and (B, P, V, Nzb) previous states -> (B, T, V, Nzb) denoised (EDM eq. 7, sigma_data = 1)."""
+        """Denoised (B, T, V, Nzb) of noisy, same shape, and previous (B, P, V, Nzb); EDM eq. 7 with sigma_data = 1."""
         variance = (sigma * sigma + 1)[:, None, None, None]
         low, high = self.forcing_range[0], self.forcing_range[1]
         relative = 2 * (forcing - low) / (high - low) - 1
@@ -102,7 +102,7 @@ class Denoiser(nn.Module):
         read = self._levels(known)
         levels = entering
         for block in self.blocks:
-            levels = block(levels, self.embedding.cells[str(block.tokens.token_zoom)], condition, read)
+            levels = block(levels, self.embedding.cell(block), condition, read)
         skip = (self.skip(condition) - 1).unbind(-1)  # (B, V) each
         levels = [
             (level + gain[:, :, None, None] * start) * self._unit(zoom)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fsae.runtime.errors import DataError
+from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.healpix import npix
 
 from . import baselines
@@ -52,7 +52,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.members < 2 or self.lmax < 2:
-            raise DataError(f"found {self.members} members and lmax {self.lmax}, expected two of each at least")
+            raise UsageError(f"found {self.members} members and lmax {self.lmax}, expected two of each at least")
 
 
 def evaluate(

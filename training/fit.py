@@ -3,6 +3,8 @@
 import logging
 import math
 import shutil
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,23 +75,23 @@ class Report(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Called by Lightning."""
-        assert_fit = pl_module
-        if not isinstance(assert_fit, Fit):
-            return
-        line = f"step {trainer.global_step}/{assert_fit.config.steps} loss {float(trainer.callback_metrics['loss']):.4f}"
-        if assert_fit.validation is not None:
-            assert_fit.model.eval()
-            line += f" validation {assert_fit.validation(assert_fit.model):.4f}"
-            assert_fit.model.train()
+        if not isinstance(pl_module, Fit):
+            raise TypeError(f"found {type(pl_module)}, expected Fit")
+        line = f"step {trainer.global_step}/{pl_module.config.steps} loss {float(trainer.callback_metrics['loss']):.4f}"
+        if pl_module.validation is not None:
+            pl_module.model.eval()
+            line += f" validation {pl_module.validation(pl_module.model):.4f}"
+            pl_module.model.train()
         log.info(line)
 
 
 def autoencoder_loss(model: Autoencoder, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean square error of the rebuilt anomalies: by orthogonality the sum over levels (DESIGN of the pyramid)."""
+    """Mean square error of the rebuilt anomalies: as levels are orthogonal, the sum over them."""
     anomaly, season = batch
     mask = torch.ones(len(anomaly), len(model.config.zooms), device=anomaly.device)
     rebuilt = model.decode_anomaly(model.encode_anomaly(anomaly, season, mask), season)
-    return (rebuilt - anomaly).square().mean()
+    error: Tensor = (rebuilt - anomaly).square().mean()
+    return error
 
 
 def denoiser_loss(model: Denoiser, batch: dict[str, Tensor]) -> Tensor:
@@ -97,7 +99,8 @@ def denoiser_loss(model: Denoiser, batch: dict[str, Tensor]) -> Tensor:
     inputs = {name: value for name, value in batch.items() if name != "clean"}
     error = (model(**inputs) - batch["clean"]).square().mean(dim=(1, 2, 3))
     square = batch["sigma"].square()
-    return ((square + 1) / square * error).mean()
+    loss: Tensor = ((square + 1) / square * error).mean()
+    return loss
 
 
 def fit(
@@ -139,9 +142,15 @@ def fit(
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
-    trainer.fit(task, ckpt_path=last if last.exists() else None, weights_only=True)
-    if trainer.interrupted or trainer.global_step < config.steps:
-        raise Stopped(f"stopped at step {trainer.global_step} of {config.steps}; the same command goes on from there")
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(task, ckpt_path=last if last.exists() else None, weights_only=True)
+    except SystemExit:  # what Lightning makes of SIGINT and SIGTERM
+        done = trainer.global_step // config.checkpoint_every_steps * config.checkpoint_every_steps
+        raise Stopped(f"stopped; the same command goes on from step {done} of {config.steps}") from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
     return task.model
 
 

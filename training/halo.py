@@ -1,4 +1,4 @@
-"""Constant tables of the field-space layers: the ring of pixels around a cell and spherical harmonics at cell centres."""
+"""Constant tables of the field-space layers: the ring around a cell and spherical harmonics at cell centres."""
 
 import healpy
 import numpy as np
@@ -13,16 +13,16 @@ SW, W, NW, N, NE, E, SE, S = range(8)
 
 def halo_size(zoom: int, token_zoom: int) -> int:
     """Pixels in the ring around a cell of `token_zoom` (4 m + 4, m pixels a side): 8 where the level is not finer."""
-    return 4 * 2 ** max(zoom - token_zoom, 0) + 4
+    return 4 * (1 << max(zoom - token_zoom, 0)) + 4
 
 
 def halo_table(zoom: int, token_zoom: int) -> NDArray[np.int32]:
-    """Nested pixels at `zoom` of the ring around each cell of `token_zoom`, (cell, 4 m + 4) with m = 2**(zoom - token_zoom).
+    """Nested pixels at `zoom` around each cell of `token_zoom`: (cell, 4 m + 4), m = 2**(zoom - token_zoom).
 
-    Counter-clockwise on a map with east to the right, from the west end of the south-west side: its m pixels, the south
-    corner, the south-east side, the east corner, the north-east side, the north corner, the north-west side and the west
-    corner. 24 cells of each zoom touch a point where three base pixels meet and lack one corner: the entry before it
-    stands there again, for m = 1 the cell itself.
+    Counter-clockwise on a map with east to the right, from the west end of the south-west side: its m pixels, the
+    south corner, the south-east side, the east corner, the north-east side, the north corner, the north-west side and
+    the west corner. 24 cells of each zoom touch a point where three base pixels meet and lack one corner: the entry
+    before it stands there again, for m = 1 the cell itself.
     """
     m = 1 << (zoom - token_zoom)
     cells = npix(token_zoom)
@@ -50,7 +50,7 @@ def halo_table(zoom: int, token_zoom: int) -> NDArray[np.int32]:
 
 
 def spherical_harmonics(zoom: int, count: int) -> NDArray[np.float32]:
-    """The first `count` real spherical harmonics (l, then m = -l ... l) at the pixel centres, (pixel, count), unit mean square."""
+    """The first `count` real harmonics (l, then m = -l ... l) at pixel centres, unit variance: (pixel, count)."""
     colatitude, longitude = healpy.pix2ang(1 << zoom, np.arange(npix(zoom)), nest=True)
     columns = []
     for index in range(count):
@@ -59,4 +59,5 @@ def spherical_harmonics(zoom: int, count: int) -> NDArray[np.float32]:
         wave = sph_harm_y(degree, abs(order), colatitude, longitude)
         columns.append(wave.real if order >= 0 else wave.imag)
     basis = np.stack(columns, axis=1)
-    return (basis / np.sqrt((basis**2).mean(axis=0))).astype(np.float32)
+    unit: NDArray[np.float32] = (basis / np.sqrt((basis**2).mean(axis=0))).astype(np.float32)
+    return unit

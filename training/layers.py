@@ -1,16 +1,22 @@
 """Field-Space Attention block (Witte et al. 2025; Meuer et al. 2026): attention whose every state is a field pyramid.
 
-Levels are tensors (batch, variable, frame, pixel), one per zoom; a frame is a time step. B batch, V variables, F frames,
-C cells of the token zoom, D entries of a token, P the part of them inside the cell.
+Levels are tensors (batch, variable, frame, pixel), one per zoom; a frame is a time step. Shapes: B batch, V variables,
+F frames, C cells of the token zoom, D entries of a token, E embedding.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .halo import halo_size, halo_table, spherical_harmonics
+
+
+def patches(level: Tensor, size: int) -> Tensor:
+    """The last axis taken apart into runs of `size` pixels: (..., pixel) -> (..., pixel // size, size)."""
+    return level.reshape(*level.shape[:-1], -1, size)
 
 
 def refine(level: Tensor, steps: int) -> Tensor:
@@ -20,7 +26,7 @@ def refine(level: Tensor, steps: int) -> Tensor:
 
 def coarsen(level: Tensor, steps: int) -> Tensor:
     """Mean over 4**steps descendants; the torch twin of `fsae.runtime.healpix.coarsen`."""
-    return level.unflatten(-1, (-1, 4**steps)).mean(-1) if steps else level
+    return patches(level, 4**steps).mean(-1) if steps else level
 
 
 def decompose(field: Tensor, zooms: Sequence[int]) -> list[Tensor]:
@@ -43,7 +49,7 @@ def recompose(levels: Sequence[Tensor], zooms: Sequence[int]) -> Tensor:
 
 def conserve(levels: Sequence[Tensor], zooms: Sequence[int]) -> list[Tensor]:
     """Residuals without their parent-cell means; the torch twin of `fsae.runtime.pyramid.conserve`."""
-    steps = [fine - coarse for coarse, fine in zip(zooms[:-1], zooms[1:], strict=True)]
+    steps = [fine - coarse for coarse, fine in pairwise(zooms)]
     return [levels[0], *(r - refine(coarsen(r, step), step) for r, step in zip(levels[1:], steps, strict=True))]
 
 
@@ -58,7 +64,9 @@ class Tokens(nn.Module):
         self.halo = [halo_size(zoom, token_zoom) for zoom in zooms]
         for zoom in sorted({max(zoom, token_zoom) for zoom in zooms}):
             # Index tables are constants of the graph, not state: computed here, never stored with the weights.
-            self.register_buffer(f"table_{zoom}", torch.from_numpy(halo_table(zoom, token_zoom)).ravel(), persistent=False)
+            self.register_buffer(
+                f"table_{zoom}", torch.from_numpy(halo_table(zoom, token_zoom)).ravel(), persistent=False
+            )
 
     def take(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Values inside each cell (B, V, C, F * sum of inside) and in its halo (B, V, C, F * sum of halo)."""
@@ -66,15 +74,15 @@ class Tokens(nn.Module):
         for zoom, level, inside, halo in zip(self.zooms, levels, self.inside, self.halo, strict=True):
             fine = refine(level, max(self.token_zoom - zoom, 0))
             ring = fine.index_select(-1, self.get_buffer(f"table_{max(zoom, self.token_zoom)}"))
-            cells.append(fine.unflatten(-1, (-1, inside)).transpose(2, 3).flatten(3))  # (B, V, C, F * inside)
-            halos.append(ring.unflatten(-1, (-1, halo)).transpose(2, 3).flatten(3))  # (B, V, C, F * halo)
+            cells.append(patches(fine, inside).transpose(2, 3).flatten(3))  # (B, V, C, F * inside)
+            halos.append(patches(ring, halo).transpose(2, 3).flatten(3))  # (B, V, C, F * halo)
         return torch.cat(cells, dim=-1), torch.cat(halos, dim=-1)
 
     def put(self, update: Tensor, frames: int) -> list[Tensor]:
         """Levels (B, V, F, pixel) from values inside each cell; on levels coarser than the cells, means over them."""
         levels = []
-        for zoom, part in zip(self.zooms, update.split([frames * n for n in self.inside], dim=-1), strict=True):
-            level = part.unflatten(-1, (frames, -1)).transpose(2, 3).flatten(3)  # (B, V, F, pixel)
+        for zoom, part in zip(self.zooms, torch.split(update, [frames * n for n in self.inside], dim=-1), strict=True):
+            level = patches(part, part.shape[-1] // frames).transpose(2, 3).flatten(3)  # (B, V, F, pixel)
             levels.append(coarsen(level, max(self.token_zoom - zoom, 0)))
         return levels
 
@@ -93,7 +101,7 @@ class Modulation(nn.Module):
 
     def forward(self, token: Tensor, cell: Tensor, condition: Tensor) -> Tensor:
         """token (B, V, C, D), cell (C, E), condition (B, V, E) -> (B, V, C, D)."""
-        change = self.from_cell(cell) + self.from_condition(condition)[:, :, None]  # (B, V, C, 2 D)
+        change: Tensor = self.from_cell(cell) + self.from_condition(condition)[:, :, None]  # (B, V, C, 2 D)
         scale, shift = change.chunk(2, dim=-1)
         return functional.layer_norm(token, (self.entries,)) * (1 + scale) + shift
 
@@ -119,7 +127,7 @@ class FieldSpaceBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens = Tokens(zooms, token_zoom)
-        self.heads, self.frames = heads, frames
+        self.token_zoom, self.heads, self.frames = token_zoom, heads, frames
         inside = sum(self.tokens.inside)
         entries = (frames + read_frames) * (inside + sum(self.tokens.halo))
         hidden = int(mlp_ratio * width)
@@ -174,3 +182,8 @@ class Embedding(nn.Module):
         """(B, conditions) -> (B, V, E)."""
         condition: Tensor = self.condition(conditions)[:, None] + self.variable
         return condition
+
+    def cell(self, block: nn.Module) -> Tensor:
+        """The cells' vectors (C, E) for a block's token zoom."""
+        vectors: Tensor = self.cells[str(block.token_zoom)]
+        return vectors

@@ -152,8 +152,8 @@ def _format_variable(report: Report, variable: VariableReport) -> list[str]:
     lines += _format_errors(report, variable.reconstruction)
     lines += [
         "",
-        "numbers: stored per step; z: RMSE of that pyramid level; worst pixel: its RMSE over time; cell mean: largest",
-        f"change of a cell mean at zoom {report.zooms[0]}. means: rebuilt from block means at the latent's zoom.",
+        "numbers: per step; z: RMSE of that pyramid level; worst: RMSE over time of the worst pixel; PSNR: in dB;",
+        f"cell mean: largest change of a cell mean at zoom {report.zooms[0]}; means: of blocks at the latent's zoom.",
     ]
     for coarse in variable.superresolution:
         lines += ["", f"### Super-resolution, zoom {coarse.zoom} to {report.zooms[-1]}", ""]
@@ -174,7 +174,7 @@ def _format_variable(report: Report, variable: VariableReport) -> list[str]:
 
 
 def _format_errors(report: Report, rows: Sequence[FieldErrors]) -> list[str]:
-    header = ["", "numbers", "RMSE", *(f"z{zoom}" for zoom in report.zooms), "worst pixel", "PSNR [dB]", "cell mean"]
+    header = ["", "numbers", "RMSE", *(f"z{zoom}" for zoom in report.zooms), "worst", "PSNR", "cell mean"]
     cells = [
         [
             row.name,

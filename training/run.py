@@ -1,12 +1,12 @@
 """A run folder: what each stage wrote, and the trained models read back from it.
 
-    runs/<name>/config.json          the whole configuration, as resolved
-                data.zarr/           prepared fields (CF, nested HEALPix)
-                facts.json           inputs with hashes, calendar, step, period, versions
-                statistics.npz       climatology, scale, then spreads of the latents
-                autoencoder.safetensors, denoiser.safetensors
-                autoencoder/, diffusion/   losses (metrics.csv) and, while unfinished, checkpoints
-                metrics.json, train.log
+runs/<name>/config.json          the whole configuration, as resolved
+            data.zarr/           prepared fields (CF, nested HEALPix)
+            facts.json           inputs with hashes, calendar, step, period, versions
+            statistics.npz       climatology, scale, then spreads of the latents
+            autoencoder.safetensors, denoiser.safetensors
+            autoencoder/, diffusion/   losses (metrics.csv) and, while unfinished, checkpoints
+            metrics.json, train.log
 """
 
 import hashlib
@@ -100,7 +100,7 @@ def read_record(path: Path, kind: type) -> object:
 def write_statistics(folder: Path, statistics: Mapping[str, F32]) -> None:
     """Write the tables aside, then in place."""
     aside = folder / "statistics.partial.npz"
-    np.savez_compressed(aside, **{name: table for name, table in statistics.items()})
+    np.savez_compressed(aside, allow_pickle=False, **statistics)
     aside.replace(folder / "statistics.npz")
 
 
@@ -186,6 +186,4 @@ def load_run(path: Path) -> Run:
     if config.diffusion is not None:
         denoiser = make_denoiser(config)
         load_weights(denoiser, path / "denoiser.safetensors")
-    return Run(
-        path=path, config=config, facts=facts, autoencoder=autoencoder, denoiser=denoiser, statistics=statistics
-    )
+    return Run(path=path, config=config, facts=facts, autoencoder=autoencoder, denoiser=denoiser, statistics=statistics)

@@ -1,4 +1,4 @@
-"""The stages of a run, each skipped when its result is there: prepare, statistics, autoencoder, latents, diffusion."""
+"""The stages of a run, each skipped when its result is there: prepare, statistics, autoencoder, diffusion."""
 
 import logging
 from collections.abc import Callable
@@ -152,9 +152,7 @@ def autoencoder_stage(config: Config, fields: Fields, folder: Path, *, progress:
     log.info("autoencoder: %d steps of %d samples", settings.steps, settings.batch)
 
     def samples(first: int, count: int) -> AnomalySamples:
-        return AnomalySamples(
-            anomalies, season, mixture=settings.mixture, seed=config.seed, first=first, count=count
-        )
+        return AnomalySamples(anomalies, season, mixture=settings.mixture, seed=config.seed, first=first, count=count)
 
     model = fit(
         make_autoencoder(config, statistics),
@@ -178,7 +176,7 @@ def _autoencoder_validation(
     if config.data.validation_years is None:
         return None
     anomalies, season = normalised(config, fields, statistics, config.data.validation_years)
-    pairs = list(zip(torch.from_numpy(anomalies).split(BATCH), torch.from_numpy(season).split(BATCH), strict=True))
+    pairs = list(zip(in_batches(anomalies), in_batches(season), strict=True))
 
     @torch.no_grad()
     def validation(model: Autoencoder) -> float:
@@ -189,13 +187,18 @@ def _autoencoder_validation(
     return validation
 
 
+def in_batches(array: F32) -> tuple[Tensor, ...]:
+    """Tensors of `BATCH` steps."""
+    return torch.split(torch.from_numpy(array), BATCH)
+
+
 def encode_series(model: Autoencoder, anomalies: F32, season: F32) -> F32:
     """Latents (time, variable, latent pixel) of normalised anomalies."""
     mask = torch.ones(1, len(model.config.zooms))
     with torch.no_grad():
         parts: list[Tensor] = [
             model.encode_anomaly(x, s, mask.expand(len(x), -1))
-            for x, s in zip(torch.from_numpy(anomalies).split(BATCH), torch.from_numpy(season).split(BATCH), strict=True)
+            for x, s in zip(in_batches(anomalies), in_batches(season), strict=True)
         ]
     return torch.cat(parts).numpy()
 

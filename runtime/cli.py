@@ -1,0 +1,456 @@
+"""`fsae-run`: info, verify, compress, decompress, superres, generate, climatology."""
+
+import contextlib
+import importlib.metadata
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .errors import FsaeError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from .emulator import Emulator
+    from .jobs import Job
+
+PROGRAM = "fsae-run"
+INTERRUPTED = 130  # what shells give for Ctrl-C
+DEVICES = ("auto", "cpu", "cuda", "trt", "trt-rtx")
+GRID_HELP = "HEALPix as the model computes, or the lat-lon grid of its training data."
+CLIMATOLOGY_HELP = "Climatology of the input's own source, or the word `training`."
+
+Value = TypeVar("Value")
+Command = TypeVar("Command", bound=Callable[..., Any])
+Progress = Callable[[int, int], None]
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Options that may stand before or after the verb."""
+
+    model: str | None = None
+    device: str | None = None
+    threads: int | None = None
+
+
+def say(message: str) -> None:
+    """Nothing; a line for the user on stderr."""
+    click.echo(f"{PROGRAM}: {message}", err=True)
+
+
+def common(command: Command) -> Command:
+    """The command with the options that may stand before or after the verb."""
+    threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default all.")(command)
+    device = click.option(
+        "--device", type=click.Choice(DEVICES), help="Default auto: TensorRT engine, then CUDA, then CPU."
+    )(threads)
+    model = click.option(
+        "--model", metavar="PATH|NAME", help="Bundle; default the newest in ./engines, else the shipped one."
+    )
+    return model(device)
+
+
+def one(name: str, before: Value | None, after: Value | None) -> Value | None:
+    """The value of an option that may stand in two places."""
+    if before is not None and after is not None and before != after:
+        raise UsageError(f"found --{name} twice, {before} and {after}: give it once")
+    return before if after is None else after
+
+
+def merged(context: click.Context, model: str | None, device: str | None, threads: int | None) -> Options:
+    """Options given before and after the verb as one set; UsageError where they contradict each other."""
+    before: Options = context.obj
+    return Options(
+        model=one("model", before.model, model),
+        device=one("device", before.device, device),
+        threads=one("threads", before.threads, threads),
+    )
+
+
+def open_emulator(options: Options) -> "Emulator":
+    """The emulator that the options ask for; it says which bundle and device that is."""
+    from .emulator import load
+
+    return load(options.model, options.device or "auto", threads=options.threads, say=say)
+
+
+@contextlib.contextmanager
+def progress_bar(verb: str) -> Iterator[Progress]:
+    """What shows fields done and in all on stderr, with rate and time left; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(verb, total=None, rate="")
+        began = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - began, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{rate:.1f} fields/s")
+
+        yield show
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def human(size: int) -> str:
+    """A number of bytes for people.
+
+    >>> human(123), human(56_600_000)
+    ('123 B', '56.6 MB')
+    """
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def prepare_output(out: str, overwrite: bool, source: str | None = None) -> Path:
+    """The output path, known to be writable; OutputError before any work is done where it is not."""
+    from .stores import check_output
+
+    path = Path(out)
+    if source is not None and path.resolve() == Path(source).resolve():
+        raise OutputError(f"{path} is the input: give another path for the output")
+    check_output(path, overwrite)
+    return path
+
+
+def summary(verb: str, job: "Job", path: Path, device: str, began: float) -> str:
+    """The one line for stdout."""
+    layout = job.layout
+    members = f"{len(layout.members)} members x " if layout.members is not None else ""
+    names = ", ".join(layout.variables)
+    grid = f"HEALPix zoom {layout.zoom}" if layout.zoom is not None else " x ".join(map(str, layout.grid_shape))
+    seconds = time.monotonic() - began
+    return (
+        f"{verb} {members}{layout.time.values.size} steps of {names} on {grid} in {seconds:.1f} s on {device}: "
+        f"{path} ({human(size_of(path))})"
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(importlib.metadata.version("fsae"), prog_name=PROGRAM)
+@common
+@click.pass_context
+def cli(context: click.Context, model: str | None, device: str | None, threads: int | None) -> None:
+    """Run a climate emulator: compress, decompress, super-resolve, generate.
+
+    \b
+    Examples:
+      fsae-run generate --members 100
+      fsae-run superres coarse.nc fine.zarr --climatology coarse-climatology.nc
+      fsae-run --model engines/default --device cpu verify
+    """
+    context.obj = Options(model=model, device=device, threads=threads)
+
+
+@cli.command()
+@common
+@click.pass_context
+def info(context: click.Context, model: str | None, device: str | None, threads: int | None) -> None:
+    """Print what a bundle holds: variables, zooms, ratio, period, devices, parity, size.
+
+    \b
+    Examples:
+      fsae-run info
+      fsae-run info --model engines/default
+    """
+    from .bundle import open_bundle
+    from .describe import describe
+
+    click.echo(describe(open_bundle(merged(context, model, device, threads).model)))
+
+
+@cli.command()
+@common
+@click.pass_context
+def verify(context: click.Context, model: str | None, device: str | None, threads: int | None) -> None:
+    """Check every hash of a bundle, and its golden vectors on the chosen device; exit code 6 on a miss.
+
+    \b
+    Examples:
+      fsae-run verify
+      fsae-run verify --device cuda
+    """
+    emulator = open_emulator(merged(context, model, device, threads))
+    checks = emulator.verify()
+    for check in checks:
+        say(str(check))
+    files = len(emulator.bundle.manifest.files)
+    click.echo(
+        f"verified {emulator.bundle.manifest.name}: {files} files, "
+        f"{len(checks)} graphs within tolerance on {emulator.graphs.device} ({emulator.graphs.backend})"
+    )
+
+
+@cli.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT")
+@click.option("--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports.")
+@click.option("--climatology", metavar="FILE|training", help=CLIMATOLOGY_HELP)
+@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@common
+@click.pass_context
+def compress(
+    context: click.Context,
+    source: str,
+    out: str,
+    *,
+    zoom: int | None,
+    climatology: str | None,
+    overwrite: bool,
+    model: str | None,
+    device: str | None,
+    threads: int | None,
+) -> None:
+    """Compress the fields of IN (NetCDF or Zarr; lat-lon or HEALPix) to float32 latents in OUT.
+
+    \b
+    Examples:
+      fsae-run compress tas-2005-2014.nc latents.zarr --climatology training
+      fsae-run compress other-model.nc latents.nc --climatology other-climatology.nc
+    """
+    options = merged(context, model, device, threads)
+    path, began = prepare_output(out, overwrite, source), time.monotonic()
+    emulator = open_emulator(options)
+    with progress_bar("compress") as progress:
+        job = emulator.compress_file(
+            source, path, zoom=zoom, climatology=climatology, overwrite=overwrite, progress=progress
+        )
+    click.echo(summary("compressed", job, path, emulator.graphs.device, began))
+
+
+@cli.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT")
+@click.option("--grid", type=click.Choice(["native", "source"]), default="native", show_default=True, help=GRID_HELP)
+@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@common
+@click.pass_context
+def decompress(
+    context: click.Context,
+    source: str,
+    out: str,
+    *,
+    grid: str,
+    overwrite: bool,
+    model: str | None,
+    device: str | None,
+    threads: int | None,
+) -> None:
+    """Decompress the latents in IN to fields in OUT.
+
+    \b
+    Examples:
+      fsae-run decompress latents.zarr fields.zarr
+      fsae-run decompress latents.zarr fields.nc --grid source
+    """
+    options = merged(context, model, device, threads)
+    path, began = prepare_output(out, overwrite, source), time.monotonic()
+    emulator = open_emulator(options)
+    with progress_bar("decompress") as progress:
+        job = emulator.decompress_file(source, path, grid=grid, overwrite=overwrite, progress=progress)
+    click.echo(summary("decompressed", job, path, emulator.graphs.device, began))
+
+
+@cli.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT")
+@click.option("--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports.")
+@click.option("--climatology", metavar="FILE|training", help=CLIMATOLOGY_HELP)
+@click.option("--grid", type=click.Choice(["native", "source"]), default="native", show_default=True, help=GRID_HELP)
+@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@common
+@click.pass_context
+def superres(
+    context: click.Context,
+    source: str,
+    out: str,
+    *,
+    zoom: int | None,
+    climatology: str | None,
+    grid: str,
+    overwrite: bool,
+    model: str | None,
+    device: str | None,
+    threads: int | None,
+) -> None:
+    """Super-resolve the coarse fields of IN to the model's zoom in OUT.
+
+    \b
+    Examples:
+      fsae-run climatology coarse.nc coarse-climatology.nc
+      fsae-run superres coarse.nc fine.zarr --climatology coarse-climatology.nc
+      fsae-run superres tas-2005-2014.nc fine.nc --zoom 3 --climatology training --grid source
+    """
+    options = merged(context, model, device, threads)
+    path, began = prepare_output(out, overwrite, source), time.monotonic()
+    emulator = open_emulator(options)
+    with progress_bar("superres") as progress:
+        job = emulator.superres_file(
+            source, path, zoom=zoom, climatology=climatology, grid=grid, overwrite=overwrite, progress=progress
+        )
+    click.echo(summary("super-resolved", job, path, emulator.graphs.device, began))
+
+
+@cli.command()
+@click.option("--members", type=click.IntRange(min=1), help="Number of members; default 100.")
+@click.option("--member-ids", metavar="A-B,C", help="Numbers of the members instead; a member is the same in any set.")
+@click.option("--start", metavar="DATE", help="Date in the first step; default the month after the training period.")
+@click.option("--steps", type=click.IntRange(min=1), default=12, show_default=True, help="Time steps.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
+@click.option("--out", metavar="OUT", default="ensemble.zarr", show_default=True, help="Output; .nc for NetCDF-4.")
+@click.option("--batch", type=click.IntRange(min=1), help="Members at once: for speed and memory, never for results.")
+@click.option("--grid", type=click.Choice(["native", "source"]), default="native", show_default=True, help=GRID_HELP)
+@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@common
+@click.pass_context
+def generate(
+    context: click.Context,
+    *,
+    members: int | None,
+    member_ids: str | None,
+    start: str | None,
+    steps: int,
+    seed: int,
+    out: str,
+    batch: int | None,
+    grid: str,
+    overwrite: bool,
+    model: str | None,
+    device: str | None,
+    threads: int | None,
+) -> None:
+    """Generate an ensemble.
+
+    \b
+    Examples:
+      fsae-run generate --members 100
+      fsae-run generate --members 20 --start 2005-01 --steps 120 --seed 7 --out decade.zarr
+      fsae-run generate --member-ids 37,90-99 --out some.nc --grid source
+    """
+    from . import generation
+
+    options = merged(context, model, device, threads)
+    if members is not None and member_ids is not None:
+        raise UsageError("found --members and --member-ids: give one of them")
+    wanted = generation.member_ids(member_ids) if member_ids is not None else generation.members_of(members or 100)
+    path, began = prepare_output(out, overwrite), time.monotonic()
+    emulator = open_emulator(options)
+    with progress_bar("generate") as progress:
+        job = emulator.generate_file(
+            path,
+            wanted,
+            start=start,
+            steps=steps,
+            seed=seed,
+            grid=grid,
+            batch=batch or generation.BATCH,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    click.echo(summary("generated", job, path, emulator.graphs.device, began))
+
+
+@cli.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", metavar="OUT")
+@click.option("--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports.")
+@click.option("--harmonics", type=click.IntRange(min=1), help="Waves of the year; default as many as the model has.")
+@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@common
+@click.pass_context
+def climatology(
+    context: click.Context,
+    source: str,
+    out: str,
+    *,
+    zoom: int | None,
+    harmonics: int | None,
+    overwrite: bool,
+    model: str | None,
+    device: str | None,
+    threads: int | None,
+) -> None:
+    """Make the climatology of IN's own source, for --climatology of compress and superres.
+
+    \b
+    Examples:
+      fsae-run climatology other-model-1980-2010.nc other-climatology.nc
+    """
+    from .emulator import write_climatology
+
+    options = merged(context, model, device, threads)
+    path = prepare_output(out, overwrite, source)
+    steps = write_climatology(
+        source, path, model=options.model, zoom=zoom, harmonics=harmonics, overwrite=overwrite, say=say
+    )
+    click.echo(f"made the climatology of {steps} steps: {path} ({human(size_of(path))})")
+
+
+@contextlib.contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt inside, so that unfinished output is removed on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of `fsae-run` with these arguments (default those of the process)."""
+    try:
+        with termination_as_interrupt():
+            code = cli.main(args=None if argv is None else list(argv), prog_name=PROGRAM, standalone_mode=False)
+            return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except FsaeError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted; unfinished output was removed")
+        return INTERRUPTED
+    except MemoryError:
+        say("error: not enough memory: give a smaller --batch, or free some")
+        return FsaeError.exit_code
+    except BrokenPipeError:  # the reader of stdout has gone, as in `fsae-run info | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FsaeError.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

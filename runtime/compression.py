@@ -1,0 +1,218 @@
+"""Compressing, decompressing and super-resolving data as jobs: read, run and given out in the same time chunks."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .climatology import season
+from .errors import DataError
+from .fields import Fields, read_fields
+from .grids import LatLonGrid
+from .healpix import refine
+from .inputs import READ_ERRORS, find_dates, member_dim, open_source, reason
+from .jobs import TIME_CHUNK, Job, field_layout, nothing, on_grid, phase_coordinate, provenance, time_chunks
+from .output import Layout, Unit, encode_times
+from .pyramid import level_mask
+from .regrid import Weights, make_weights
+from .session import Graphs
+from .source_climate import TRAINING, UNKNOWN, exchange, read_source
+from .stores import F32
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LATENT = "latent"
+
+
+def latent_key(bundle: Bundle) -> str:
+    """What a latent and the bundle that can decompress it have in common: a hash of encoder and decoder."""
+    precision = bundle.manifest.precisions[0]
+    graphs = [bundle.manifest.files[f"{graph}.{precision}.onnx"].sha256 for graph in ("encoder", "decoder")]
+    return hashlib.sha256(" ".join(graphs).encode()).hexdigest()
+
+
+def open_fields(bundle: Bundle, source: "str | os.PathLike[str] | xr.Dataset", zoom: int | None = None) -> Fields:
+    """The model's variables in a source; data on the training data's own grid takes the bundle's own weights."""
+    tables, finest = bundle.tables, bundle.manifest.grid.zoom
+
+    def weights(grid: LatLonGrid, wanted_zoom: int, method: str) -> Weights:
+        same = grid.shape == tables.source_shape and wanted_zoom == finest
+        same = same and np.allclose(grid.lat_deg, tables.source_lat_deg, rtol=0, atol=1e-4)
+        if same and np.allclose(grid.lon_deg, tables.source_lon_deg, rtol=0, atol=1e-4):
+            return tables.to_healpix
+        return make_weights(grid, wanted_zoom, method)
+
+    return read_fields(source, bundle.manifest.variables, zoom=zoom, finest_zoom=finest, make_weights=weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """Fields on their way into the encoder: adapted to the training source's climate, with notes and the record."""
+
+    fields: Fields
+    phase: NDArray[np.float64]  # (time)
+    own: F32 | None  # the source's own climatology at the fields' zoom
+    notes: tuple[str, ...]
+    request: dict[str, str | int | None]
+    close: Callable[[], None]
+
+
+def open_input(
+    bundle: Bundle,
+    verb: str,
+    source: "str | os.PathLike[str] | xr.Dataset",
+    zoom: int | None,
+    climatology: "str | os.PathLike[str] | xr.Dataset | None",
+) -> Input:
+    """The fields of a source, and what is known of its climate: a climatology of its own, "training", or nothing."""
+    fields = open_fields(bundle, source, zoom)
+    own, name = None, None
+    if isinstance(climatology, str) and climatology == TRAINING:
+        name = TRAINING
+    elif climatology is not None:
+        own = read_source(climatology, bundle, fields.zoom)
+        name = os.path.basename(climatology) if isinstance(climatology, str | os.PathLike) else "dataset"
+    return Input(
+        fields=fields,
+        phase=fields.phase,
+        own=own,
+        notes=(UNKNOWN,) if climatology is None else (),
+        request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
+        close=fields.close if isinstance(source, str | os.PathLike) else nothing,
+    )
+
+
+def _latents(bundle: Bundle, graphs: Graphs, given: Input) -> Iterator[tuple[Unit, F32]]:
+    """Units of latents and their seasons, one member and time chunk at a time.
+
+    Fields coarser than the model enter with each cell repeated, their finer levels masked.
+    """
+    manifest, fields = bundle.manifest, given.fields
+    mask = level_mask(manifest.zooms, fields.zoom)
+    for member in range(len(fields.members or (0,))):
+        for times in time_chunks(len(fields.times)):
+            values = fields.read(times, member if fields.members else None)[0]  # (time, variable, pixel)
+            if given.own is not None:
+                values = exchange(values, given.phase[times], given.own, bundle)
+            whole = refine(values, manifest.grid.zoom - fields.zoom)
+            seasons = season(given.phase[times], manifest.time.harmonics)
+            latent = graphs.encode(whole, seasons, np.repeat(mask[None], len(whole), axis=0))
+            yield Unit(members=slice(member, member + 1), times=times, values=latent[None]), seasons
+
+
+def compress_job(
+    bundle: Bundle,
+    graphs: Graphs,
+    source: "str | os.PathLike[str] | xr.Dataset",
+    *,
+    zoom: int | None = None,
+    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
+) -> Job:
+    """Latents (time, cell) in float32 of the fields in `source`."""
+    given = open_input(bundle, "compress", source, zoom, climatology)
+    fields, manifest = given.fields, bundle.manifest
+    attributes = provenance(bundle, graphs, given.request, given.notes)
+    attributes |= {"fsae_kind": LATENT, "fsae_latent_key": latent_key(bundle)}
+    layout = Layout(
+        variables={v.name: {"long_name": f"compressed {v.long_name}", "units": "1"} for v in manifest.variables},
+        attributes=attributes,
+        time=encode_times(fields.times, fields.bounds, fields.calendar),
+        zoom=manifest.latent.zoom,
+        members=fields.members,
+        time_chunk=TIME_CHUNK,
+        extra=(phase_coordinate(given.phase),),
+    )
+    units = (on_grid(bundle, layout, unit) for unit, _ in _latents(bundle, graphs, given))
+    return Job(layout=layout, units=units, notes=given.notes, close=given.close)
+
+
+def superres_job(
+    bundle: Bundle,
+    graphs: Graphs,
+    source: "str | os.PathLike[str] | xr.Dataset",
+    *,
+    zoom: int | None = None,
+    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
+    grid: str = "native",
+) -> Job:
+    """Fields at the model's zoom from coarser ones: the ordinary path with every finer level masked."""
+    given = open_input(bundle, "superres", source, zoom, climatology)
+    fields, notes, finest = given.fields, given.notes, bundle.manifest.grid.zoom
+    if fields.zoom == finest:
+        notes += (f"The input is at zoom {finest} already, so nothing is added to it: --zoom makes it coarser first.",)
+    attributes = provenance(bundle, graphs, {**given.request, "grid": grid}, notes)
+    time = encode_times(fields.times, fields.bounds, fields.calendar)
+    layout = field_layout(bundle, grid, time, fields.members, attributes)
+
+    def units() -> Iterator[Unit]:
+        for unit, seasons in _latents(bundle, graphs, given):
+            values = graphs.decode(unit.values[0], seasons)[None]
+            yield on_grid(bundle, layout, Unit(members=unit.members, times=unit.times, values=values))
+
+    return Job(layout=layout, units=units(), notes=notes, close=given.close)
+
+
+def _check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
+    """DataError where a dataset is not what this bundle's `compress` writes."""
+    manifest = bundle.manifest
+    if dataset.attrs.get("fsae_kind") != LATENT:
+        raise DataError(f"{name} holds no latents: give what `fsae-run compress` wrote")
+    if dataset.attrs.get("fsae_latent_key") != latent_key(bundle):
+        made_by = dataset.attrs.get("fsae_bundle", "another one")
+        raise DataError(
+            f"{name} was compressed with bundle {made_by!r} in another version than {manifest.name!r} at "
+            f"{bundle.folder}: give the bundle it was made with as --model"
+        )
+    missing = sorted(
+        {"time", "year_phase", *(v.name for v in manifest.variables)} - {str(n) for n in dataset.variables}
+    )
+    if missing:
+        raise DataError(f"{name} lacks the variables {missing}: compress the data again")
+    for variable in manifest.variables:
+        array = dataset[variable.name]
+        if array.dims[-2:] != ("time", "cell") or array.sizes["cell"] != manifest.latent.shape[1]:
+            raise DataError(
+                f"{variable.name} in {name} has the shape {dict(array.sizes)}, expected (time, cell) with "
+                f"{manifest.latent.shape[1]} cells: compress the data again"
+            )
+
+
+def decompress_job(
+    bundle: Bundle, graphs: Graphs, source: "str | os.PathLike[str] | xr.Dataset", *, grid: str = "native"
+) -> Job:
+    """Fields in physical units, at the times of the latents in `source`."""
+    dataset, name = open_source(source)
+    _check_latents(bundle, dataset, name)
+    manifest = bundle.manifest
+    arrays = [dataset[v.name] for v in manifest.variables]
+    member = member_dim(arrays[0])
+    members = tuple(int(m) for m in dataset[member].values) if member is not None else None
+    dates = find_dates(arrays[0], dataset, name)
+    phase = np.asarray(dataset["year_phase"].values, dtype=np.float64)
+    notes = tuple(filter(None, [str(dataset.attrs.get("comment", ""))]))  # what was said of the latents holds on
+    attributes = provenance(bundle, graphs, {"verb": "decompress", "input": name, "grid": grid}, notes)
+    time = encode_times(dates.stamps, dates.bounds, str(dates.stamps[0].calendar))
+    layout = field_layout(bundle, grid, time, members, attributes)
+
+    def units() -> Iterator[Unit]:
+        for place in range(len(members or (0,))):
+            here = {member: place} if member is not None else {}
+            for times in time_chunks(len(dates.stamps)):
+                try:
+                    parts = [array.isel({**here, "time": times}).values for array in arrays]
+                except READ_ERRORS as error:
+                    raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
+                latent = np.stack(parts, axis=1).astype(np.float32)  # (time, variable, latent pixel)
+                if not np.isfinite(latent).all():
+                    raise DataError(f"{name} holds latents that are not finite: it is incomplete, compress again")
+                values = graphs.decode(latent, season(phase[times], manifest.time.harmonics))[None]
+                yield on_grid(bundle, layout, Unit(members=slice(place, place + 1), times=times, values=values))
+
+    close = dataset.close if isinstance(source, str | os.PathLike) else nothing
+    return Job(layout=layout, units=units(), close=close)

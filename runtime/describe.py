@@ -1,0 +1,80 @@
+"""What a bundle is, in lines for people: the text of `fsae-run info`."""
+
+import importlib.metadata
+
+from .bundle import COMPILED, Bundle
+
+BACKENDS = (
+    ("cpu", ("onnxruntime", "onnxruntime-gpu"), "cpu"),
+    ("cuda", ("onnxruntime-gpu",), "gpu"),
+    ("trt", ("tensorrt",), "trt"),
+    ("trt-rtx", ("tensorrt-rtx-cu13",), "trt-rtx"),
+)
+
+
+def installed(names: tuple[str, ...]) -> str | None:
+    """Name and version of the first of these distributions that is installed; none of them is imported."""
+    for name in names:
+        try:
+            return f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def devices(bundle: Bundle) -> str:
+    """For each device the library that is installed for it, or the extra that brings it."""
+    found = []
+    for device, names, extra in BACKENDS:
+        library = installed(names)
+        note = library if library is not None else f'not installed (pip install "fsae[{extra}]")'
+        if device.startswith("trt") and library is not None and not (bundle.folder / COMPILED).is_dir():
+            note += ", no engine built (fsae-export BUNDLE --trt)"
+        found.append(f"{device:8}{note}")
+    return f"\n{'':14}".join(found)
+
+
+def megabytes(size: int) -> str:
+    """A size for people.
+
+    >>> megabytes(9_400_000)
+    '9.4 MB'
+    """
+    return f"{size / 1e6:.1f} MB"
+
+
+def describe(bundle: Bundle) -> str:
+    """Name, variables, zooms, ratio, period, devices, parity and size, one fact a line."""
+    manifest = bundle.manifest
+    indent = f"\n{'':14}"
+    variables = [f"{v.name} [{v.units}] {v.long_name} ({v.standard_name})" for v in manifest.variables]
+    parity = [
+        f"{graph} {precision}: {limit.max_abs_error:.2g} {limit.units}, allowed {limit.tolerance:.2g}"
+        for precision, graphs in manifest.parity.items()
+        for graph, limit in graphs.items()
+    ]
+    generates = "no: it has no denoiser"
+    if manifest.denoiser is not None and manifest.sampler is not None:
+        forcing = manifest.denoiser.forcing
+        generates = (
+            f"windows of {manifest.denoiser.window} steps, {manifest.sampler.steps} steps of {manifest.sampler.name}, "
+            f"{forcing.name} {forcing.range[0]:g} to {forcing.range[1]:g}"
+        )
+    latent = manifest.latent
+    rows = {
+        "bundle": f"{manifest.name} ({bundle.folder})",
+        "variables": indent.join(variables),
+        "grid": f"HEALPix nested, zooms {', '.join(map(str, manifest.zooms))}",
+        "compression": f"{latent.ratio}x, latents at zoom {latent.zoom}: {latent.shape[0]} x {latent.shape[1]} numbers",
+        "generation": generates,
+        "time": f"{manifest.time.step}, calendar {manifest.time.calendar}",
+        "trained on": f"{manifest.provenance.period[0]} to {manifest.provenance.period[1]}, "
+        + ", ".join(source.name for source in manifest.provenance.data),
+        "devices": devices(bundle),
+        "precision": ", ".join(manifest.precisions),
+        "parity": indent.join(parity),
+        "size": f"{megabytes(bundle.size)} in {len(manifest.files)} files",
+        "licence": manifest.licence,
+        "manifest": f"sha256 {bundle.manifest_sha256}",
+    }
+    return "\n".join(f"{name:14}{text}" for name, text in rows.items())

@@ -1,0 +1,210 @@
+"""The Python interface: a bundle on a device, and its operations on xarray objects or, streamed, on files."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .bundle import Bundle, open_bundle
+from .compression import compress_job, decompress_job, open_fields, superres_job
+from .errors import ToleranceError
+from .generation import BATCH, Request, generate_job, members_of, start_date
+from .jobs import Job, in_memory, to_file
+from .session import Graphs, open_graphs
+from .source_climate import write_source
+from .verify import Check, check_files, check_graphs
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+PathLike = str | os.PathLike[str]
+Say = Callable[[str], None]
+
+
+def silent(message: str) -> None:
+    """Nothing is done with a message."""
+
+
+def no_progress(fields: int) -> None:
+    """Nothing is done with a number of fields."""
+
+
+def load(
+    model: PathLike | None = None,
+    device: str = "auto",
+    *,
+    precision: str = "fp32",
+    threads: int | None = None,
+    say: Say = silent,
+) -> "Emulator":
+    """An emulator: a bundle (path or name; default the newest in ./engines, else the shipped one) on a device.
+
+    `device` is cpu, cuda, trt, trt-rtx or auto; a named one is used or DeviceError is raised. `say` is told which
+    bundle and which device were chosen, and of every warning.
+    """
+    bundle = open_bundle(model)
+    say(f"bundle {bundle.manifest.name} ({bundle.folder})")
+    graphs = open_graphs(bundle, device, precision=precision, threads=threads, say=say)
+    return Emulator(bundle, graphs, precision=precision, say=say)
+
+
+class Emulator:
+    """A bundle on a device. Datasets in and out are CF: variables by the model's names or standard names."""
+
+    def __init__(self, bundle: Bundle, graphs: Graphs, *, precision: str = "fp32", say: Say = silent) -> None:
+        self.bundle, self.graphs = bundle, graphs
+        self._precision, self._say = precision, say
+
+    def compress(
+        self, data: "xr.Dataset", *, zoom: int | None = None, climatology: "PathLike | xr.Dataset | None" = None
+    ) -> "xr.Dataset":
+        """Latents (time, cell) of the fields in `data`, float32; `decompress` takes them back.
+
+        `zoom`: HEALPix zoom the data is brought to (default the finest it supports). `climatology`: the one of the
+        data's source, made by `climatology`, or "training" where that is the training data's own.
+        """
+        return in_memory(self._told(compress_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology)))
+
+    def decompress(self, latents: "xr.Dataset", *, grid: str = "native") -> "xr.Dataset":
+        """Fields in physical units of latents; grid "native" is HEALPix, "source" the training data's lat-lon grid."""
+        return in_memory(self._told(decompress_job(self.bundle, self.graphs, latents, grid=grid)))
+
+    def superres(
+        self,
+        data: "xr.Dataset",
+        *,
+        zoom: int | None = None,
+        climatology: "PathLike | xr.Dataset | None" = None,
+        grid: str = "native",
+    ) -> "xr.Dataset":
+        """Fields at the model's zoom from coarser ones; arguments as in `compress` and `decompress`."""
+        job = superres_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, grid=grid)
+        return in_memory(self._told(job))
+
+    def generate(
+        self,
+        members: int | Sequence[int] = 100,
+        *,
+        start: str | None = None,
+        steps: int = 12,
+        seed: int = 0,
+        grid: str = "native",
+        batch: int = BATCH,
+    ) -> "xr.Dataset":
+        """An ensemble (realization, time, cell): that many members, or those with the given numbers.
+
+        A member depends on (seed, number, time) alone, never on the others or on `batch`. `start`: a date such as
+        2005-01, by default the month after the training period.
+        """
+        request = self._request(members, start, steps, seed)
+        return in_memory(self._told(generate_job(self.bundle, self.graphs, request, grid=grid, batch=batch)))
+
+    def compress_file(
+        self,
+        source: PathLike,
+        path: PathLike,
+        *,
+        zoom: int | None = None,
+        climatology: PathLike | None = None,
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Job:
+        """The finished job: `compress` from file to file, streamed; `progress` gets fields done and in all."""
+        job = compress_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology)
+        return self._write(job, path, overwrite, progress)
+
+    def decompress_file(
+        self,
+        source: PathLike,
+        path: PathLike,
+        *,
+        grid: str = "native",
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Job:
+        """The finished job: `decompress` from file to file, streamed."""
+        return self._write(decompress_job(self.bundle, self.graphs, source, grid=grid), path, overwrite, progress)
+
+    def superres_file(
+        self,
+        source: PathLike,
+        path: PathLike,
+        *,
+        zoom: int | None = None,
+        climatology: PathLike | None = None,
+        grid: str = "native",
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Job:
+        """The finished job: `superres` from file to file, streamed."""
+        job = superres_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, grid=grid)
+        return self._write(job, path, overwrite, progress)
+
+    def generate_file(
+        self,
+        path: PathLike,
+        members: int | Sequence[int] = 100,
+        *,
+        start: str | None = None,
+        steps: int = 12,
+        seed: int = 0,
+        grid: str = "native",
+        batch: int = BATCH,
+        overwrite: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Job:
+        """The finished job: `generate` to a file, streamed."""
+        request = self._request(members, start, steps, seed)
+        job = generate_job(self.bundle, self.graphs, request, grid=grid, batch=batch)
+        return self._write(job, path, overwrite, progress)
+
+    def verify(self) -> list[Check]:
+        """Checks of all graphs on this device, after all hashes; ToleranceError where one is outside its tolerance."""
+        check_files(self.bundle)
+        checks = check_graphs(self.bundle, self.graphs, self._precision)
+        missed = [str(check) for check in checks if not check.good]
+        if missed:
+            raise ToleranceError(f"device {self.graphs.device} misses the golden vectors: {'; '.join(missed)}")
+        return checks
+
+    def _request(self, members: int | Sequence[int], start: str | None, steps: int, seed: int) -> Request:
+        date = start_date(self.bundle.manifest, start)
+        return Request(members=members_of(members), start=date, steps=steps, seed=seed)
+
+    def _told(self, job: Job) -> Job:
+        for note in job.notes:
+            self._say(f"warning: {note}")
+        return job
+
+    def _write(self, job: Job, path: PathLike, overwrite: bool, progress: Callable[[int, int], None] | None) -> Job:
+        done = 0
+
+        def count(fields: int) -> None:
+            nonlocal done
+            done += fields
+            if progress is not None:
+                progress(done, job.fields)
+
+        to_file(self._told(job), Path(path), overwrite=overwrite, progress=count)
+        return job
+
+
+def write_climatology(
+    source: PathLike,
+    path: PathLike,
+    *,
+    model: PathLike | None = None,
+    zoom: int | None = None,
+    harmonics: int | None = None,
+    overwrite: bool = False,
+    say: Say = silent,
+) -> int:
+    """Number of steps used: the harmonic climatology of a data source, for `climatology=` of the other operations."""
+    bundle = open_bundle(model)
+    say(f"bundle {bundle.manifest.name} ({bundle.folder})")
+    fields = open_fields(bundle, source, zoom)
+    try:
+        write_source(bundle, fields, Path(path), harmonics or bundle.manifest.time.harmonics, overwrite)
+    finally:
+        fields.close()
+    return len(fields.times)

@@ -1,0 +1,152 @@
+"""Generating an ensemble as a job: what is asked for, the time axis it covers, and the units it gives."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .bundle import Bundle
+from .calendar import (
+    Bounds,
+    Date,
+    centres,
+    decimal_year,
+    parse_start,
+    step_bounds,
+    steps,
+    time_index,
+    time_method,
+    year_phase,
+)
+from .climatology import season
+from .ensemble import Steps, generate, parts_of, windows_needed
+from .errors import UsageError
+from .jobs import Job, field_layout, on_grid, provenance
+from .manifest import Manifest
+from .output import Unit, encode_times
+from .session import Graphs
+
+BATCH = 16  # members worked on at once: memory, never results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """An ensemble: member numbers, the date its first step holds, number of steps, seed."""
+
+    members: tuple[int, ...]
+    start: Date
+    steps: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.members or min(self.members) < 0 or len(set(self.members)) != len(self.members):
+            raise UsageError(f"found the members {list(self.members)}, expected one or more, 0 or above, none twice")
+        if self.steps < 1:
+            raise UsageError(f"found {self.steps} steps, expected 1 or more")
+        if self.seed < 0:
+            raise UsageError(f"found the seed {self.seed}, expected 0 or above")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """The steps of a request and, beyond them, of its last window; stamps and bounds of the steps asked for."""
+
+    steps: Steps
+    stamps: list[Date]
+    bounds: Bounds | None
+
+
+def member_ids(text: str) -> tuple[int, ...]:
+    """Member numbers of a list of numbers and ranges.
+
+    >>> member_ids("3,10-12")
+    (3, 10, 11, 12)
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UsageError(f"found the members {text!r}, expected numbers and rising ranges such as 3,10-12")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
+
+
+def default_start(manifest: Manifest) -> Date:
+    """The first of the month after the training period."""
+    last = parse_start(manifest.provenance.period[1][:7], manifest.time.calendar)
+    return steps(last, 2, "1 month", manifest.time.calendar)[1]
+
+
+def start_date(manifest: Manifest, start: str | None) -> Date:
+    """The date of a text in the bundle's calendar; without one the default start."""
+    return default_start(manifest) if start is None else parse_start(start, manifest.time.calendar)
+
+
+def timeline(manifest: Manifest, start: Date, count: int) -> Timeline:
+    """The time axis of `count` steps from the one that holds `start`.
+
+    Averages are stamped in the middle of their period, which the bounds give; instantaneous values have no bounds.
+    """
+    denoiser, _ = parts_of(manifest)
+    step, calendar = manifest.time.step, manifest.time.calendar
+    whole = windows_needed(count, denoiser.window) * denoiser.window
+    stamps = steps(start, whole, step, calendar)
+    methods = manifest.variables[0].cell_methods
+    known = Steps(
+        season=season(year_phase(stamps, step, methods), manifest.time.harmonics),
+        index=np.array([time_index(stamp, step) for stamp in stamps]),
+        forcing=decimal_year(stamps, step, methods).astype(np.float32),
+    )
+    stamps = stamps[:count]
+    if time_method(methods) == "point":
+        return Timeline(steps=known, stamps=stamps, bounds=None)
+    bounds = step_bounds(stamps, step)
+    return Timeline(steps=known, stamps=centres(stamps, step, methods, bounds), bounds=bounds)
+
+
+def forcing_note(manifest: Manifest, forcing: np.ndarray) -> tuple[str, ...]:
+    """A warning where the forcing leaves the range it was trained on."""
+    known = parts_of(manifest)[0].forcing
+    low, high = known.range
+    if low <= float(forcing.min()) and float(forcing.max()) <= high:
+        return ()
+    return (
+        f"The forcing ({known.name}) runs from {forcing.min():.2f} to {forcing.max():.2f} {known.units}, outside the "
+        f"{low:.2f} to {high:.2f} the model was trained on: it is extrapolated there.",
+    )
+
+
+def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str = "native", batch: int = BATCH) -> Job:
+    """Fields (realization, time, cell) of an ensemble, streamed window by window."""
+    manifest = bundle.manifest
+    denoiser, _ = parts_of(manifest)
+    if batch < 1:
+        raise UsageError(f"found a batch of {batch} members, expected 1 or more")
+    line = timeline(manifest, request.start, request.steps)
+    notes = forcing_note(manifest, line.steps.forcing[: request.steps])
+    record: dict[str, Any] = {
+        "verb": "generate",
+        "members": list(request.members),
+        "start": line.stamps[0].isoformat() if line.bounds is None else line.bounds[0][0].isoformat(),
+        "steps": request.steps,
+        "seed": request.seed,
+        "grid": grid,
+    }
+    attributes = provenance(bundle, graphs, record, notes) | {"fsae_seed": request.seed}
+    time = encode_times(line.stamps, line.bounds, manifest.time.calendar)
+    layout = field_layout(bundle, grid, time, request.members, attributes, time_chunk=denoiser.window)
+
+    def units() -> Iterator[Unit]:
+        pieces = generate(
+            bundle, graphs, request.members, line.steps, count=request.steps, seed=request.seed, batch=batch
+        )
+        for unit in pieces:
+            yield on_grid(bundle, layout, unit)
+
+    return Job(layout=layout, units=units(), notes=notes)
+
+
+def members_of(members: int | Sequence[int]) -> tuple[int, ...]:
+    """Member numbers: 0 to N - 1 for a number N, or those given."""
+    return tuple(range(members)) if isinstance(members, int) else tuple(members)

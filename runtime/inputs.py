@@ -1,0 +1,196 @@
+"""Opening CF datasets, finding a variable in them, and its dates; every failure is a DataError of one sentence."""
+
+import datetime
+import importlib.util
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cftime
+import numpy as np
+
+from .calendar import Date, as_dates
+from .errors import DataError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
+MEMBER_NAMES = ("realization", "member", "number", "ensemble", "ensemble_member", "member_id")
+# What damaged files raise on opening or reading, through xarray, h5netcdf, h5py and zarr.
+READ_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
+NOISE_US = 500  # times written as floating-point days are off by less than this
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dates:
+    """Time axis of a variable: its dimension (None: a single time), stamps, and bounds where the file has them."""
+
+    dim: str | None
+    stamps: tuple[Date, ...]
+    bounds: tuple[tuple[Date, Date], ...] | None
+
+
+def open_source(source: "str | os.PathLike[str] | xr.Dataset") -> "tuple[xr.Dataset, str]":
+    """The dataset of a path (NetCDF or Zarr), unread and with undecoded times, and its name; a Dataset as it is."""
+    import xarray as xr  # start-up time
+
+    if isinstance(source, xr.Dataset):
+        return source, "dataset"
+    path = Path(source)
+    try:
+        engine = _engine(path)
+        # cache=False: what was read is not kept, so memory does not grow with time
+        if engine == "zarr":
+            opened = xr.open_dataset(
+                path, engine="zarr", decode_times=False, cache=False, chunks=None, consolidated=False
+            )
+        else:
+            opened = xr.open_dataset(path, engine=engine, decode_times=False, cache=False)
+    except READ_ERRORS as error:
+        raise DataError(f"cannot read {path}: {reason(error)}; is the file damaged or incomplete?") from None
+    return opened, path.name
+
+
+def reason(error: Exception) -> str:
+    """The first line of what went wrong, for a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _engine(path: Path) -> Any:
+    """The xarray engine for a file or folder, by its content and not its name."""
+    if not path.exists():
+        raise DataError(f"found no file {path}: give the path of a NetCDF file or a Zarr store on this machine")
+    if path.is_dir():
+        if any((path / mark).exists() for mark in ZARR_MARKS):
+            return "zarr"
+        raise DataError(f"{path} is a folder and no Zarr store: give a NetCDF file or a Zarr store")
+    with path.open("rb") as file:
+        head = file.read(8)
+        for offset in (512, 1024, 2048):  # HDF5 allows a block of the user's own before the file
+            if head == HDF5_MAGIC:
+                break
+            file.seek(offset)
+            head = HDF5_MAGIC if file.read(8) == HDF5_MAGIC else head
+    if head == HDF5_MAGIC:
+        return "h5netcdf"
+    if head[:3] == b"CDF":
+        if head[3:4] in (b"\x01", b"\x02") and importlib.util.find_spec("scipy") is not None:
+            return "scipy"
+        raise DataError(
+            f"{path} is a classic NetCDF-3 file, expected NetCDF-4 or Zarr: "
+            "convert it with `nccopy -k nc4 IN OUT`, or install scipy"
+        )
+    kind = "a GRIB file" if head[:4] == b"GRIB" else "empty" if not head else "neither NetCDF nor Zarr"
+    raise DataError(f"{path} is {kind}, expected NetCDF-4 or Zarr: convert it first")
+
+
+def choose_variable(dataset: "xr.Dataset", name: str, standard_name: str, where: str) -> "xr.DataArray":
+    """The variable of that name, else the only one of that standard name; DataError listing what is there."""
+    if name in dataset.variables:
+        return dataset[name]
+    same = [str(n) for n, v in dataset.data_vars.items() if standard_name and standard(v) == standard_name]
+    if len(same) == 1:
+        return dataset[same[0]]
+    if same:
+        raise DataError(
+            f"{where} has {len(same)} variables of standard name {standard_name!r}: {', '.join(same)}; "
+            f"expected one, or one called {name!r}"
+        )
+    there = [f"{n} ({standard(v)})" if standard(v) else str(n) for n, v in dataset.data_vars.items()]
+    also = f" nor one of standard name {standard_name!r}" if standard_name else ""
+    raise DataError(f"{where} has no variable {name!r}{also}; it has {', '.join(there) or 'no variables'}")
+
+
+def has_variable(dataset: "xr.Dataset", name: str, standard_name: str) -> bool:
+    """Whether `choose_variable` would find something to choose."""
+    return name in dataset.variables or any(standard_name and standard(v) == standard_name for v in dataset.values())
+
+
+def standard(variable: "xr.DataArray | xr.Variable") -> str:
+    """The CF standard name of a variable, or an empty text."""
+    return str(variable.attrs.get("standard_name", ""))
+
+
+def _is_time(variable: "xr.Variable") -> bool:
+    if variable.dtype.kind == "M" or standard(variable) == "time":
+        return True
+    if variable.dtype.kind == "O":
+        return variable.size > 0 and isinstance(variable.values.reshape(-1)[0], cftime.datetime)
+    axis = str(variable.attrs.get("axis", "")).upper()
+    return axis == "T" or " since " in str(variable.attrs.get("units", ""))
+
+
+def member_dim(array: "xr.DataArray") -> str | None:
+    """The dimension of ensemble members, None where there is none."""
+    for dim in map(str, array.dims):
+        if dim.lower() in MEMBER_NAMES or (dim in array.coords and standard(array.coords[dim]) == "realization"):
+            return dim
+    return None
+
+
+def find_dates(array: "xr.DataArray", dataset: "xr.Dataset", where: str) -> Dates:
+    """The dates of a variable, decoded in the calendar of its time axis and strictly rising."""
+    variables = dataset.variables
+    dim = next((str(d) for d in array.dims if d in variables and _is_time(variables[d])), None)
+    name = dim
+    if name is None:
+        loose = [str(n) for n, c in array.coords.items() if c.ndim == 0 and _is_time(c.variable)]
+        loose.sort(key=lambda n: (n != "time", standard(variables[n]) != "time"))  # not forecast_reference_time
+        name = loose[0] if loose else None
+    if name is None:
+        raise DataError(f"{array.name} in {where} has no time axis with CF units among its dimensions {array.dims}")
+    axis = variables[name]
+    stamps = _decode(axis, axis, f"the times of {array.name} in {where}")
+    if not stamps:
+        raise DataError(f"{array.name} in {where} has no time steps")
+    for before, after in itertools.pairwise(stamps):
+        if after <= before:
+            kind = "the same date twice" if after == before else "dates that do not rise"
+            raise DataError(f"{array.name} in {where} has {kind} ({after} after {before}): sort its times first")
+    return Dates(dim=dim, stamps=stamps, bounds=_find_bounds(axis, dataset, len(stamps), where))
+
+
+def _find_bounds(
+    axis: "xr.Variable", dataset: "xr.Dataset", count: int, where: str
+) -> tuple[tuple[Date, Date], ...] | None:
+    """Bounds of the time axis; None where the file names none or does not hold those it names."""
+    name = str(axis.attrs.get("bounds", axis.encoding.get("bounds", "")))
+    if name not in dataset.variables or dataset.variables[name].shape[-1:] != (2,):
+        return None
+    edges = _decode(dataset.variables[name], axis, f"the time bounds in {where}")
+    if len(edges) != 2 * count:
+        return None
+    return tuple(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _decode(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tuple[Date, ...]:
+    """Dates of a time variable, or of its bounds, flat; units and calendar are those of the axis."""
+    try:
+        values = np.asarray(variable.values).reshape(-1)
+        if values.dtype.kind not in "iuf":
+            return tuple(map(_without_noise, as_dates(values)))
+        if not np.isfinite(values).all():
+            raise DataError(f"{what} have missing values, expected a date for each step")
+        units = axis.attrs.get("units", axis.encoding.get("units"))
+        calendar = axis.attrs.get("calendar", axis.encoding.get("calendar", "standard"))
+        if units is None:
+            raise DataError(f"{what} have no units, expected such as 'days since 1950-01-01'")
+        dates: Sequence[Date] = np.atleast_1d(
+            cftime.num2date(values, str(units), str(calendar).lower(), only_use_cftime_datetimes=True)
+        ).tolist()
+        return tuple(map(_without_noise, dates))
+    except READ_ERRORS as error:
+        raise DataError(f"cannot decode {what}: {reason(error)}") from None
+
+
+def _without_noise(date: Date) -> Date:
+    """The date, to the whole second where it is within rounding of one."""
+    over = date.microsecond
+    if over >= 1_000_000 - NOISE_US:
+        over -= 1_000_000
+    return date - datetime.timedelta(microseconds=over) if 0 < abs(over) <= NOISE_US else date

@@ -1,0 +1,151 @@
+"""Work as a layout and the units that fill it: what goes to a file and what comes back in memory is one thing."""
+
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .bundle import Bundle
+from .errors import ToleranceError, UsageError
+from .manifest import Variable
+from .output import Layout, TimeAxis, Unit, normalised, open_output, to_dataset
+from .regrid import apply
+from .session import Graphs
+from .stores import F32, Attribute, Coordinate
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+GRIDS = ("native", "source")
+TIME_CHUNK = 12  # steps worked on at once, and in one chunk of the output, where the model sets no window
+
+
+def nothing() -> None:
+    """Nothing."""
+
+
+def time_chunks(steps: int) -> Iterator[slice]:
+    """Slices of `TIME_CHUNK` steps that cover `steps` of them.
+
+    >>> [(part.start, part.stop) for part in time_chunks(14)]
+    [(0, 12), (12, 14)]
+    """
+    for first in range(0, steps, TIME_CHUNK):
+        yield slice(first, min(first + TIME_CHUNK, steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to write: a layout and, in one pass, the units that fill it.
+
+    `notes` are warnings for the user, `close` closes the input and is called when all is done or has failed.
+    """
+
+    layout: Layout
+    units: Iterator[Unit]
+    notes: tuple[str, ...] = ()
+    close: Callable[[], None] = nothing
+
+    @property
+    def fields(self) -> int:
+        """Number of fields: members times steps."""
+        return len(self.layout.members or (0,)) * self.layout.time.values.size
+
+
+def versions(graphs: Graphs) -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    name, version = graphs.backend.rsplit(" ", 1)
+    return {"fsae": importlib.metadata.version("fsae"), "numpy": np.__version__, name: version}
+
+
+def provenance(
+    bundle: Bundle, graphs: Graphs, request: Mapping[str, Any], notes: tuple[str, ...]
+) -> dict[str, Attribute]:
+    """Global attributes that say where the numbers come from: enough to make them again, no clock, no batch size."""
+    attributes: dict[str, Attribute] = {
+        "source": f"fsae bundle {bundle.manifest.name}",
+        "license": bundle.manifest.licence,
+        "fsae_bundle": bundle.manifest.name,
+        "fsae_manifest_sha256": bundle.manifest_sha256,
+        "fsae_request": normalised(request),
+        "fsae_device": graphs.device,
+        "fsae_versions": normalised(versions(graphs)),
+    }
+    return attributes | ({"comment": " ".join(notes)} if notes else {})
+
+
+def cf_attributes(variable: Variable) -> dict[str, Attribute]:
+    """CF attributes of a variable of the model."""
+    return {
+        "standard_name": variable.standard_name,
+        "long_name": variable.long_name,
+        "units": variable.units,
+        "cell_methods": variable.cell_methods,
+    }
+
+
+def field_layout(
+    bundle: Bundle,
+    grid: str,
+    time: TimeAxis,
+    members: tuple[int, ...] | None,
+    attributes: Mapping[str, Attribute],
+    *,
+    time_chunk: int = TIME_CHUNK,
+) -> Layout:
+    """Layout of physical fields on the model's own HEALPix grid ("native") or the training data's grid ("source")."""
+    if grid not in GRIDS:
+        raise UsageError(f"found the grid {grid!r}, expected one of {', '.join(GRIDS)}")
+    native, tables = grid == "native", bundle.tables
+    return Layout(
+        variables={v.name: cf_attributes(v) for v in bundle.manifest.variables},
+        attributes=attributes,
+        time=time,
+        zoom=bundle.manifest.grid.zoom if native else None,
+        lat_deg=None if native else tables.source_lat_deg,
+        lon_deg=None if native else tables.source_lon_deg,
+        members=members,
+        time_chunk=time_chunk,
+    )
+
+
+def on_grid(bundle: Bundle, layout: Layout, unit: Unit) -> Unit:
+    """The unit on the layout's grid; ToleranceError where it holds values that are not finite."""
+    if not np.isfinite(unit.values).all():
+        raise ToleranceError("the model gave values that are not finite: check the input and run `fsae-run verify`")
+    if layout.zoom is not None:
+        return unit
+    values = apply(bundle.tables.to_source, unit.values).astype(np.float32)
+    return Unit(members=unit.members, times=unit.times, values=values)
+
+
+def in_memory(job: Job) -> "xr.Dataset":
+    """The whole result as a dataset."""
+    layout = job.layout
+    members = len(layout.members or (0,))
+    whole: F32 = np.empty((members, layout.time.values.size, len(layout.variables), layout.points), dtype=np.float32)
+    with contextlib.closing(job):
+        for unit in job.units:
+            whole[unit.members, unit.times] = unit.values
+    return to_dataset(layout, whole)
+
+
+def to_file(job: Job, path: Path, *, overwrite: bool, progress: Callable[[int], None]) -> None:
+    """Nothing; the result is streamed to `path`, and `progress` is told of every few fields written."""
+    with contextlib.closing(job), open_output(path, job.layout, overwrite) as write:
+        for unit in job.units:
+            write(unit)
+            progress(unit.values.shape[0] * unit.values.shape[1])
+
+
+def phase_coordinate(phase: np.ndarray) -> Coordinate:
+    """The phases of the year of a latent's steps: the decoder needs them, and stamps alone do not tell."""
+    attributes: dict[str, Attribute] = {
+        "long_name": "fraction of the year at the middle of the averaging period",
+        "units": "1",
+    }
+    return Coordinate(name="year_phase", dims=("time",), values=phase.astype(np.float64), attributes=attributes)

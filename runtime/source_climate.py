@@ -1,0 +1,113 @@
+"""The climatology of a data source of its own: made from its fields, stored, and exchanged for the model's.
+
+The graphs hold the climatology mu of the training source. Data of another source with its own bias enters as
+x - mu_source + mu, so that the model sees anomalies of the kind it knows (DESIGN 3.1).
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .bundle import Bundle
+from .climatology import evaluate, projection, season
+from .errors import DataError
+from .fields import Fields
+from .healpix import coarsen, npix, zoom_of
+from .inputs import READ_ERRORS, open_source, reason
+from .jobs import TIME_CHUNK
+from .output import cell_coordinates, normalised
+from .stores import F32, Attribute, Coordinate, open_store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+KIND = "climatology"
+TRAINING = "training"  # says that the data has the training data's own climatology
+UNKNOWN = (
+    "No climatology of the input's own source was given, so its bias against the training data is taken for anomaly: "
+    "make one with `fsae-run climatology`, or say --climatology training where the source is the same."
+)
+
+
+def fit_source(fields: Fields, harmonics: int) -> F32:
+    """Coefficients (variable, 1 + 2K, pixel) fitted to all steps and members of a source, read in pieces."""
+    solver = projection(fields.phase, harmonics)
+    total = np.zeros((solver.shape[0], len(fields.variables), npix(fields.zoom)))  # (coefficient, variable, pixel)
+    for times, values in fields.chunks(TIME_CHUNK):
+        total += np.tensordot(solver[:, times], values.astype(np.float64).mean(axis=0), axes=1)
+    if not np.isfinite(total).all():
+        raise DataError(f"found missing values in {fields.source}, expected none where a climatology is made")
+    return np.ascontiguousarray(total.transpose(1, 0, 2), dtype=np.float32)
+
+
+def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, overwrite: bool) -> None:
+    """Nothing; the source's climatology stands in a CF file at `path`."""
+    coefficients = fit_source(fields, harmonics)
+    request = {"verb": KIND, "input": fields.source, "zoom": fields.zoom, "harmonics": harmonics}
+    attributes: dict[str, Attribute] = {
+        "title": "harmonic climatology: mean, then cosine and sine of 1, 2, ... cycles a year",
+        "fsae_kind": KIND,
+        "fsae_bundle": bundle.manifest.name,
+        "fsae_request": normalised(request),
+    }
+    names: dict[str, Attribute] = {"long_name": "0 is the mean, 2k - 1 and 2k the cosine and sine of k cycles a year"}
+    numbers = np.arange(1 + 2 * harmonics, dtype=np.int64)
+    with open_store(path, attributes, overwrite) as store:
+        store.put(Coordinate(name="coefficient", dims=("coefficient",), values=numbers, attributes=names))
+        for item in cell_coordinates(fields.zoom):
+            store.put(item)
+        for variable, values in zip(bundle.manifest.variables, coefficients, strict=True):
+            described: dict[str, Attribute] = {
+                "long_name": f"harmonic climatology of {variable.long_name}",
+                "units": variable.units,
+                "grid_mapping": "crs",
+                "coordinates": "lat lon",
+            }
+            store.put(Coordinate(name=variable.name, dims=("coefficient", "cell"), values=values, attributes=described))
+
+
+def read_source(source: "str | os.PathLike[str] | xr.Dataset", bundle: Bundle, zoom: int) -> F32:
+    """Coefficients (variable, 1 + 2K, pixel) at `zoom` from what `write_source` wrote at that zoom or a finer one."""
+    dataset, name = open_source(source)
+    try:
+        coefficients = _read_coefficients(dataset, name, bundle)
+    finally:
+        if isinstance(source, str | os.PathLike):
+            dataset.close()
+    levels = zoom_of(coefficients.shape[-1]) - zoom
+    if levels < 0:
+        raise DataError(
+            f"{name} is at zoom {zoom + levels}, coarser than the input at zoom {zoom}: make it from the input"
+        )
+    return coarsen(coefficients, levels).astype(np.float32)
+
+
+def _read_coefficients(dataset: "xr.Dataset", name: str, bundle: Bundle) -> F32:
+    """The coefficients in a dataset; DataError where it is no climatology of the bundle's variables."""
+    if dataset.attrs.get("fsae_kind") != KIND:
+        raise DataError(f"{name} holds no climatology: give a file made by `fsae-run climatology`")
+    found = []
+    for variable in bundle.manifest.variables:
+        if variable.name not in dataset or set(dataset[variable.name].dims) != {"coefficient", "cell"}:
+            raise DataError(f"{name} has no climatology of {variable.name}: make it again with this model")
+        array = dataset[variable.name]
+        if array.attrs.get("units") != variable.units:
+            raise DataError(f"{name} has {variable.name} in {array.attrs.get('units')!r}, expected {variable.units!r}")
+        try:
+            found.append(np.asarray(array.transpose("coefficient", "cell").values, dtype=np.float32))
+        except READ_ERRORS as error:
+            raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
+    return np.stack(found)  # (variable, 1 + 2K, pixel)
+
+
+def exchange(values: F32, phase: np.ndarray, own: F32, bundle: Bundle) -> F32:
+    """Fields (..., time, variable, pixel) with their source's climatology `own` exchanged for the training source's."""
+    zoom = zoom_of(values.shape[-1])
+    trained = coarsen(
+        bundle.tables.climatology, bundle.manifest.grid.zoom - zoom
+    )  # block means of mu are mu of block means
+    before = evaluate(own, season(phase, (own.shape[1] - 1) // 2))
+    after = evaluate(trained, season(phase, bundle.manifest.time.harmonics))
+    return np.asarray(values - before + after, dtype=np.float32)

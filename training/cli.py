@@ -1,0 +1,146 @@
+"""`fsae-train`: prepare data, train the autoencoder and the diffusion model, evaluate on years not seen."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from fsae.runtime.errors import FsaeError, UsageError
+
+EXAMPLES = """\b
+Examples:
+  fsae-train                                  the default run on the sample data, into runs/
+  fsae-train my-model.toml                    another configuration
+  fsae-train                                  again after an interruption: it goes on where it stopped
+  fsae-train evaluate                         figures of the newest run on its evaluation years
+  fsae-train prepare IN.nc OUT.zarr --zoom 5  only put data on HEALPix
+"""
+
+
+class TrainGroup(click.Group):
+    """A group whose first word may be a configuration file instead of a subcommand."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without a subcommand the arguments are those of `fit`."""
+        known = set(self.commands)
+        asks = {"--help", "-h", "--version"}
+        if not any(word in known for word in args[:1]) and not asks & set(args):
+            args = ["fit", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=TrainGroup,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="[CONFIG.toml] | COMMAND [ARGS]...",
+)
+@click.version_option(package_name="fsae", prog_name="fsae-train")
+def cli() -> None:
+    """Train a Field-Space Autoencoder and its latent diffusion model.
+
+    Without a command: prepare, statistics, autoencoder, diffusion, each skipped when it is done already.
+    """
+
+
+@cli.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--out", "out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Runs folder."
+)
+@click.option("--name", help="Name of the run's folder; default: the configuration's.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def fit(config: Path | None, out: Path, name: str | None, quiet: bool) -> None:
+    """Train CONFIG.toml (default: the shipped configuration); interrupted, the same command goes on."""
+    from .config import DEFAULT, read_config
+    from .stages import train
+
+    source = config or DEFAULT
+    settings = read_config(source)
+    inputs = [source.parent / path for path in settings.data.inputs]
+    missing = [str(path) for path in inputs if not path.exists()]
+    if missing and config is None:
+        raise UsageError(
+            "the sample data is not part of the installed package: clone the project's repository and run fsae-train "
+            "there, or give a configuration of your own, as fsae-train CONFIG.toml"
+        )
+    if missing:
+        raise UsageError(f"data.inputs names {missing[0]}, which does not exist (paths are relative to {source})")
+    folder = out / (name or settings.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    log_to(folder / "train.log")
+    run = train(settings, inputs, folder, progress=not quiet and sys.stderr.isatty())
+    click.echo(f"trained {run.path}: next, fsae-train evaluate {run.path} and fsae-export {run.path}")
+
+
+@cli.command(context_settings={"show_default": True})
+@click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option(
+    "--variable", "names", multiple=True, help="Variable to take (repeatable); default: all on the first grid."
+)
+@click.option("--zoom", type=int, help="HEALPix zoom; default: the finest the grid supports.")
+@click.option("--method", type=click.Choice(["auto", "bilinear", "conservative"]), default="auto", help="Regridding.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT.")
+def prepare(
+    inputs: tuple[Path, ...], output: Path, names: tuple[str, ...], zoom: int | None, method: str, overwrite: bool
+) -> None:
+    """Put INPUTS (CF NetCDF or Zarr, lat-lon or HEALPix) on nested HEALPix, into the Zarr store OUTPUT."""
+    from .prepare import describe_variables
+    from .prepare import prepare as run_prepare
+
+    variables = describe_variables(inputs, names)
+    run_prepare(list(inputs), output, variables, zoom=zoom, method=method, overwrite=overwrite)
+    click.echo(f"wrote {output}: {', '.join(v.name for v in variables)}")
+
+
+@cli.command(context_settings={"show_default": True})
+@click.argument("model", required=False)
+@click.option("--members", type=int, default=20, help="Members of the generated ensemble.")
+@click.option("--sample-steps", type=int, help="Noise levels of the sampler; default: the model's own.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
+def evaluate(model: str | None, members: int, sample_steps: int | None, json_path: Path | None) -> None:
+    """Figures of MODEL (a run or a bundle; default: the newest run) on its evaluation years, beside baselines."""
+    from .evaluation import evaluate_model
+
+    text, record = evaluate_model(model, members=members, sample_steps=sample_steps)
+    if json_path is not None:
+        json_path.write_text(record + "\n", encoding="utf-8")
+    click.echo(text)
+
+
+def log_to(path: Path) -> None:
+    """Send the log to stderr and to the end of the file `path`."""
+    logger = logging.getLogger("fsae")
+    logger.setLevel(logging.INFO)
+    logger.handlers.clear()
+    file, terminal = logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(file)
+    logger.addHandler(terminal)
+    for name in ("lightning.pytorch", "lightning.fabric"):  # its notes on hardware say nothing of the run
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; gives the exit code of `fsae.runtime.errors`."""
+    try:
+        cli.main(args=argv, prog_name="fsae-train", standalone_mode=False)
+    except FsaeError as error:
+        click.echo(f"fsae-train: error: {error}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("fsae-train: stopped; the same command goes on from the last checkpoint", err=True)
+        return 75
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
