@@ -63,12 +63,12 @@ class Part:
 def export_run(
     run: Run, out: Path, name: str | None = None, *, say: Callable[[str], None] = lambda message: None
 ) -> Exported:
-    """The bundle `out`/`name` (default: the run's name) of a finished run, replacing an older one of that name.
+    """The bundle `out`/`name` of a finished run, in place of an older one; without a name, that of the run's folder.
 
     Every graph is compared with the trained model on real fields first; above tolerance nothing is written and an older
     bundle stays as it is. Engines of the older bundle whose graph has not changed are kept.
     """
-    name = name or run.config.name
+    name = run.path.resolve().name if name is None else name
     if not is_safe_path(name) or "/" in name:
         raise UsageError(f"the bundle name {name!r} is no plain name: use letters, digits, '-', '_' and '.'")
     folder = out / name

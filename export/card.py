@@ -62,11 +62,13 @@ def _introduction(manifest: Manifest) -> list[str]:
         return [*lines, "- No diffusion model: this bundle compresses and super-resolves, it does not generate."]
     denoiser, sampler = manifest.denoiser, manifest.sampler
     forcing = denoiser.forcing
+    units = "" if forcing.units == "year" else f" {forcing.units}"
+    span = f"{forcing.range[0]:g} to {forcing.range[1]:g}{units}"
     return [
         *lines,
         f"- Generation: a latent diffusion model draws {denoiser.window} steps at a time given the {denoiser.previous} "
-        f"before; it knows the time of year and the {forcing.name} ({forcing.range[0]:g} to {forcing.range[1]:g} "
-        f"{forcing.units} in training). Sampler {sampler.name}, {sampler.steps} steps.",
+        f"before; it knows the time of year and the {forcing.name} ({span} in training). "
+        f"Sampler {sampler.name}, {sampler.steps} steps.",
     ]
 
 

@@ -185,7 +185,7 @@ def _megabytes(size: int) -> str:
 @click.command(epilog=EXAMPLES)
 @click.argument("source", metavar="[RUN_OR_BUNDLE]", required=False)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of bundles.  [default: engines]")
-@click.option("--name", help="Name of the bundle.  [default: the run's]")
+@click.option("--name", help="Name of the bundle.  [default: that of the run's folder]")
 @click.option("--trt", is_flag=True, help="Build TensorRT engines, or TensorRT-RTX ones where only that is installed.")
 @click.option("--batch", metavar="MIN,BEST,MAX", help="Batch sizes of the engines.  [default: 1,8,32]")
 @click.version_option(package_name="fsae", prog_name="fsae-export")

@@ -41,7 +41,7 @@ def variables_of(run: Run) -> tuple[Variable, ...]:
             units=v.units,
             cell_methods=v.cell_methods,
             valid_range=v.valid_range,
-            missing=False,
+            missing=v.missing,
         )
         for v in run.config.data.variables
     )

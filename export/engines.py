@@ -3,6 +3,7 @@
 Needs neither torch nor onnx: the ONNX files of the bundle and one of the two libraries are enough.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -95,6 +96,10 @@ def build_engines(
     options = options or BuildOptions()
     trt, target = build_target(flavour)
     folder = engine_folder(bundle)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
     known = _usable(bundle, say)
     built = []
     for precision in bundle.manifest.precisions:
@@ -205,12 +210,16 @@ def _write(path: Path, data: bytes) -> None:
     """Nothing; writes a file aside and renames it."""
     aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
-        path.parent.mkdir(exist_ok=True)
         aside.write_bytes(data)
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}; is there space, and is the folder yours?") from None
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot write {path}: {error.strerror}; is there space, and is the folder yours?")
 
 
 def _sweep(folder: Path, keep: set[str]) -> None:

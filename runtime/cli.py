@@ -27,6 +27,8 @@ DEVICES = ("auto", "cpu", "cuda", "trt", "trt-rtx")
 GRID_HELP = "HEALPix as the model computes, or the lat-lon grid of its training data."
 CLIMATOLOGY_HELP = "Climatology of the input's own source, or the word `training`."
 
+NAME_HELP = "What the input calls a variable of the model; may be given for each."
+
 Value = TypeVar("Value")
 Command = TypeVar("Command", bound=Callable[..., Any])
 Progress = Callable[[int, int], None]
@@ -73,6 +75,18 @@ def merged(context: click.Context, model: str | None, device: str | None, thread
         device=one("device", before.device, device),
         threads=one("threads", before.threads, threads),
     )
+
+
+def name_pairs(names: tuple[str, ...]) -> dict[str, str]:
+    """Names the input uses for variables of the model, by the model's.
+
+    >>> name_pairs(("tas=ts",))
+    {'tas': 'ts'}
+    """
+    pairs = dict(name.partition("=")[::2] for name in names)
+    if not all(pairs) or not all(pairs.values()) or len(pairs) != len(names):
+        raise UsageError(f"found --name {' '.join(names)}, expected such as tas=ts, once for a variable")
+    return pairs
 
 
 def open_emulator(options: Options) -> "Emulator":
@@ -211,6 +225,7 @@ def verify(context: click.Context, model: str | None, device: str | None, thread
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="OUT")
 @click.option("--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports.")
+@click.option("--name", "names", metavar="TAS=TS", multiple=True, help=NAME_HELP)
 @click.option("--climatology", metavar="FILE|training", help=CLIMATOLOGY_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace existing output.")
 @common
@@ -221,6 +236,7 @@ def compress(
     out: str,
     *,
     zoom: int | None,
+    names: tuple[str, ...],
     climatology: str | None,
     overwrite: bool,
     model: str | None,
@@ -239,7 +255,13 @@ def compress(
     emulator = open_emulator(options)
     with progress_bar("compress") as progress:
         job = emulator.compress_file(
-            source, path, zoom=zoom, climatology=climatology, overwrite=overwrite, progress=progress
+            source,
+            path,
+            zoom=zoom,
+            climatology=climatology,
+            names=name_pairs(names),
+            overwrite=overwrite,
+            progress=progress,
         )
     click.echo(summary("compressed", job, path, emulator.graphs.device, began))
 
@@ -281,6 +303,7 @@ def decompress(
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="OUT")
 @click.option("--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports.")
+@click.option("--name", "names", metavar="TAS=TS", multiple=True, help=NAME_HELP)
 @click.option("--climatology", metavar="FILE|training", help=CLIMATOLOGY_HELP)
 @click.option("--grid", type=click.Choice(["native", "source"]), default="native", show_default=True, help=GRID_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace existing output.")
@@ -292,6 +315,7 @@ def superres(
     out: str,
     *,
     zoom: int | None,
+    names: tuple[str, ...],
     climatology: str | None,
     grid: str,
     overwrite: bool,
@@ -312,7 +336,14 @@ def superres(
     emulator = open_emulator(options)
     with progress_bar("superres") as progress:
         job = emulator.superres_file(
-            source, path, zoom=zoom, climatology=climatology, grid=grid, overwrite=overwrite, progress=progress
+            source,
+            path,
+            zoom=zoom,
+            climatology=climatology,
+            names=name_pairs(names),
+            grid=grid,
+            overwrite=overwrite,
+            progress=progress,
         )
     click.echo(summary("super-resolved", job, path, emulator.graphs.device, began))
 
@@ -380,6 +411,7 @@ def generate(
 @click.argument("source", metavar="IN")
 @click.argument("out", metavar="OUT")
 @click.option("--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports.")
+@click.option("--name", "names", metavar="TAS=TS", multiple=True, help=NAME_HELP)
 @click.option("--harmonics", type=click.IntRange(min=1), help="Waves of the year; default as many as the model has.")
 @click.option("--overwrite", is_flag=True, help="Replace existing output.")
 @common
@@ -390,6 +422,7 @@ def climatology(
     out: str,
     *,
     zoom: int | None,
+    names: tuple[str, ...],
     harmonics: int | None,
     overwrite: bool,
     model: str | None,
@@ -401,13 +434,21 @@ def climatology(
     \b
     Examples:
       fsae-run climatology other-model-1980-2010.nc other-climatology.nc
+      fsae-run climatology skin-temperature.nc other-climatology.nc --name tas=ts
     """
     from .emulator import write_climatology
 
     options = merged(context, model, device, threads)
     path = prepare_output(out, overwrite, source)
     steps = write_climatology(
-        source, path, model=options.model, zoom=zoom, harmonics=harmonics, overwrite=overwrite, say=say
+        source,
+        path,
+        model=options.model,
+        zoom=zoom,
+        names=name_pairs(names),
+        harmonics=harmonics,
+        overwrite=overwrite,
+        say=say,
     )
     click.echo(f"made the climatology of {steps} steps: {path} ({human(size_of(path))})")
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .climatology import season
-from .errors import DataError
+from .errors import DataError, UsageError
 from .fields import Fields, read_fields
 from .grids import LatLonGrid
 from .healpix import refine
@@ -37,8 +37,20 @@ def latent_key(bundle: Bundle) -> str:
     return hashlib.sha256(" ".join(graphs).encode()).hexdigest()
 
 
-def open_fields(bundle: Bundle, source: "str | os.PathLike[str] | xr.Dataset", zoom: int | None = None) -> Fields:
-    """The model's variables in a source; data on the training data's own grid takes the bundle's own weights."""
+def open_fields(
+    bundle: Bundle,
+    source: "str | os.PathLike[str] | xr.Dataset",
+    zoom: int | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Fields:
+    """The model's variables in a source, which may call them otherwise: `names` maps the model's names to its own.
+
+    Data on the training data's own grid is regridded by the bundle's own weights.
+    """
+    unknown = sorted(set(names or {}) - {v.name for v in bundle.manifest.variables})
+    if unknown:
+        known = ", ".join(v.name for v in bundle.manifest.variables)
+        raise UsageError(f"found names for {', '.join(unknown)}, expected for variables of the model: {known}")
     tables, finest = bundle.tables, bundle.manifest.grid.zoom
 
     def weights(grid: LatLonGrid, wanted_zoom: int, method: str) -> Weights:
@@ -48,7 +60,9 @@ def open_fields(bundle: Bundle, source: "str | os.PathLike[str] | xr.Dataset", z
             return tables.to_healpix
         return make_weights(grid, wanted_zoom, method)
 
-    return read_fields(source, bundle.manifest.variables, zoom=zoom, finest_zoom=finest, make_weights=weights)
+    return read_fields(
+        source, bundle.manifest.variables, zoom=zoom, finest_zoom=finest, names=names, make_weights=weights
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +83,10 @@ def open_input(
     source: "str | os.PathLike[str] | xr.Dataset",
     zoom: int | None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None",
+    names: Mapping[str, str] | None,
 ) -> Input:
     """The fields of a source, and what is known of its climate: a climatology of its own, "training", or nothing."""
-    fields = open_fields(bundle, source, zoom)
+    fields = open_fields(bundle, source, zoom, names)
     own, name = None, None
     if isinstance(climatology, str) and climatology == TRAINING:
         name = TRAINING
@@ -113,9 +128,10 @@ def compress_job(
     *,
     zoom: int | None = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
+    names: Mapping[str, str] | None = None,
 ) -> Job:
     """Latents (time, cell) in float32 of the fields in `source`."""
-    given = open_input(bundle, "compress", source, zoom, climatology)
+    given = open_input(bundle, "compress", source, zoom, climatology, names)
     fields, manifest = given.fields, bundle.manifest
     attributes = provenance(bundle, graphs, given.request, given.notes)
     attributes |= {"fsae_kind": LATENT, "fsae_latent_key": latent_key(bundle)}
@@ -139,10 +155,11 @@ def superres_job(
     *,
     zoom: int | None = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
+    names: Mapping[str, str] | None = None,
     grid: str = "native",
 ) -> Job:
     """Fields at the model's zoom from coarser ones: the ordinary path with every finer level masked."""
-    given = open_input(bundle, "superres", source, zoom, climatology)
+    given = open_input(bundle, "superres", source, zoom, climatology, names)
     fields, notes, finest = given.fields, given.notes, bundle.manifest.grid.zoom
     if fields.zoom == finest:
         notes += (f"The input is at zoom {finest} already, so nothing is added to it: --zoom makes it coarser first.",)

@@ -1,7 +1,7 @@
 """The Python interface: a bundle on a device, and its operations on xarray objects or, streamed, on files."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,14 +56,21 @@ class Emulator:
         self._precision, self._say = precision, say
 
     def compress(
-        self, data: "xr.Dataset", *, zoom: int | None = None, climatology: "PathLike | xr.Dataset | None" = None
+        self,
+        data: "xr.Dataset",
+        *,
+        zoom: int | None = None,
+        climatology: "PathLike | xr.Dataset | None" = None,
+        names: Mapping[str, str] | None = None,
     ) -> "xr.Dataset":
         """Latents (time, cell) of the fields in `data`, float32; `decompress` takes them back.
 
         `zoom`: HEALPix zoom the data is brought to (default the finest it supports). `climatology`: the one of the
-        data's source, made by `climatology`, or "training" where that is the training data's own.
+        data's source, made by `write_climatology`, or "training" where that is the training data's own. `names`: what
+        the data calls a variable, such as {"tas": "ts"}.
         """
-        return in_memory(self._told(compress_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology)))
+        job = compress_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names)
+        return in_memory(self._told(job))
 
     def decompress(self, latents: "xr.Dataset", *, grid: str = "native") -> "xr.Dataset":
         """Fields in physical units of latents; grid "native" is HEALPix, "source" the training data's lat-lon grid."""
@@ -75,10 +82,11 @@ class Emulator:
         *,
         zoom: int | None = None,
         climatology: "PathLike | xr.Dataset | None" = None,
+        names: Mapping[str, str] | None = None,
         grid: str = "native",
     ) -> "xr.Dataset":
         """Fields at the model's zoom from coarser ones; arguments as in `compress` and `decompress`."""
-        job = superres_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, grid=grid)
+        job = superres_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names, grid=grid)
         return in_memory(self._told(job))
 
     def generate(
@@ -106,11 +114,12 @@ class Emulator:
         *,
         zoom: int | None = None,
         climatology: PathLike | None = None,
+        names: Mapping[str, str] | None = None,
         overwrite: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `compress` from file to file, streamed; `progress` gets fields done and in all."""
-        job = compress_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology)
+        job = compress_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, names=names)
         return self._write(job, path, overwrite, progress)
 
     def decompress_file(
@@ -132,12 +141,13 @@ class Emulator:
         *,
         zoom: int | None = None,
         climatology: PathLike | None = None,
+        names: Mapping[str, str] | None = None,
         grid: str = "native",
         overwrite: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `superres` from file to file, streamed."""
-        job = superres_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, grid=grid)
+        job = superres_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, names=names, grid=grid)
         return self._write(job, path, overwrite, progress)
 
     def generate_file(
@@ -195,6 +205,7 @@ def write_climatology(
     *,
     model: PathLike | None = None,
     zoom: int | None = None,
+    names: Mapping[str, str] | None = None,
     harmonics: int | None = None,
     overwrite: bool = False,
     say: Say = silent,
@@ -202,7 +213,7 @@ def write_climatology(
     """Number of steps used: the harmonic climatology of a data source, for `climatology=` of the other operations."""
     bundle = open_bundle(model)
     say(f"bundle {bundle.manifest.name} ({bundle.folder})")
-    fields = open_fields(bundle, source, zoom)
+    fields = open_fields(bundle, source, zoom, names)
     try:
         write_source(bundle, fields, Path(path), harmonics or bundle.manifest.time.harmonics, overwrite)
     finally:

@@ -128,7 +128,7 @@ def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> E
         wanted = replace(target, compute_capability=capability)
         fitting = [e for e in fresh if e.target == wanted]
         if fitting:
-            return max(fitting, key=lambda e: e.profile)
+            return max(fitting, key=lambda e: (e.profile[1], e.key))  # the largest best batch
     found = "; ".join(
         f"{e.target.flavour} {e.target.version}, compute capability {e.target.compute_capability}, {e.target.platform}"
         for e in fresh

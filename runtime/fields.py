@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from .calendar import Bounds, Date, decimal_year, infer_step, year_phase
 from .errors import DataError
 from .grids import Grid, LatLonGrid, is_same, locate, supported_zoom
-from .healpix import npix, ring_to_nested
+from .healpix import coarsen_valid, npix, ring_to_nested
 from .inputs import READ_ERRORS, choose_variable, find_dates, member_dim, open_source, reason
-from .regrid import MIN_VALID, Weights, apply, choose_method
+from .regrid import Weights, apply, choose_method
 from .regrid import make_weights as make_own_weights
 from .units import conversion
 
@@ -50,8 +50,8 @@ class Fields:
     variables: tuple[str, ...]  # as asked for, whatever the source calls them
     zoom: int
     grid: Grid  # of the source, first variable
-    times: tuple[Date, ...]
-    bounds: Bounds | None  # as in the source
+    times: tuple[Date, ...] = field(repr=False)
+    bounds: Bounds | None = field(repr=False)  # as in the source
     calendar: str
     step: str | None  # None: a single step without bounds, or uneven steps
     cell_methods: str  # of the first variable in the source
@@ -141,7 +141,11 @@ def _read_fields(
     names: Mapping[str, str],
     make_weights: WeightMaker,
 ) -> Fields:
-    arrays = [choose_variable(dataset, names.get(v.name, v.name), v.standard_name, where) for v in variables]
+    called = [names.get(v.name, v.name) for v in variables]
+    arrays = [
+        choose_variable(dataset, name, v.standard_name, where, called)
+        for name, v in zip(called, variables, strict=True)
+    ]
     places = [locate(array, dataset) for array in arrays]
     finest = min(supported_zoom(grid) for grid, _ in places)
     if zoom is not None and not 0 <= zoom <= finest:
@@ -238,25 +242,9 @@ def _converter(
     place = ring_to_nested(grid.zoom) if grid.order == "ring" else None
 
     def convert(values: Floating) -> Floating:
-        return mean_of_valid(values if place is None else values[..., place], grid.zoom - zoom)
+        return coarsen_valid(values if place is None else values[..., place], grid.zoom - zoom)
 
     return convert, "" if grid.zoom == zoom else f", means to zoom {zoom}"
-
-
-def mean_of_valid(values: Floating, levels: int) -> Floating:
-    """Mean (..., pixel // 4**levels) over descendants that are not NaN; NaN where less than half of them are valid.
-
-    >>> mean_of_valid(np.array([1.0, 3.0, np.nan, np.nan, 1.0, np.nan, np.nan, np.nan]), 1).tolist()
-    [2.0, nan]
-    """
-    if levels == 0:
-        return values
-    family = values.reshape(*values.shape[:-1], -1, 4**levels)  # (..., pixel, descendant)
-    valid = ~np.isnan(family)
-    count = valid.sum(axis=-1)
-    total = np.where(valid, family, 0).sum(axis=-1, dtype=np.float64)
-    mean = np.where(count >= MIN_VALID * 4**levels, total / np.maximum(count, 1), np.nan)
-    return mean.astype(values.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

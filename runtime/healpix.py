@@ -175,6 +175,22 @@ def coarsen(field: NDArray[np.floating], levels: int = 1) -> NDArray[np.floating
     return parent  # the children of pixel p are 4p .. 4p + 3
 
 
+def coarsen_valid(field: NDArray[np.floating], levels: int) -> NDArray[np.floating]:
+    """Mean (..., pixel // 4**levels) over descendants that are not NaN; NaN where less than half of them are valid.
+
+    >>> coarsen_valid(np.array([1.0, 3.0, np.nan, np.nan, 1.0, np.nan, np.nan, np.nan]), 1).tolist()
+    [2.0, nan]
+    """
+    if levels == 0:
+        return field
+    family = field.reshape(*field.shape[:-1], -1, 4**levels)  # (..., pixel, descendant)
+    valid = ~np.isnan(family)
+    count = valid.sum(axis=-1)
+    total = np.where(valid, family, 0).sum(axis=-1, dtype=np.float64)
+    mean = np.where(count >= 0.5 * 4**levels, total / np.maximum(count, 1), np.nan)
+    return mean.astype(field.dtype)
+
+
 def refine(field: NDArray[np.floating], levels: int = 1) -> NDArray[np.floating]:
     """Every pixel repeated for its 4**levels descendants: (..., pixel) -> (..., pixel * 4**levels)."""
     return np.repeat(field, 4**levels, axis=-1)

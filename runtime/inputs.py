@@ -4,7 +4,7 @@ import datetime
 import importlib.util
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,11 +89,16 @@ def _engine(path: Path) -> Any:
     raise DataError(f"{path} is {kind}, expected NetCDF-4 or Zarr: convert it first")
 
 
-def choose_variable(dataset: "xr.Dataset", name: str, standard_name: str, where: str) -> "xr.DataArray":
-    """The variable of that name, else the only one of that standard name; DataError listing what is there."""
+def choose_variable(
+    dataset: "xr.Dataset", name: str, standard_name: str, where: str, others: Collection[str] = ()
+) -> "xr.DataArray":
+    """The variable of that name, else the only one of that standard name; DataError listing what is there.
+
+    `others` are names of other variables that are asked for: those are not taken for this one.
+    """
     if name in dataset.variables:
         return dataset[name]
-    same = [str(n) for n, v in dataset.data_vars.items() if standard_name and standard(v) == standard_name]
+    same = _of_standard_name(dataset, standard_name, others)
     if len(same) == 1:
         return dataset[same[0]]
     if same:
@@ -106,9 +111,15 @@ def choose_variable(dataset: "xr.Dataset", name: str, standard_name: str, where:
     raise DataError(f"{where} has no variable {name!r}{also}; it has {', '.join(there) or 'no variables'}")
 
 
-def has_variable(dataset: "xr.Dataset", name: str, standard_name: str) -> bool:
+def has_variable(dataset: "xr.Dataset", name: str, standard_name: str, others: Collection[str] = ()) -> bool:
     """Whether `choose_variable` would find something to choose."""
-    return name in dataset.variables or any(standard_name and standard(v) == standard_name for v in dataset.values())
+    return name in dataset.variables or bool(_of_standard_name(dataset, standard_name, others))
+
+
+def _of_standard_name(dataset: "xr.Dataset", standard_name: str, others: Collection[str]) -> list[str]:
+    """Names of the data variables of a standard name, but for `others`."""
+    same = [str(n) for n, v in dataset.data_vars.items() if standard_name and standard(v) == standard_name]
+    return [name for name in same if name not in others]
 
 
 def standard(variable: "xr.DataArray | xr.Variable") -> str:

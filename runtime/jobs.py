@@ -67,6 +67,7 @@ def provenance(
 ) -> dict[str, Attribute]:
     """Global attributes that say where the numbers come from: enough to make them again, no clock, no batch size."""
     attributes: dict[str, Attribute] = {
+        "title": f"{request['verb']} with {bundle.manifest.name}",
         "source": f"fsae bundle {bundle.manifest.name}",
         "license": bundle.manifest.licence,
         "fsae_bundle": bundle.manifest.name,
@@ -80,12 +81,14 @@ def provenance(
 
 def cf_attributes(variable: Variable) -> dict[str, Attribute]:
     """CF attributes of a variable of the model."""
-    return {
+    attributes: dict[str, Attribute] = {
         "standard_name": variable.standard_name,
         "long_name": variable.long_name,
         "units": variable.units,
         "cell_methods": variable.cell_methods,
     }
+    # CF 3.1.2: a temperature must say that it is one and no difference of two
+    return attributes | ({"units_metadata": "temperature: on_scale"} if variable.units == "K" else {})
 
 
 def field_layout(

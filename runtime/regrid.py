@@ -21,7 +21,11 @@ PixelOf = Callable[[int, Floats, Floats], Ints]  # (zoom, lat_deg, lon_deg) -> n
 
 METHODS = ("auto", "bilinear", "conservative")
 MIN_VALID = 0.5  # share of a target's weight that must be on valid values
-SAMPLES = 8  # sampling points along the edge of a pixel
+# Pieces of a cell along the edge of a pixel, and the fewest along the edge of a cell. Even numbers, so that no piece of
+# a cell that is centred on a boundary of pixels, as longitude 0 or the equator, has its middle on that boundary.
+SAMPLES = 12
+MIN_PIECES = 4
+NEGLIGIBLE = 1e-13  # weights up to here are rounding errors of coordinates
 BALANCED = 1e-12  # largest relative error of an area when the balancing stops
 MAX_ROUNDS = 1000
 
@@ -79,10 +83,10 @@ def _row_sums(weights: Weights, entry: NDArray[np.floating]) -> Floats:
 
 
 def from_entries(target: Ints, source: Ints, weight: Floats, target_size: int, source_size: int) -> Weights:
-    """Weights from (target, source, weight) entries in any order; doubles are added, zeros left out."""
+    """Weights from (target, source, weight) entries in any order; doubles are added, what is rounding left out."""
     key, place = np.unique(target.astype(np.int64) * source_size + source, return_inverse=True)
-    total = np.bincount(place, weights=weight, minlength=key.size)
-    key, total = key[total != 0], total[total != 0]
+    total: Floats = np.bincount(place, weights=weight, minlength=key.size).astype(np.float64)
+    key, total = key[np.abs(total) > NEGLIGIBLE], total[np.abs(total) > NEGLIGIBLE]
     count = np.bincount(key // source_size, minlength=target_size)
     return Weights(
         indptr=np.concatenate([[0], np.cumsum(count)]).astype(np.int32),
@@ -161,8 +165,10 @@ def conservative_weights(grid: LatLonGrid, zoom: int, find_pixel: PixelOf = pixe
     cell_area = cell_areas(grid)
     for row, (south, north) in enumerate(np.radians(lat)):
         widest = 360.0 / columns * np.cos(np.clip(0.0, min(south, north), max(south, north)))
-        across = max(2, int(np.ceil(SAMPLES * widest / pixel_deg)))
-        along = max(2, int(np.ceil(SAMPLES * np.degrees(north - south) / pixel_deg)))
+        across, along = (
+            max(MIN_PIECES, 2 * int(np.ceil(SAMPLES * size_deg / pixel_deg / 2)))  # even: see SAMPLES
+            for size_deg in (widest, np.degrees(north - south))
+        )
         height = np.sin(south) + (np.sin(north) - np.sin(south)) * (np.arange(along) + 0.5) / along
         piece_lat = np.degrees(np.arcsin(height))
         piece_lon = lon[:, :1] + (lon[:, 1:] - lon[:, :1]) * (np.arange(across) + 0.5) / across  # (lon, across)
@@ -173,31 +179,31 @@ def conservative_weights(grid: LatLonGrid, zoom: int, find_pixel: PixelOf = pixe
         sources.append(row * columns + key % columns)
         areas.append(count / (across * along) * cell_area[row * columns])
     target, source, area = (np.concatenate(parts) for parts in (targets, sources, areas))
-    area = _balance(target, source, area, np.full(npix(zoom), 1 / npix(zoom)), cell_area)
+    area = _balance(target, source, area, np.full(npix(zoom), 1 / npix(zoom)))
     return from_entries(target, source, area * npix(zoom), npix(zoom), grid.size)
 
 
-def _balance(target: Ints, source: Ints, area: Floats, target_area: Floats, source_area: Floats) -> Floats:
-    """The overlap areas changed as little as possible so that both their sums by target and by source come out.
+def _balance(target: Ints, source: Ints, area: Floats, target_area: Floats) -> Floats:
+    """The overlap areas changed as little as possible so that their sums by target come out and those by source stay.
 
     Each overlap is scaled by 1 + u[target] + v[source] (linear calibration, Deville and Sarndal 1992). With v put in
     terms of u that is a symmetric linear system, which conjugate gradients, preconditioned by its diagonal, solve in
     some hundred rounds; scaling rows and columns in turn would need thousands.
     """
-    by_target, by_source = np.bincount(target, area, target_area.size), np.bincount(source, area, source_area.size)
-    if not (by_target.all() and by_source.all()):
-        raise DataError("some cells of the grids overlap nothing: use the bilinear method for this grid")
+    by_target, by_source = np.bincount(target, area, target_area.size), np.bincount(source, area)
+    if not by_target.all():
+        raise DataError("some pixels overlap no cell of the grid: use the bilinear method for this grid")
 
     def to_source(u: Floats) -> Floats:
-        return np.bincount(source, area * u[target], source_area.size) / by_source
+        mean: Floats = np.bincount(source, area * u[target]) / by_source
+        return mean
 
     def to_target(v: Floats) -> Floats:
         total: Floats = np.bincount(target, area * v[source], target_area.size).astype(np.float64)
         return total
 
-    v = (source_area - by_source) / by_source
     u = np.zeros(target_area.size)
-    rest = target_area - by_target - to_target(v)
+    rest = target_area - by_target
     direction = rest / by_target
     size = _dot(rest, direction)
     for _ in range(MAX_ROUNDS):
@@ -210,7 +216,7 @@ def _balance(target: Ints, source: Ints, area: Floats, target_area: Floats, sour
         scaled = rest / by_target
         size, before = _dot(rest, scaled), size
         direction = scaled + (size / before) * direction
-    ratio = 1 + u[target] + (v - to_source(u))[source]
+    ratio = 1 + u[target] - to_source(u)[source]
     if np.abs(rest / target_area).max() >= BALANCED or ratio.min() <= 0:
         raise DataError("the overlaps of the grids do not balance: use the bilinear method for this grid")
     return area * ratio

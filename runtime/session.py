@@ -226,6 +226,15 @@ def _tensorrt(bundle: Bundle, flavour: str, precision: str) -> Graphs:
     return graphs
 
 
+def _brief(reason: str) -> str:
+    """Why a device is not there, without the remedy.
+
+    >>> _brief('device trt needs tensorrt, which is not there: pip install "fsae[trt]"')
+    'trt needs tensorrt, which is not there'
+    """
+    return reason.split(": pip ", maxsplit=1)[0].removeprefix("device ")
+
+
 def _auto(bundle: Bundle, precision: str, threads: int | None, say: Callable[[str], None]) -> Graphs:
     """Graphs on the best device that works: a valid TensorRT engine, then CUDA, then the CPU."""
     from .tensorrt import available
@@ -240,11 +249,11 @@ def _auto(bundle: Bundle, precision: str, threads: int | None, say: Callable[[st
                 return graphs
         except (DeviceError, BundleError) as error:
             reason = str(error)
-        reasons.append(f"{flavour}: {reason}")
+        reasons.append(_brief(reason))
     try:
         cuda = OnnxGraphs(bundle, "cuda", precision, threads)
     except DeviceError as error:
-        reasons.append(f"cuda: {error}")
+        reasons.append(_brief(str(error)))
     else:
         say(f"device cuda: no valid TensorRT engine ({'; '.join(reasons)})")
         return cuda

@@ -4,6 +4,8 @@ import contextlib
 import io
 import os
 import shutil
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -117,10 +119,32 @@ def _publish(partial: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """Failures of the file system (HDF5 gives some as RuntimeError) become one OutputError."""
+def uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM wait for the end of the block: Zarr writes in threads, which an exception would not stop."""
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or None in map(signal.getsignal, numbers):
+        yield  # signals only ever interrupt the main thread; handlers that are not Python's cannot be put back
+        return
+    before = {number: signal.signal(number, lambda n, frame: caught.append(n)) for number in numbers}
     try:
         yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if caught:
+            signal.raise_signal(caught[0])
+
+
+@contextlib.contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """A block of writing: not interrupted, and failures of the file system become one OutputError.
+
+    HDF5 gives some of them as RuntimeError.
+    """
+    try:
+        with uninterrupted():
+            yield
     except (OSError, RuntimeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
         raise OutputError(f"cannot write {path}: {reason}; nothing was left there") from None

@@ -256,8 +256,8 @@ def denoiser_model() -> bytes:
 
 
 def tiny_grid() -> LatLonGrid:
-    """The training data's own grid of the tiny bundle: 9 x 16, north to south."""
-    return LatLonGrid(lat_deg=np.linspace(90, -90, 9), lon_deg=np.arange(16) * 22.5)
+    """The training data's own grid of the tiny bundle: 13 x 24, north to south, as fine as its zoom needs."""
+    return LatLonGrid(lat_deg=np.linspace(90, -90, 13), lon_deg=np.arange(24) * 15.0)
 
 
 def _weight_arrays(name: str, weights: Weights) -> dict[str, np.ndarray]:

@@ -23,11 +23,11 @@ def copy(tiny_bundle_path: Path, tmp_path: Path) -> Path:
 def test_a_good_bundle_gives_its_tables(tiny_bundle: Bundle) -> None:  # oracle: what conftest wrote
     tables = tiny_bundle.tables
     np.testing.assert_array_equal(tables.climatology, tiny_climatology())
-    assert tables.source_shape == (9, 16)
+    assert tables.source_shape == (13, 24)
     assert tables.latent_cell_std.shape == (VARIABLES, LATENT_PIXELS)
     # weights of a partition of unity keep a constant, both ways
-    np.testing.assert_allclose(apply(tables.to_healpix, np.full(9 * 16, 7.0)), np.full(PIXELS, 7.0), rtol=1e-12)
-    np.testing.assert_allclose(apply(tables.to_source, np.full(PIXELS, 7.0)), np.full(9 * 16, 7.0), rtol=1e-12)
+    np.testing.assert_allclose(apply(tables.to_healpix, np.full(13 * 24, 7.0)), np.full(PIXELS, 7.0), rtol=1e-12)
+    np.testing.assert_allclose(apply(tables.to_source, np.full(PIXELS, 7.0)), np.full(13 * 24, 7.0), rtol=1e-12)
 
 
 def test_every_file_is_in_the_manifest(tiny_bundle: Bundle) -> None:
@@ -97,7 +97,7 @@ def test_tables_that_do_not_fit_the_manifest_are_refused(copy: Path) -> None:
     fixed = _with_tables(copy, scale=np.ones(2, np.float32)).tables
     index = np.asarray(fixed.to_source.index).copy()
     index[0] = PIXELS
-    with pytest.raises(BundleError, match="the weights to_source do not fit 192 points to 144"):
+    with pytest.raises(BundleError, match="the weights to_source do not fit 192 points to 312"):
         _ = _with_tables(copy, to_source_index=index).tables
 
 

@@ -76,7 +76,9 @@ class ClosedForm:
 def test_graphs_are_the_closed_forms(tiny_bundle: Bundle, graphs: Graphs) -> None:  # oracle: NumPy, float64
     members, steps = (0, 3), 7
     expected = run(tiny_bundle, ClosedForm(), members, steps, batch=2)
-    np.testing.assert_allclose(run(tiny_bundle, graphs, members, steps, batch=2), expected, atol=2e-3)  # K, float32 at 300
+    np.testing.assert_allclose(
+        run(tiny_bundle, graphs, members, steps, batch=2), expected, atol=2e-3
+    )  # K, float32 at 300
 
 
 def test_samples_follow_the_exact_flow(tiny_bundle: Bundle) -> None:

@@ -208,20 +208,26 @@ def test_golden_vectors_are_what_torch_computes(run: Run, bundle: Bundle) -> Non
 def test_parity_is_measured_and_small(bundle: Bundle) -> None:  # oracle: float32 rounding of fields near 300 K
     parity = bundle.manifest.parity["fp32"]
     assert {graph: p.units for graph, p in parity.items()} == {"encoder": "K", "decoder": "K", "denoiser": "1"}
-    assert all(0 < p.max_abs_error <= p.tolerance for p in parity.values())
+    assert all(p.max_abs_error <= p.tolerance for p in parity.values())
+    assert 0 < parity["encoder"].max_abs_error < 1e-5  # not compared with itself
     assert parity["decoder"].max_abs_error < 2e-4
     assert parity["decoder"].tolerance < 1e-3
 
 
 @pytest.mark.parametrize("graph", INPUTS)
 def test_rows_are_the_same_bits_in_every_batch(bundle: Bundle, graph: str) -> None:  # oracle: the rows of a batch of 8
-    session = onnxruntime.InferenceSession(bundle.read(f"{graph}.fp32.onnx"), providers=["CPUExecutionProvider"])
-    inputs = rows_of(bundle, graph, ROWS)
-    whole = session.run(None, inputs)[0]
+    graphs = OnnxGraphs(bundle, "cpu")
+    call = {"encoder": graphs.encode, "decoder": graphs.decode, "denoiser": graphs.denoise}[graph]
+    inputs = list(rows_of(bundle, graph, ROWS).values())
+    whole = call(*inputs)
     assert len(np.unique(whole.reshape(ROWS, -1), axis=0)) == ROWS
-    for size in (1, 2, 4):
-        parts = [session.run(None, {n: a[i : i + size] for n, a in inputs.items()})[0] for i in range(0, ROWS, size)]
+    for size in (1, 2, 3, 4):
+        parts = [call(*(array[i : i + size] for array in inputs)) for i in range(0, ROWS, size)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
+    # any other host may run a single row, for which some processors take another kernel
+    session = onnxruntime.InferenceSession(bundle.read(f"{graph}.fp32.onnx"), providers=["CPUExecutionProvider"])
+    (single,) = session.run(None, {name: array[:1] for name, array in zip(INPUTS[graph], inputs, strict=True)})
+    np.testing.assert_allclose(single, whole[:1], rtol=0, atol=bundle.manifest.parity["fp32"][graph].tolerance)
 
 
 @pytest.mark.parametrize("graph", INPUTS)
@@ -324,7 +330,7 @@ def test_card_says_it_and_can_be_trained_from(run: Run, bundle: Bundle, tmp_path
     text = model_card(bundle.manifest, run.config, metrics=checked)
     assert "0.3142" in text
     assert "kept" in text
-    assert "| loss.last | 0.25" in model_card(bundle.manifest, run.config, metrics={"loss": {"last": 0.25}})
+    assert "| loss.last |  0.25 |" in model_card(bundle.manifest, run.config, metrics={"loss": {"last": 0.25}})
 
 
 def test_toml_of_awkward_values() -> None:  # oracle: the standard library's reader
@@ -339,15 +345,14 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 def quick(monkeypatch: pytest.MonkeyPatch, bundle: Bundle, spoil: str | None = None) -> None:
-    """Let the exporter give the graphs of `bundle` at once, the one named `spoil` with a weight 1 % off."""
+    """Let the exporter give the graphs of `bundle` at once, the one named `spoil` with its weights 1 % off."""
 
     def ready(graph: str, module: nn.Module, inputs: dict[str, np.ndarray]) -> bytes:
         model = model_of(bundle, graph)
-        if graph == spoil:
-            weight = next(
-                c for c in model.graph.initializer if c.data_type == onnx.TensorProto.FLOAT and len(c.dims) == 2
-            )
-            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
+        for constant in model.graph.initializer if graph == spoil else ():
+            if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2:
+                array = numpy_helper.to_array(constant) * np.float32(1.01)
+                constant.CopyFrom(numpy_helper.from_array(array, constant.name))
         return model.SerializeToString(deterministic=True)
 
     monkeypatch.setattr(export_bundle, "export_graph", ready)
@@ -398,7 +403,7 @@ def test_what_is_no_bundle_is_not_replaced(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
     for name in ("../up", "a/b", "", ".hidden"):
         with pytest.raises(UsageError, match="no plain name"):
-            export_run(run, tmp_path, name or " ")
+            export_run(run, tmp_path, name)
 
 
 def test_full_disk_leaves_the_old_bundle(
@@ -427,13 +432,13 @@ def test_damaged_figures_are_said(run: Run, run_folder: Path, bundle: Bundle, tm
     assert list((tmp_path / "engines").iterdir()) == []
 
 
-def simple(op: str, constants: dict[str, np.ndarray] | None = None, **attributes: object) -> bytes:
+def simple(op: str, constants: dict[str, np.ndarray] | None = None, to: int = 4, **attributes: object) -> bytes:
     """A graph y = op(field) for the checks; named as the decoder's so that only what is wrong in it is reported."""
     value = helper.make_tensor_value_info
     node = helper.make_node(op, ["latent", *(constants or {})], ["field"], **attributes)
     tables = [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
     inputs = [value("latent", 1, ["batch", 4])]
-    graph = helper.make_graph([node], "g", inputs, [value("field", 1, ["batch", 4])], tables)
+    graph = helper.make_graph([node], "g", inputs, [value("field", 1, ["batch", to])], tables)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
 
 
@@ -441,7 +446,7 @@ def simple(op: str, constants: dict[str, np.ndarray] | None = None, **attributes
     ("data", "shape", "words"),
     [
         (simple("Sin"), (4,), r"operators \['Sin'\]"),
-        (simple("Gather", {"table": np.arange(20) % 4}, axis=1), (4,), "the table table is int64"),
+        (simple("Gather", {"table": np.arange(20) % 4}, axis=1, to=20), (4,), "the table table is int64"),
         (simple("Relu"), (5,), r"latent has the shape \('batch', 4\)"),
         (simple("Relu", doc_string="made at /home/me"), (4,), "metadata"),
         (simple("NoSuchOperator"), (4,), "not valid ONNX"),

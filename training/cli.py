@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -59,7 +60,7 @@ def fit(config: Path | None, out: Path, name: str | None, quiet: bool) -> None:
 
     source = config or DEFAULT
     settings = read_config(source)
-    inputs = [source.parent / path for path in settings.data.inputs]
+    inputs = input_files(settings.data.inputs, source)
     missing = [str(path) for path in inputs if not path.exists()]
     if missing and config is None:
         raise UsageError(
@@ -109,6 +110,13 @@ def evaluate(model: str | None, members: int, sample_steps: int | None, json_pat
     if json_path is not None:
         json_path.write_text(record + "\n", encoding="utf-8")
     click.echo(text)
+
+
+def input_files(names: Sequence[str], config: Path) -> list[Path]:
+    """Paths of a configuration's inputs, relative to its folder; the sample data also to ./training of a checkout."""
+    folders = [config.parent, Path("training")]
+    found = next((folder for folder in folders if all((folder / name).exists() for name in names)), config.parent)
+    return [found / name for name in names]
 
 
 def log_to(path: Path) -> None:

@@ -1,27 +1,23 @@
 """Training data from any CF NetCDF or Zarr: files joined, put on nested HEALPix, written as one chunked Zarr store."""
 
 import contextlib
-import hashlib
 import logging
-import os
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import healpy
 import numpy as np
-from numpy.typing import NDArray
 
 from fsae.runtime.calendar import Bounds, Date, infer_step, step_bounds, time_method
 from fsae.runtime.errors import DataError
 from fsae.runtime.fields import F32, Fields, Reader, VariableSpec, WeightMaker, read_fields
-from fsae.runtime.grids import Grid, LatLonGrid, find_grid, is_same, supported_zoom
+from fsae.runtime.grids import Grid, find_grid, is_same, supported_zoom
 from fsae.runtime.healpix import npix
 from fsae.runtime.inputs import choose_variable, find_dates, has_variable, open_source, standard
 from fsae.runtime.output import Layout, Unit, encode_times, open_output
-from fsae.runtime.regrid import Weights, bilinear_weights, conservative_weights, from_entries
+
+from .weights import healpy_weights
 
 log = logging.getLogger("fsae.training")
 
@@ -29,7 +25,6 @@ Key = tuple[int, ...]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 CHUNK_VALUES = 1 << 20  # values of a chunk of one variable: 4 MiB
-WEIGHTS_VERSION = 1  # of the cached files: raise it when the weights of a grid change
 
 
 class PreparedVariable(VariableSpec, Protocol):
@@ -130,16 +125,17 @@ def _open_parts(
 ) -> list[list[Fields]]:
     """For each variable the opened files that hold it, all on one zoom."""
     holders: list[list[Path]] = [[] for _ in variables]
+    called = [v.name for v in variables]
     finest = 99
     for path in inputs:
         dataset, where = open_source(path)
         with dataset:
-            there = [has_variable(dataset, v.name, v.standard_name) for v in variables]
+            there = [has_variable(dataset, v.name, v.standard_name, called) for v in variables]
             if not any(there):
                 choose_variable(dataset, variables[0].name, variables[0].standard_name, where)  # says what is there
             for variable, paths, found in zip(variables, holders, there, strict=True):
                 if found:
-                    array = choose_variable(dataset, variable.name, variable.standard_name, where)
+                    array = choose_variable(dataset, variable.name, variable.standard_name, where, called)
                     finest = min(finest, supported_zoom(find_grid(array, dataset)))
                     paths.append(path)
     parts = []
@@ -288,76 +284,3 @@ def _layout(fields: Fields, variables: Sequence[PreparedVariable], cell_methods:
         members=fields.members,
         time_chunk=max(1, min(len(fields.times), CHUNK_VALUES // npix(fields.zoom))),
     )
-
-
-def healpy_weights(cache: Path | None = None) -> WeightMaker:
-    """A maker of weights that takes pixel centres and places from healpy, and keeps what it made in `cache`."""
-    folder = default_cache() if cache is None else cache
-
-    def make(grid: LatLonGrid, zoom: int, method: str) -> Weights:
-        axes = np.concatenate([grid.lat_deg, grid.lon_deg]).astype("<f8").tobytes()
-        facts = f"{WEIGHTS_VERSION} {method} {zoom} {grid.shape}".encode()
-        path = folder / f"{method}-z{zoom}-{hashlib.sha256(facts + axes).hexdigest()[:20]}.npz"
-        known = _load(path, grid.size, npix(zoom))
-        if known is not None:
-            return known
-        weights = _make(grid, zoom, method)
-        _keep(path, weights)
-        return weights
-
-    return make
-
-
-def default_cache() -> Path:
-    """Where weights are kept if nothing else is said: fsae/weights in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "fsae" / "weights"
-
-
-def _make(grid: LatLonGrid, zoom: int, method: str) -> Weights:
-    nside = 1 << zoom
-    if method == "bilinear":
-        lon, lat = healpy.pix2ang(nside, np.arange(npix(zoom)), nest=True, lonlat=True)
-        return bilinear_weights(grid, lat, lon)
-    if method != "conservative":
-        raise DataError(f"found the regridding method {method!r}, expected auto, bilinear or conservative")
-
-    def find_pixel(_: int, lat: NDArray[np.float64], lon: NDArray[np.float64]) -> NDArray[np.int64]:
-        pixel: NDArray[np.int64] = healpy.ang2pix(nside, lon, lat, nest=True, lonlat=True)
-        return pixel
-
-    return conservative_weights(grid, zoom, find_pixel)
-
-
-def _load(path: Path, source_size: int, target_size: int) -> Weights | None:
-    """Weights of a cached file; None where there is none or it is damaged, so that it is made again."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            weights = Weights(
-                indptr=file["indptr"], index=file["index"], weight=file["weight"], source_size=source_size
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    fits = weights.target_size == target_size and weights.index.size == weights.weight.size == weights.indptr[-1]
-    return weights if fits else None
-
-
-def _keep(path: Path, weights: Weights) -> None:
-    """Write weights to the cache, aside and then in place; a cache that cannot be written is no failure."""
-    aside = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            np.savez(file, indptr=weights.indptr, index=weights.index, weight=weights.weight)
-        aside.replace(path)
-    except OSError as error:
-        log.info("prepare: cannot keep weights in %s: %s", path.parent, error.strerror)
-        aside.unlink(missing_ok=True)
-
-
-def inverse_weights(grid: LatLonGrid, zoom: int) -> Weights:
-    """Weights from nested pixels of `zoom` back to the source grid, flattened (lat, lon), by healpy's interpolation."""
-    lat, lon = (axis.reshape(-1) for axis in np.meshgrid(grid.lat_deg, grid.lon_deg, indexing="ij"))
-    pixel, weight = healpy.get_interp_weights(1 << zoom, lon, lat, nest=True, lonlat=True)  # (4, point)
-    point = np.broadcast_to(np.arange(grid.size), pixel.shape)
-    return from_entries(point.reshape(-1), pixel.reshape(-1), weight.reshape(-1), grid.size, npix(zoom))

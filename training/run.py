@@ -139,6 +139,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     """Write the weights as safetensors, aside and then in place."""
     aside = path.with_suffix(".partial")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, aside)
+    aside.chmod(0o644)  # safetensors writes for the owner alone
     aside.replace(path)
 
 

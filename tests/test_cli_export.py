@@ -1,0 +1,218 @@
+"""`fsae-export`: what it finds, what it prints, exit codes, and that engines need neither torch nor onnx."""
+
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from fsae.export import bundle as export_bundle
+from fsae.export.bundle import Exported
+from fsae.export.cli import main, parse_batch
+from fsae.runtime.bundle import open_bundle
+from fsae.runtime.engines import read_index
+from fsae.runtime.errors import ToleranceError, UsageError
+from fsae.training import run as training_run
+
+BLOCKER = """
+import sys
+
+BLOCKED = {"torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "healpy", "lightning", "scipy"}
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            raise ImportError(f"{name} is blocked by the test", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from fsae.export.cli import main
+code = main(sys.argv[1:])
+assert not {"torch", "onnx", "healpy", "fsae.training.run"} & set(sys.modules)
+sys.exit(code)
+"""
+
+
+def run_blocked(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`fsae-export` in a fresh interpreter where nothing that trains or exports can be imported."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKER, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+@pytest.fixture
+def here(tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the tiny bundle in ./engines."""
+    shutil.copytree(tiny_bundle_path, tmp_path / "engines" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path, str | None]]:
+    """Runs that were exported, as (run, out, name); the exporter itself is replaced by the tiny bundle."""
+    calls: list[tuple[Path, Path, str | None]] = []
+
+    def exporter(run: Path, out: Path, name: str | None, *, say: object) -> Exported:
+        calls.append((run, out, name))
+        bundle = open_bundle(here / "engines" / "tiny")
+        nodes = {file: 7 for file in bundle.manifest.files if file.endswith(".onnx")}
+        return Exported(folder=bundle.folder, manifest=bundle.manifest, nodes=nodes)
+
+    monkeypatch.setattr(training_run, "load_run", lambda path: path)
+    monkeypatch.setattr(export_bundle, "export_run", exporter)
+    return calls
+
+
+def make_run(path: Path, age_s: float = 0) -> Path:
+    """What `latest_run` takes for a finished run without a diffusion model."""
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    (path / "autoencoder.safetensors").write_bytes(b"")
+    time = (path / "autoencoder.safetensors").stat().st_mtime - age_s
+    os.utime(path / "autoencoder.safetensors", (time, time))
+    return path
+
+
+def test_help_has_examples_and_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for words in ("fsae-export engines/default --trt", "--batch", "./runs"):
+        assert words in text
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("fsae-export, version ")
+
+
+def test_without_arguments_the_latest_run_is_taken(
+    here: Path, asked: list[tuple[Path, Path, str | None]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(here / "runs" / "older", age_s=100)
+    make_run(here / "runs" / "newer")
+    assert main([]) == 0
+    assert asked == [(Path("runs/newer"), Path("engines"), None)]
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1  # the summary and nothing else
+    assert "encoder, decoder, denoiser" in printed.out
+    table = [line.split() for line in printed.err.splitlines()]
+    assert ["encoder.fp32.onnx", "7", "1.0e-05", "(1.0e-04)"] in [
+        [w for i, w in enumerate(r) if i not in (1, 2)] for r in table
+    ]
+
+
+def test_runs_are_found_by_folder_and_by_name(here: Path, asked: list[tuple[Path, Path, str | None]]) -> None:
+    make_run(here / "runs" / "mine")
+    make_run(here / "elsewhere")
+    assert main(["mine", "--name", "default", "--out", "bundles"]) == 0
+    assert main(["elsewhere"]) == 0
+    assert asked == [(Path("runs/mine"), Path("bundles"), "default"), (Path("elsewhere"), Path("engines"), None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "no finished run in runs"),
+        (["engines/tiny"], 2, "is a bundle already: give --trt"),
+        (["engines/tiny", "--trt", "--name", "x"], 2, "--out and --name are for runs"),
+        (["engines/tiny", "--batch", "1,8,32"], 2, "--batch is for engines"),
+        (["engines/tiny", "--trt", "--batch", "8,1"], 2, "found --batch 8,1"),
+        (["engines"], 2, "engines is no run"),
+        (["nowhere"], 4, "found no bundle 'nowhere'; known names: "),
+        (["--frobnicate"], 2, "No such option"),
+    ],
+)
+def test_mistakes_have_one_sentence_and_a_code(
+    here: Path, arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    printed = capsys.readouterr()
+    assert words in printed.err
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+
+
+def test_tolerance_has_its_code(
+    here: Path,
+    asked: list[tuple[Path, Path, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ToleranceError("the exported decoder differs")
+
+    monkeypatch.setattr(export_bundle, "export_run", refuse)
+    make_run(here / "runs" / "mine")
+    assert main([]) == 6
+    assert capsys.readouterr().err.splitlines()[-1] == "fsae-export: the exported decoder differs"
+
+
+def test_neither_tensorrt_is_said_before_any_work(
+    here: Path,
+    asked: list[tuple[Path, Path, str | None]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    make_run(here / "runs" / "mine")
+    assert main(["--trt"]) == 3
+    error = capsys.readouterr().err
+    assert 'pip install "fsae[trt]"' in error
+    assert 'pip install "fsae[trt-rtx]"' in error
+    assert asked == []
+
+
+def test_a_named_tensorrt_without_a_gpu_does_not_fall_back(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fsae.runtime import tensorrt as driver
+
+    if driver.available("trt") is None:
+        pytest.skip("there is a GPU with TensorRT")
+    monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
+    assert main(["engines/tiny", "--trt"]) == 3
+    assert "TensorRT builds engines on the GPU they run on" in capsys.readouterr().err
+
+
+def test_batches_of_text() -> None:
+    assert parse_batch("2, 4,8") == (2, 4, 8)
+    for text in ("", "a", "1,2", "1,2,3,4", "0", "-1", "1.5"):
+        with pytest.raises(UsageError, match="expected one size or smallest,best,largest"):
+            parse_batch(text)
+
+
+def test_engines_of_a_bundle_need_no_torch(here: Path) -> None:  # oracle: an interpreter that cannot import it
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'fsae[trt-rtx]'")
+    for name in ("engines/tiny", "tiny", "engines/tiny/manifest.json"):
+        done = run_blocked(here, name, "--trt", "--batch", "1,2,4")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("3 engines in engines/tiny/trt for trt-rtx ")
+    engines = read_index(here / "engines" / "tiny" / "trt")
+    assert [engine.graph for engine in engines] == ["decoder", "denoiser", "encoder"]
+    assert all(engine.profile == (1, 2, 4) for engine in engines)
+    for engine in engines:
+        assert engine.file in done.stderr
+        assert "up to date" in done.stderr
+
+
+def test_exporting_a_run_without_torch_names_the_extra(here: Path) -> None:
+    make_run(here / "runs" / "mine")
+    for arguments in ((), ("runs/mine",)):
+        done = run_blocked(here, *arguments)
+        assert done.returncode == 3
+        assert done.stderr.splitlines()[-1].startswith("fsae-export: exporting a run needs ")
+        assert 'pip install "fsae[export]"' in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_in_a_folder_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'fsae[trt-rtx]'")
+    (here / "engines" / "tiny" / "trt").write_text("a file where the folder should be")
+    assert main(["engines/tiny", "--trt", "--batch", "1"]) == 7
+    assert "fsae-export: cannot write engines/tiny/trt" in capsys.readouterr().err

@@ -1,0 +1,621 @@
+"""`fsae-run` from the outside: what the verbs give, and one sentence and the right exit code for everything wrong."""
+
+import dataclasses
+import errno
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cftime
+import numpy as np
+import onnxruntime
+import pytest
+import xarray as xr
+import zarr
+from conftest import (
+    PIXELS,
+    VARIABLES,
+    make_tiny_bundle,
+    tiny_decode,
+    tiny_encode,
+    tiny_grid,
+    tiny_manifest,
+    tiny_mean,
+)
+
+import fsae.runtime
+from fsae.runtime import stores
+from fsae.runtime.bundle import Bundle, write_manifest
+from fsae.runtime.cli import main
+from fsae.runtime.climatology import season
+from fsae.runtime.healpix import coarsen, refine
+from fsae.runtime.output import Layout, Unit, encode_times, open_output, to_dataset
+from fsae.runtime.regrid import apply
+
+STEPS = 14  # more than one chunk of time
+
+
+def month_axis(calendar: str) -> tuple[list[cftime.datetime], list[tuple[cftime.datetime, cftime.datetime]]]:
+    edges = [cftime.datetime(2005 + m // 12, m % 12 + 1, 1, calendar=calendar) for m in range(STEPS + 1)]
+    bounds = list(itertools.pairwise(edges))
+    return [start + (end - start) / 2 for start, end in bounds], bounds
+
+
+def field_layout(calendar: str = "standard", zoom: int = 2, members: tuple[int, ...] | None = None) -> Layout:
+    times, bounds = month_axis(calendar)
+    return Layout(
+        variables={v.name: {"standard_name": v.standard_name, "units": v.units} for v in tiny_manifest().variables},
+        attributes={},
+        time=encode_times(times, bounds, calendar),
+        zoom=zoom,
+        members=members,
+    )
+
+
+def phases(calendar: str = "standard") -> np.ndarray:
+    """Fraction of the year at the middle of each month, counted in days."""
+    times, bounds = month_axis(calendar)
+    year = [cftime.datetime(t.year, 1, 1, calendar=calendar) for t in times]
+    length = [(y.replace(year=y.year + 1) - y).total_seconds() for y in year]
+    middle = [(b[0] - y).total_seconds() + (b[1] - b[0]).total_seconds() / 2 for b, y in zip(bounds, year, strict=True)]
+    return np.array(middle) / np.array(length)
+
+
+def fields(members: int = 1, calendar: str = "standard") -> np.ndarray:
+    """Climatology and noise, (member, time, variable, pixel)."""
+    noise = np.random.default_rng(1).normal(size=(members, STEPS, VARIABLES, PIXELS))
+    return (tiny_mean(season(phases(calendar), 2)) + noise).astype(np.float32)
+
+
+def write_fields(path: Path, values: np.ndarray, layout: Layout) -> Path:
+    with open_output(path, layout) as write:
+        write(Unit(members=slice(0, len(values)), times=slice(0, STEPS), values=values))
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_fields(tmp_path / "in.nc", fields(), field_layout())
+
+
+@pytest.fixture
+def run(tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command on the tiny bundle and the CPU; gives exit code, stdout and stderr."""
+
+    def command(*words: str | Path, common: Sequence[str] = ("--device", "cpu")) -> tuple[int, str, str]:
+        code = main(["--model", str(tiny_bundle_path), *common, *map(str, words)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return command
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def values_of(path: Path) -> np.ndarray:
+    """(…, time, variable, point) of a file."""
+    with xr.open_dataset(path, engine="h5netcdf" if path.suffix == ".nc" else "zarr") as data:
+        return np.stack([data["tas"].values, data["uas"].values], axis=-2)
+
+
+# --- what the verbs give ---
+
+
+def test_compress_is_the_encoder_and_decompress_the_decoder(run: Run, source: Path, tmp_path: Path) -> None:
+    # oracle: the closed forms of the tiny graphs
+    code, out, err = run("compress", source, tmp_path / "latent.zarr", "--climatology", "training")
+    assert code == 0
+    assert "warning" not in err
+    assert out.startswith("compressed 14 steps of tas, uas on HEALPix zoom 1 in ")
+    assert out.count("\n") == 1
+    seasons = season(phases(), 2)
+    latent = tiny_encode(fields()[0], seasons)
+    np.testing.assert_allclose(values_of(tmp_path / "latent.zarr"), latent, atol=1e-4)
+    code, out, _ = run("decompress", tmp_path / "latent.zarr", tmp_path / "back.nc")
+    assert code == 0
+    assert out.startswith("decompressed 14 steps of tas, uas on HEALPix zoom 2 in ")
+    np.testing.assert_allclose(values_of(tmp_path / "back.nc"), tiny_decode(latent, seasons), atol=2e-3)
+    with xr.open_dataset(source, engine="h5netcdf") as before, xr.open_dataset(tmp_path / "back.nc") as after:
+        np.testing.assert_array_equal(before["time"].values, after["time"].values)
+        np.testing.assert_array_equal(before["time_bnds"].values, after["time_bnds"].values)
+        assert after["tas"].attrs["standard_name"] == "air_temperature"
+
+
+@pytest.mark.parametrize("calendar", ["noleap", "360_day"])
+def test_members_and_calendars_survive_compression(run: Run, tmp_path: Path, calendar: str) -> None:
+    # oracle: the closed forms, with the phases of that calendar
+    layout = field_layout(calendar, members=(3, 8))
+    source = write_fields(tmp_path / "in.zarr", fields(2, calendar), layout)
+    assert run("compress", source, tmp_path / "latent.nc", "--climatology", "training")[0] == 0
+    assert run("decompress", tmp_path / "latent.nc", tmp_path / "back.zarr")[0] == 0
+    seasons = season(phases(calendar), 2)
+    expected = np.stack([tiny_decode(tiny_encode(one, seasons), seasons) for one in fields(2, calendar)])
+    np.testing.assert_allclose(values_of(tmp_path / "back.zarr"), expected, atol=2e-3)
+    with xr.open_dataset(tmp_path / "back.zarr", engine="zarr") as found:
+        assert found["realization"].values.tolist() == [3, 8]
+        assert found["time"].values[1] == cftime.datetime(
+            2005, 2, 15 if calendar == "noleap" else 16, calendar=calendar
+        )
+
+
+def test_superres_masks_what_the_input_does_not_resolve(run: Run, source: Path, tmp_path: Path) -> None:
+    # oracle: the tiny encoder without its finest residual gives the block means of zoom 0
+    code, out, _ = run("superres", source, tmp_path / "fine.zarr", "--zoom", "0", "--climatology", "training")
+    assert code == 0
+    assert out.startswith("super-resolved 14 steps of tas, uas on HEALPix zoom 2")
+    seasons = season(phases(), 2)
+    means = coarsen(fields()[0], 2)
+    normal = coarsen(tiny_encode(refine(means, 2), seasons), 1)
+    np.testing.assert_allclose(values_of(tmp_path / "fine.zarr"), tiny_decode(refine(normal, 1), seasons), atol=2e-3)
+
+
+def test_a_climatology_of_its_own_removes_the_bias_of_a_source(run: Run, tmp_path: Path) -> None:
+    # oracle: a source with a bias and a wave of its own gives, with its climatology, what the unbiased one gives
+    biased = fields()
+    wave = 3.0 * season(phases(), 1)[:, 0]  # cosine of one cycle a year
+    biased[0, :, 0] += 7.0 + wave[:, None]
+    biased_path = write_fields(tmp_path / "biased.nc", biased, field_layout())
+    plain_path = write_fields(tmp_path / "plain.nc", fields(), field_layout())
+    for name, path in (("biased", biased_path), ("plain", plain_path)):
+        code, out, _ = run("climatology", path, tmp_path / f"{name}-climatology.zarr", "--zoom", "1")
+        assert code == 0
+        assert out.startswith("made the climatology of 14 steps: ")
+        climatology = tmp_path / f"{name}-climatology.zarr"
+        done = run("superres", path, tmp_path / f"{name}-fine.zarr", "--zoom", "1", "--climatology", climatology)
+        assert done[0] == 0
+        assert "warning" not in done[2]
+    np.testing.assert_allclose(
+        values_of(tmp_path / "biased-fine.zarr"), values_of(tmp_path / "plain-fine.zarr"), atol=2e-3
+    )
+    with xr.open_dataset(tmp_path / "biased-climatology.zarr", engine="zarr") as found:
+        with xr.open_dataset(tmp_path / "plain-climatology.zarr", engine="zarr") as other:
+            difference = (found["tas"] - other["tas"]).values
+        assert found["tas"].attrs["units"] == "K"
+        expected = np.array([7.0, 3.0, 0.0, 0.0, 0.0])[:, None]
+        np.testing.assert_allclose(difference, np.broadcast_to(expected, difference.shape), atol=1e-3)
+
+
+def test_variables_of_another_name_are_found_when_told(run: Run, source: Path, tmp_path: Path) -> None:
+    with xr.open_dataset(source, engine="h5netcdf") as data:
+        other = data.rename(tas="ts")
+        other["ts"].attrs["standard_name"] = "surface_temperature"
+        other.to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    for path, arguments in ((source, ()), (tmp_path / "other.nc", ("--name", "tas=ts"))):
+        out = tmp_path / f"{path.stem}.zarr"
+        assert run("compress", path, out, "--climatology", "training", *arguments)[0] == 0
+    np.testing.assert_array_equal(values_of(tmp_path / "in.zarr"), values_of(tmp_path / "other.zarr"))
+    for wrong in ("tas", "tas=", "pr=ts"):
+        code, _, err = run("compress", source, tmp_path / "wrong.zarr", "--name", wrong)
+        assert code == 2
+        assert "expected" in one_sentence(err)
+
+
+def test_without_a_climatology_the_user_and_the_file_are_told(run: Run, source: Path, tmp_path: Path) -> None:
+    _, _, err = run("compress", source, tmp_path / "latent.zarr")
+    assert "fsae-run: warning: No climatology of the input's own source was given" in err
+    run("decompress", tmp_path / "latent.zarr", tmp_path / "back.zarr")
+    with xr.open_dataset(tmp_path / "back.zarr", engine="zarr") as found:
+        assert found.attrs["comment"].startswith("No climatology of the input's own source was given")
+
+
+def test_lat_lon_goes_in_and_comes_out_by_the_bundles_own_weights(
+    run: Run, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    # oracle: weights of the bundle, then the closed forms
+    grid, tables = tiny_grid(), tiny_bundle.tables
+    values = apply(tables.to_source, fields()[0]).astype(np.float32)[None]
+    layout = dataclasses.replace(field_layout(), zoom=None, lat_deg=grid.lat_deg, lon_deg=grid.lon_deg)
+    source = write_fields(tmp_path / "in.nc", values, layout)
+    arguments = ("--climatology", "training", "--grid", "source")
+    code, out, err = run("superres", source, tmp_path / "out.nc", *arguments)
+    assert code == 0
+    assert "warning: The input is at zoom 2 already" in err
+    assert "on 13 x 24 in " in out
+    seasons = season(phases(), 2)
+    inside = apply(tables.to_healpix, values[0])
+    expected = apply(tables.to_source, tiny_decode(tiny_encode(inside, seasons), seasons))
+    with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf") as found:
+        assert found["tas"].dims == ("time", "lat", "lon")
+        np.testing.assert_allclose(found["tas"].values, expected[:, 0].reshape(STEPS, 13, 24), atol=3e-3)
+        np.testing.assert_array_equal(found["lat"].values, grid.lat_deg)
+
+
+def test_generate_writes_members_times_and_provenance(run: Run, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    out_path = tmp_path / "ensemble.zarr"
+    code, out, err = run("generate", "--members", "3", "--steps", "4", "--start", "1990-11", "--out", out_path)
+    assert code == 0
+    assert out.startswith("generated 3 members x 4 steps of tas, uas on HEALPix zoom 2 in ")
+    assert f"fsae-run: bundle tiny ({tiny_bundle.folder})" in err
+    with xr.open_dataset(out_path, engine="zarr") as found:
+        assert found["tas"].dims == ("realization", "time", "cell")
+        assert found["realization"].values.tolist() == [0, 1, 2]
+        months = found["time"].values.astype("datetime64[M]").astype(str).tolist()
+        assert months == ["1990-11", "1990-12", "1991-01", "1991-02"]
+        assert json.loads(found.attrs["fsae_request"]) == {
+            "verb": "generate", "members": [0, 1, 2], "start": "1990-11-01T00:00:00", "steps": 4, "seed": 0,
+            "grid": "native",
+        }  # fmt: skip
+        assert found.attrs["fsae_manifest_sha256"] == tiny_bundle.manifest_sha256
+        assert found.attrs["fsae_seed"] == 0
+        assert set(json.loads(found.attrs["fsae_versions"])) == {"fsae", "numpy", "onnxruntime"}
+        assert np.isfinite(found["tas"].values).all()
+    assert (
+        run("generate", "--member-ids", "2", "--steps", "4", "--start", "1990-11", "--out", tmp_path / "two.nc")[0] == 0
+    )
+    np.testing.assert_array_equal(values_of(tmp_path / "two.nc")[0], values_of(out_path)[2])
+
+
+def test_defaults_follow_the_training_period(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: the documented defaults
+    monkeypatch.chdir(tmp_path)
+    assert run("generate", "--members", "1")[0] == 0
+    with xr.open_dataset("ensemble.zarr", engine="zarr") as found:
+        times = found["time"].values.astype("datetime64[M]").astype(str)
+        assert (times[0], times[-1], times.size) == ("2005-01", "2005-12", 12)
+    code, _, err = run("generate", "--members", "1")
+    assert (code, err.splitlines()[-1]) == (
+        7,
+        "fsae-run: error: ensemble.zarr exists: give another path or --overwrite",
+    )
+    assert run("generate", "--members", "1", "--overwrite")[0] == 0
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_same_request_gives_the_same_bytes_in_any_batch(run: Run, tmp_path: Path) -> None:
+    for name, batch in (("a", "1"), ("b", "3")):
+        arguments = ("--members", "3", "--steps", "3", "--seed", "5", "--batch", batch)
+        assert run("generate", *arguments, "--out", tmp_path / f"{name}.zarr")[0] == 0
+    contents = [
+        {
+            p.relative_to(tmp_path / f"{n}.zarr"): p.read_bytes()
+            for p in (tmp_path / f"{n}.zarr").rglob("*")
+            if p.is_file()
+        }
+        for n in ("a", "b")
+    ]
+    assert contents[0] == contents[1]
+
+
+def test_info_and_verify_report(run: Run, tiny_bundle: Bundle) -> None:
+    code, out, _ = run("info")
+    assert code == 0
+    facts = ("tas [K]", "uas [m s-1]", "zooms 0, 1, 2", "4x, latents at zoom 1", "1948-01-01 to 2004-12-31")
+    facts += ("cpu     onnxruntime", "decoder fp32: 0.0001 K, allowed 0.001", "1 month, calendar standard")
+    for fact in facts:
+        assert fact in out
+    assert f"{tiny_bundle.size / 1e6:.1f} MB" in out
+    code, out, err = run("verify")
+    assert code == 0
+    assert out == f"verified tiny: 6 files, 3 graphs within tolerance on cpu (onnxruntime {onnxruntime.__version__})\n"
+    assert "denoiser: " in err
+
+
+def test_options_stand_before_or_after_the_verb(tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, device = ["--model", str(tiny_bundle_path)], ["--device", "cpu"]
+    for words in ([*model, *device, "verify"], ["verify", *model, *device], [*device, "verify", *model]):
+        assert main(words) == 0
+    assert main([*device, "verify", *model, "--device", "cuda"]) == 2
+    assert "found --device twice, cpu and cuda: give it once" in capsys.readouterr().err
+
+
+def test_auto_says_what_it_chose_and_why(run: Run) -> None:
+    code, out, err = run("verify", common=())
+    assert code == 0
+    if "on cpu" in out:  # no GPU here
+        assert "fsae-run: device cpu: no other can be used (trt " in err
+        assert "; cuda " in err
+
+
+def test_python_interface_equals_the_command_line(
+    run: Run, tiny_bundle_path: Path, source: Path, tmp_path: Path
+) -> None:  # oracle: each other
+    emulator = fsae.runtime.load(tiny_bundle_path, device="cpu")
+    assert run("generate", "--members", "2", "--steps", "4", "--out", tmp_path / "g.nc")[0] == 0
+    assert run("compress", source, tmp_path / "c.nc", "--climatology", "training")[0] == 0
+    with xr.open_dataset(tmp_path / "g.nc", engine="h5netcdf") as found:
+        xr.testing.assert_identical(emulator.generate(2, steps=4), found.load())
+    with xr.open_dataset(source, engine="h5netcdf") as data:
+        latents = emulator.compress(data, climatology="training")
+        again = emulator.decompress(latents)
+        fine = emulator.superres(data, zoom=1, climatology="training", grid="source")
+        np.testing.assert_array_equal(again["time"].values, data["time"].values)
+    with xr.open_dataset(tmp_path / "c.nc", engine="h5netcdf") as found:
+        np.testing.assert_array_equal(found["tas"].values, latents["tas"].values)
+    assert fine["uas"].dims == ("time", "lat", "lon")
+    assert all(check.good for check in emulator.verify())
+
+
+# --- what can be wrong: code and sentence ---
+
+
+def _text(path: Path) -> Path:
+    path.write_text("a,b\n1,2\n")
+    return path
+
+
+def _changed(path: Path, change: Callable[[xr.Dataset], xr.Dataset]) -> Path:
+    change(to_dataset(field_layout(), fields())).to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+def _with_gaps(data: xr.Dataset) -> xr.Dataset:
+    data["tas"][3, 7] = np.nan
+    return data
+
+
+def _in_units(units: str) -> Callable[[xr.Dataset], xr.Dataset]:
+    def change(data: xr.Dataset) -> xr.Dataset:
+        data["tas"].attrs["units"] = units
+        return data
+
+    return change
+
+
+def _ordered(order: str) -> Callable[[xr.Dataset], xr.Dataset]:
+    def change(data: xr.Dataset) -> xr.Dataset:
+        del data["crs"].attrs["indexing_scheme"]
+        data["crs"].attrs["healpix_order"] = order
+        return data
+
+    return change
+
+
+BAD_DATA = {
+    "no file": (lambda p: p / "missing.nc", "found no file"),
+    "text": (lambda p: _text(p / "bad.nc"), "neither NetCDF nor Zarr"),
+    "truncated": (lambda p: _cut(_changed(p / "bad.nc", lambda d: d)), "cannot read"),
+    "plain folder": (lambda p: p, "no Zarr store"),
+    "no variable": (lambda p: _changed(p / "bad.nc", lambda d: d.drop_vars("uas")), "has no variable 'uas'"),
+    "wrong units": (lambda p: _changed(p / "bad.nc", _in_units("m")), "cannot be converted to 'K'"),
+    "unlikely values": (lambda p: _changed(p / "bad.nc", _in_units("degC")), "expected within 150 to 350 K"),
+    "part of a sphere": (lambda p: _changed(p / "bad.nc", lambda d: d.isel(cell=slice(0, 48))), "192 cells for zoom 2"),
+    "unknown order": (lambda p: _changed(p / "bad.nc", _ordered("zigzag")), "expected nested or ring"),
+    "missing values": (lambda p: _changed(p / "bad.nc", _with_gaps), "1 missing values"),
+    "no time": (lambda p: _changed(p / "bad.nc", lambda d: d.drop_vars(["time", "time_bnds"])), "no time axis"),
+}  # fmt: skip
+
+
+def _cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    return path
+
+
+def one_sentence(err: str) -> str:
+    """The error line, which must be the only one and no traceback."""
+    lines = [line for line in err.splitlines() if "error:" in line]
+    assert "Traceback" not in err
+    assert len(lines) == 1, err
+    assert err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize("verb", ["compress", "superres", "climatology"])
+@pytest.mark.parametrize("kind", BAD_DATA)
+def test_bad_data_is_exit_code_5(run: Run, tmp_path: Path, verb: str, kind: str) -> None:
+    make, message = BAD_DATA[kind]
+    out = tmp_path / "out.zarr"
+    code, stdout, err = run(verb, make(tmp_path), out)
+    assert (code, stdout) == (5, ""), err
+    assert message in one_sentence(err)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("out")]
+
+
+def test_latents_of_another_bundle_and_other_files_are_refused(
+    run: Run, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latent = tmp_path / "latent.zarr"
+    assert run("compress", source, latent, "--climatology", "training")[0] == 0
+    other = make_tiny_bundle(tmp_path / "other")
+    with (other / "encoder.fp32.onnx").open("ab") as file:
+        file.write(b"\x72\x00")  # an empty unknown field: another file, the same graph
+    write_manifest(other, tiny_manifest())
+    code, _, err = run("decompress", latent, tmp_path / "out.nc", common=())
+    assert code == 0, err
+    other_run = ["--model", str(other), "--device", "cpu", "decompress", str(latent), str(tmp_path / "out1.nc")]
+    assert main(other_run) == 5
+    error = one_sentence(capsys.readouterr().err)
+    assert "latent.zarr was compressed with bundle 'tiny' in another version than 'tiny' at" in error
+    code, _, err = run("decompress", source, tmp_path / "out2.nc")
+    assert code == 5
+    assert "in.nc holds no latents: give what `fsae-run compress` wrote" in one_sentence(err)
+    code, _, err = run("superres", source, tmp_path / "out3.nc", "--climatology", source)
+    assert code == 5
+    assert "holds no climatology: give a file made by `fsae-run climatology`" in one_sentence(err)
+    group = zarr.open_group(latent, mode="r+")
+    group["tas"][2, 5] = np.nan
+    code, _, err = run("decompress", latent, tmp_path / "out4.nc")
+    assert code == 5
+    assert "holds latents that are not finite" in one_sentence(err)
+    assert not (tmp_path / "out4.nc").exists()
+
+
+def test_a_climatology_coarser_than_the_input_is_refused(run: Run, source: Path, tmp_path: Path) -> None:
+    assert run("climatology", source, tmp_path / "clim.nc", "--zoom", "0")[0] == 0
+    code, _, err = run("superres", source, tmp_path / "out.nc", "--zoom", "1", "--climatology", tmp_path / "clim.nc")
+    assert code == 5
+    assert "clim.nc is at zoom 0, coarser than the input at zoom 1" in one_sentence(err)
+
+
+BAD_USAGE = [
+    (("generate", "--start", "soon"), 2, "found the date 'soon'"),
+    (("generate", "--start", "2005-02-30"), 5, "does not exist in the calendar 'standard'"),
+    (("generate", "--members", "0"), 2, "Invalid value"),
+    (("generate", "--members", "2", "--member-ids", "1"), 2, "give one of them"),
+    (("generate", "--member-ids", "5-3"), 2, "expected numbers and rising ranges"),
+    (("generate", "--steps", "many"), 2, "Invalid value"),
+    (("generate", "--seed", "-1"), 2, "Invalid value"),
+    (("generate", "--grid", "cubed"), 2, "Invalid value"),
+    (("generate", "--nonsense",), 2, "No such option"),
+    (("frobnicate",), 2, "No such command"),
+    (("compress",), 2, "Missing argument"),
+    (("compress", "in.nc", "latent.zarr", "--zoom", "3"), 5, "supports zoom 2 at most"),
+    (("compress", "in.nc", "in.nc", "--overwrite"), 7, "in.nc is the input"),
+    (("compress", "in.nc", "nowhere/latent.zarr"), 7, "there is no folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "message"), BAD_USAGE, ids=[" ".join(words) for words, _, _ in BAD_USAGE]
+)
+def test_bad_usage(
+    run: Run, source: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], expected: int, message: str
+) -> None:
+    monkeypatch.chdir(source.parent)
+    code, out, err = run(*words)
+    assert (code, out) == (expected, ""), err
+    assert message in err
+    assert "Traceback" not in err
+    assert [p.name for p in source.parent.iterdir()] == ["in.nc"]
+
+
+def damaged(folder: Path, what: str) -> Path:
+    """The tiny bundle, damaged."""
+    bundle = make_tiny_bundle(folder)
+    manifest, decoder = bundle / "manifest.json", bundle / "decoder.fp32.onnx"
+    raw = json.loads(manifest.read_text())
+    if what == "newer schema":
+        manifest.write_text(json.dumps(raw | {"schema_version": 2}))
+    elif what == "unknown key":
+        manifest.write_text(json.dumps(raw | {"colour": "green"}))
+    elif what == "truncated manifest":
+        manifest.write_text(manifest.read_text()[:100])
+    elif what == "truncated graph":
+        decoder.write_bytes(decoder.read_bytes()[:-100])
+    elif what == "altered graph":
+        decoder.write_bytes(decoder.read_bytes()[:-1] + b"\x00")
+    elif what == "missing graph":
+        decoder.unlink()
+    elif what == "no graph at all":
+        decoder.write_bytes(b"not a graph")
+        write_manifest(bundle, tiny_manifest())
+    elif what == "no manifest":
+        manifest.unlink()
+    return bundle
+
+
+BAD_BUNDLES = {
+    "newer schema": "has schema version 2, this fsae reads versions up to 1",
+    "unknown key": "unknown keys ['colour']",
+    "truncated manifest": "not JSON",
+    "truncated graph": "is truncated or altered",
+    "altered graph": "is altered",
+    "missing graph": "No such file",
+    "no graph at all": "cannot load decoder.fp32.onnx",
+    "no manifest": "is no bundle",
+}
+
+
+@pytest.mark.parametrize("what", BAD_BUNDLES)
+def test_bad_bundles_are_exit_code_4(tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    bundle = damaged(tmp_path / "bundle", what)
+    for verb in (["verify"], ["generate", "--out", str(tmp_path / "out.zarr")]):
+        assert main(["--model", str(bundle), "--device", "cpu", *verb]) == 4
+        assert BAD_BUNDLES[what] in one_sentence(capsys.readouterr().err)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_device_that_computes_otherwise_is_exit_code_6(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    golden = dict(np.load(bundle / "golden.npz"))
+    golden["decoder.field"][0, 1, 5] += 0.1
+    np.savez(bundle / "golden.npz", **golden)
+    write_manifest(bundle, tiny_manifest())
+    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
+    assert "device cpu misses the golden vectors: decoder: 0.1 K, allowed 0.001" in one_sentence(
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("device", ["cuda", "trt", "trt-rtx"])
+def test_a_device_that_is_not_there_is_exit_code_3(run: Run, tmp_path: Path, device: str) -> None:  # never a fallback
+    if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine may have CUDA")
+    if device != "cuda" and fsae.runtime.tensorrt.available(device) is None:
+        pytest.skip(f"this machine has {device}")
+    code, out, err = run("generate", "--out", tmp_path / "out.zarr", common=("--device", device))
+    assert (code, out) == (3, "")
+    assert f"device {device}" in one_sentence(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_backend_at_all_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what a missing package looks like to import
+    for common in (("--device", "cpu"), ()):
+        code, _, err = run("verify", common=common)
+        assert code == 3
+        assert 'pip install "fsae[cpu]"' in err.splitlines()[-1]
+        assert "Traceback" not in err
+
+
+def test_a_silent_fallback_of_the_library_is_caught(
+    tiny_bundle: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: a library that takes the CPU whatever was asked for, as onnxruntime does without cuDNN
+    real = onnxruntime.InferenceSession
+
+    def on_cpu(model: bytes, options: object, providers: list[str]) -> object:
+        return real(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    code, _, err = run("verify", common=("--device", "cuda"))
+    assert code == 3
+    assert "device cuda cannot be used: onnxruntime took CPUExecutionProvider instead" in one_sentence(err)
+
+
+def test_a_full_disk_is_exit_code_7(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, name: str, place: tuple[slice, ...], values: np.ndarray) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(stores.ZarrStore, "write", full)
+    code, _, err = run("generate", "--members", "1", "--out", tmp_path / "out.zarr")
+    assert code == 7
+    assert "No space left on device; nothing was left there" in one_sentence(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_run_leaves_nothing(tiny_bundle_path: Path, tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-c", "import sys; from fsae.runtime.cli import main; sys.exit(main(sys.argv[1:]))"]
+    command += ["--model", str(tiny_bundle_path), "--device", "cpu", "--threads", "1"]
+    command += ["generate", "--members", "5000", "--steps", "3", "--out", str(tmp_path / "out.zarr")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*.partial/tas/c")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "fsae-run: interrupted; unfinished output was removed"
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_has_examples_for_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in (
+        (),
+        ("info",),
+        ("verify",),
+        ("compress",),
+        ("decompress",),
+        ("superres",),
+        ("generate",),
+        ("climatology",),
+    ):
+        assert main([*verb, "--help"]) == 0
+        assert "Examples:\n    fsae-run" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fsae-run, version {fsae.runtime.__version__}\n"
+    assert main([]) == 2

@@ -1,0 +1,189 @@
+"""Training: samples, losses, and a whole small run that is interrupted and goes on."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from fsae.runtime.errors import Stopped, UsageError
+from fsae.training.cli import main
+from fsae.training.config import DEFAULT, NoiseConfig, read_config
+from fsae.training.fit import denoiser_loss
+from fsae.training.run import load_run
+from fsae.training.samples import AnomalySamples, LatentSeries, WindowSamples
+from fsae.training.stages import latent_spread, train
+
+SAMPLE = Path(__file__).parent.parent / "training" / "sample"
+
+SMALL = f"""
+name = "small"
+[data]
+inputs = ["{SAMPLE}/ncep1-tas-mon-200501-201412.nc"]
+training_years = [2005, 2009]
+validation_years = [2010, 2010]
+evaluation_years = [2011, 2014]
+harmonics = 2
+[[data.variables]]
+name = "tas"
+standard_name = "air_temperature"
+long_name = "air temperature"
+units = "K"
+valid_range = [150.0, 350.0]
+[autoencoder]
+zoom = 3
+latent_zoom = 1
+fine_token_zoom = 1
+coarse_token_zoom = 0
+width = 16
+heads = 2
+embedding = 9
+dropout = 0.1
+[autoencoder_fit]
+steps = 6
+batch = 4
+learning_rate = 1e-3
+mixture = 0.5
+checkpoint_every_steps = 2
+[diffusion]
+window = 3
+previous = 2
+token_zooms = [0]
+width = 16
+heads = 2
+embedding = 9
+[diffusion_fit]
+steps = 4
+batch = 4
+learning_rate = 1e-3
+checkpoint_every_steps = 2
+"""
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_mixtures_keep_variance_and_depend_on_the_index_alone() -> None:  # oracle: a^2 + b^2 + c^2 = 1, determinism
+    rng = np.random.default_rng(0)
+    months = rng.normal(size=(300, 1, 192)).astype(np.float32)
+    season = rng.normal(size=(300, 4)).astype(np.float32)
+    samples = AnomalySamples(months, season, mixture=1.0, seed=3, first=0, count=200)
+    drawn = np.stack([samples[i][0].numpy() for i in range(200)])
+    np.testing.assert_allclose(np.square(drawn).mean(), np.square(months).mean(), rtol=0.03)
+    later = AnomalySamples(months, season, mixture=1.0, seed=3, first=150, count=50)
+    np.testing.assert_array_equal(later[7][0], samples[157][0])
+    plain = AnomalySamples(months, season, mixture=0.0, seed=3, first=0, count=5)
+    assert all((months == plain[i][0].numpy()).all(axis=(1, 2)).any() for i in range(5))
+
+
+def test_windows_hold_consecutive_steps_and_known_noise() -> None:  # oracle: the series counts its own steps
+    steps = np.arange(40, dtype=np.float32)
+    white = np.broadcast_to(steps[:, None, None], (40, 1, 48)).astype(np.float32)
+    series = LatentSeries(white=white, season=np.zeros((40, 2), np.float32), forcing=1950 + steps)
+    noise = NoiseConfig(log_mean=0.3, log_deviation=0.5, previous_share=0.5, forcing_jitter_years=0.0)
+    samples = WindowSamples(series, noise, window=4, previous=2, seed=0, first=0, count=300)
+    drawn = [samples[i] for i in range(300)]
+    for sample in drawn:
+        first = float(sample["clean"][0, 0, 0])
+        np.testing.assert_array_equal(sample["clean"][:, 0, 0], first + np.arange(4))
+        np.testing.assert_allclose(sample["forcing"], 1950 + first + np.arange(4))
+        if sample["previous_valid"].any():
+            np.testing.assert_array_equal(sample["previous"][:, 0, 0], first + np.array([-2, -1]))
+    noisiness = [float((s["noisy"] - s["clean"]).std() / s["sigma"]) for s in drawn]
+    np.testing.assert_allclose(np.mean(noisiness), 1.0, rtol=0.02)
+    np.testing.assert_allclose(np.log([s["sigma"] for s in drawn]).mean(), 0.3, atol=0.1)
+    assert 0.35 < np.mean([bool(s["previous_valid"].any()) for s in drawn]) < 0.6
+
+
+def test_loss_of_the_ideal_denoiser_of_unit_noise() -> None:  # oracle: EDM, the network's ideal answer is zero, loss 1
+    rng = np.random.default_rng(1)
+    sigma = torch.tensor([0.1, 1.0, 10.0]).repeat(200)
+    clean = torch.from_numpy(rng.normal(size=(600, 3, 1, 48))).float()
+    noisy = clean + sigma[:, None, None, None] * torch.from_numpy(rng.normal(size=clean.shape)).float()
+
+    def ideal(noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return noisy / (1 + sigma[:, None, None, None] ** 2)
+
+    loss = denoiser_loss(ideal, {"clean": clean, "noisy": noisy, "sigma": sigma})  # type: ignore[arg-type]
+    np.testing.assert_allclose(float(loss), 1.0, rtol=0.02)
+
+
+def test_latent_spread_of_white_noise_is_one_per_level() -> None:  # oracle: white noise with known cell spread
+    zooms = (0, 1, 2)
+    cell = np.linspace(0.5, 2.0, 192)[None]
+    latents = (np.random.default_rng(2).normal(size=(3000, 1, 192)) * cell).astype(np.float32)
+    spread = latent_spread(latents, zooms)
+    np.testing.assert_allclose(spread["latent_cell_std"], cell, rtol=0.06)  # 4 sigma of 1 / sqrt(2 * 3000)
+    np.testing.assert_allclose(spread["latent_level_std"], [[0.25, 0.5, 1.0]], rtol=0.03)
+
+
+def test_interrupted_run_ends_like_an_undisturbed_one(
+    configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: the undisturbed run, bit for bit on the same machine
+    config = read_config(configuration)
+    inputs = [Path(name) for name in config.data.inputs]
+    whole = train(config, inputs, tmp_path / "whole", progress=False)
+    assert whole.denoiser is not None
+
+    from fsae.training import fit  # noqa: PLC0415
+
+    def interrupt(task: fit.Fit, batch: object, batch_idx: int) -> None:
+        if task.global_step == 3:  # between two checkpoints of the autoencoder
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        torch.manual_seed(task.seed * 1_000_003 + task.global_step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fit.Fit, "on_train_batch_start", interrupt)
+        with pytest.raises(Stopped, match="from step 2 of 6"):
+            train(config, inputs, tmp_path / "parts", progress=False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert threading.current_thread() is threading.main_thread()
+    train(config, inputs, tmp_path / "parts", progress=False)
+    for name in ("autoencoder", "denoiser"):
+        one, other = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "parts"))
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            np.testing.assert_array_equal(value, other[key], err_msg=key)
+    assert "validation" in (tmp_path / "parts" / "train.log").read_text() if (tmp_path / "parts/train.log").exists() else 1
+    with pytest.raises(UsageError, match="another configuration"):
+        train(read_config(DEFAULT), inputs, tmp_path / "parts", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("width = 16", "wdith = 16", "unknown keys ['wdith']"),
+        ("heads = 2", "heads = 'two'", "heads is 'two', expected a value of type int"),
+        ("evaluation_years = [2011, 2014]", "evaluation_years = [2009, 2014]", "overlap"),
+        ("latent_zoom = 1", "latent_zoom = 4", "base_zoom < latent_zoom < zoom"),
+        ("harmonics = 2", "harmonics = 9", "expected 1 to 5"),
+        ('name = "small"', 'name = "../small"', "expected letters"),
+        ("[data]", "[data", "is not TOML"),
+        ("ncep1-tas-mon-200501", "no-such-file", "does not exist"),
+    ],
+)
+def test_bad_configurations_are_named_before_anything_happens(
+    configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, words: str
+) -> None:  # oracle: the stated message, exit code 2, no run folder
+    configuration.write_text(SMALL.replace(old, new, 1))
+    assert main([str(configuration), "--out", str(tmp_path / "runs")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unfinished_and_damaged_runs_are_refused(tmp_path: Path) -> None:  # oracle: the stated message
+    with pytest.raises(UsageError, match="is no run"):
+        load_run(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="is not finished"):
+        load_run(tmp_path)
