@@ -351,7 +351,7 @@ def superres(
 @cli.command()
 @click.option("--members", type=click.IntRange(min=1), help="Number of members; default 100.")
 @click.option("--member-ids", metavar="A-B,C", help="Numbers of the members instead; a member is the same in any set.")
-@click.option("--start", metavar="DATE", help="Date in the first step; default the month after the training period.")
+@click.option("--start", metavar="DATE", help="Date in the first step; default January of the last training year.")
 @click.option("--steps", type=click.IntRange(min=1), default=12, show_default=True, help="Time steps.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
 @click.option("--out", metavar="OUT", default="ensemble.zarr", show_default=True, help="Output; .nc for NetCDF-4.")

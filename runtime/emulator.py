@@ -102,7 +102,7 @@ class Emulator:
         """An ensemble (realization, time, cell): that many members, or those with the given numbers.
 
         A member depends on (seed, number, time) alone, never on the others or on `batch`. `start`: a date such as
-        2005-01, by default the month after the training period.
+        2005-01, by default the beginning of the last training year.
         """
         request = self._request(members, start, steps, seed)
         return in_memory(self._told(generate_job(self.bundle, self.graphs, request, grid=grid, batch=batch)))

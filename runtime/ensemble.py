@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle, Tables
+from .bundle import Bundle
 from .errors import BundleError
 from .manifest import Denoiser, Manifest, Sampler
 from .noise import member_noise
@@ -38,6 +38,34 @@ class Steps:
         return Steps(season=self.season[part], index=self.index[part], forcing=self.forcing[part])
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentModel:
+    """What a host must know of a diffusion model beside its graphs, from a bundle or from a training run."""
+
+    window: int
+    previous: int
+    shape: tuple[int, int]  # (variable, latent pixel)
+    zooms: tuple[int, ...]  # of the latent's pyramid
+    cell_std: F32  # (variable, latent pixel), see pyramid.whiten
+    level_std: F32  # (variable, level)
+    sampler: Sampler
+
+
+def latent_model(bundle: Bundle) -> LatentModel:
+    """The diffusion model of a bundle; BundleError where it has none."""
+    manifest, tables = bundle.manifest, bundle.tables
+    denoiser, sampler = parts_of(manifest)
+    return LatentModel(
+        window=denoiser.window,
+        previous=denoiser.previous,
+        shape=manifest.latent.shape,
+        zooms=manifest.zooms[: manifest.zooms.index(manifest.latent.zoom) + 1],
+        cell_std=tables.latent_cell_std,
+        level_std=tables.latent_level_std,
+        sampler=sampler,
+    )
+
+
 def windows_needed(steps: int, window: int) -> int:
     """Windows that cover `steps` steps; whole ones are always drawn.
 
@@ -62,13 +90,12 @@ def window_noise(seed: int, member: int, index: NDArray[np.int64], shape: tuple[
 
 
 def sample_window(
-    graphs: Graphs, manifest: Manifest, noise: F32, steps: Steps, previous: F32, previous_valid: F32
+    graphs: Graphs, sampler: Sampler, noise: F32, steps: Steps, previous: F32, previous_valid: F32
 ) -> F32:
     """A window in white space, (member, time, variable, latent pixel), from its noise of that shape.
 
     previous (member, P, variable, latent pixel) holds the last clean steps, oldest first; previous_valid (member, P).
     """
-    _, sampler = parts_of(manifest)
     batch = noise.shape[0]
     season = np.repeat(steps.season[None], batch, axis=0)
     forcing = np.repeat(steps.forcing[None], batch, axis=0)
@@ -83,37 +110,34 @@ def sample_window(
     return SAMPLERS[sampler.name](denoise, noise, levels)
 
 
-def decode_window(graphs: Graphs, manifest: Manifest, tables: Tables, white: F32, season: F32) -> F32:
+def decode_window(graphs: Graphs, model: LatentModel, white: F32, season: F32) -> F32:
     """Fields (time, variable, pixel) in physical units of one member's whole window in white space."""
-    zooms = manifest.zooms[: manifest.zooms.index(manifest.latent.zoom) + 1]
-    latent = unwhiten(white, zooms, tables.latent_cell_std, tables.latent_level_std).astype(np.float32)
+    latent = unwhiten(white, model.zooms, model.cell_std, model.level_std).astype(np.float32)
     return graphs.decode(latent, season)
 
 
 def generate(
-    bundle: Bundle, graphs: Graphs, members: Sequence[int], steps: Steps, count: int, seed: int, batch: int
+    model: LatentModel, graphs: Graphs, members: Sequence[int], steps: Steps, count: int, seed: int, batch: int
 ) -> Iterator[Unit]:
     """Finished pieces of an ensemble of `count` steps, `batch` members at a time, each piece one window.
 
     `steps` covers whole windows, so it may be longer than `count`; what is beyond is drawn but not given out.
     """
-    manifest, tables = bundle.manifest, bundle.tables
-    denoiser, _ = parts_of(manifest)
-    shape, window = manifest.latent.shape, denoiser.window
+    window = model.window
     for first in range(0, len(members), batch):
         ids = members[first : first + batch]
-        previous = np.zeros((len(ids), denoiser.previous, *shape), dtype=np.float32)
-        valid = np.zeros((len(ids), denoiser.previous), dtype=np.float32)
+        previous = np.zeros((len(ids), model.previous, *model.shape), dtype=np.float32)
+        valid = np.zeros((len(ids), model.previous), dtype=np.float32)
         for number in range(windows_needed(count, window)):
             start = number * window
             now = steps.window(start, window)
-            noise = np.stack([window_noise(seed, member, now.index, shape) for member in ids])
-            white = sample_window(graphs, manifest, noise, now, previous, valid)  # (member, time, variable, pixel)
+            noise = np.stack([window_noise(seed, member, now.index, model.shape) for member in ids])
+            white = sample_window(graphs, model.sampler, noise, now, previous, valid)  # (member, time, variable, pixel)
             kept = min(window, count - start)
-            fields = [decode_window(graphs, manifest, tables, one, now.season)[:kept] for one in white]
+            fields = [decode_window(graphs, model, one, now.season)[:kept] for one in white]
             yield Unit(
                 members=slice(first, first + len(ids)), times=slice(start, start + kept), values=np.stack(fields)
             )
-            if denoiser.previous:
-                previous = np.concatenate([previous, white], axis=1)[:, -denoiser.previous :]
-                valid = np.concatenate([valid, np.ones(white.shape[:2], np.float32)], axis=1)[:, -denoiser.previous :]
+            if model.previous:
+                previous = np.concatenate([previous, white], axis=1)[:, -model.previous :]
+                valid = np.concatenate([valid, np.ones(white.shape[:2], np.float32)], axis=1)[:, -model.previous :]

@@ -20,10 +20,10 @@ from .calendar import (
     year_phase,
 )
 from .climatology import season
-from .ensemble import Steps, generate, parts_of, windows_needed
+from .ensemble import Steps, generate, latent_model, parts_of, windows_needed
 from .errors import UsageError
 from .jobs import Job, field_layout, on_grid, provenance
-from .manifest import Manifest
+from .manifest import Manifest, Time
 from .output import Unit, encode_times
 from .session import Graphs
 
@@ -73,9 +73,8 @@ def member_ids(text: str) -> tuple[int, ...]:
 
 
 def default_start(manifest: Manifest) -> Date:
-    """The first of the month after the training period."""
-    last = parse_start(manifest.provenance.period[1][:7], manifest.time.calendar)
-    return steps(last, 2, "1 month", manifest.time.calendar)[1]
+    """The first step of the last training year: the latest one whose forcing the model has seen all through."""
+    return parse_start(manifest.provenance.period[1][:4], manifest.time.calendar)
 
 
 def start_date(manifest: Manifest, start: str | None) -> Date:
@@ -83,26 +82,23 @@ def start_date(manifest: Manifest, start: str | None) -> Date:
     return default_start(manifest) if start is None else parse_start(start, manifest.time.calendar)
 
 
-def timeline(manifest: Manifest, start: Date, count: int) -> Timeline:
-    """The time axis of `count` steps from the one that holds `start`.
+def timeline(known: Time, window: int, methods: str, start: Date, count: int) -> Timeline:
+    """The time axis of `count` steps from the one that holds `start`, for windows of `window` steps.
 
     Averages are stamped in the middle of their period, which the bounds give; instantaneous values have no bounds.
     """
-    denoiser, _ = parts_of(manifest)
-    step, calendar = manifest.time.step, manifest.time.calendar
-    whole = windows_needed(count, denoiser.window) * denoiser.window
-    stamps = steps(start, whole, step, calendar)
-    methods = manifest.variables[0].cell_methods
-    known = Steps(
-        season=season(year_phase(stamps, step, methods), manifest.time.harmonics),
+    step, calendar = known.step, known.calendar
+    stamps = steps(start, windows_needed(count, window) * window, step, calendar)
+    whole = Steps(
+        season=season(year_phase(stamps, step, methods), known.harmonics),
         index=np.array([time_index(stamp, step) for stamp in stamps]),
         forcing=decimal_year(stamps, step, methods).astype(np.float32),
     )
     stamps = stamps[:count]
     if time_method(methods) == "point":
-        return Timeline(steps=known, stamps=stamps, bounds=None)
+        return Timeline(steps=whole, stamps=stamps, bounds=None)
     bounds = step_bounds(stamps, step)
-    return Timeline(steps=known, stamps=centres(stamps, step, methods, bounds), bounds=bounds)
+    return Timeline(steps=whole, stamps=centres(stamps, step, methods, bounds), bounds=bounds)
 
 
 def forcing_note(manifest: Manifest, forcing: np.ndarray) -> tuple[str, ...]:
@@ -120,10 +116,11 @@ def forcing_note(manifest: Manifest, forcing: np.ndarray) -> tuple[str, ...]:
 def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str = "native", batch: int = BATCH) -> Job:
     """Fields (realization, time, cell) of an ensemble, streamed window by window."""
     manifest = bundle.manifest
-    denoiser, _ = parts_of(manifest)
+    model = latent_model(bundle)
     if batch < 1:
         raise UsageError(f"found a batch of {batch} members, expected 1 or more")
-    line = timeline(manifest, request.start, request.steps)
+    methods = manifest.variables[0].cell_methods  # the variables of a bundle share their time axis
+    line = timeline(manifest.time, model.window, methods, request.start, request.steps)
     notes = forcing_note(manifest, line.steps.forcing[: request.steps])
     record: dict[str, Any] = {
         "verb": "generate",
@@ -135,11 +132,11 @@ def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str 
     }
     attributes = provenance(bundle, graphs, record, notes) | {"fsae_seed": request.seed}
     time = encode_times(line.stamps, line.bounds, manifest.time.calendar)
-    layout = field_layout(bundle, grid, time, request.members, attributes, time_chunk=denoiser.window)
+    layout = field_layout(bundle, grid, time, request.members, attributes, time_chunk=model.window)
 
     def units() -> Iterator[Unit]:
         pieces = generate(
-            bundle, graphs, request.members, line.steps, count=request.steps, seed=request.seed, batch=batch
+            model, graphs, request.members, line.steps, count=request.steps, seed=request.seed, batch=batch
         )
         for unit in pieces:
             yield on_grid(bundle, layout, unit)

@@ -33,8 +33,8 @@ def noise_features(sigma: NDArray[np.floating]) -> NDArray[np.float32]:
 def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> NDArray[np.float64]:
     """Falling noise levels, `steps` of them and a final zero (EDM eq. 5).
 
-    >>> noise_levels(3, 0.01, 100.0, 1.0).tolist()
-    [100.0, 50.005, 0.01, 0.0]
+    >>> noise_levels(3, 1.0, 9.0, 2.0).tolist()
+    [9.0, 4.0, 1.0, 0.0]
     """
     ramp = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
     levels = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho

@@ -17,6 +17,8 @@ F32 = NDArray[np.float32]
 
 DEVICES = ("auto", "cpu", "cuda", "trt", "trt-rtx")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TensorFloat-32 keeps ten bits of a product's factors: not what a bundle's float32 tolerance was measured with.
+PROVIDER_OPTIONS = {"CPUExecutionProvider": {}, "CUDAExecutionProvider": {"use_tf32": "0"}}
 EXTRAS = {"cpu": "cpu", "cuda": "gpu", "trt": "trt", "trt-rtx": "trt-rtx"}
 INPUTS = {
     "encoder": ("field", "season", "level_mask"),
@@ -180,7 +182,7 @@ class OnnxGraphs:
             options.intra_op_num_threads = self._threads
         asked = PROVIDERS[self.device]
         try:
-            session = runtime.InferenceSession(model, options, providers=[asked])
+            session = runtime.InferenceSession(model, options, providers=[(asked, PROVIDER_OPTIONS[asked])])
         except _errors(runtime) as error:
             text = str(error).splitlines()[0]
             if self.device != "cpu":

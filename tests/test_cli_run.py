@@ -259,7 +259,7 @@ def test_defaults_follow_the_training_period(
     assert run("generate", "--members", "1")[0] == 0
     with xr.open_dataset("ensemble.zarr", engine="zarr") as found:
         times = found["time"].values.astype("datetime64[M]").astype(str)
-        assert (times[0], times[-1], times.size) == ("2005-01", "2005-12", 12)
+        assert (times[0], times[-1], times.size) == ("2004-01", "2004-12", 12)
     code, _, err = run("generate", "--members", "1")
     assert (code, err.splitlines()[-1]) == (
         7,

@@ -19,10 +19,11 @@ from conftest import (
 )
 
 from fsae.runtime.bundle import Bundle
-from fsae.runtime.ensemble import decode_window, generate, sample_window, window_noise, windows_needed
+from fsae.runtime.ensemble import decode_window, generate, latent_model, sample_window, window_noise, windows_needed
 from fsae.runtime.errors import BundleError, DataError, UsageError
 from fsae.runtime.generation import (
     Request,
+    Timeline,
     default_start,
     forcing_note,
     generate_job,
@@ -31,7 +32,7 @@ from fsae.runtime.generation import (
     timeline,
 )
 from fsae.runtime.jobs import in_memory
-from fsae.runtime.manifest import Sampler
+from fsae.runtime.manifest import Manifest, Sampler
 from fsae.runtime.noise import member_noise
 from fsae.runtime.pyramid import unwhiten
 from fsae.runtime.session import Graphs, OnnxGraphs, pad_batch
@@ -48,11 +49,15 @@ def january(year: int = 1990) -> cftime.datetime:
     return cftime.datetime(year, 1, 1, calendar="standard")
 
 
+def line_of(manifest: Manifest, start: cftime.datetime, count: int) -> Timeline:
+    return timeline(manifest.time, WINDOW, manifest.variables[0].cell_methods, start, count)
+
+
 def run(bundle: Bundle, graphs: Graphs, members: tuple[int, ...], steps: int, batch: int, seed: int = 4) -> np.ndarray:
     """Fields (member, time, variable, pixel), put together from the units."""
-    line = timeline(bundle.manifest, january(), steps)
+    line = line_of(bundle.manifest, january(), steps)
     whole = np.full((len(members), steps, VARIABLES, 192), np.nan, dtype=np.float32)
-    for unit in generate(bundle, graphs, members, line.steps, count=steps, seed=seed, batch=batch):
+    for unit in generate(latent_model(bundle), graphs, members, line.steps, count=steps, seed=seed, batch=batch):
         assert np.isnan(whole[unit.members, unit.times]).all(), "a unit came twice"
         whole[unit.members, unit.times] = unit.values
     return whole
@@ -85,11 +90,11 @@ def test_samples_follow_the_exact_flow(tiny_bundle: Bundle) -> None:
     # oracle: the probability flow of a Gaussian N(m, s^2) takes x at sigma to m + s / sqrt(s^2 + sigma^2) (x - m)
     fine = dataclasses.replace(tiny_bundle.manifest.sampler, steps=200)
     manifest = dataclasses.replace(tiny_bundle.manifest, sampler=fine)
-    line = timeline(manifest, january(), WINDOW)
+    line = line_of(manifest, january(), WINDOW)
     noise = window_noise(0, 1, line.steps.index, manifest.latent.shape)[None]
     previous = np.ones((1, 2, VARIABLES, LATENT_PIXELS), dtype=np.float32)
     valid = np.ones((1, 2), dtype=np.float32)
-    found = sample_window(ClosedForm(), manifest, noise, line.steps, previous, valid)
+    found = sample_window(ClosedForm(), manifest.sampler, noise, line.steps, previous, valid)
     scalar = YEARLY * line.steps.season[:, 0] + TREND * (line.steps.forcing - 1990)
     mean = scalar[None, :, None, None] + MEMORY
     expected = mean + SPREAD / np.hypot(SPREAD, SIGMA_MAX) * (SIGMA_MAX * noise - mean)
@@ -97,7 +102,7 @@ def test_samples_follow_the_exact_flow(tiny_bundle: Bundle) -> None:
 
 
 def test_noise_of_a_frame_is_named_by_member_and_date(tiny_bundle: Bundle) -> None:  # oracle: the documented formula
-    line = timeline(tiny_bundle.manifest, cftime.datetime(2005, 3, 20, calendar="standard"), 2)
+    line = line_of(tiny_bundle.manifest, cftime.datetime(2005, 3, 20, calendar="standard"), 2)
     shape = tiny_bundle.manifest.latent.shape
     expected = [member_noise(9, 37, 12 * 2005 + month, 0, shape[0] * shape[1]).reshape(shape) for month in (2, 3, 4)]
     np.testing.assert_array_equal(window_noise(9, 37, line.steps.index, shape), np.stack(expected))
@@ -130,8 +135,8 @@ def test_the_second_window_knows_the_end_of_the_first(tiny_bundle: Bundle) -> No
         def denoise(self, *inputs: np.ndarray) -> np.ndarray:
             return tiny_denoise(np.zeros_like(inputs[0]), np.full(len(inputs[0]), 1e6), *inputs[2:]).astype(np.float32)
 
-    line = timeline(tiny_bundle.manifest, january(), 6)
-    units = list(generate(tiny_bundle, Means(), [0], line.steps, count=6, seed=0, batch=1))
+    line = line_of(tiny_bundle.manifest, january(), 6)
+    units = list(generate(latent_model(tiny_bundle), Means(), [0], line.steps, count=6, seed=0, batch=1))
     scalar = YEARLY * line.steps.season[:, 0] + TREND * (line.steps.forcing - 1990)
     means = [*scalar[:3], *(scalar[3:] + MEMORY * scalar[2])]
     white = np.broadcast_to(np.array(means)[:, None, None], (6, VARIABLES, LATENT_PIXELS))
@@ -144,9 +149,9 @@ def test_the_second_window_knows_the_end_of_the_first(tiny_bundle: Bundle) -> No
 def test_white_space_goes_back_through_both_statistics(tiny_bundle: Bundle) -> None:
     # oracle: a constant field has a base alone: gain 2**zoom * base std, then the cells' own std
     tables = tiny_bundle.tables
-    season = timeline(tiny_bundle.manifest, january(), WINDOW).steps.season
+    season = line_of(tiny_bundle.manifest, january(), WINDOW).steps.season
     white = np.ones((WINDOW, VARIABLES, LATENT_PIXELS), dtype=np.float32)
-    found = decode_window(ClosedForm(), tiny_bundle.manifest, tables, white, season)
+    found = decode_window(ClosedForm(), latent_model(tiny_bundle), white, season)
     latent = 2**LATENT_ZOOM * tables.latent_level_std[:, :1] * tables.latent_cell_std
     np.testing.assert_allclose(found, tiny_decode(np.stack([latent] * WINDOW), season), atol=1e-3)
 
@@ -165,10 +170,10 @@ def test_padding_repeats_the_last_row() -> None:
     assert pad_batch(np.array([[1.0], [2.0]], np.float32), 4).tolist() == [[1.0], [2.0], [2.0], [2.0]]
 
 
-def test_default_start_is_the_month_after_the_training_period(tiny_bundle: Bundle) -> None:
-    assert str(default_start(tiny_bundle.manifest))[:10] == "2005-01-01"
+def test_default_start_is_the_last_training_year(tiny_bundle: Bundle) -> None:  # oracle: the manifest's period
+    assert str(default_start(tiny_bundle.manifest))[:10] == "2004-01-01"
     noleap = dataclasses.replace(tiny_bundle.manifest.time, calendar="360_day")  # whose December has no 31st
-    assert str(default_start(dataclasses.replace(tiny_bundle.manifest, time=noleap)))[:10] == "2005-01-01"
+    assert str(default_start(dataclasses.replace(tiny_bundle.manifest, time=noleap)))[:10] == "2004-01-01"
 
 
 def test_dates_outside_the_calendar_are_refused(tiny_bundle: Bundle) -> None:
@@ -182,7 +187,7 @@ def test_dates_outside_the_calendar_are_refused(tiny_bundle: Bundle) -> None:
 
 
 def test_averages_are_stamped_in_the_middle_of_their_bounds(tiny_bundle: Bundle) -> None:  # oracle: the calendar
-    line = timeline(tiny_bundle.manifest, january(2005), 2)
+    line = line_of(tiny_bundle.manifest, january(2005), 2)
     assert [str(t) for t in line.stamps] == ["2005-01-16 12:00:00", "2005-02-15 00:00:00"]
     assert [tuple(map(str, pair)) for pair in line.bounds or ()] == [
         ("2005-01-01 00:00:00", "2005-02-01 00:00:00"),

@@ -118,8 +118,9 @@ class Autoencoder(nn.Module):
 
     def mean(self, season: Tensor) -> Tensor:
         """Climatology [physical units] of each sample's season: (B, 2K) -> (B, V, N)."""
-        waves = torch.einsum("bk,vkn->bvn", season, self.climatology[:, 1:])
-        return self.climatology[:, 0] + waves
+        variables, _, pixels = self.climatology.shape
+        table = self.climatology[:, 1:].transpose(0, 1).flatten(1)  # (2K, V * N): a plain product, exact for any batch
+        return self.climatology[:, 0] + (season @ table).reshape(-1, variables, pixels)
 
     def encode(self, field: Tensor, season: Tensor, level_mask: Tensor) -> Tensor:
         """Latent (B, V, Nzb) of a field (B, V, N) [physical units]; level_mask (B, levels) weighs the residuals."""

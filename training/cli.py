@@ -2,8 +2,6 @@
 
 import logging
 import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -55,7 +53,7 @@ def cli() -> None:
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def fit(config: Path | None, out: Path, name: str | None, quiet: bool) -> None:
     """Train CONFIG.toml (default: the shipped configuration); interrupted, the same command goes on."""
-    from .config import DEFAULT, read_config
+    from .config import DEFAULT, input_files, read_config
     from .stages import train
 
     source = config or DEFAULT
@@ -101,37 +99,34 @@ def prepare(
 @click.argument("model", required=False)
 @click.option("--members", type=int, default=20, help="Members of the generated ensemble.")
 @click.option("--sample-steps", type=int, help="Noise levels of the sampler; default: the model's own.")
+@click.option("--data", type=click.Path(path_type=Path), help="Configuration with data for a bundle; default: sample.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
-def evaluate(model: str | None, members: int, sample_steps: int | None, json_path: Path | None) -> None:
+def evaluate(
+    model: str | None, members: int, sample_steps: int | None, data: Path | None, json_path: Path | None
+) -> None:
     """Figures of MODEL (a run or a bundle; default: the newest run) on its evaluation years, beside baselines."""
     from .evaluation import evaluate_model
 
-    text, record = evaluate_model(model, members=members, sample_steps=sample_steps)
+    log_to(None)
+
+    text, record = evaluate_model(model, members=members, sample_steps=sample_steps, data=data)
     if json_path is not None:
-        json_path.write_text(record + "\n", encoding="utf-8")
+        json_path.write_text(record, encoding="utf-8")
     click.echo(text)
 
 
-def input_files(names: Sequence[str], config: Path) -> list[Path]:
-    """Paths of a configuration's inputs, relative to its folder; the sample data also to ./training of a checkout."""
-    folders = [config.parent, Path("training")]
-    found = next((folder for folder in folders if all((folder / name).exists() for name in names)), config.parent)
-    return [found / name for name in names]
-
-
-def log_to(path: Path) -> None:
-    """Send the log to stderr and to the end of the file `path`."""
+def log_to(path: Path | None) -> None:
+    """Send the log to stderr and, where given, to the end of the file `path`."""
     logger = logging.getLogger("fsae")
     logger.setLevel(logging.INFO)
     logger.handlers.clear()
-    file, terminal = logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler()
-    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(file)
     logger.addHandler(terminal)
-    for name in ("lightning.pytorch", "lightning.fabric"):  # its notes on hardware say nothing of the run
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
+    if path is not None:
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger.addHandler(file)
 
 
 def main(argv: list[str] | None = None) -> int:

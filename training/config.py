@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -75,6 +76,9 @@ class FitConfig:
     gradient_clip: float = 1.0
     average_decay: float = 0.995
     mixture: float = 0.0  # share of the batch that is random mixtures of three samples (autoencoder only)
+    # Weight of the power of the levels finer than the latent (autoencoder only). The mean square alone is least for
+    # fields too smooth by what the latent cannot hold; a little of this keeps the power for a little error.
+    level_power: float = 0.0
     checkpoint_every_steps: int = 100
 
     def __post_init__(self) -> None:
@@ -159,3 +163,10 @@ def read_config(path: Path) -> Config:
         raise UsageError(f"{path} is not TOML: {error}") from None
     config: Config = decode_record(Config, raw, path.name, UsageError)
     return config
+
+
+def input_files(names: Sequence[str], config: Path) -> list[Path]:
+    """Paths of a configuration's inputs, relative to its folder; the sample data also to ./training of a checkout."""
+    folders = [config.parent, Path("training")]
+    found = next((folder for folder in folders if all((folder / name).exists() for name in names)), config.parent)
+    return [found / name for name in names]

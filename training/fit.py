@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fsae.runtime.errors import Stopped
 from .autoencoder import Autoencoder
 from .config import FitConfig, TrainerConfig
 from .denoiser import Denoiser
+from .layers import decompose
 
 log = logging.getLogger("fsae.training")
 
@@ -85,13 +87,23 @@ class Report(Callback):
         log.info(line)
 
 
-def autoencoder_loss(model: Autoencoder, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean square error of the rebuilt anomalies: as levels are orthogonal, the sum over them."""
+def autoencoder_loss(model: Autoencoder, batch: tuple[Tensor, Tensor], level_power: float = 0.0) -> Tensor:
+    """Mean square error of the rebuilt anomalies (as levels are orthogonal, the sum over them) and of level powers.
+
+    The second term is `level_power` times the mean of (power rebuilt / power true - 1)^2 over the residual levels finer
+    than the latent.
+    """
     anomaly, season = batch
-    mask = torch.ones(len(anomaly), len(model.config.zooms), device=anomaly.device)
+    zooms = model.config.zooms
+    mask = torch.ones(len(anomaly), len(zooms), device=anomaly.device)
     rebuilt = model.decode_anomaly(model.encode_anomaly(anomaly, season, mask), season)
-    error: Tensor = (rebuilt - anomaly).square().mean()
-    return error
+    loss: Tensor = (rebuilt - anomaly).square().mean()
+    if level_power:
+        finer = slice(len(model.config.latent_zooms), None)
+        pairs = zip(decompose(rebuilt, zooms)[finer], decompose(anomaly, zooms)[finer], strict=True)
+        ratios = torch.stack([ours.square().mean() / true.square().mean() for ours, true in pairs])
+        loss = loss + level_power * (ratios - 1).square().mean()
+    return loss
 
 
 def denoiser_loss(model: Denoiser, batch: dict[str, Tensor]) -> Tensor:
@@ -119,6 +131,8 @@ def fit(
 
     Stopped is raised when the user interrupts: the last checkpoint stays.
     """
+    # Lightning's hints on hardware, loggers and loader workers say nothing of the run.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     task = Fit(model, loss, config, make_samples, seed, validation)
     last = folder / "last.ckpt"
     callbacks: list[Callback] = [
@@ -144,7 +158,9 @@ def fit(
     )
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(task, ckpt_path=last if last.exists() else None, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(task, ckpt_path=last if last.exists() else None, weights_only=True)
     except SystemExit:  # what Lightning makes of SIGINT and SIGTERM
         done = trainer.global_step // config.checkpoint_every_steps * config.checkpoint_every_steps
         raise Stopped(f"stopped; the same command goes on from step {done} of {config.steps}") from None

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def autoencoder_stage(config: Config, fields: Fields, folder: Path, *, progress:
 
     model = fit(
         make_autoencoder(config, statistics),
-        autoencoder_loss,
+        partial(autoencoder_loss, level_power=settings.level_power),
         settings,
         config.trainer,
         samples,

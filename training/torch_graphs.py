@@ -24,6 +24,8 @@ class TorchGraphs:
 
     autoencoder: Autoencoder
     denoiser: Denoiser | None
+    device: str = "cpu"
+    backend: str = "torch"
 
     @torch.no_grad()
     def encode(self, field: F32, season: F32, level_mask: F32) -> F32:

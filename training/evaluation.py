@@ -1,0 +1,187 @@
+"""`fsae-train evaluate`: a run or a bundle, its data, and the ensemble it generates, put into the table of figures."""
+
+import logging
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime.bundle import open_bundle
+from fsae.runtime.ensemble import LatentModel, generate, latent_model
+from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.fields import Fields, VariableSpec, read_fields
+from fsae.runtime.generation import timeline
+from fsae.runtime.manifest import Sampler, Time
+from fsae.runtime.session import Graphs, open_graphs
+
+from .config import DEFAULT, Config, input_files, read_config
+from .evaluate import Settings, evaluate
+from .prepare import prepare
+from .report import format_report, report_json
+from .run import Run, latest_run, load_run
+from .stages import part_of
+from .subject import Period, Subject
+from .torch_graphs import TorchGraphs
+
+log = logging.getLogger("fsae.training")
+F32 = NDArray[np.float32]
+
+MEMBERS_AT_ONCE = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What is evaluated: the graphs, what the table says of them, and how they generate (None: they do not)."""
+
+    subject: Subject
+    graphs: Graphs
+    latent: LatentModel | None
+    time: Time
+    cell_methods: str
+    variables: tuple[VariableSpec, ...]
+
+
+def evaluate_model(
+    model: str | None, *, members: int = 20, sample_steps: int | None = None, data: Path | None = None
+) -> tuple[str, str]:
+    """The table of figures and the same as JSON, of a run's folder or a bundle's (default: the newest run).
+
+    Runs are evaluated on the data they prepared; bundles on `data`, a configuration whose inputs and years to take
+    (default: the sample data). A run keeps its figures in metrics.json, for the model card.
+    """
+    folder = Path(model) if model is not None else latest_run()
+    if (folder / "config.json").exists():
+        run = load_run(folder)
+        candidate = of_run(run, sample_steps)
+        report = report_of(candidate, run.config, run.fields, members)
+        (folder / "metrics.json").write_text(report[1], encoding="utf-8")
+        return report
+    candidate = of_bundle(str(folder), sample_steps)
+    config = read_config(data or DEFAULT)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = prepared_inputs(candidate, config, data or DEFAULT, Path(scratch))
+        return report_of(candidate, config, store, members)
+
+
+def of_run(run: Run, sample_steps: int | None) -> Candidate:
+    """A training run, through PyTorch."""
+    config, facts, statistics = run.config, run.facts, run.statistics
+    graphs = TorchGraphs(run.autoencoder, run.denoiser)
+    latent = None
+    if config.diffusion is not None:
+        chosen = config.sampler
+        latent = LatentModel(
+            window=config.diffusion.window,
+            previous=config.diffusion.previous,
+            shape=(len(config.data.variables), statistics["latent_cell_std"].shape[1]),
+            zooms=config.autoencoder.latent_zooms,
+            cell_std=statistics["latent_cell_std"],
+            level_std=statistics["latent_level_std"],
+            sampler=Sampler(
+                name=chosen.name,
+                steps=sample_steps or chosen.steps,
+                sigma_min=chosen.sigma_min,
+                sigma_max=chosen.sigma_max,
+                rho=chosen.rho,
+            ),
+        )
+    return Candidate(
+        subject=Subject(
+            name=run.path.name,
+            codec=graphs,
+            variables=tuple((v.name, v.units) for v in config.data.variables),
+            zooms=config.autoencoder.zooms,
+            latent_zoom=config.autoencoder.latent_zoom,
+            harmonics=config.data.harmonics,
+            climatology=statistics["climatology"],
+            scale=statistics["scale"],
+            step=facts.step,
+        ),
+        graphs=graphs,
+        latent=latent,
+        time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
+        cell_methods=config.data.variables[0].cell_methods,
+        variables=config.data.variables,
+    )
+
+
+def of_bundle(model: str, sample_steps: int | None) -> Candidate:
+    """An exported bundle, through the runtime: what is served."""
+    bundle = open_bundle(model)
+    manifest, tables = bundle.manifest, bundle.tables
+    graphs = open_graphs(bundle, "cpu")
+    latent = latent_model(bundle) if manifest.denoiser is not None else None
+    if latent is not None and sample_steps is not None:
+        latent = replace(latent, sampler=replace(latent.sampler, steps=sample_steps))
+    return Candidate(
+        subject=Subject(
+            name=manifest.name,
+            codec=graphs,
+            variables=tuple((v.name, v.units) for v in manifest.variables),
+            zooms=manifest.zooms,
+            latent_zoom=manifest.latent.zoom,
+            harmonics=manifest.time.harmonics,
+            climatology=tables.climatology,
+            scale=tables.scale,
+            step=manifest.time.step,
+        ),
+        graphs=graphs,
+        latent=latent,
+        time=manifest.time,
+        cell_methods=manifest.variables[0].cell_methods,
+        variables=manifest.variables,
+    )
+
+
+def prepared_inputs(candidate: Candidate, config: Config, source: Path, scratch: Path) -> Path:
+    """The inputs of a configuration on the candidate's grid, prepared into `scratch`."""
+    inputs = input_files(config.data.inputs, source)
+    missing = [str(path) for path in inputs if not path.exists()]
+    if missing:
+        raise UsageError(f"found no {missing[0]}: give the data as a training configuration, --data CONFIG.toml")
+    log.info("prepare: %d files", len(inputs))
+    output = scratch / "data.zarr"
+    prepare(inputs, output, config.data.variables, zoom=candidate.subject.zooms[-1], method=config.data.method)
+    return output
+
+
+def report_of(candidate: Candidate, config: Config, store: Path, members: int) -> tuple[str, str]:
+    """The table and its JSON, with the years of `config` and the prepared fields in `store`."""
+    zoom = candidate.subject.zooms[-1]
+    fields = read_fields(store, candidate.variables, zoom=zoom, finest_zoom=zoom)
+    try:
+        training, evaluation = (
+            period_of(fields, years) for years in (config.data.training_years, config.data.evaluation_years)
+        )
+    finally:
+        fields.close()
+
+    def draw(count: int, start: Any, steps: int, seed: int) -> F32:
+        if candidate.latent is None:
+            raise DataError("found a model without a denoiser, expected one that generates")
+        line = timeline(candidate.time, candidate.latent.window, candidate.cell_methods, start, steps)
+        shape = (count, steps, len(candidate.variables), evaluation.values.shape[-1])
+        whole = np.empty(shape, dtype=np.float32)
+        units = generate(candidate.latent, candidate.graphs, range(count), line.steps, steps, seed, MEMBERS_AT_ONCE)
+        for unit in units:
+            whole[unit.members, unit.times] = unit.values
+        return whole
+
+    report = evaluate(
+        candidate.subject,
+        training,
+        evaluation,
+        generate=None if candidate.latent is None else draw,
+        settings=Settings(members=members),
+        progress=lambda message: log.info("evaluate: %s", message),
+    )
+    return format_report(report), report_json(report)
+
+
+def period_of(fields: Fields, years: tuple[int, int]) -> Period:
+    """The fields of `years`, in memory."""
+    part = part_of(fields, years)
+    return Period(values=fields.read(part)[0], phase=fields.phase[part], times=fields.times[part])
