@@ -76,9 +76,8 @@ class FitConfig:
     gradient_clip: float = 1.0
     average_decay: float = 0.995
     mixture: float = 0.0  # share of the batch that is random mixtures of three samples (autoencoder only)
-    # Weight of the power of the levels finer than the latent (autoencoder only). The mean square alone is least for
-    # fields too smooth by what the latent cannot hold; a little of this keeps the power for a little error.
-    level_power: float = 0.0
+    # Weight of the angular power spectrum in the loss (autoencoder only), see AngularPower for why.
+    spectral_power: float = 0.0
     checkpoint_every_steps: int = 100
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from fsae.runtime.errors import Stopped
 from .autoencoder import Autoencoder
 from .config import FitConfig, TrainerConfig
 from .denoiser import Denoiser
-from .layers import decompose
+from .power import AngularPower
 
 log = logging.getLogger("fsae.training")
 
@@ -87,23 +87,15 @@ class Report(Callback):
         log.info(line)
 
 
-def autoencoder_loss(model: Autoencoder, batch: tuple[Tensor, Tensor], level_power: float = 0.0) -> Tensor:
-    """Mean square error of the rebuilt anomalies (as levels are orthogonal, the sum over them) and of level powers.
-
-    The second term is `level_power` times the mean of (power rebuilt / power true - 1)^2 over the residual levels finer
-    than the latent.
-    """
+def autoencoder_loss(
+    model: Autoencoder, batch: tuple[Tensor, Tensor], power: AngularPower | None = None, weight: float = 0.0
+) -> Tensor:
+    """Mean square error of the rebuilt anomalies, by orthogonality the sum over levels, and `weight * power`."""
     anomaly, season = batch
-    zooms = model.config.zooms
-    mask = torch.ones(len(anomaly), len(zooms), device=anomaly.device)
+    mask = torch.ones(len(anomaly), len(model.config.zooms), device=anomaly.device)
     rebuilt = model.decode_anomaly(model.encode_anomaly(anomaly, season, mask), season)
     loss: Tensor = (rebuilt - anomaly).square().mean()
-    if level_power:
-        finer = slice(len(model.config.latent_zooms), None)
-        pairs = zip(decompose(rebuilt, zooms)[finer], decompose(anomaly, zooms)[finer], strict=True)
-        ratios = torch.stack([ours.square().mean() / true.square().mean() for ours, true in pairs])
-        loss = loss + level_power * (ratios - 1).square().mean()
-    return loss
+    return loss if power is None else loss + weight * power(rebuilt, anomaly)
 
 
 def denoiser_loss(model: Denoiser, batch: dict[str, Tensor]) -> Tensor:

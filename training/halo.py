@@ -49,15 +49,17 @@ def halo_table(zoom: int, token_zoom: int) -> NDArray[np.int32]:
     return np.where(table < 0, substitute, table).astype(np.int32)
 
 
-def spherical_harmonics(zoom: int, count: int) -> NDArray[np.float32]:
-    """The first `count` real harmonics (l, then m = -l ... l) at pixel centres, unit variance: (pixel, count)."""
+def spherical_harmonic(zoom: int, degree: int, order: int) -> NDArray[np.float64]:
+    """The real spherical harmonic of that degree and order at nested pixel centres, (pixel,), unit mean square."""
     colatitude, longitude = healpy.pix2ang(1 << zoom, np.arange(npix(zoom)), nest=True)
-    columns = []
-    for index in range(count):
-        degree = int(np.sqrt(index))
-        order = index - degree * (degree + 1)
-        wave = sph_harm_y(degree, abs(order), colatitude, longitude)
-        columns.append(wave.real if order >= 0 else wave.imag)
-    basis = np.stack(columns, axis=1)
-    unit: NDArray[np.float32] = (basis / np.sqrt((basis**2).mean(axis=0))).astype(np.float32)
+    wave = sph_harm_y(degree, abs(order), colatitude, longitude)
+    values: NDArray[np.float64] = np.asarray(wave.real if order >= 0 else wave.imag)
+    unit: NDArray[np.float64] = values / np.sqrt((values**2).mean())
     return unit
+
+
+def spherical_harmonics(zoom: int, count: int) -> NDArray[np.float32]:
+    """The first `count` real harmonics, by degree l and then order -l ... l, at pixel centres: (pixel, count)."""
+    degrees = [int(np.sqrt(index)) for index in range(count)]
+    columns = [spherical_harmonic(zoom, degree, index - degree * (degree + 1)) for index, degree in enumerate(degrees)]
+    return np.stack(columns, axis=1).astype(np.float32)

@@ -20,6 +20,7 @@ from fsae.runtime.pyramid import decompose, whiten
 from .autoencoder import Autoencoder
 from .config import Config
 from .fit import autoencoder_loss, denoiser_loss, fit, forget_checkpoints
+from .power import AngularPower
 from .prepare import prepare
 from .run import (
     Facts,
@@ -151,13 +152,14 @@ def autoencoder_stage(config: Config, fields: Fields, folder: Path, *, progress:
     anomalies, season = normalised(config, fields, statistics, config.data.training_years)
     settings = config.autoencoder_fit
     log.info("autoencoder: %d steps of %d samples", settings.steps, settings.batch)
+    power = AngularPower(config.autoencoder.zoom) if settings.spectral_power else None
 
     def samples(first: int, count: int) -> AnomalySamples:
         return AnomalySamples(anomalies, season, mixture=settings.mixture, seed=config.seed, first=first, count=count)
 
     model = fit(
         make_autoencoder(config, statistics),
-        partial(autoencoder_loss, level_power=settings.level_power),
+        partial(autoencoder_loss, power=power, weight=settings.spectral_power),
         settings,
         config.trainer,
         samples,
