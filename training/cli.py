@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fsae.runtime.errors import FsaeError, UsageError
+from fsae.runtime.errors import DeviceError, FsaeError, UsageError
 
 EXAMPLES = """\b
 Examples:
@@ -136,6 +136,9 @@ def main(argv: list[str] | None = None) -> int:
     except FsaeError as error:
         click.echo(f"fsae-train: error: {error}", err=True)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        click.echo(f'fsae-train: error: {error.name} is not installed: pip install "fsae[train]"', err=True)
+        return DeviceError.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

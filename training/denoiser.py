@@ -23,8 +23,8 @@ class DenoiserConfig:
     """Shape of the network: `token_zooms` has one entry per block."""
 
     window: int = 6
-    previous: int = 3
-    token_zooms: tuple[int, ...] = (2, 2, 2)
+    previous: int = 2
+    token_zooms: tuple[int, ...] = (2, 1, 2)
     width: int = 96
     heads: int = 4
     embedding: int = 32

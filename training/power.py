@@ -45,5 +45,5 @@ class AngularPower(nn.Module):
         return coefficients.square().mean(dim=(0, 2))
 
     def forward(self, rebuilt: Tensor, true: Tensor) -> Tensor:
-        """Mean over degrees of (power rebuilt / power true - 1)^2."""
-        return (self.spectrum(rebuilt) / self.spectrum(true) - 1).square().mean()
+        """Mean over degrees of ln(power rebuilt / power true)^2: too much and too little weigh alike."""
+        return (self.spectrum(rebuilt) / self.spectrum(true)).log().square().mean()

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fsae.runtime.errors import DataError
 from fsae.runtime.sampler import noise_features
 
 from .config import NoiseConfig
@@ -43,8 +44,9 @@ class AnomalySamples(Dataset[tuple[Tensor, Tensor]]):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSeries:
-    """Whitened latents of consecutive steps (time, V, Nzb), their season (time, 2K) and forcing (time,)."""
+    """Whitened latents (time, V, Nzb), their season (time, 2K) and forcing (time,); `index` (time,) counts steps."""
 
+    index: NDArray[np.int64]  # consecutive steps differ by one; a larger difference is a gap
     white: F32
     season: F32
     forcing: F32
@@ -66,6 +68,11 @@ class WindowSamples(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.series, self.noise = series, noise
         self.window, self.previous, self.seed, self.first, self.count = window, previous, seed, first, count
+        last = np.arange(window - 1, len(series.index))
+        whole = series.index[last] - series.index[last - window + 1] == window - 1
+        self.starts = np.flatnonzero(whole)
+        if not self.starts.size:
+            raise DataError(f"found no {window} consecutive steps in the training years: choose a shorter window")
 
     def __len__(self) -> int:
         return self.count
@@ -73,12 +80,14 @@ class WindowSamples(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, self.first + index))
         series = self.series
-        start = int(rng.integers(len(series.white) - self.window + 1))
+        start = int(rng.choice(self.starts))
         part = slice(start, start + self.window)
         clean = series.white[part]  # (T, V, Nzb)
         sigma = np.exp(rng.normal(self.noise.log_mean, self.noise.log_deviation))
-        known = start >= self.previous and rng.random() < self.noise.previous_share
-        previous = series.white[start - self.previous : start] if known else np.zeros_like(clean[: self.previous])
+        before = start - self.previous
+        there = before >= 0 and series.index[start] - series.index[before] == self.previous
+        known = rng.random() < self.noise.previous_share and there
+        previous = series.white[before:start] if known else np.zeros_like(clean[: self.previous])
         arrays = {
             "clean": clean,
             "noisy": clean + sigma * rng.standard_normal(clean.shape),

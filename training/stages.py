@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsae.runtime import climatology
+from fsae.runtime.calendar import time_index
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.fields import Fields, read_fields
 from fsae.runtime.grids import LatLonGrid
@@ -237,6 +238,7 @@ def diffusion_stage(config: Config, fields: Fields, folder: Path, *, progress: b
     spread = latent_spread(latents, zooms)
     write_statistics(folder, {**statistics, **spread})
     series = LatentSeries(
+        index=np.array([time_index(time, fields.step or "") for time in fields.times[part_of(fields, years)]]),
         white=whiten(latents, zooms, spread["latent_cell_std"], spread["latent_level_std"]).astype(np.float32),
         season=season,
         forcing=fields.year[part_of(fields, years)].astype(np.float32),

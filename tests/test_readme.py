@@ -1,0 +1,36 @@
+"""The README: its two commands are what CI runs, and the figures it quotes are those of the shipped engine."""
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_ci_runs_the_two_commands_as_written() -> None:  # oracle: the script itself, asked what it would run
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    found = []
+    for words in re.findall(r'readme_command "([^"]+)"', script):
+        lines = [line for line in README.splitlines() if line.startswith("python3 -m venv ") and words in line]
+        assert len(lines) == 1, f"README.md needs one line with {words!r}"
+        found += lines
+    assert len(found) == 2
+    assert all(line.count("pip install") == 1 for line in found)  # each does its own set-up
+
+
+def test_quoted_figures_stand_in_the_model_card() -> None:  # oracle: the card of the shipped engine
+    card = (ROOT / "engines" / "default" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    section = README.split("## What it reaches")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("|")][2:]
+    figures = [number for line in table for number in re.findall(r"-?\d+\.\d+", line)]
+    assert len(figures) >= 10
+    missing = [number for number in figures if number not in card]
+    assert not missing
+
+
+def test_only_agreed_names_stand_at_the_top() -> None:  # oracle: the agreed shape of the repository
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {line.split("/")[0] for line in tracked.splitlines() if not line.startswith(".")}
+    expected = "training runtime export engines tests pyproject.toml README.md LICENSE CHANGELOG.md constraints.txt"
+    assert top == set(expected.split())
