@@ -166,6 +166,9 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
     ("old", "new", "words"),
     [
         ("width = 16", "wdith = 16", "unknown keys ['wdith']"),
+        ("heads = 2", "heads = 0", "not a multiple of heads 0"),
+        ("token_zooms = [0]", "token_zooms = [4]", "expected zooms from 0 to the latent's 1"),
+        ("fine_token_zoom = 1", "fine_token_zoom = 9", "autoencoder token zooms are 9"),
         ("heads = 2", "heads = 'two'", "heads is 'two', expected a value of type int"),
         ("evaluation_years = [2011, 2014]", "evaluation_years = [2009, 2014]", "overlap"),
         ("latent_zoom = 1", "latent_zoom = 4", "base_zoom < latent_zoom < zoom"),

@@ -14,7 +14,7 @@ from fsae.runtime.errors import UsageError
 from fsae.runtime.healpix import npix
 
 from .halo import halo_size, halo_table
-from .layers import Embedding, FieldSpaceBlock, conserve, decompose, patches, recompose
+from .layers import Embedding, FieldSpaceBlock, check_network, conserve, decompose, patches, recompose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,14 @@ class AutoencoderConfig:
                 f"autoencoder zooms are base {self.base_zoom}, latent {self.latent_zoom}, finest {self.zoom}; "
                 "expected 0 <= base_zoom < latent_zoom < zoom"
             )
-        if self.width % self.heads:
-            raise UsageError(f"autoencoder width {self.width} is not a multiple of heads {self.heads}")
+        check_network("autoencoder", self.width, self.heads, self.embedding, self.mlp_ratio, self.dropout)
+        if not (0 <= self.fine_token_zoom <= self.zoom and 0 <= self.coarse_token_zoom <= self.latent_zoom):
+            raise UsageError(
+                f"autoencoder token zooms are {self.fine_token_zoom} and {self.coarse_token_zoom}, expected 0 to zoom "
+                f"{self.zoom} and 0 to latent_zoom {self.latent_zoom}"
+            )
+        if min(self.depths) < 0:
+            raise UsageError(f"autoencoder depths are {list(self.depths)}, expected 0 or more")
 
     @property
     def zooms(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fsae.runtime.errors import DeviceError, FsaeError, UsageError
+from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
 
 EXAMPLES = """\b
 Examples:
@@ -23,9 +23,8 @@ class TrainGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Without a subcommand the arguments are those of `fit`."""
-        known = set(self.commands)
         asks = {"--help", "-h", "--version"}
-        if not any(word in known for word in args[:1]) and not asks & set(args):
+        if not set(self.commands) & set(args) and not asks & set(args):
             args = ["fit", *args]
         return super().parse_args(ctx, args)
 
@@ -40,7 +39,8 @@ class TrainGroup(click.Group):
 def cli() -> None:
     """Train a Field-Space Autoencoder and its latent diffusion model.
 
-    Without a command: prepare, statistics, autoencoder, diffusion, each skipped when it is done already.
+    Without a command: prepare, statistics, autoencoder, diffusion, each skipped when it is done already; see
+    `fsae-train fit --help` for the options.
     """
 
 
@@ -89,22 +89,26 @@ def prepare(
     """Put INPUTS (CF NetCDF or Zarr, lat-lon or HEALPix) on nested HEALPix, into the Zarr store OUTPUT."""
     from .prepare import describe_variables
     from .prepare import prepare as run_prepare
+    from .progress import steps_bar
 
     variables = describe_variables(inputs, names)
-    run_prepare(list(inputs), output, variables, zoom=zoom, method=method, overwrite=overwrite)
+    with steps_bar("prepare", sys.stderr.isatty()) as moved:
+        run_prepare(list(inputs), output, variables, zoom=zoom, method=method, overwrite=overwrite, progress=moved)
     click.echo(f"wrote {output}: {', '.join(v.name for v in variables)}")
 
 
 @cli.command(context_settings={"show_default": True})
 @click.argument("model", required=False)
-@click.option("--members", type=int, default=20, help="Members of the generated ensemble.")
-@click.option("--sample-steps", type=int, help="Noise levels of the sampler; default: the model's own.")
+@click.option("--members", type=click.IntRange(min=2), default=20, help="Members of the generated ensemble.")
+@click.option("--sample-steps", type=click.IntRange(min=1), help="Noise levels; default: the model's own.")
 @click.option("--data", type=click.Path(path_type=Path), help="Configuration with data for a bundle; default: sample.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
 def evaluate(
     model: str | None, members: int, sample_steps: int | None, data: Path | None, json_path: Path | None
 ) -> None:
     """Figures of MODEL (a run or a bundle; default: the newest run) on its evaluation years, beside baselines."""
+    if json_path is not None and not json_path.parent.is_dir():
+        raise OutputError(f"found no folder {json_path.parent} for --json: make it first")
     from .evaluation import evaluate_model
 
     log_to(None)
@@ -139,6 +143,9 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         click.echo(f'fsae-train: error: {error.name} is not installed: pip install "fsae[train]"', err=True)
         return DeviceError.exit_code
+    except OSError as error:
+        click.echo(f"fsae-train: error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        return OutputError.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -31,8 +31,12 @@ class VariableConfig:
     missing: bool = False
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
+            raise UsageError(f"a variable's name is {self.name!r}, expected a letter, then letters, digits and '_'")
         if not self.valid_range[0] < self.valid_range[1]:
             raise UsageError(f"valid_range of {self.name} is {list(self.valid_range)}, expected [low, high]")
+        if self.missing:
+            raise UsageError(f"missing of {self.name} is true, expected false: models learn from complete fields only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +53,8 @@ class DataConfig:
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
+        if not self.inputs or not self.variables:
+            raise UsageError("data needs at least one input and one variable")
         periods = {
             "training_years": self.training_years,
             "validation_years": self.validation_years,
@@ -86,6 +92,8 @@ class FitConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected a number above 0")
         if not (0 <= self.mixture <= 1 and 0 <= self.average_decay < 1):
             raise UsageError("mixture and average_decay must lie within 0 and 1")
+        if min(self.weight_decay, self.gradient_clip, self.spectral_power) < 0:
+            raise UsageError("weight_decay, gradient_clip and spectral_power must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,12 @@ class NoiseConfig:
     # The calendar year names a month of the past exactly; shifted at random [years] it only tells of slow change.
     forcing_jitter_years: float = 5.0
 
+    def __post_init__(self) -> None:
+        if self.log_deviation <= 0 or self.forcing_jitter_years < 0 or not 0 <= self.previous_share <= 1:
+            raise UsageError(
+                "noise needs log_deviation above 0, forcing_jitter_years of 0 or more, previous_share within 0 and 1"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
@@ -115,15 +129,21 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if self.name not in SAMPLERS:
             raise UsageError(f"sampler.name is {self.name!r}, expected one of {sorted(SAMPLERS)}")
+        if self.steps < 1 or not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
+            raise UsageError("sampler needs steps of 1 or more, 0 < sigma_min < sigma_max and rho above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How Lightning runs the loops."""
+    """How Lightning runs the loops; with several devices each takes `batch` samples a step."""
 
-    accelerator: str = "auto"
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise UsageError(f"trainer.devices is {self.devices}, expected 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +164,15 @@ class Config:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", self.name):
             raise UsageError(f"name is {self.name!r}, expected letters, digits, '.', '_' and '-'")
+        if self.seed < 0:
+            raise UsageError(f"seed is {self.seed}, expected 0 or more")
+        if self.diffusion is not None and not all(
+            0 <= zoom <= self.autoencoder.latent_zoom for zoom in self.diffusion.token_zooms
+        ):
+            raise UsageError(
+                f"diffusion.token_zooms are {list(self.diffusion.token_zooms)}, expected zooms from 0 to the latent's "
+                f"{self.autoencoder.latent_zoom}"
+            )
         if (self.diffusion is None) != (self.diffusion_fit is None):
             raise UsageError("the tables [diffusion] and [diffusion_fit] go together: give both or neither")
 

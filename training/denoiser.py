@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fsae.runtime.errors import UsageError
 from fsae.runtime.sampler import NOISE_FEATURES
 
-from .layers import Embedding, FieldSpaceBlock, decompose, recompose
+from .layers import Embedding, FieldSpaceBlock, check_network, decompose, recompose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,9 @@ class DenoiserConfig:
     def __post_init__(self) -> None:
         if self.window < 3 or self.previous < 1:
             raise UsageError(f"diffusion window is {self.window} and previous {self.previous}; expected >= 3 and >= 1")
-        if self.width % self.heads:
-            raise UsageError(f"diffusion width {self.width} is not a multiple of heads {self.heads}")
+        if not self.token_zooms:
+            raise UsageError("diffusion token_zooms are empty, expected one for each block")
+        check_network("diffusion", self.width, self.heads, self.embedding, self.mlp_ratio, self.dropout)
 
 
 class Denoiser(nn.Module):

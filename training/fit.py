@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shutil
 import signal
 import threading
 import warnings
@@ -12,17 +11,19 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fsae.runtime.errors import Stopped
+from fsae.runtime.errors import DeviceError, Stopped
 
 from .autoencoder import Autoencoder
 from .config import FitConfig, TrainerConfig
 from .denoiser import Denoiser
 from .power import AngularPower
+from .progress import TrainingBar
 
 log = logging.getLogger("fsae.training")
 
@@ -47,7 +48,7 @@ class Fit(lightning.LightningModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Samples of this epoch: they follow from seed and index, so a resumed run sees what it would have seen."""
-        size = self.config.checkpoint_every_steps * self.config.batch
+        size = self.config.checkpoint_every_steps * self.config.batch * self.trainer.world_size
         return DataLoader(self.make_samples(self.current_epoch * size, size), batch_size=self.config.batch)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -95,7 +96,7 @@ def autoencoder_loss(
     mask = torch.ones(len(anomaly), len(model.config.zooms), device=anomaly.device)
     rebuilt = model.decode_anomaly(model.encode_anomaly(anomaly, season, mask), season)
     loss: Tensor = (rebuilt - anomaly).square().mean()
-    return loss if power is None else loss + weight * power(rebuilt, anomaly)
+    return loss if power is None else loss + weight * power.to(anomaly.device)(rebuilt, anomaly)
 
 
 def denoiser_loss(model: Denoiser, batch: dict[str, Tensor]) -> Tensor:
@@ -105,6 +106,37 @@ def denoiser_loss(model: Denoiser, batch: dict[str, Tensor]) -> Tensor:
     square = batch["sigma"].square()
     loss: Tensor = ((square + 1) / square * error).mean()
     return loss
+
+
+def make_trainer(
+    config: FitConfig, trainer_config: TrainerConfig, callbacks: list[Callback], folder: Path
+) -> lightning.Trainer:
+    """Lightning's trainer; DeviceError where the accelerator or the devices are not there.
+
+    The log of a resumed stage goes to a file of its own, as Lightning's logger starts each file anew.
+    """
+    number = len(list(folder.glob("metrics*/metrics.csv")))
+    try:
+        return lightning.Trainer(
+            accelerator=trainer_config.accelerator,
+            devices=trainer_config.devices,
+            precision=trainer_config.precision,
+            max_epochs=math.ceil(config.steps / config.checkpoint_every_steps),
+            max_steps=config.steps,
+            gradient_clip_val=config.gradient_clip,
+            callbacks=callbacks,
+            logger=CSVLogger(folder, name="", version=f"metrics-{number}"),
+            log_every_n_steps=min(50, config.checkpoint_every_steps),
+            reload_dataloaders_every_n_epochs=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(
+            f"trainer asks for accelerator {trainer_config.accelerator!r} and {trainer_config.devices} devices, which "
+            f"cannot be had here ({reason}): change the table [trainer]"
+        ) from None
 
 
 def fit(
@@ -133,21 +165,8 @@ def fit(
         Report(),
     ]
     if progress:
-        callbacks.append(RichProgressBar(leave=True))
-    trainer = lightning.Trainer(
-        accelerator=trainer_config.accelerator,
-        devices=trainer_config.devices,
-        precision=trainer_config.precision,
-        max_epochs=math.ceil(config.steps / config.checkpoint_every_steps),
-        max_steps=config.steps,
-        gradient_clip_val=config.gradient_clip,
-        callbacks=callbacks,
-        logger=CSVLogger(folder, name="", version=""),
-        log_every_n_steps=min(50, config.checkpoint_every_steps),
-        reload_dataloaders_every_n_epochs=1,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-    )
+        callbacks.append(TrainingBar(folder.name, config.steps))
+    trainer = make_trainer(config, trainer_config, callbacks, folder)
     handler = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
@@ -165,4 +184,4 @@ def fit(
 def forget_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a finished stage; its log stays."""
     for path in folder.glob("*.ckpt"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.unlink(missing_ok=True)

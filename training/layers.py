@@ -11,7 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fsae.runtime.errors import UsageError
+
 from .halo import halo_size, halo_table, spherical_harmonics
+
+
+def check_network(name: str, width: int, heads: int, embedding: int, mlp_ratio: float, dropout: float) -> None:
+    """Nothing; UsageError where the numbers make no network."""
+    if heads < 1 or width < 1 or width % heads:
+        raise UsageError(f"{name} width {width} is not a multiple of heads {heads}")
+    if embedding < 1 or int(mlp_ratio * width) < 1 or not 0 <= dropout < 1:
+        raise UsageError(f"{name} needs embedding of 1 or more, mlp_ratio above 0 and dropout from 0 to below 1")
 
 
 def patches(level: Tensor, size: int) -> Tensor:

@@ -15,7 +15,7 @@ MAX_VALUES = 1 << 28  # of the table of harmonics: 1 GiB
 
 
 def harmonic_table(zoom: int, lowest: int, highest: int) -> NDArray[np.float32]:
-    """Real spherical harmonics (harmonic, nested pixel) of degrees lowest ... highest, orders -l ... l, unit mean square.
+    """Real harmonics (harmonic, nested pixel) of degrees lowest ... highest, orders -l ... l each, unit mean square.
 
     A harmonic is a function of latitude times a wave in longitude, and there are only 4 nside - 1 latitudes.
     """

@@ -11,6 +11,8 @@ runs/<name>/config.json          the whole configuration, as resolved
 
 import hashlib
 import json
+import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +86,7 @@ def sha256(path: Path) -> str:
 
 def write_record(path: Path, record: object) -> None:
     """Write a frozen record as JSON, aside and then in place."""
-    aside = path.with_suffix(".partial")
+    aside = path.with_suffix(f".{os.getpid()}.partial")  # several ranks write the same at once
     aside.write_text(json.dumps(encode(type(record), record), indent=2) + "\n", encoding="utf-8")
     aside.replace(path)
 
@@ -99,8 +101,8 @@ def read_record(path: Path, kind: type) -> object:
 
 def write_statistics(folder: Path, statistics: Mapping[str, F32]) -> None:
     """Write the tables aside, then in place."""
-    aside = folder / "statistics.partial.npz"
-    np.savez_compressed(aside, allow_pickle=False, **statistics)
+    aside = folder / f"statistics.{os.getpid()}.partial.npz"
+    np.savez_compressed(aside, **dict(statistics))  # type: ignore[arg-type]
     aside.replace(folder / "statistics.npz")
 
 
@@ -109,8 +111,11 @@ def read_statistics(folder: Path) -> dict[str, F32]:
     path = folder / "statistics.npz"
     if not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as tables:
-        return {name: tables[name] for name in tables.files}
+    try:
+        with np.load(path, allow_pickle=False) as tables:
+            return {name: tables[name] for name in tables.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read {path} ({error}): remove it and run the same fsae-train command again") from None
 
 
 def make_autoencoder(config: Config, statistics: Mapping[str, F32]) -> Autoencoder:
@@ -126,18 +131,19 @@ def make_denoiser(config: Config) -> Denoiser:
         raise UsageError(f"the run {config.name} has no [diffusion]")
     torch.manual_seed(config.seed + 1)
     first, last = config.data.training_years
+    known = torch.tensor([float(first), float(last + 1)])  # decimal years of the first and the last moment
     return Denoiser(
         config.diffusion,
         zooms=config.autoencoder.latent_zooms,
         variables=len(config.data.variables),
         harmonics=config.data.harmonics,
-        forcing_range=torch.tensor([float(first), float(last + 1)]),
+        forcing_range=known,
     )
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the weights as safetensors, aside and then in place."""
-    aside = path.with_suffix(".partial")
+    aside = path.with_suffix(f".{os.getpid()}.partial")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, aside)
     aside.chmod(0o644)  # safetensors writes for the owner alone
     aside.replace(path)
@@ -158,7 +164,10 @@ def is_finished(folder: Path) -> bool:
     config = folder / "config.json"
     if not config.exists() or not (folder / "autoencoder.safetensors").exists():
         return False
-    diffusion = json.loads(config.read_text(encoding="utf-8")).get("diffusion")
+    try:
+        diffusion = json.loads(config.read_text(encoding="utf-8")).get("diffusion")
+    except (ValueError, OSError, AttributeError):
+        return False
     return diffusion is None or (folder / "denoiser.safetensors").exists()
 
 
@@ -175,7 +184,7 @@ def load_run(path: Path) -> Run:
     if not (path / "config.json").exists():
         raise UsageError(f"{path} is no run: it has no config.json; expected a folder that fsae-train wrote")
     if not is_finished(path):
-        raise UsageError(f"the run {path} is not finished: go on with `fsae-train --resume {path}`")
+        raise UsageError(f"the run {path} is not finished: run the same fsae-train command again")
     config = read_record(path / "config.json", Config)
     facts = read_record(path / "facts.json", Facts)
     if not isinstance(config, Config) or not isinstance(facts, Facts):

@@ -23,6 +23,7 @@ from .config import Config
 from .fit import autoencoder_loss, denoiser_loss, fit, forget_checkpoints
 from .power import AngularPower
 from .prepare import prepare
+from .progress import steps_bar
 from .run import (
     Facts,
     InputFile,
@@ -73,28 +74,41 @@ def prepare_stage(config: Config, inputs: list[Path], folder: Path, *, progress:
     if (folder / "facts.json").exists():
         return
     log.info("prepare: %d files to HEALPix zoom %d", len(inputs), config.autoencoder.zoom)
-    grid = prepare(
-        inputs,
-        folder / "data.zarr",
-        config.data.variables,
-        zoom=config.autoencoder.zoom,
-        method=config.data.method,
-        cache=folder.parent / "weights",
-        overwrite=True,
-    )
+    with steps_bar("prepare", progress) as moved:
+        grid = prepare(
+            inputs,
+            folder / "data.zarr",
+            config.data.variables,
+            zoom=config.autoencoder.zoom,
+            method=config.data.method,
+            overwrite=True,
+            progress=moved,
+        )
     fields = read_prepared(config, folder)
+    check_prepared(config, fields)
     training = np.flatnonzero(in_years(fields, config.data.training_years))
     axes = (grid.lat_deg, grid.lon_deg) if isinstance(grid, LatLonGrid) else (np.empty(0), np.empty(0))
     facts = Facts(
         inputs=tuple(InputFile(name=path.name, sha256=sha256(path)) for path in inputs),
         calendar=fields.calendar,
-        step=fields.step or "",
+        step=str(fields.step),
         period=(date(fields.times[training[0]]), date(fields.times[training[-1]])),
         source_lat_deg=tuple(map(float, axes[0])),
         source_lon_deg=tuple(map(float, axes[1])),
         versions={name: version(name) for name in ("fsae", "torch", "lightning", "numpy", "healpy")},
     )
     write_record(folder / "facts.json", facts)
+
+
+def check_prepared(config: Config, fields: Fields) -> None:
+    """Nothing; DataError where the data does not hold what later stages need."""
+    if fields.step is None:
+        raise DataError("found a time axis without a constant step in the inputs, expected such as 1 month or 6 hours")
+    if fields.members is not None and len(fields.members) > 1:
+        raise DataError(f"found {len(fields.members)} ensemble members in the inputs, expected one: select it first")
+    for years in (config.data.training_years, config.data.validation_years, config.data.evaluation_years):
+        if years is not None:
+            in_years(fields, years)
 
 
 def date(time: object) -> str:
@@ -238,7 +252,7 @@ def diffusion_stage(config: Config, fields: Fields, folder: Path, *, progress: b
     spread = latent_spread(latents, zooms)
     write_statistics(folder, {**statistics, **spread})
     series = LatentSeries(
-        index=np.array([time_index(time, fields.step or "") for time in fields.times[part_of(fields, years)]]),
+        index=np.array([time_index(time, str(fields.step)) for time in fields.times[part_of(fields, years)]]),
         white=whiten(latents, zooms, spread["latent_cell_std"], spread["latent_level_std"]).astype(np.float32),
         season=season,
         forcing=fields.year[part_of(fields, years)].astype(np.float32),
