@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fsae.runtime.bundle import MANIFEST, hash_files, open_bundle, write_manifest
-from fsae.runtime.engines import INDEX, engine_folder, graph_file, index_text, read_engine, read_index
+from fsae.runtime.engines import INDEX, engine_folder, index_text, read_engine, read_index
 from fsae.runtime.errors import BundleError, DataError, OutputError, UsageError
-from fsae.runtime.manifest import Manifest, Parity, is_safe_path
+from fsae.runtime.manifest import Manifest, Parity, graph_file, is_safe_path
 from fsae.runtime.session import OUTPUTS
 from fsae.training.run import Run
 
@@ -200,7 +200,8 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise DataError(f"the table {name} of {path.name} holds values that are not finite; train the run again")
-    np.savez_compressed(path, allow_pickle=False, **dict(arrays))
+    everything: dict[str, Any] = dict(arrays)
+    np.savez_compressed(path, **everything)
 
 
 def _carry_engines(old: Path, new: Path, say: Callable[[str], None]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fsae.runtime.bundle import MANIFEST, Bundle, open_bundle
+from fsae.runtime.describe import human
 from fsae.runtime.engines import Engine, engine_folder
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
 from fsae.runtime.manifest import Parity
@@ -120,10 +121,11 @@ def _export_run(source: Path, request: Request, say: Say) -> "Exported":
         from fsae.training.run import load_run
 
         from .bundle import export_run
-    except ImportError as error:
+
+        say(f"run {source}")
+        return export_run(load_run(source), request.out or ENGINES, request.name, say=say)
+    except ImportError as error:  # torch imports some of what the exporter needs only when it exports
         raise _no_exporter(error) from None
-    say(f"run {source}")
-    return export_run(load_run(source), request.out or ENGINES, request.name, say=say)
 
 
 def _no_exporter(error: ImportError) -> DeviceError:
@@ -136,14 +138,14 @@ def _no_exporter(error: ImportError) -> DeviceError:
 def _bundle_summary(exported: "Exported") -> str:
     size = sum(entry.size for entry in exported.manifest.files.values())
     graphs = ", ".join(exported.manifest.graphs)
-    return f"exported {exported.folder}: {graphs}; {_megabytes(size)}"
+    return f"exported {exported.folder}: {graphs}; {human(size)}"
 
 
 def _engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
     target = engines[0].target
     return (
         f"{len(engines)} engines in {engine_folder(bundle)} for {target.flavour} {target.version}, "
-        f"compute capability {target.compute_capability}; {_megabytes(sum(engine.size for engine in engines))}"
+        f"compute capability {target.compute_capability}; {human(sum(engine.size for engine in engines))}"
     )
 
 
@@ -154,13 +156,13 @@ def _show_bundle(exported: "Exported") -> None:
         graph, _, rest = name.partition(".")
         parity = exported.manifest.parity.get(rest.removesuffix(".onnx"), {}).get(graph)
         nodes = str(exported.nodes[name]) if name in exported.nodes else ""
-        rows.append((name, _megabytes(entry.size), nodes, _distance(parity)))
+        rows.append((name, human(entry.size), nodes, _distance(parity)))
     _show(("file", "size", "nodes", "difference (tolerance)"), rows)
 
 
 def _show_engines(engines: Sequence[Engine]) -> None:
     """Print engines, their sizes and batches on stderr."""
-    rows = [(e.file, _megabytes(e.size), ", ".join(map(str, e.profile))) for e in engines]
+    rows = [(e.file, human(e.size), ", ".join(map(str, e.profile))) for e in engines]
     _show(("engine", "size", "batch"), rows)
 
 
@@ -178,11 +180,7 @@ def _distance(parity: Parity | None) -> str:
     return f"{parity.max_abs_error:.1e}{units} ({parity.tolerance:.1e})"
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.2f} MB"
-
-
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="[RUN_OR_BUNDLE]", required=False)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of bundles.  [default: engines]")
 @click.option("--name", help="Name of the bundle.  [default: that of the run's folder]")

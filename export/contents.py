@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.ensemble import SOURCES
 from fsae.runtime.grids import LatLonGrid
 from fsae.runtime.healpix import npix, pixel_centres
 from fsae.runtime.manifest import (
@@ -27,8 +28,6 @@ from fsae.runtime.manifest import (
 from fsae.runtime.regrid import Weights, bilinear_weights, choose_method, conservative_weights, interpolation_weights
 from fsae.runtime.sampler import NOISE_FEATURES
 from fsae.training.run import Run
-
-SOURCES = ("hr", "lr")  # labels 0 and 1 of the denoiser's input `source`
 
 
 def variables_of(run: Run) -> tuple[Variable, ...]:

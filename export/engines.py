@@ -18,13 +18,13 @@ from fsae.runtime.engines import (
     Engine,
     Target,
     engine_folder,
-    graph_file,
     index_text,
     read_engine,
     read_index,
     this_platform,
 )
 from fsae.runtime.errors import BundleError, DeviceError, OutputError, UsageError
+from fsae.runtime.manifest import graph_file
 from fsae.runtime.tensorrt import MODULES, find_gpu, import_tensorrt, make_logger, this_target
 
 DEFAULT_PROFILE = (1, 8, 32)

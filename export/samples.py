@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fsae.runtime.climatology import season as season_of
-from fsae.runtime.ensemble import window_noise
+from fsae.runtime.ensemble import HR_SOURCE, window_noise
 from fsae.runtime.errors import DataError
 from fsae.runtime.fields import VariableSpec, read_fields
 from fsae.runtime.healpix import coarsen, refine
@@ -93,7 +93,8 @@ def denoiser_inputs(
 ) -> Inputs:
     """Every stretch at every noise level as a row: its first `previous` steps are known, the others are the window.
 
-    latent (stretch * step, variable, pixel). Rows take turns in whether earlier steps are there and in their source.
+    latent (stretch * step, variable, pixel). Rows take turns in whether earlier steps are there; the
+    source is the one that was trained on.
     """
     count, length = stretches.year.shape
     white = whiten(latent, whitening.zooms, whitening.cell_std, whitening.level_std).astype(np.float32)
@@ -111,7 +112,7 @@ def denoiser_inputs(
                 "noise_features": noise_features(np.array([sigma]))[0],
                 "season": stretches.season[number, previous:],
                 "forcing": stretches.year[number, previous:].astype(np.float32),
-                "source": np.float32(level % 2),
+                "source": np.float32(HR_SOURCE),
                 "previous": known * white[number, :previous],
                 "previous_valid": np.full(previous, known, dtype=np.float32),
             }

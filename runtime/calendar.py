@@ -47,6 +47,18 @@ def format_step(count: int, unit: str) -> str:
     return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
+def same_step(one: str, other: str) -> bool:
+    """Whether two steps are the same time.
+
+    >>> same_step("24 hours", "1 day"), same_step("12 months", "1 year"), same_step("30 days", "1 month")
+    (True, True, False)
+    """
+    lengths = []
+    for count, unit in (parse_step(one), parse_step(other)):
+        lengths.append((count * MONTHS[unit], 0) if unit in MONTHS else (0, count * SECONDS[unit]))
+    return lengths[0] == lengths[1]
+
+
 def as_dates(times: Sequence[Any] | NDArray[Any]) -> list[Date]:
     """cftime dates of datetime64 values or cftime dates; datetime64 is proleptic Gregorian, to the microsecond."""
     values = np.asarray(times).reshape(-1)
@@ -64,10 +76,6 @@ def as_dates(times: Sequence[Any] | NDArray[Any]) -> list[Date]:
 
 def _month_index(date: Date) -> int:
     return int(12 * date.year + date.month - 1)
-
-
-def _first_of_month(index: int, calendar: str) -> Date:
-    return cftime.datetime(index // 12, index % 12 + 1, 1, calendar=calendar)
 
 
 def _shift(date: Date, count: int, unit: str) -> Date:
@@ -236,6 +244,8 @@ def parse_start(text: str, calendar: str) -> Date:
         raise UsageError(f"found the date {text!r}, expected such as 2005, 2005-01, 2005-01-31 or 2005-01-31T06:00")
     year, month, day = int(found[1]), int(found[2] or 1), int(found[3] or 1)
     try:
+        if year == 0 and not cftime.datetime(1, 1, 1, calendar=calendar).has_year_zero:
+            raise ValueError  # cftime would only warn, and read it back as another year
         return cftime.datetime(
             year, month, day, int(found[4] or 0), int(found[5] or 0), int(found[6] or 0), calendar=calendar
         )

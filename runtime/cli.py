@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .devices import DEVICES
 from .errors import FsaeError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "fsae-run"
 INTERRUPTED = 130  # what shells give for Ctrl-C
-DEVICES = ("auto", "cpu", "cuda", "trt", "trt-rtx")
 GRID_HELP = "HEALPix as the model computes, or the lat-lon grid of its training data."
 CLIMATOLOGY_HELP = "Climatology of the input's own source, or the word `training`."
 
@@ -48,16 +48,20 @@ def say(message: str) -> None:
     click.echo(f"{PROGRAM}: {message}", err=True)
 
 
+def with_model(command: Command) -> Command:
+    """The command with the option for its bundle."""
+    return click.option(
+        "--model", metavar="PATH|NAME", help="Bundle; default the newest in ./engines, else the shipped one."
+    )(command)
+
+
 def common(command: Command) -> Command:
-    """The command with the options that may stand before or after the verb."""
+    """The command with the options that may stand before or after a verb that computes."""
     threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default all.")(command)
     device = click.option(
         "--device", type=click.Choice(DEVICES), help="Default auto: TensorRT engine, then CUDA, then CPU."
     )(threads)
-    model = click.option(
-        "--model", metavar="PATH|NAME", help="Bundle; default the newest in ./engines, else the shipped one."
-    )
-    return model(device)
+    return with_model(device)
 
 
 def one(name: str, before: Value | None, after: Value | None) -> Value | None:
@@ -75,6 +79,14 @@ def merged(context: click.Context, model: str | None, device: str | None, thread
         device=one("device", before.device, device),
         threads=one("threads", before.threads, threads),
     )
+
+
+def model_alone(context: click.Context, model: str | None) -> str | None:
+    """The bundle given before or after a verb that runs no graph; UsageError where a device or threads were given."""
+    before: Options = context.obj
+    if before.device is not None or before.threads is not None:
+        raise UsageError(f"{context.info_name} runs nothing on a device: leave out --device and --threads")
+    return one("model", before.model, model)
 
 
 def name_pairs(names: tuple[str, ...]) -> dict[str, str]:
@@ -128,20 +140,6 @@ def size_of(path: Path) -> int:
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
-def human(size: int) -> str:
-    """A number of bytes for people.
-
-    >>> human(123), human(56_600_000)
-    ('123 B', '56.6 MB')
-    """
-    value, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-
-
 def prepare_output(out: str, overwrite: bool, source: str | None = None) -> Path:
     """The output path, known to be writable; OutputError before any work is done where it is not."""
     from .stores import check_output
@@ -155,6 +153,8 @@ def prepare_output(out: str, overwrite: bool, source: str | None = None) -> Path
 
 def summary(verb: str, job: "Job", path: Path, device: str, began: float) -> str:
     """The one line for stdout."""
+    from .describe import human
+
     layout = job.layout
     members = f"{len(layout.members)} members x " if layout.members is not None else ""
     names = ", ".join(layout.variables)
@@ -183,9 +183,9 @@ def cli(context: click.Context, model: str | None, device: str | None, threads: 
 
 
 @cli.command()
-@common
+@with_model
 @click.pass_context
-def info(context: click.Context, model: str | None, device: str | None, threads: int | None) -> None:
+def info(context: click.Context, model: str | None) -> None:
     """Print what a bundle holds: variables, zooms, ratio, period, devices, parity, size.
 
     \b
@@ -196,7 +196,7 @@ def info(context: click.Context, model: str | None, device: str | None, threads:
     from .bundle import open_bundle
     from .describe import describe
 
-    click.echo(describe(open_bundle(merged(context, model, device, threads).model)))
+    click.echo(describe(open_bundle(model_alone(context, model))))
 
 
 @cli.command()
@@ -414,7 +414,7 @@ def generate(
 @click.option("--name", "names", metavar="TAS=TS", multiple=True, help=NAME_HELP)
 @click.option("--harmonics", type=click.IntRange(min=1), help="Waves of the year; default as many as the model has.")
 @click.option("--overwrite", is_flag=True, help="Replace existing output.")
-@common
+@with_model
 @click.pass_context
 def climatology(
     context: click.Context,
@@ -426,8 +426,6 @@ def climatology(
     harmonics: int | None,
     overwrite: bool,
     model: str | None,
-    device: str | None,
-    threads: int | None,
 ) -> None:
     """Make the climatology of IN's own source, for --climatology of compress and superres.
 
@@ -436,14 +434,15 @@ def climatology(
       fsae-run climatology other-model-1980-2010.nc other-climatology.nc
       fsae-run climatology skin-temperature.nc other-climatology.nc --name tas=ts
     """
+    from .describe import human
     from .emulator import write_climatology
 
-    options = merged(context, model, device, threads)
+    model = model_alone(context, model)
     path = prepare_output(out, overwrite, source)
     steps = write_climatology(
         source,
         path,
-        model=options.model,
+        model=model,
         zoom=zoom,
         names=name_pairs(names),
         harmonics=harmonics,

@@ -1,4 +1,4 @@
-"""Harmonic climatology (DESIGN 3.1): per pixel a mean and K pairs of cosine and sine of the phase of the year.
+"""Harmonic climatology: per pixel a mean and K pairs of cosine and sine of the phase of the year.
 
 mu(p, phi) = c0 + sum over k of a_k cos(2 pi k phi) + b_k sin(2 pi k phi), coefficients in the order of `season` with
 the mean first: (variable, 1 + 2K, pixel). Anomalies are divided by one number per variable, never one per pixel, so

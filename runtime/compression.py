@@ -1,5 +1,6 @@
 """Compressing, decompressing and super-resolving data as jobs: read, run and given out in the same time chunks."""
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .calendar import infer_step, same_step
 from .climatology import season
 from .errors import DataError, UsageError
 from .fields import Fields, read_fields
@@ -17,6 +19,7 @@ from .grids import LatLonGrid
 from .healpix import refine
 from .inputs import READ_ERRORS, find_dates, member_dim, open_source, reason
 from .jobs import TIME_CHUNK, Job, field_layout, nothing, on_grid, phase_coordinate, provenance, time_chunks
+from .manifest import graph_file
 from .output import Layout, Unit, encode_times
 from .pyramid import level_mask
 from .regrid import Weights, make_weights
@@ -33,7 +36,7 @@ LATENT = "latent"
 def latent_key(bundle: Bundle) -> str:
     """What a latent and the bundle that can decompress it have in common: a hash of encoder and decoder."""
     precision = bundle.manifest.precisions[0]
-    graphs = [bundle.manifest.files[f"{graph}.{precision}.onnx"].sha256 for graph in ("encoder", "decoder")]
+    graphs = [bundle.manifest.files[graph_file(graph, precision)].sha256 for graph in ("encoder", "decoder")]
     return hashlib.sha256(" ".join(graphs).encode()).hexdigest()
 
 
@@ -45,7 +48,8 @@ def open_fields(
 ) -> Fields:
     """The model's variables in a source, which may call them otherwise: `names` maps the model's names to its own.
 
-    Data on the training data's own grid is regridded by the bundle's own weights.
+    Data on the training data's own grid is regridded by the bundle's own weights. Where stamps and bounds do not tell
+    the step, as for one stamp alone, it is taken for the model's: a monthly mean stays one whatever its stamp.
     """
     unknown = sorted(set(names or {}) - {v.name for v in bundle.manifest.variables})
     if unknown:
@@ -60,8 +64,22 @@ def open_fields(
             return tables.to_healpix
         return make_weights(grid, wanted_zoom, method)
 
-    return read_fields(
+    fields = read_fields(
         source, bundle.manifest.variables, zoom=zoom, finest_zoom=finest, names=names, make_weights=weights
+    )
+    return dataclasses.replace(fields, step=fields.step or bundle.manifest.time.step)
+
+
+def step_note(bundle: Bundle, fields: Fields) -> tuple[str, ...]:
+    """A warning where the data is averaged over other steps than the model's; bounds tell better than stamps."""
+    known, found = bundle.manifest.time.step, fields.step
+    if fields.bounds is not None:  # one month of every year has stamps a year apart
+        found = infer_step(fields.times[:1], fields.bounds[:1]) or found
+    if found is None or same_step(found, known):
+        return ()
+    return (
+        f"The input's time step is {found}, the model was trained on {known}: its fields vary otherwise than those the "
+        "model has learned.",
     )
 
 
@@ -97,7 +115,7 @@ def open_input(
         fields=fields,
         phase=fields.phase,
         own=own,
-        notes=(UNKNOWN,) if climatology is None else (),
+        notes=((UNKNOWN,) if climatology is None else ()) + step_note(bundle, fields),
         request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
         close=fields.close if isinstance(source, str | os.PathLike) else nothing,
     )
@@ -209,9 +227,14 @@ def decompress_job(
     manifest = bundle.manifest
     arrays = [dataset[v.name] for v in manifest.variables]
     member = member_dim(arrays[0])
-    members = tuple(int(m) for m in dataset[member].values) if member is not None else None
     dates = find_dates(arrays[0], dataset, name)
-    phase = np.asarray(dataset["year_phase"].values, dtype=np.float64)
+    try:
+        members = tuple(int(m) for m in dataset[member].values) if member is not None else None
+        phase = np.asarray(dataset["year_phase"].values, dtype=np.float64)
+    except READ_ERRORS as error:
+        raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
+    if phase.shape != (len(dates.stamps),) or not np.isfinite(phase).all():
+        raise DataError(f"{name} has no phase of the year for every step: it is incomplete, compress again")
     notes = tuple(filter(None, [str(dataset.attrs.get("comment", ""))]))  # what was said of the latents holds on
     attributes = provenance(bundle, graphs, {"verb": "decompress", "input": name, "grid": grid}, notes)
     time = encode_times(dates.stamps, dates.bounds, str(dates.stamps[0].calendar))

@@ -3,13 +3,7 @@
 import importlib.metadata
 
 from .bundle import COMPILED, Bundle
-
-BACKENDS = (
-    ("cpu", ("onnxruntime", "onnxruntime-gpu"), "cpu"),
-    ("cuda", ("onnxruntime-gpu",), "gpu"),
-    ("trt", ("tensorrt",), "trt"),
-    ("trt-rtx", ("tensorrt-rtx-cu13",), "trt-rtx"),
-)
+from .devices import LIBRARIES
 
 
 def installed(names: tuple[str, ...]) -> str | None:
@@ -25,22 +19,27 @@ def installed(names: tuple[str, ...]) -> str | None:
 def devices(bundle: Bundle) -> str:
     """For each device the library that is installed for it, or the extra that brings it."""
     found = []
-    for device, names, extra in BACKENDS:
-        library = installed(names)
-        note = library if library is not None else f'not installed (pip install "fsae[{extra}]")'
+    for device, needed in LIBRARIES.items():
+        library = installed(needed.distributions)
+        note = library if library is not None else f'not installed (pip install "fsae[{needed.extra}]")'
         if device.startswith("trt") and library is not None and not (bundle.folder / COMPILED).is_dir():
             note += ", no engine built (fsae-export BUNDLE --trt)"
         found.append(f"{device:8}{note}")
     return f"\n{'':14}".join(found)
 
 
-def megabytes(size: int) -> str:
-    """A size for people.
+def human(size: int) -> str:
+    """A number of bytes for people.
 
-    >>> megabytes(9_400_000)
-    '9.4 MB'
+    >>> human(123), human(56_600_000)
+    ('123 B', '56.6 MB')
     """
-    return f"{size / 1e6:.1f} MB"
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def describe(bundle: Bundle) -> str:
@@ -73,7 +72,7 @@ def describe(bundle: Bundle) -> str:
         "devices": devices(bundle),
         "precision": ", ".join(manifest.precisions),
         "parity": indent.join(parity),
-        "size": f"{megabytes(bundle.size)} in {len(manifest.files)} files",
+        "size": f"{human(bundle.size)} in {len(manifest.files)} files",
         "licence": manifest.licence,
         "manifest": f"sha256 {bundle.manifest_sha256}",
     }

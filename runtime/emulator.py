@@ -25,10 +25,6 @@ def silent(message: str) -> None:
     """Nothing is done with a message."""
 
 
-def no_progress(fields: int) -> None:
-    """Nothing is done with a number of fields."""
-
-
 def load(
     model: PathLike | None = None,
     device: str = "auto",
@@ -66,8 +62,8 @@ class Emulator:
         """Latents (time, cell) of the fields in `data`, float32; `decompress` takes them back.
 
         `zoom`: HEALPix zoom the data is brought to (default the finest it supports). `climatology`: the one of the
-        data's source, made by `write_climatology`, or "training" where that is the training data's own. `names`: what
-        the data calls a variable, such as {"tas": "ts"}.
+        data's source, made by `fsae-run climatology`, or "training" where that is the training data's own. `names`:
+        what the data calls a variable, such as {"tas": "ts"}.
         """
         job = compress_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names)
         return in_memory(self._told(job))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .bundle import COMPILED, Bundle, file_entry
 from .errors import BundleError, DeviceError
-from .manifest import is_safe_path
+from .manifest import graph_file, is_safe_path
 from .records import decode_record, encode
 
 INDEX = "index.json"
@@ -67,15 +67,6 @@ class Index:
 def engine_folder(bundle: Bundle) -> Path:
     """Folder of the bundle's compiled engines."""
     return bundle.folder / COMPILED
-
-
-def graph_file(graph: str, precision: str) -> str:
-    """Name of the ONNX file of a graph in a bundle.
-
-    >>> graph_file("encoder", "fp32")
-    'encoder.fp32.onnx'
-    """
-    return f"{graph}.{precision}.onnx"
 
 
 def index_text(engines: list[Engine]) -> str:

@@ -20,7 +20,8 @@ from .pyramid import unwhiten
 from .sampler import SAMPLERS, noise_features, noise_levels
 from .session import F32, Graphs
 
-HR_SOURCE = 0.0  # label of the high-resolution source
+SOURCES = ("hr",)  # what the denoiser was trained on, by label: its input `source` counts them from 0
+HR_SOURCE = float(SOURCES.index("hr"))
 DRAW = 0  # the first noise of a step; later draws are for stochastic samplers
 
 

@@ -142,8 +142,8 @@ def _read_fields(
     make_weights: WeightMaker,
 ) -> Fields:
     called = [names.get(v.name, v.name) for v in variables]
-    arrays = [
-        choose_variable(dataset, name, v.standard_name, where, called)
+    arrays = [  # a name that was given is meant: no other variable of the standard name is taken in its place
+        choose_variable(dataset, name, "" if v.name in names else v.standard_name, where, called)
         for name, v in zip(called, variables, strict=True)
     ]
     places = [locate(array, dataset) for array in arrays]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")  # one of these stands in every group
 MEMBER_NAMES = ("realization", "member", "number", "ensemble", "ensemble_member", "member_id")
 # What damaged files raise on opening or reading, through xarray, h5netcdf, h5py and zarr.
 READ_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)

@@ -104,6 +104,8 @@ def field_layout(
     if grid not in GRIDS:
         raise UsageError(f"found the grid {grid!r}, expected one of {', '.join(GRIDS)}")
     native, tables = grid == "native", bundle.tables
+    if not native and 0 in tables.source_shape:
+        raise UsageError(f"bundle {bundle.manifest.name} was trained on HEALPix: use --grid native")
     return Layout(
         variables={v.name: cf_attributes(v) for v in bundle.manifest.variables},
         attributes=attributes,

@@ -9,6 +9,7 @@ from typing import Any, Self
 from .errors import BundleError
 from .healpix import npix
 from .records import decode_record, encode
+from .sampler import SAMPLERS
 
 SCHEMA_VERSION = 1
 GRAPHS = ("encoder", "decoder", "denoiser")
@@ -41,6 +42,15 @@ def is_safe_path(path: str) -> bool:
     [True, True, False, False, False, False, False]
     """
     return SAFE_PATH.fullmatch(path) is not None
+
+
+def graph_file(graph: str, precision: str) -> str:
+    """Name of the ONNX file of a graph in a bundle.
+
+    >>> graph_file("encoder", "fp32")
+    'encoder.fp32.onnx'
+    """
+    return f"{graph}.{precision}.onnx"
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -148,7 +158,7 @@ class Sampler:
     rho: float
 
     def __post_init__(self) -> None:
-        check(self.name in ("dpm2m", "heun"), f"sampler.name is {self.name!r}, expected 'dpm2m' or 'heun'")
+        check(self.name in SAMPLERS, f"sampler.name is {self.name!r}, expected one of {sorted(SAMPLERS)}")
         check(self.steps >= 1, f"sampler.steps is {self.steps}, expected 1 or more")
         good = 0 < self.sigma_min < self.sigma_max and self.rho > 0
         check(good, "sampler needs 0 < sigma_min < sigma_max and rho > 0")
@@ -234,7 +244,7 @@ class Manifest:
         for path in self.files:
             check(is_safe_path(path), f"file {path!r} is not a plain name inside the bundle")
         check("tables.npz" in self.files, "files lack tables.npz")
-        check(bool(self.precisions), f"files lack {' and '.join(f'{g}.fp32.onnx' for g in self.graphs)}")
+        check(bool(self.precisions), f"files lack {' and '.join(graph_file(g, 'fp32') for g in self.graphs)}")
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -244,8 +254,8 @@ class Manifest:
     @property
     def precisions(self) -> tuple[str, ...]:
         """Precisions with all their ONNX graphs, fp32 first."""
-        found = {path.split(".")[1] for path in self.files if re.fullmatch(r"encoder\.\w+\.onnx", path)}
-        whole = [p for p in sorted(found) if all(f"{graph}.{p}.onnx" in self.files for graph in self.graphs)]
+        found = sorted({path.split(".")[1] for path in self.files if path.count(".") == 2})
+        whole = [p for p in found if all(graph_file(graph, p) in self.files for graph in self.graphs)]
         return tuple(sorted(whole, key=lambda precision: precision != "fp32"))
 
     @property

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .devices import DEVICES, LIBRARIES
 from .errors import BundleError, DeviceError
+from .manifest import graph_file
 
 F32 = NDArray[np.float32]
 
-DEVICES = ("auto", "cpu", "cuda", "trt", "trt-rtx")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TensorFloat-32 keeps ten bits of a product's factors: not what a bundle's float32 tolerance was measured with.
 PROVIDER_OPTIONS = {"CPUExecutionProvider": {}, "CUDAExecutionProvider": {"use_tf32": "0"}}
-EXTRAS = {"cpu": "cpu", "cuda": "gpu", "trt": "trt", "trt-rtx": "trt-rtx"}
 INPUTS = {
     "encoder": ("field", "season", "level_mask"),
     "decoder": ("latent", "season"),
@@ -33,7 +33,7 @@ GPU_BATCH = 16
 
 
 class Graphs(Protocol):
-    """What a backend offers: the three graphs, batch first, float32 in and out (shapes in DESIGN section 4)."""
+    """What a backend offers: the three graphs, batch first, float32 in and out."""
 
     @property
     def device(self) -> str:
@@ -70,7 +70,7 @@ class Graphs(Protocol):
 
 def import_onnxruntime(device: str) -> ModuleType:
     """The onnxruntime module; DeviceError naming the extra to install where it is missing or broken."""
-    extra = EXTRAS[device]
+    extra = LIBRARIES[device].extra
     try:
         import onnxruntime
     except ImportError as error:
@@ -97,7 +97,7 @@ def missing_provider(device: str) -> str | None:
         return None
     return (
         f"device {device} needs onnxruntime-gpu; the onnxruntime installed here has only {', '.join(found)}: "
-        f'pip uninstall onnxruntime, then pip install "fsae[{EXTRAS[device]}]"'
+        f'pip uninstall onnxruntime, then pip install "fsae[{LIBRARIES[device].extra}]"'
     )
 
 
@@ -173,7 +173,7 @@ class OnnxGraphs:
             return self._sessions[graph]
         if graph not in self._bundle.manifest.graphs:
             raise BundleError(f"bundle {self._bundle.manifest.name} has no {graph}: it cannot generate")
-        name = f"{graph}.{self._precision}.onnx"
+        name = graph_file(graph, self._precision)
         model = self._bundle.read(name)
         runtime = self._onnxruntime
         options = runtime.SessionOptions()
@@ -272,7 +272,7 @@ def open_graphs(
     threads: int | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> Graphs:
-    """Graphs of the bundle on `device`, one of `DEVICES`; `say` is told what `auto` chose and why."""
+    """Graphs of the bundle on `device`, one of `devices.DEVICES`; `say` is told what `auto` chose and why."""
     if device not in DEVICES:
         raise DeviceError(f"found device {device!r}, expected one of {', '.join(DEVICES)}")
     if device == "auto":

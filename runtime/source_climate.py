@@ -1,7 +1,7 @@
 """The climatology of a data source of its own: made from its fields, stored, and exchanged for the model's.
 
 The graphs hold the climatology mu of the training source. Data of another source with its own bias enters as
-x - mu_source + mu, so that the model sees anomalies of the kind it knows (DESIGN 3.1).
+x - mu_source + mu, so that the model sees anomalies of the kind it knows.
 """
 
 import os

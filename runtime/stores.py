@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OutputError
+from .errors import OutputError, UsageError
+from .inputs import ZARR_MARKS, reason
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -24,7 +25,8 @@ F32 = NDArray[np.float32]
 Attribute = str | int | float
 
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
-ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+# What people call NetCDF-4 files; without this a Zarr folder of that name would surprise them.
+NEARLY_NETCDF = (".nc4", ".netcdf", ".h5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,11 @@ def is_netcdf(path: Path) -> bool:
 def check_output(path: Path, overwrite: bool) -> None:
     """Nothing, or OutputError where the path exists (without `overwrite`) or cannot be written.
 
+    UsageError where its suffix means NetCDF-4 but is not the one that asks for it.
     Only what looks like earlier output is ever replaced: a file by NetCDF, a Zarr store by Zarr.
     """
+    if path.suffix.lower() in (".nc", *NEARLY_NETCDF) and not is_netcdf(path):
+        raise UsageError(f"found the output {path}: use .nc for NetCDF-4, or .zarr for Zarr")
     if path.is_symlink() or path.exists():
         if not overwrite:
             raise OutputError(f"{path} exists: give another path or --overwrite")
@@ -146,8 +151,8 @@ def output_errors(path: Path) -> Iterator[None]:
         with uninterrupted():
             yield
     except (OSError, RuntimeError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
-        raise OutputError(f"cannot write {path}: {reason}; nothing was left there") from None
+        why = (isinstance(error, OSError) and error.strerror) or reason(error)
+        raise OutputError(f"cannot write {path}: {why}; nothing was left there") from None
 
 
 @contextlib.contextmanager

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
+from .devices import LIBRARIES
 from .engines import Engine, Target, find_engine, read_engine, this_platform
 from .errors import BundleError, DeviceError
 from .session import F32, INPUTS, OUTPUTS, pad_batch
 
-MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}  # flavour, which is also device and extra, to Python module
+MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}  # flavour, which is also the device, to Python module
 HOST_TO_DEVICE, DEVICE_TO_HOST = "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"
 
 
@@ -41,7 +42,7 @@ def import_tensorrt(flavour: str) -> ModuleType:
     except (ImportError, OSError, RuntimeError) as error:  # its libraries are loaded on import and may be missing
         raise DeviceError(
             f"device {flavour} needs {MODULES[flavour]}, which cannot be imported ({error}): "
-            f'pip install "fsae[{flavour}]"'
+            f'pip install "fsae[{LIBRARIES[flavour].extra}]"'
         ) from None
 
 
@@ -51,7 +52,8 @@ def import_cuda(flavour: str) -> ModuleType:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise DeviceError(
-            f'device {flavour} needs cuda-bindings, which cannot be imported ({error}): pip install "fsae[{flavour}]"'
+            f"device {flavour} needs cuda-bindings, which cannot be imported ({error}): "
+            f'pip install "fsae[{LIBRARIES[flavour].extra}]"'
         ) from None
 
 

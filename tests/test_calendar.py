@@ -132,7 +132,7 @@ def test_start_dates(text: str, parts: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "calendar"),
     [("2005-02-30", "noleap"), ("2004-02-29", "365_day"), ("2005-01-31", "360_day"), ("1582-10-10", "standard"),
-     ("2005-13", "standard"), ("2005-01-01T25:00", "standard")],
+     ("2005-13", "standard"), ("2005-01-01T25:00", "standard"), ("0000-01", "standard"), ("0000", "julian")],
 )  # fmt: skip
 def test_dates_outside_the_calendar(text: str, calendar: str) -> None:
     with pytest.raises(DataError, match=f"{text}' does not exist in the calendar '{calendar}'"):

@@ -86,6 +86,8 @@ def test_help_has_examples_and_version_is_ours(capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     for words in ("fsae-export engines/default --trt", "--batch", "./runs"):
         assert words in text
+    assert main(["-h"]) == 0
+    assert capsys.readouterr().out == text
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fsae-export, version ")
 
@@ -209,6 +211,20 @@ def test_exporting_a_run_without_torch_names_the_extra(here: Path) -> None:
         assert done.stderr.splitlines()[-1].startswith("fsae-export: exporting a run needs ")
         assert 'pip install "fsae[export]"' in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_part_of_the_exporter_that_is_missing_later_is_said_too(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # torch asks for onnxscript when it exports and not before
+    def without(*arguments: object, **options: object) -> None:
+        raise ImportError("no onnxscript here", name="onnxscript")
+
+    make_run(here / "runs" / "mine")
+    monkeypatch.setattr(training_run, "load_run", lambda path: path)
+    monkeypatch.setattr(export_bundle, "export_run", without)
+    assert main([]) == 3
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fsae-export: exporting a run needs onnxscript, which cannot be imported")
 
 
 def test_a_bundle_in_a_folder_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

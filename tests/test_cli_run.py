@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,6 +90,8 @@ def run(tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[
     """Runs a command on the tiny bundle and the CPU; gives exit code, stdout and stderr."""
 
     def command(*words: str | Path, common: Sequence[str] = ("--device", "cpu")) -> tuple[int, str, str]:
+        if words[0] in ("info", "climatology"):  # run nothing on a device
+            common = ()
         code = main(["--model", str(tiny_bundle_path), *common, *map(str, words)])
         out, err = capsys.readouterr()
         return code, out, err
@@ -191,6 +194,9 @@ def test_variables_of_another_name_are_found_when_told(run: Run, source: Path, t
         out = tmp_path / f"{path.stem}.zarr"
         assert run("compress", path, out, "--climatology", "training", *arguments)[0] == 0
     np.testing.assert_array_equal(values_of(tmp_path / "in.zarr"), values_of(tmp_path / "other.zarr"))
+    code, _, err = run("compress", source, tmp_path / "wrong.zarr", "--name", "tas=zz")
+    assert code == 5
+    assert "has no variable 'zz'; it has " in one_sentence(err)
     for wrong in ("tas", "tas=", "pr=ts"):
         code, _, err = run("compress", source, tmp_path / "wrong.zarr", "--name", wrong)
         assert code == 2
@@ -295,7 +301,7 @@ def test_info_and_verify_report(run: Run, tiny_bundle: Bundle) -> None:
     facts += ("cpu     onnxruntime", "decoder fp32: 0.0001 K, allowed 0.001", "1 month, calendar standard")
     for fact in facts:
         assert fact in out
-    assert f"{tiny_bundle.size / 1e6:.1f} MB" in out
+    assert f"{tiny_bundle.size / 1e3:.1f} kB in 6 files" in out
     code, out, err = run("verify")
     assert code == 0
     assert out == f"verified tiny: 6 files, 3 graphs within tolerance on cpu (onnxruntime {onnxruntime.__version__})\n"
@@ -308,6 +314,18 @@ def test_options_stand_before_or_after_the_verb(tiny_bundle_path: Path, capsys: 
         assert main(words) == 0
     assert main([*device, "verify", *model, "--device", "cuda"]) == 2
     assert "found --device twice, cpu and cuda: give it once" in capsys.readouterr().err
+
+
+def test_verbs_that_run_nothing_take_no_device(
+    run: Run, tiny_bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: an option is used or refused
+    for option in (["--device", "cpu"], ["--threads", "1"]):
+        for words in (["info"], ["climatology", "in.nc", str(tmp_path / "out.nc")]):
+            assert main([*option, *words, "--model", str(tiny_bundle_path)]) == 2
+            assert f"{words[0]} runs nothing on a device" in one_sentence(capsys.readouterr().err)
+            assert main([*words, *option, "--model", str(tiny_bundle_path)]) == 2
+            assert "No such option" in capsys.readouterr().err
+    assert main(["info", "--model", str(tiny_bundle_path)]) == 0
 
 
 def test_auto_says_what_it_chose_and_why(run: Run) -> None:
@@ -441,6 +459,85 @@ def test_latents_of_another_bundle_and_other_files_are_refused(
     assert not (tmp_path / "out4.nc").exists()
 
 
+@pytest.mark.parametrize("name", ["year_phase", "realization", "time", "tas"])
+def test_damaged_chunks_of_latents_are_said(run: Run, tmp_path: Path, name: str) -> None:
+    source = write_fields(tmp_path / "in.zarr", fields(2), field_layout(members=(3, 8)))
+    latent = tmp_path / "latent.zarr"
+    assert run("compress", source, latent, "--climatology", "training")[0] == 0
+    chunk = next(path for path in sorted((latent / name / "c").rglob("*")) if path.is_file())
+    chunk.write_bytes(b"damaged")
+    code, _, err = run("decompress", latent, tmp_path / "out.nc")
+    assert code == 5, err
+    assert re.search("error: cannot read .*latent.zarr: .*; is .* damaged or incomplete", one_sentence(err))
+    assert not (tmp_path / "out.nc").exists()
+
+
+def test_latents_without_a_phase_for_every_step_are_refused(run: Run, source: Path, tmp_path: Path) -> None:
+    assert run("compress", source, tmp_path / "latent.zarr", "--climatology", "training")[0] == 0
+    zarr.open_group(tmp_path / "latent.zarr", mode="r+")["year_phase"][5] = np.nan
+    code, _, err = run("decompress", tmp_path / "latent.zarr", tmp_path / "out.nc")
+    assert code == 5
+    assert "has no phase of the year for every step" in one_sentence(err)
+
+
+def test_the_source_grid_of_a_model_of_healpix_fields_is_refused(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: what the exporter writes for such a run
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    tables = dict(np.load(bundle / "tables.npz"))
+    for name in ("source_lat_deg", "source_lon_deg", *(n for n in tables if n.startswith("to_") and "indptr" not in n)):
+        tables[name] = tables[name][:0]
+    tables |= {"to_healpix_indptr": np.zeros(PIXELS + 1, np.int32), "to_source_indptr": np.zeros(1, np.int32)}
+    np.savez(bundle / "tables.npz", **tables)
+    write_manifest(bundle, tiny_manifest())
+    common, latent = ["--model", str(bundle), "--device", "cpu"], str(tmp_path / "latent.zarr")
+    assert main([*common, "compress", str(source), latent]) == 0
+    before = sorted(tmp_path.iterdir())
+    for words in (["generate", "--out"], ["superres", str(source)], ["decompress", latent]):
+        capsys.readouterr()
+        assert main([*common, *words, str(tmp_path / "out.nc"), "--grid", "source"]) == 2
+        assert "bundle tiny was trained on HEALPix: use --grid native" in one_sentence(capsys.readouterr().err)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("day", [1, 28])
+def test_one_month_without_bounds_is_a_month_whatever_its_stamp(run: Run, tmp_path: Path, day: int) -> None:
+    # oracle: the closed forms in the season of the middle of that month
+    month, values = 6, fields()[0, 6]  # July
+    data = to_dataset(field_layout(), fields()).isel(time=[month]).drop_vars("time_bnds")
+    data = data.assign_coords(time=[np.datetime64(f"2005-07-{day:02}", "ns")])
+    data["time"].encoding.clear()
+    data.to_netcdf(tmp_path / "july.nc", engine="h5netcdf")
+    code, _, err = run("compress", tmp_path / "july.nc", tmp_path / "latent.nc", "--climatology", "training")
+    assert code == 0
+    assert "warning" not in err
+    expected = tiny_encode(values[None], season(phases()[month : month + 1], 2))
+    np.testing.assert_allclose(values_of(tmp_path / "latent.nc"), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("bounds", [True, False])
+def test_data_of_another_step_is_said(run: Run, tmp_path: Path, bounds: bool) -> None:
+    days = [cftime.datetime(2005, 3, day, calendar="standard") for day in range(1, STEPS + 2)]
+    pairs = list(itertools.pairwise(days)) if bounds else None
+    layout = dataclasses.replace(field_layout(), time=encode_times(days[:STEPS], pairs, "standard"))
+    source = write_fields(tmp_path / "in.nc", fields(), layout)
+    _, _, err = run("compress", source, tmp_path / "latent.zarr", "--climatology", "training")
+    sentence = "The input's time step is 1 day, the model was trained on 1 month"
+    assert f"fsae-run: warning: {sentence}" in err
+    with xr.open_dataset(tmp_path / "latent.zarr", engine="zarr") as found:
+        assert found.attrs["comment"].startswith(sentence)
+
+
+def test_one_month_of_every_year_is_monthly_data(run: Run, tmp_path: Path) -> None:  # oracle: the bounds
+    times = [cftime.datetime(1990 + year, 1, 16, calendar="noleap") for year in range(STEPS)]
+    pairs = [(t.replace(day=1), t.replace(month=2, day=1)) for t in times]
+    layout = dataclasses.replace(field_layout("noleap"), time=encode_times(times, pairs, "noleap"))
+    source = write_fields(tmp_path / "in.nc", fields(), layout)
+    code, _, err = run("compress", source, tmp_path / "latent.nc", "--climatology", "training")
+    assert code == 0
+    assert "warning" not in err
+
+
 def test_a_climatology_coarser_than_the_input_is_refused(run: Run, source: Path, tmp_path: Path) -> None:
     assert run("climatology", source, tmp_path / "clim.nc", "--zoom", "0")[0] == 0
     code, _, err = run("superres", source, tmp_path / "out.nc", "--zoom", "1", "--climatology", tmp_path / "clim.nc")
@@ -451,6 +548,11 @@ def test_a_climatology_coarser_than_the_input_is_refused(run: Run, source: Path,
 BAD_USAGE = [
     (("generate", "--start", "soon"), 2, "found the date 'soon'"),
     (("generate", "--start", "2005-02-30"), 5, "does not exist in the calendar 'standard'"),
+    (("generate", "--start", "0000-01"), 5, "'0000-01' does not exist in the calendar 'standard'"),
+    (("generate", "--out", "out.nc4"), 2, "use .nc for NetCDF-4"),
+    (("compress", "in.nc", "latent.h5"), 2, "use .nc for NetCDF-4"),
+    (("climatology", "in.nc", "climatology.netcdf"), 2, "use .nc for NetCDF-4"),
+    (("generate", "--out", "OUT.NC"), 2, "use .nc for NetCDF-4"),
     (("generate", "--members", "0"), 2, "Invalid value"),
     (("generate", "--members", "2", "--member-ids", "1"), 2, "give one of them"),
     (("generate", "--member-ids", "5-3"), 2, "expected numbers and rising ranges"),

@@ -1,5 +1,7 @@
 """The default engine as it is shipped: verified, reproducible, conserving, and as good as promised."""
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 import xarray as xr
 
 import fsae.runtime
-from fsae.runtime.bundle import Bundle
+from fsae.export.engines import build_engines
+from fsae.runtime.bundle import COMPILED, Bundle, open_bundle
 from fsae.runtime.cli import main
 from fsae.runtime.compression import open_fields
+from fsae.runtime.engines import read_index
 from fsae.runtime.healpix import coarsen
 
 PROMISED_RMSE_K = 0.33  # global, evaluation years 2005-2014, ratio 16
@@ -78,3 +82,18 @@ def test_reconstruction_is_as_good_as_promised(evaluation: tuple[np.ndarray, np.
     # oracle: the reanalysis of ten years that were not trained on
     truth, restored = (field.astype(np.float64) for field in evaluation)
     assert np.sqrt(np.mean((truth - restored) ** 2)) < PROMISED_RMSE_K
+
+
+def test_tensorrt_rtx_builds_every_graph(default_bundle: Bundle, tmp_path: Path) -> None:
+    # oracle: hashes of the files that lie there; needs no GPU, as TensorRT-RTX compiles without one
+    shutil.copytree(default_bundle.folder, tmp_path / "default", ignore=shutil.ignore_patterns(COMPILED))
+    bundle = open_bundle(tmp_path / "default")
+    built = build_engines(bundle, "trt-rtx")
+    folder = bundle.folder / COMPILED
+    index = read_index(folder)
+    assert sorted(index, key=lambda e: e.graph) == sorted(built, key=lambda e: e.graph)
+    assert {engine.graph for engine in index} == set(bundle.manifest.graphs) == {"encoder", "decoder", "denoiser"}
+    for engine in index:
+        assert engine.graph_sha256 == bundle.manifest.files[f"{engine.graph}.fp32.onnx"].sha256
+        assert hashlib.sha256((folder / engine.file).read_bytes()).hexdigest() == engine.sha256
+    assert {path.name for path in folder.glob("*.engine")} == {engine.file for engine in index}

@@ -203,6 +203,8 @@ def test_golden_vectors_are_what_torch_computes(run: Run, bundle: Bundle) -> Non
     assert mask[0].all()
     assert not mask[1].all()  # the second row enters at a coarser zoom
     assert golden["denoiser.previous_valid"].numpy().tolist() == [[0, 0], [1, 1]]
+    assert not golden["denoiser.source"].any()  # training knows one source
+    assert not export_bundle._parts(run, export_bundle._stretches(run))["denoiser"].inputs["source"].any()
 
 
 def test_parity_is_measured_and_small(bundle: Bundle) -> None:  # oracle: float32 rounding of fields near 300 K
@@ -231,7 +233,7 @@ def test_rows_are_the_same_bits_in_every_batch(bundle: Bundle, graph: str) -> No
 
 
 @pytest.mark.parametrize("graph", INPUTS)
-def test_graphs_keep_the_rules(bundle: Bundle, graph: str) -> None:  # oracle: the rules of DESIGN section 4, read anew
+def test_graphs_keep_the_rules(bundle: Bundle, graph: str) -> None:  # oracle: the rules of graphs.py, read anew
     model = onnx.shape_inference.infer_shapes(model_of(bundle, graph), strict_mode=True, data_prop=True)
     assert model.opset_import[0].version in (18, 20)
     assert {node.domain for node in model.graph.node} == {""}
@@ -297,6 +299,7 @@ def test_manifest_says_what_the_run_is(run: Run, bundle: Bundle) -> None:  # ora
     assert (manifest.time.step, manifest.time.harmonics) == ("1 month", 2)
     assert manifest.denoiser is not None
     assert (manifest.denoiser.window, manifest.denoiser.previous) == (3, 2)
+    assert manifest.denoiser.sources == ("hr",)
     assert manifest.denoiser.forcing.range == tuple(run.denoiser.forcing_range.tolist()) == (2005, 2012)
     assert manifest.sampler is not None
     assert manifest.sampler.steps == run.config.sampler.steps

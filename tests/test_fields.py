@@ -219,6 +219,13 @@ def test_a_variable_asked_for_by_name_is_not_taken_for_another() -> None:
     assert named.variables == ("tas",)
 
 
+def test_a_name_that_was_given_is_meant() -> None:  # oracle: without the name the standard name finds the variable
+    dataset, spec = small(standard_name="air_temperature"), Spec(name="other", standard_name="air_temperature")
+    assert read_fields(dataset, [spec]).variables == ("other",)
+    with pytest.raises(DataError, match=r"has no variable 'zz'; it has tas \(air_temperature\)"):
+        read_fields(dataset, [spec], names={"other": "zz"})
+
+
 def test_default_zoom_and_too_fine_a_zoom() -> None:
     assert read_fields(small(), [TAS]).zoom == 3  # 684 points
     assert read_fields(small(), [TAS], finest_zoom=2).zoom == 2

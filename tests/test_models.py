@@ -34,6 +34,7 @@ def autoencoder() -> Autoencoder:
     climatology = rng.normal(size=(2, 1 + 2 * HARMONICS, npix(3))).astype(np.float32)
     model = Autoencoder(CONFIG, torch.from_numpy(climatology), torch.tensor([1.5, 4.0]))
     scramble(model)
+    model.sharpening.copy_(torch.tensor([[0.3, 0.2], [-0.1, 0.4]]))
     return model.eval()
 
 

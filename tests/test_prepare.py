@@ -13,9 +13,9 @@ from fsae.runtime.errors import DataError, OutputError
 from fsae.runtime.fields import read_fields
 from fsae.runtime.grids import HealpixGrid, LatLonGrid
 from fsae.runtime.healpix import npix
-from fsae.runtime.regrid import apply, interpolation_weights, make_weights
+from fsae.runtime.regrid import apply, make_weights
 from fsae.training.prepare import DescribedVariable, describe_variables, prepare
-from fsae.training.weights import healpy_weights, inverse_weights
+from fsae.training.weights import healpy_weights
 
 YEARS = 2
 
@@ -179,13 +179,3 @@ def test_weights_are_cached(method: str, tmp_path: Path) -> None:  # oracle: the
     assert file.stat().st_mtime > 0  # made again
     healpy_weights(tmp_path)(LatLonGrid(lat_deg=GRID.lat_deg[::-1], lon_deg=GRID.lon_deg), 2, method)
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_inverse_weights() -> None:  # oracle: the runtime's own interpolation
-    weights = inverse_weights(GRID, 2)
-    lat, lon = (axis.reshape(-1) for axis in np.meshgrid(GRID.lat_deg, GRID.lon_deg, indexing="ij"))
-    own = interpolation_weights(2, lat, lon)
-    dense = np.zeros((2, GRID.size, npix(2)))
-    for matrix, sparse in zip(dense, (weights, own), strict=True):
-        matrix[np.repeat(np.arange(GRID.size), np.diff(sparse.indptr)), sparse.index] = sparse.weight
-    np.testing.assert_allclose(dense[0], dense[1], rtol=0, atol=1e-12)

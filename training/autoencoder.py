@@ -14,7 +14,7 @@ from fsae.runtime.errors import UsageError
 from fsae.runtime.healpix import npix
 
 from .halo import halo_size, halo_table
-from .layers import Embedding, FieldSpaceBlock, check_network, conserve, decompose, patches, recompose
+from .layers import Embedding, FieldSpaceBlock, check_network, coarsen, conserve, decompose, patches, recompose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,9 @@ class Autoencoder(nn.Module):
 
     climatology: Tensor
     scale: Tensor
+    sharpening: Tensor
     ring: Tensor
+    fine_ring: Tensor
 
     def __init__(self, config: AutoencoderConfig, climatology: Tensor, scale: Tensor) -> None:
         super().__init__()
@@ -89,6 +91,10 @@ class Autoencoder(nn.Module):
         variables, coefficients, _ = climatology.shape
         self.register_buffer("climatology", climatology)
         self.register_buffer("scale", scale)
+        # See sharpening.py: nothing is sharpened until it is fitted.
+        self.register_buffer("sharpening", torch.zeros(variables, 2))
+        fine_ring = torch.from_numpy(halo_table(config.zoom, config.zoom)).ravel()
+        self.register_buffer("fine_ring", fine_ring, persistent=False)
         cells = npix(config.latent_zoom)
         self.finer = [4 ** (zoom - config.latent_zoom) for zoom in config.zooms if zoom > config.latent_zoom]
         self.register_buffer(
@@ -134,7 +140,20 @@ class Autoencoder(nn.Module):
 
     def decode(self, latent: Tensor, season: Tensor) -> Tensor:
         """Field (B, V, N) [physical units] of a latent (B, V, Nzb)."""
-        return self.decode_anomaly(latent, season) * self.scale[:, None] + self.mean(season)
+        anomaly = self.sharpen(self.decode_anomaly(latent, season))
+        return anomaly * self.scale[:, None] + self.mean(season)
+
+    def sharpen(self, anomaly: Tensor) -> Tensor:
+        """The anomaly (B, V, N) with its angular power restored; the means of the base cells stay."""
+        first = self._laplacian(anomaly)
+        second = self._laplacian(first)
+        sharp = anomaly + self.sharpening[:, :1] * first + self.sharpening[:, 1:] * second
+        levels = decompose(sharp, self.config.zooms)
+        steps = self.config.zoom - self.config.base_zoom
+        return recompose([coarsen(anomaly, steps), *levels[1:]], self.config.zooms)
+
+    def _laplacian(self, field: Tensor) -> Tensor:
+        return field - patches(field.index_select(-1, self.fine_ring), halo_size(0, 0)).mean(-1)
 
     def encode_anomaly(self, anomaly: Tensor, season: Tensor, level_mask: Tensor) -> Tensor:
         """`encode` of a normalised anomaly (B, V, N)."""

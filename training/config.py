@@ -82,8 +82,6 @@ class FitConfig:
     gradient_clip: float = 1.0
     average_decay: float = 0.995
     mixture: float = 0.0  # share of the batch that is random mixtures of three samples (autoencoder only)
-    # Weight of the angular power spectrum in the loss (autoencoder only), see AngularPower for why.
-    spectral_power: float = 0.0
     checkpoint_every_steps: int = 100
 
     def __post_init__(self) -> None:
@@ -92,8 +90,8 @@ class FitConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected a number above 0")
         if not (0 <= self.mixture <= 1 and 0 <= self.average_decay < 1):
             raise UsageError("mixture and average_decay must lie within 0 and 1")
-        if min(self.weight_decay, self.gradient_clip, self.spectral_power) < 0:
-            raise UsageError("weight_decay, gradient_clip and spectral_power must be 0 or more")
+        if min(self.weight_decay, self.gradient_clip) < 0:
+            raise UsageError("weight_decay and gradient_clip must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

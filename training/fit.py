@@ -22,7 +22,6 @@ from fsae.runtime.errors import DeviceError, Stopped
 from .autoencoder import Autoencoder
 from .config import FitConfig, TrainerConfig
 from .denoiser import Denoiser
-from .power import AngularPower
 from .progress import TrainingBar
 
 log = logging.getLogger("fsae.training")
@@ -88,15 +87,13 @@ class Report(Callback):
         log.info(line)
 
 
-def autoencoder_loss(
-    model: Autoencoder, batch: tuple[Tensor, Tensor], power: AngularPower | None = None, weight: float = 0.0
-) -> Tensor:
-    """Mean square error of the rebuilt anomalies, by orthogonality the sum over levels, and `weight * power`."""
+def autoencoder_loss(model: Autoencoder, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean square error of the rebuilt anomalies: by orthogonality the sum over levels."""
     anomaly, season = batch
     mask = torch.ones(len(anomaly), len(model.config.zooms), device=anomaly.device)
     rebuilt = model.decode_anomaly(model.encode_anomaly(anomaly, season, mask), season)
     loss: Tensor = (rebuilt - anomaly).square().mean()
-    return loss if power is None else loss + weight * power.to(anomaly.device)(rebuilt, anomaly)
+    return loss
 
 
 def denoiser_loss(model: Denoiser, batch: dict[str, Tensor]) -> Tensor:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from fsae.runtime.pyramid import decompose, whiten
 from .autoencoder import Autoencoder
 from .config import Config
 from .fit import autoencoder_loss, denoiser_loss, fit, forget_checkpoints
-from .power import AngularPower
 from .prepare import prepare
 from .progress import steps_bar
 from .run import (
@@ -40,6 +38,7 @@ from .run import (
     write_statistics,
 )
 from .samples import AnomalySamples, LatentSeries, WindowSamples
+from .sharpening import fit_sharpening
 
 F32 = NDArray[np.float32]
 log = logging.getLogger("fsae.training")
@@ -167,14 +166,13 @@ def autoencoder_stage(config: Config, fields: Fields, folder: Path, *, progress:
     anomalies, season = normalised(config, fields, statistics, config.data.training_years)
     settings = config.autoencoder_fit
     log.info("autoencoder: %d steps of %d samples", settings.steps, settings.batch)
-    power = AngularPower(config.autoencoder.zoom) if settings.spectral_power else None
 
     def samples(first: int, count: int) -> AnomalySamples:
         return AnomalySamples(anomalies, season, mixture=settings.mixture, seed=config.seed, first=first, count=count)
 
     model = fit(
         make_autoencoder(config, statistics),
-        partial(autoencoder_loss, power=power, weight=settings.spectral_power),
+        autoencoder_loss,
         settings,
         config.trainer,
         samples,
@@ -183,8 +181,24 @@ def autoencoder_stage(config: Config, fields: Fields, folder: Path, *, progress:
         progress=progress,
         validation=_autoencoder_validation(config, fields, statistics),
     )
+    sharpen(model, anomalies, season)
     save_weights(model, folder / "autoencoder.safetensors")
     forget_checkpoints(folder / "autoencoder")
+
+
+def sharpen(model: Autoencoder, anomalies: F32, season: F32) -> None:
+    """Fit the decoder's sharpening to at most 120 months spread over the training years."""
+    chosen = np.unique(np.linspace(0, len(anomalies) - 1, 120).round().astype(int))
+    true, when = anomalies[chosen], season[chosen]
+    model.eval()
+    latents = encode_series(model, true, when)
+    with torch.no_grad():
+        parts = zip(in_batches(latents), in_batches(when), strict=True)
+        rebuilt = torch.cat([model.decode_anomaly(latent, features) for latent, features in parts]).numpy()
+    for variable in range(true.shape[1]):
+        numbers = fit_sharpening(rebuilt[:, variable], true[:, variable])
+        model.sharpening[variable] = torch.from_numpy(numbers)
+        log.info("sharpening of variable %d: %.3f, %.3f", variable, *numbers)
 
 
 def _autoencoder_validation(

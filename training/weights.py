@@ -1,4 +1,4 @@
-"""Regridding weights with pixel centres and places by healpy, kept in a cache folder; and the way back."""
+"""Regridding weights with pixel centres and places by healpy, kept in a cache folder."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.fields import WeightMaker
 from fsae.runtime.grids import LatLonGrid
 from fsae.runtime.healpix import npix
-from fsae.runtime.regrid import Weights, bilinear_weights, conservative_weights, from_entries
+from fsae.runtime.regrid import Weights, bilinear_weights, conservative_weights
 
 log = logging.getLogger("fsae.training")
 
@@ -86,11 +86,3 @@ def _keep(path: Path, weights: Weights) -> None:
         log.info("prepare: cannot keep weights in %s: %s", path.parent, error.strerror)
         with contextlib.suppress(OSError):
             aside.unlink()
-
-
-def inverse_weights(grid: LatLonGrid, zoom: int) -> Weights:
-    """Weights from nested pixels of `zoom` back to the source grid, flattened (lat, lon), by healpy's interpolation."""
-    lat, lon = (axis.reshape(-1) for axis in np.meshgrid(grid.lat_deg, grid.lon_deg, indexing="ij"))
-    pixel, weight = healpy.get_interp_weights(1 << zoom, lon, lat, nest=True, lonlat=True)  # (4, point)
-    point = np.broadcast_to(np.arange(grid.size), pixel.shape)
-    return from_entries(point.reshape(-1), pixel.reshape(-1), weight.reshape(-1), grid.size, npix(zoom))
