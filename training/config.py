@@ -119,7 +119,7 @@ class SamplerConfig:
     """Sampler written into the bundle (EDM eq. 5)."""
 
     name: str = "dpm2m"
-    steps: int = 24
+    steps: int = 10
     sigma_min: float = 0.02
     sigma_max: float = 80.0
     rho: float = 7.0
