@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 import torch
@@ -26,6 +26,7 @@ from .progress import TrainingBar
 
 log = logging.getLogger("fsae.training")
 
+Model = TypeVar("Model", bound=nn.Module)
 MakeSamples = Callable[[int, int], Dataset[Any]]  # (index of the first sample, count) -> samples
 
 
@@ -137,7 +138,7 @@ def make_trainer(
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     loss: Callable[[Any, Any], Tensor],
     config: FitConfig,
     trainer_config: TrainerConfig,
@@ -147,7 +148,7 @@ def fit(
     seed: int,
     progress: bool,
     validation: Callable[[Any], float] | None = None,
-) -> nn.Module:
+) -> Model:
     """The trained model with averaged weights; goes on from the last checkpoint in `folder` where there is one.
 
     Stopped is raised when the user interrupts: the last checkpoint stays.
@@ -175,7 +176,7 @@ def fit(
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
-    return task.model
+    return model
 
 
 def forget_checkpoints(folder: Path) -> None:
