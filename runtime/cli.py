@@ -1,169 +1,35 @@
 """`fsae-run`: info, verify, compress, decompress, superres, generate, climatology."""
 
-import contextlib
 import importlib.metadata
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
 
 import click
 
-from .devices import DEVICES
-from .errors import FsaeError, OutputError, UsageError
+from .errors import FsaeError, UsageError
+from .terminal import (
+    PROGRAM,
+    Options,
+    common,
+    merged,
+    model_alone,
+    name_pairs,
+    open_emulator,
+    prepare_output,
+    progress_bar,
+    say,
+    size_of,
+    summary,
+    termination_as_interrupt,
+    with_model,
+)
 
-if TYPE_CHECKING:
-    from .emulator import Emulator
-    from .jobs import Job
-
-PROGRAM = "fsae-run"
 INTERRUPTED = 130  # what shells give for Ctrl-C
 GRID_HELP = "HEALPix as the model computes, or the lat-lon grid of its training data."
 CLIMATOLOGY_HELP = "Climatology of the input's own source, or the word `training`."
-
 NAME_HELP = "What the input calls a variable of the model; may be given for each."
-
-Value = TypeVar("Value")
-Command = TypeVar("Command", bound=Callable[..., Any])
-Progress = Callable[[int, int], None]
-
-
-@dataclass(kw_only=True)
-class Options:
-    """Options that may stand before or after the verb."""
-
-    model: str | None = None
-    device: str | None = None
-    threads: int | None = None
-
-
-def say(message: str) -> None:
-    """Nothing; a line for the user on stderr."""
-    click.echo(f"{PROGRAM}: {message}", err=True)
-
-
-def with_model(command: Command) -> Command:
-    """The command with the option for its bundle."""
-    return click.option(
-        "--model", metavar="PATH|NAME", help="Bundle; default the newest in ./engines, else the shipped one."
-    )(command)
-
-
-def common(command: Command) -> Command:
-    """The command with the options that may stand before or after a verb that computes."""
-    threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default all.")(command)
-    device = click.option(
-        "--device", type=click.Choice(DEVICES), help="Default auto: TensorRT engine, then CUDA, then CPU."
-    )(threads)
-    return with_model(device)
-
-
-def one(name: str, before: Value | None, after: Value | None) -> Value | None:
-    """The value of an option that may stand in two places."""
-    if before is not None and after is not None and before != after:
-        raise UsageError(f"found --{name} twice, {before} and {after}: give it once")
-    return before if after is None else after
-
-
-def merged(context: click.Context, model: str | None, device: str | None, threads: int | None) -> Options:
-    """Options given before and after the verb as one set; UsageError where they contradict each other."""
-    before: Options = context.obj
-    return Options(
-        model=one("model", before.model, model),
-        device=one("device", before.device, device),
-        threads=one("threads", before.threads, threads),
-    )
-
-
-def model_alone(context: click.Context, model: str | None) -> str | None:
-    """The bundle given before or after a verb that runs no graph; UsageError where a device or threads were given."""
-    before: Options = context.obj
-    if before.device is not None or before.threads is not None:
-        raise UsageError(f"{context.info_name} runs nothing on a device: leave out --device and --threads")
-    return one("model", before.model, model)
-
-
-def name_pairs(names: tuple[str, ...]) -> dict[str, str]:
-    """Names the input uses for variables of the model, by the model's.
-
-    >>> name_pairs(("tas=ts",))
-    {'tas': 'ts'}
-    """
-    pairs = dict(name.partition("=")[::2] for name in names)
-    if not all(pairs) or not all(pairs.values()) or len(pairs) != len(names):
-        raise UsageError(f"found --name {' '.join(names)}, expected such as tas=ts, once for a variable")
-    return pairs
-
-
-def open_emulator(options: Options) -> "Emulator":
-    """The emulator that the options ask for; it says which bundle and device that is."""
-    from .emulator import load
-
-    return load(options.model, options.device or "auto", threads=options.threads, say=say)
-
-
-@contextlib.contextmanager
-def progress_bar(verb: str) -> Iterator[Progress]:
-    """What shows fields done and in all on stderr, with rate and time left; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[rate]}"),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(verb, total=None, rate="")
-        began = time.monotonic()
-
-        def show(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - began, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:.1f} fields/s")
-
-        yield show
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
-
-
-def prepare_output(out: str, overwrite: bool, source: str | None = None) -> Path:
-    """The output path, known to be writable; OutputError before any work is done where it is not."""
-    from .stores import check_output
-
-    path = Path(out)
-    if source is not None and path.resolve() == Path(source).resolve():
-        raise OutputError(f"{path} is the input: give another path for the output")
-    check_output(path, overwrite)
-    return path
-
-
-def summary(verb: str, job: "Job", path: Path, device: str, began: float) -> str:
-    """The one line for stdout."""
-    from .describe import human
-
-    layout = job.layout
-    members = f"{len(layout.members)} members x " if layout.members is not None else ""
-    names = ", ".join(layout.variables)
-    grid = f"HEALPix zoom {layout.zoom}" if layout.zoom is not None else " x ".join(map(str, layout.grid_shape))
-    seconds = time.monotonic() - began
-    return (
-        f"{verb} {members}{layout.time.values.size} steps of {names} on {grid} in {seconds:.1f} s on {device}: "
-        f"{path} ({human(size_of(path))})"
-    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -450,23 +316,6 @@ def climatology(
         say=say,
     )
     click.echo(f"made the climatology of {steps} steps: {path} ({human(size_of(path))})")
-
-
-@contextlib.contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside, so that unfinished output is removed on the way out."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
