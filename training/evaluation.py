@@ -55,18 +55,26 @@ def evaluate_model(
     folder = Path(model) if model is not None else latest_run()
     if (folder / "config.json").exists():
         run = load_run(folder)
-        candidate = of_run(run, sample_steps)
+        candidate = with_sampler_steps(of_run(run), sample_steps)
         report = report_of(candidate, run.config, run.fields, members)
         (folder / "metrics.json").write_text(report[1], encoding="utf-8")
         return report
-    candidate = of_bundle(str(folder), sample_steps)
+    candidate = with_sampler_steps(of_bundle(str(folder)), sample_steps)
     config = read_config(data or DEFAULT)
     with tempfile.TemporaryDirectory() as scratch:
         store = prepared_inputs(candidate, config, data or DEFAULT, Path(scratch))
         return report_of(candidate, config, store, members)
 
 
-def of_run(run: Run, sample_steps: int | None) -> Candidate:
+def with_sampler_steps(candidate: Candidate, steps: int | None) -> Candidate:
+    """The candidate with another number of sampler steps; as it is where None are given or it does not generate."""
+    if candidate.latent is None or steps is None:
+        return candidate
+    sampler = replace(candidate.latent.sampler, steps=steps)
+    return replace(candidate, latent=replace(candidate.latent, sampler=sampler))
+
+
+def of_run(run: Run) -> Candidate:
     """A training run, through PyTorch."""
     config, facts, statistics = run.config, run.facts, run.statistics
     graphs = TorchGraphs(run.autoencoder, run.denoiser)
@@ -82,7 +90,7 @@ def of_run(run: Run, sample_steps: int | None) -> Candidate:
             level_std=statistics["latent_level_std"],
             sampler=Sampler(
                 name=chosen.name,
-                steps=sample_steps or chosen.steps,
+                steps=chosen.steps,
                 sigma_min=chosen.sigma_min,
                 sigma_max=chosen.sigma_max,
                 rho=chosen.rho,
@@ -108,14 +116,12 @@ def of_run(run: Run, sample_steps: int | None) -> Candidate:
     )
 
 
-def of_bundle(model: str, sample_steps: int | None) -> Candidate:
+def of_bundle(model: str) -> Candidate:
     """An exported bundle, through the runtime: what is served."""
     bundle = open_bundle(model)
     manifest, tables = bundle.manifest, bundle.tables
     graphs = open_graphs(bundle, "cpu")
     latent = latent_model(bundle) if manifest.denoiser is not None else None
-    if latent is not None and sample_steps is not None:
-        latent = replace(latent, sampler=replace(latent.sampler, steps=sample_steps))
     return Candidate(
         subject=Subject(
             name=manifest.name,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fsae.runtime.ensemble import HR_SOURCE
 from fsae.runtime.errors import DataError
 from fsae.runtime.sampler import noise_features
 
@@ -95,7 +96,7 @@ class WindowSamples(Dataset[dict[str, Tensor]]):
             "noise_features": noise_features(np.array([sigma]))[0],
             "season": series.season[part],
             "forcing": series.forcing[part] + rng.normal(0, self.noise.forcing_jitter_years),
-            "source": 0.0,
+            "source": HR_SOURCE,
             "previous": previous,
             "previous_valid": np.full(self.previous, float(known)),
         }
