@@ -40,6 +40,7 @@ def variables_of(run: Run) -> tuple[Variable, ...]:
             units=v.units,
             cell_methods=v.cell_methods,
             valid_range=v.valid_range,
+            transform=v.transform,
             missing=v.missing,
         )
         for v in run.config.data.variables

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from .grids import LatLonGrid
 from .healpix import refine
 from .inputs import READ_ERRORS, find_dates, member_dim, open_source, reason
 from .jobs import TIME_CHUNK, Job, field_layout, nothing, on_grid, phase_coordinate, provenance, time_chunks
-from .manifest import graph_file
+from .manifest import Variable, graph_file
 from .output import Layout, Unit, encode_times
 from .pyramid import level_mask
 from .regrid import Weights, make_weights
@@ -218,6 +218,17 @@ def _check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
             )
 
 
+def _check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None:
+    """DataError naming the variables whose latents (time, variable, pixel) are missing or infinite in some step."""
+    bad = (~np.isfinite(latent)).any(axis=(0, 2))
+    if bad.any():
+        names = ", ".join(variable.name for variable, is_bad in zip(variables, bad, strict=True) if is_bad)
+        raise DataError(
+            f"{name} holds latents of {names} that are not finite, expected a number in every cell, as each variable "
+            "is decoded with the help of all: the store is incomplete, compress the data again"
+        )
+
+
 def decompress_job(
     bundle: Bundle, graphs: Graphs, source: "str | os.PathLike[str] | xr.Dataset", *, grid: str = "native"
 ) -> Job:
@@ -249,8 +260,7 @@ def decompress_job(
                 except READ_ERRORS as error:
                     raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
                 latent = np.stack(parts, axis=1).astype(np.float32)  # (time, variable, latent pixel)
-                if not np.isfinite(latent).all():
-                    raise DataError(f"{name} holds latents that are not finite: it is incomplete, compress again")
+                _check_finite(latent, manifest.variables, name)
                 values = graphs.decode(latent, season(phase[times], manifest.time.harmonics))[None]
                 yield on_grid(bundle, layout, Unit(members=slice(place, place + 1), times=times, values=values))
 

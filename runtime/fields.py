@@ -166,7 +166,7 @@ def _read_fields(
     words: dict[str, None] = {}
     for spec, array, (grid, dims), date, member in zip(variables, arrays, places, dates, members, strict=True):
         known = [converter for other, converter in converters if is_same(other, grid)]
-        convert, how = known[0] if known else _converter(grid, zoom, method, make_weights)
+        convert, how = known[0] if known else converter(grid, zoom, method, make_weights)
         converters.append((grid, (convert, how)))
         words[f"{grid}{how}"] = None
         reader = VariableReader(
@@ -231,7 +231,7 @@ def _units(array: "xr.DataArray", spec: VariableSpec, where: str) -> tuple[float
         raise DataError(f"{array.name} in {where}: {error}") from None
 
 
-def _converter(
+def converter(
     grid: Grid, zoom: int, method: str, make_weights: WeightMaker
 ) -> tuple[Callable[[Floating], Floating], str]:
     """The map from source points (..., point) to nested pixels (..., pixel) of `zoom`, and how it does it, in words."""

@@ -10,6 +10,7 @@ from .errors import BundleError
 from .healpix import npix
 from .records import decode_record, encode
 from .sampler import SAMPLERS
+from .transforms import Transform
 
 SCHEMA_VERSION = 1
 GRAPHS = ("encoder", "decoder", "denoiser")
@@ -78,7 +79,10 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """One physical variable; `valid_range` in `units`, `missing` says whether the model knows missing values."""
+    """One physical variable; `valid_range` in `units`, `missing` says whether the model knows missing values.
+
+    Climatology and scale are those of the transformed variable (transforms.py).
+    """
 
     name: str
     standard_name: str
@@ -86,6 +90,7 @@ class Variable:
     units: str
     cell_methods: str
     valid_range: tuple[float, float]
+    transform: Transform = "none"
     missing: bool = False
 
     def __post_init__(self) -> None:

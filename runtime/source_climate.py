@@ -5,6 +5,7 @@ x - mu_source + mu, so that the model sees anomalies of the kind it knows.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from .inputs import READ_ERRORS, open_source, reason
 from .jobs import TIME_CHUNK
 from .output import cell_coordinates, normalised
 from .stores import F32, Attribute, Coordinate, open_store
+from .transforms import Transform, forward, inverse, transformed_units
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,12 +33,15 @@ UNKNOWN = (
 )
 
 
-def fit_source(fields: Fields, harmonics: int) -> F32:
-    """Coefficients (variable, 1 + 2K, pixel) fitted to all steps and members of a source, read in pieces."""
+def fit_source(fields: Fields, harmonics: int, transforms: Sequence[Transform]) -> F32:
+    """Coefficients (variable, 1 + 2K, pixel) fitted to all steps and members of a source, read in pieces.
+
+    Of variables with a transform they are the transformed variable's.
+    """
     solver = projection(fields.phase, harmonics)
     total = np.zeros((solver.shape[0], len(fields.variables), npix(fields.zoom)))  # (coefficient, variable, pixel)
     for times, values in fields.chunks(TIME_CHUNK):
-        total += np.tensordot(solver[:, times], values.astype(np.float64).mean(axis=0), axes=1)
+        total += np.tensordot(solver[:, times], forward(values, transforms).mean(axis=0, dtype=np.float64), axes=1)
     if not np.isfinite(total).all():
         raise DataError(f"found missing values in {fields.source}, expected none where a climatology is made")
     return np.ascontiguousarray(total.transpose(1, 0, 2), dtype=np.float32)
@@ -44,7 +49,7 @@ def fit_source(fields: Fields, harmonics: int) -> F32:
 
 def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, overwrite: bool) -> None:
     """Nothing; the source's climatology stands in a CF file at `path`."""
-    coefficients = fit_source(fields, harmonics)
+    coefficients = fit_source(fields, harmonics, [v.transform for v in bundle.manifest.variables])
     request = {"verb": KIND, "input": fields.source, "zoom": fields.zoom, "harmonics": harmonics}
     attributes: dict[str, Attribute] = {
         "title": "harmonic climatology: mean, then cosine and sine of 1, 2, ... cycles a year",
@@ -61,7 +66,7 @@ def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, ove
         for variable, values in zip(bundle.manifest.variables, coefficients, strict=True):
             described: dict[str, Attribute] = {
                 "long_name": f"harmonic climatology of {variable.long_name}",
-                "units": variable.units,
+                "units": transformed_units(variable.units, variable.transform),
                 "grid_mapping": "crs",
                 "coordinates": "lat lon",
             }
@@ -93,8 +98,9 @@ def _read_coefficients(dataset: "xr.Dataset", name: str, bundle: Bundle) -> F32:
         if variable.name not in dataset or set(dataset[variable.name].dims) != {"coefficient", "cell"}:
             raise DataError(f"{name} has no climatology of {variable.name}: make it again with this model")
         array = dataset[variable.name]
-        if array.attrs.get("units") != variable.units:
-            raise DataError(f"{name} has {variable.name} in {array.attrs.get('units')!r}, expected {variable.units!r}")
+        units = transformed_units(variable.units, variable.transform)
+        if array.attrs.get("units") != units:
+            raise DataError(f"{name} has {variable.name} in {array.attrs.get('units')!r}, expected {units!r}")
         try:
             found.append(np.asarray(array.transpose("coefficient", "cell").values, dtype=np.float32))
         except READ_ERRORS as error:
@@ -110,4 +116,5 @@ def exchange(values: F32, phase: np.ndarray, own: F32, bundle: Bundle) -> F32:
     )  # block means of mu are mu of block means
     before = evaluate(own, season(phase, (own.shape[1] - 1) // 2))
     after = evaluate(trained, season(phase, bundle.manifest.time.harmonics))
-    return np.asarray(values - before + after, dtype=np.float32)
+    transforms = [variable.transform for variable in bundle.manifest.variables]
+    return inverse(np.asarray(forward(values, transforms) - before + after, dtype=np.float32), transforms)

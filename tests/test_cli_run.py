@@ -455,7 +455,7 @@ def test_latents_of_another_bundle_and_other_files_are_refused(
     group["tas"][2, 5] = np.nan
     code, _, err = run("decompress", latent, tmp_path / "out4.nc")
     assert code == 5
-    assert "holds latents that are not finite" in one_sentence(err)
+    assert "holds latents of tas that are not finite" in one_sentence(err)
     assert not (tmp_path / "out4.nc").exists()
 
 

@@ -68,6 +68,7 @@ def made_up(*, coarse: bool) -> tuple[Subject, Period, Period]:
             harmonics=HARMONICS,
             climatology=climatology,
             scale=np.array([1.5, 0.5], dtype=np.float32),
+            transforms=("none", "none"),
         ),
         training,
         evaluation,

@@ -1,5 +1,7 @@
 """Autoencoder and denoiser: conservation, equivariances and closed forms, on small untrained-but-random networks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,35 @@ from torch import Tensor
 
 from fsae.runtime.climatology import evaluate, season
 from fsae.runtime.errors import UsageError
-from fsae.runtime.healpix import coarsen, npix, refine
+from fsae.runtime.healpix import coarsen, npix, pixel_centres, refine
 from fsae.runtime.pyramid import level_mask
 from fsae.runtime.sampler import noise_features
 from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.denoiser import Denoiser, DenoiserConfig
+from fsae.training.global_map import global_maps, localised_covariance
+from fsae.training.halo import halo_table
 from fsae.training.layers import FieldSpaceBlock, Tokens
 
 CONFIG = AutoencoderConfig(
-    base_zoom=0, latent_zoom=1, zoom=3, fine_token_zoom=1, coarse_token_zoom=0, depths=(1, 1, 1, 1), width=16, heads=2
+    base_zoom=0,
+    latent_zoom=1,
+    zoom=3,
+    fine_token_zoom=1,
+    coarse_token_zoom=0,
+    depths=(1, 1, 1, 1),
+    width=16,
+    heads=2,
+    sharpen=True,
+)
+# Everything that is off by default: a dense map over the sphere, MLP maps, static fields, windows of attention.
+RICH = replace(
+    CONFIG,
+    global_zoom=2,
+    global_harmonics=1,
+    fine_token_zoom=2,
+    map_hidden=8,
+    static_fields=True,
+    attention_window_zoom=0,
 )
 HARMONICS = 2
 
@@ -28,11 +50,16 @@ def scramble(model: torch.nn.Module) -> None:
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
-@pytest.fixture(scope="module")
-def autoencoder() -> Autoencoder:
+@pytest.fixture(scope="module", params=[CONFIG, RICH], ids=["plain", "rich"])
+def autoencoder(request: pytest.FixtureRequest) -> Autoencoder:
     rng = np.random.default_rng(0)
-    climatology = rng.normal(size=(2, 1 + 2 * HARMONICS, npix(3))).astype(np.float32)
-    model = Autoencoder(CONFIG, torch.from_numpy(climatology), torch.tensor([1.5, 4.0]))
+    climatology, static = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5, npix(3)), (2, npix(3))))
+    model = Autoencoder(
+        request.param,
+        torch.from_numpy(climatology),
+        torch.tensor([1.5, 4.0]),
+        static=torch.from_numpy(static) if request.param.static_fields else None,
+    )
     scramble(model)
     model.sharpening.copy_(torch.tensor([[0.3, 0.2], [-0.1, 0.4]]))
     return model.eval()
@@ -54,7 +81,7 @@ def test_base_cell_means_survive(autoencoder: Autoencoder, batch: tuple[Tensor, 
     rebuilt = autoencoder.decode(latent, features)
     assert (rebuilt - field).abs().max() > 0.1  # the weights are random: the field itself does not survive
     np.testing.assert_allclose(coarsen(rebuilt.numpy(), 3), coarsen(field.numpy(), 3), atol=2e-5)  # float32 sums
-    anomaly = (field - autoencoder.mean(features)) / autoencoder.scale[:, None]
+    anomaly = (field - autoencoder.mean(features)) / autoencoder.scale
     np.testing.assert_allclose(coarsen(latent.numpy(), 1), coarsen(anomaly.numpy(), 3), atol=2e-6)
 
 
@@ -96,6 +123,101 @@ def test_untrained_autoencoder_is_block_means_of_anomalies() -> None:  # oracle:
     features = torch.from_numpy(season(np.array([0.2, 0.7]), HARMONICS))
     rebuilt = model.decode(model.encode(field, features, torch.ones(2, 4)), features)
     np.testing.assert_allclose(rebuilt.numpy(), refine(coarsen(field.numpy(), 2), 2), atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [CONFIG, RICH], ids=["plain", "rich"])
+def test_a_constant_anomaly_stays_constant(config: AutoencoderConfig) -> None:
+    # oracle: repeated exactly by the fixed pyramid, and the blocks of a fresh model see no residual to work on
+    model = Autoencoder(config, torch.zeros(1, 5, npix(3)), torch.ones(1), static=torch.zeros(2, npix(3))).eval()
+    field = torch.full((1, 1, npix(3)), 1.75)
+    features = torch.from_numpy(season(np.array([0.2]), HARMONICS))
+    latent = model.encode(field, features, torch.ones(1, 4))
+    rebuilt = model.decode(latent, features)
+    np.testing.assert_allclose(coarsen(rebuilt.numpy(), 3), 1.75, atol=1e-6)
+    assert latent.mean() == pytest.approx(1.75, abs=1e-6)
+
+
+@torch.no_grad()
+def test_global_maps_alone_are_eofs_of_a_localised_covariance() -> None:
+    # oracle: regression on base means and an eigenvalue problem, solved here for the error they must leave
+    rng = np.random.default_rng(4)
+    fields = rng.normal(size=(40, 6)) @ rng.normal(size=(6, npix(2))) + 0.1 * rng.normal(size=(40, npix(2)))
+    to_latent, from_latent = (maps[0] for maps in global_maps(fields, np.zeros(40), 1, 0, 0))
+    covariance = localised_covariance(fields, np.ones(40))
+    means = np.kron(np.eye(12), np.full((16, 1), 1 / 16))
+    regression = np.linalg.solve(means.T @ covariance @ means, means.T @ covariance)
+    rest = np.eye(npix(2)) - means @ regression
+    left = np.linalg.eigvalsh(rest.T @ covariance @ rest)[: npix(2) - 36].sum()
+    lost = np.eye(npix(2)) - to_latent @ from_latent
+    assert np.trace(lost.T @ covariance @ lost) == pytest.approx(left, rel=1e-6)
+    np.testing.assert_allclose(coarsen((fields @ to_latent), 1), coarsen(fields, 2), atol=1e-9)  # base means are kept
+
+
+def test_global_maps_follow_the_season() -> None:
+    # oracle: 36 patterns of winter and 36 of summer; the latent has 36 numbers beside the means, so one map must lose
+    # half of the variance that the means do not explain, and maps that turn with the season less
+    rng = np.random.default_rng(5)
+    phase = np.tile((np.arange(12) + 0.5) / 12, 40)
+    patterns = rng.normal(size=(72, npix(2)))
+    patterns = np.linalg.qr((patterns - refine(coarsen(patterns, 2), 2)).T)[0].T
+    share = np.stack([np.cos(np.pi * phase), np.sin(np.pi * phase)], axis=1).repeat(36, axis=1)  # (time, pattern)
+    fields = (rng.normal(size=share.shape) * share) @ patterns + refine(rng.normal(size=(480, 12)), 2)
+    lost = {}
+    for harmonics in (0, 1, 2):
+        to_latent, from_latent = global_maps(fields, phase, 1, 0, harmonics)
+        features = np.concatenate([np.ones((480, 1)), season(phase, harmonics)], axis=1)
+        latent = np.einsum("tk,kpc,tp->tc", features, to_latent, fields, optimize=True)
+        back = np.einsum("tk,kcp,tc->tp", features, from_latent, latent, optimize=True)
+        lost[harmonics] = np.square(back - fields).sum() / np.square(share).sum()
+    assert 0.45 < lost[0] < 0.6
+    assert lost[2] < lost[1] < 0.8 * lost[0]
+
+
+def test_covariance_is_damped_with_distance_only() -> None:  # oracle: the Gaussian taper at hand-picked pixels
+    fields = np.random.default_rng(0).normal(size=(30, npix(1)))
+    plain, damped = fields.T @ fields / 30, localised_covariance(fields, np.ones(30))
+    np.testing.assert_allclose(np.diag(damped), np.diag(plain))
+    lat, lon = np.radians(np.array(pixel_centres(1)))
+    cosine = np.sin(lat[0]) * np.sin(lat[40]) + np.cos(lat[0]) * np.cos(lat[40]) * np.cos(lon[0] - lon[40])
+    taper = 0.3 + 0.7 * np.exp(-0.5 * (np.arccos(cosine) / 0.8) ** 2)
+    assert damped[0, 40] == pytest.approx(plain[0, 40] * taper)
+
+
+@torch.no_grad()
+def test_windows_are_attention_with_far_cells_masked() -> None:
+    # oracle: full attention with minus infinity outside the cell and its neighbours, weight 2 where a corner is missing
+    block = FieldSpaceBlock(zooms=(1, 2, 3), token_zoom=2, width=8, heads=2, embedding=4, window_zoom=1)
+    scramble(block)
+    token = torch.randn(2, 3, npix(2), block.query_key_value.in_features, generator=torch.Generator().manual_seed(1))
+    table = np.concatenate([np.arange(npix(1))[:, None], halo_table(1, 1)], axis=1)
+    count = np.zeros((npix(1), npix(1)))
+    np.add.at(count, (np.repeat(np.arange(npix(1)), 9), table.ravel()), 1)
+    seen = torch.from_numpy(np.tile(np.kron(count, np.ones((4, 4))), (3, 3)).astype(np.float32))
+    mixed = block.query_key_value(token).reshape(2, 3 * npix(2), 3, 2, 4).permute(2, 0, 3, 1, 4)
+    weight = (mixed[0] @ mixed[1].transpose(-1, -2) / 2.0 + seen.log()).softmax(-1)
+    expected = (weight @ mixed[2]).transpose(1, 2).reshape(2, 3, npix(2), 8)
+    np.testing.assert_allclose(block.attention(token), block.attention_out(expected), atol=1e-5)
+
+
+@torch.no_grad()
+def test_rooted_variables_never_decode_negative(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+    # oracle: the other variable is untouched, the rooted one is the square of what a plain model of the root decodes
+    field, features, mask = batch
+    climatology = torch.randn(2, 5, npix(3), generator=torch.Generator().manual_seed(9))
+    models = [
+        Autoencoder(CONFIG, climatology, torch.ones(2), transforms=names)
+        for names in (("none", "none"), ("none", "sqrt"))
+    ]
+    for model in models:
+        scramble(model)
+    field = torch.stack([field[:, 0], field[:, 1].square()], dim=1)
+    root = torch.stack([field[:, 0], field[:, 1].sqrt()], dim=1)
+    plain = models[0].decode(models[0].encode(root, features, mask), features)
+    rebuilt = models[1].decode(models[1].encode(field, features, mask), features)
+    assert (plain[:, 1] < 0).any()
+    np.testing.assert_allclose(rebuilt[:, 0], plain[:, 0], atol=1e-4)
+    np.testing.assert_allclose(rebuilt[:, 1], plain[:, 1].clamp(min=0).square(), rtol=1e-3, atol=1e-3)
 
 
 def test_tokens_come_apart_and_together() -> None:  # oracle: the identity, and means for levels coarser than the token
@@ -169,3 +291,7 @@ def test_bad_shapes_of_networks_are_refused() -> None:  # oracle: the stated con
         AutoencoderConfig(base_zoom=3, latent_zoom=3, zoom=5)
     with pytest.raises(UsageError, match="not a multiple of heads"):
         DenoiserConfig(width=30, heads=4)
+    with pytest.raises(UsageError, match="global_zoom is 3"):
+        AutoencoderConfig(latent_zoom=3, global_zoom=3, zoom=5)
+    with pytest.raises(UsageError, match="attention_window_zoom is 3"):
+        AutoencoderConfig(fine_token_zoom=3, coarse_token_zoom=2, attention_window_zoom=3)

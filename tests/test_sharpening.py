@@ -40,7 +40,7 @@ def test_power_of_smoothed_fields_is_restored() -> None:  # oracle: healpy.anafa
 
 def test_the_graph_sharpens_as_fitted_and_keeps_base_cells() -> None:  # oracle: the NumPy filter, means over base cells
     config = AutoencoderConfig(
-        base_zoom=1, latent_zoom=2, zoom=3, fine_token_zoom=1, coarse_token_zoom=1, depths=(0, 0, 0, 0)
+        sharpen=True, base_zoom=1, latent_zoom=2, zoom=3, fine_token_zoom=1, coarse_token_zoom=1, depths=(0, 0, 0, 0)
     )
     model = Autoencoder(config, torch.zeros(1, 3, npix(3)), torch.ones(1))
     model.sharpening.copy_(torch.tensor([[0.4, 0.3]]))
@@ -48,6 +48,6 @@ def test_the_graph_sharpens_as_fitted_and_keeps_base_cells() -> None:  # oracle:
     once = laplacian(field)
     expected = field + 0.4 * once + 0.3 * laplacian(once)
     expected += np.repeat(coarsen(field - expected, 2), 16, axis=-1)
-    found = model.sharpen(torch.from_numpy(field)).numpy()
+    found = model.sharpened(torch.from_numpy(field)).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(coarsen(found, 2), coarsen(field, 2), atol=1e-12)

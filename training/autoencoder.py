@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fsae.runtime.errors import UsageError
 from fsae.runtime.healpix import npix
+from fsae.runtime.transforms import Transform
 
 from .halo import halo_size, halo_table
 from .layers import Embedding, FieldSpaceBlock, check_network, coarsen, conserve, decompose, patches, recompose
@@ -19,10 +20,16 @@ from .layers import Embedding, FieldSpaceBlock, check_network, coarsen, conserve
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """Shape of the network; `depths` are blocks of encoder fine, encoder coarse, decoder coarse, decoder fine."""
+    """Shape of the network; `depths` are blocks of encoder fine, encoder coarse, decoder coarse, decoder fine.
+
+    Fine blocks work on all levels, coarse ones on those up to `global_zoom`; between them stand the maps of the cells.
+    From `global_zoom` to `latent_zoom` one dense map spans the whole sphere: where it is None the two zooms are one.
+    """
 
     base_zoom: int = 0
     latent_zoom: int = 3
+    global_zoom: int | None = None
+    global_harmonics: int = 0  # cycles a year with which that map varies; 0: one map for the whole year
     zoom: int = 5
     fine_token_zoom: int = 3
     coarse_token_zoom: int = 2
@@ -32,6 +39,10 @@ class AutoencoderConfig:
     embedding: int = 36
     mlp_ratio: float = 2.0
     per_cell_maps: bool = True
+    map_hidden: int = 0  # hidden units of an MLP added to the linear maps of the cells; 0: linear, the papers' default
+    static_fields: bool = False  # orography and land mask as read-only entries of every token
+    attention_window_zoom: int | None = None  # tokens attend within a cell of this zoom and its neighbours
+    sharpen: bool = False  # restore the angular power that the mean square error takes away (sharpening.py)
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -41,18 +52,41 @@ class AutoencoderConfig:
                 "expected 0 <= base_zoom < latent_zoom < zoom"
             )
         check_network("autoencoder", self.width, self.heads, self.embedding, self.mlp_ratio, self.dropout)
-        if not (0 <= self.fine_token_zoom <= self.zoom and 0 <= self.coarse_token_zoom <= self.latent_zoom):
+        if self.global_zoom is not None and not self.latent_zoom < self.global_zoom < self.zoom:
+            raise UsageError(
+                f"autoencoder.global_zoom is {self.global_zoom}, expected one between latent_zoom {self.latent_zoom} "
+                f"and zoom {self.zoom}, or none at all"
+            )
+        if not (0 <= self.fine_token_zoom <= self.zoom and 0 <= self.coarse_token_zoom <= self.map_zoom):
             raise UsageError(
                 f"autoencoder token zooms are {self.fine_token_zoom} and {self.coarse_token_zoom}, expected 0 to zoom "
-                f"{self.zoom} and 0 to latent_zoom {self.latent_zoom}"
+                f"{self.zoom} and 0 to {self.map_zoom}, the finest of the coarse blocks"
             )
-        if min(self.depths) < 0:
-            raise UsageError(f"autoencoder depths are {list(self.depths)}, expected 0 or more")
+        window = self.attention_window_zoom
+        if window is not None and not 0 <= window <= min(self.fine_token_zoom, self.coarse_token_zoom):
+            raise UsageError(
+                f"autoencoder.attention_window_zoom is {window}, expected 0 to the coarser token zoom "
+                f"{min(self.fine_token_zoom, self.coarse_token_zoom)}"
+            )
+        counts = {"map_hidden": self.map_hidden, "global_harmonics": self.global_harmonics, "depths": min(self.depths)}
+        for name, count in counts.items():
+            if count < 0:
+                raise UsageError(f"autoencoder.{name} is {count}, expected 0 or more")
 
     @property
     def zooms(self) -> tuple[int, ...]:
         """All zooms of the pyramid, coarse to fine."""
         return tuple(range(self.base_zoom, self.zoom + 1))
+
+    @property
+    def map_zoom(self) -> int:
+        """Zoom of the cells whose patches are mapped to one value and back."""
+        return self.latent_zoom if self.global_zoom is None else self.global_zoom
+
+    @property
+    def coarse_zooms(self) -> tuple[int, ...]:
+        """Zooms of the coarse blocks, coarse to fine."""
+        return tuple(range(self.base_zoom, self.map_zoom + 1))
 
     @property
     def latent_zooms(self) -> tuple[int, ...]:
@@ -61,49 +95,88 @@ class AutoencoderConfig:
 
 
 class CellMap(nn.Module):
-    """A linear map of each cell's patch: one shared by all cells and, if asked, one of its own; both start at zero."""
+    """A map of each cell's patch: one shared by all cells and, if asked, one of each cell's and variable's own.
 
-    def __init__(self, cells: int, entries: int, outputs: int, *, per_cell: bool) -> None:
+    Linear, with a shared MLP added where `hidden` is above 0; all parts start at zero.
+    """
+
+    def __init__(
+        self, variables: int, cells: int, entries: int, outputs: int, *, per_cell: bool, hidden: int = 0
+    ) -> None:
         super().__init__()
         self.shared = nn.Parameter(torch.zeros(entries, outputs))
-        self.own = nn.Parameter(torch.zeros(cells, entries, outputs)) if per_cell else None
+        self.own = nn.Parameter(torch.zeros(variables, cells, entries, outputs)) if per_cell else None
+        self.mlp = nn.Sequential(nn.Linear(entries, hidden), nn.GELU(), nn.Linear(hidden, outputs)) if hidden else None
+        if self.mlp is not None:
+            nn.init.zeros_(self.mlp[2].weight)
+            nn.init.zeros_(self.mlp[2].bias)
 
     def forward(self, patch: Tensor) -> Tensor:
         """(B, V, C, entries) -> (B, V, C, outputs)."""
         out = patch @ self.shared
         if self.own is not None:
             out = out + (patch[..., None, :] @ self.own)[..., 0, :]
+        if self.mlp is not None:
+            out = out + self.mlp(patch)
         return out
 
 
 class Autoencoder(nn.Module):
-    """Encoder and decoder in physical units; `climatology` (V, 1 + 2K, N) and `scale` (V,) travel with the weights."""
+    """Encoder and decoder in physical units; the statistics that normalise fields travel with the weights.
+
+    `climatology` (V, 1 + 2K, N) and `scale` (V,), or (V, N) where every pixel has its own, are those of the variables
+    after their `transforms`; `static` (S, N) are the dimensionless fields that tokens hold beside the state.
+    """
 
     climatology: Tensor
     scale: Tensor
+    rooted: Tensor
+    to_latent: Tensor
+    from_latent: Tensor
     sharpening: Tensor
     ring: Tensor
     fine_ring: Tensor
 
-    def __init__(self, config: AutoencoderConfig, climatology: Tensor, scale: Tensor) -> None:
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        climatology: Tensor,
+        scale: Tensor,
+        *,
+        static: Tensor | None = None,
+        transforms: Sequence[Transform] = (),
+    ) -> None:
         super().__init__()
         self.config = config
         variables, coefficients, _ = climatology.shape
         self.register_buffer("climatology", climatology)
-        self.register_buffer("scale", scale)
-        # See sharpening.py: nothing is sharpened until it is fitted.
-        self.register_buffer("sharpening", torch.zeros(variables, 2))
-        fine_ring = torch.from_numpy(halo_table(config.zoom, config.zoom)).ravel()
-        self.register_buffer("fine_ring", fine_ring, persistent=False)
-        cells = npix(config.latent_zoom)
-        self.finer = [4 ** (zoom - config.latent_zoom) for zoom in config.zooms if zoom > config.latent_zoom]
-        self.register_buffer(
-            "ring", torch.from_numpy(halo_table(config.latent_zoom, config.latent_zoom)).ravel(), persistent=False
-        )
-        self.compress = CellMap(cells, sum(self.finer), 1, per_cell=config.per_cell_maps)
-        # The patch around a latent cell: the cell's own value and its eight neighbours'.
-        around = 1 + halo_size(config.latent_zoom, config.latent_zoom)
-        self.decompress = CellMap(cells, around, sum(self.finer), per_cell=config.per_cell_maps)
+        self.register_buffer("scale", scale.reshape(variables, -1))  # (V, 1) or (V, N)
+        self.transforms = tuple(transforms) or ("none",) * variables
+        rooted = torch.tensor([transform == "sqrt" for transform in self.transforms])
+        self.register_buffer("rooted", rooted[:, None], persistent=False)
+        if config.static_fields and static is None:
+            raise UsageError("autoencoder.static_fields is true, expected files in data.static")
+        self.statics = 0 if static is None else len(static)
+        if static is not None:
+            for zoom, level in zip(config.zooms, decompose(static, config.zooms), strict=True):
+                self.register_buffer(f"static_{zoom}", level)
+        if config.sharpen:  # see sharpening.py: nothing is sharpened until it is fitted
+            self.register_buffer("sharpening", torch.zeros(variables, 2))
+            fine_ring = torch.from_numpy(halo_table(config.zoom, config.zoom)).ravel()
+            self.register_buffer("fine_ring", fine_ring, persistent=False)
+        cells = npix(config.map_zoom)
+        self.finer = [4 ** (zoom - config.map_zoom) for zoom in config.zooms if zoom > config.map_zoom]
+        ring = torch.from_numpy(halo_table(config.map_zoom, config.map_zoom)).ravel()
+        self.register_buffer("ring", ring, persistent=False)
+        patch, around = sum(self.finer), 1 + halo_size(config.map_zoom, config.map_zoom)
+        maps = {"per_cell": config.per_cell_maps, "hidden": config.map_hidden}
+        self.compress = CellMap(variables, cells, patch, 1, **maps)
+        # The patch around a cell: the cell's own value and its eight neighbours'.
+        self.decompress = CellMap(variables, cells, around, patch, **maps)
+        if config.global_zoom is not None:  # statistics, not learned: see global_map.py
+            shape = (variables, 1 + 2 * config.global_harmonics)
+            self.register_buffer("to_latent", torch.zeros(*shape, cells, npix(config.latent_zoom)))
+            self.register_buffer("from_latent", torch.zeros(*shape, npix(config.latent_zoom), cells))
 
         def stage(depth: int, zooms: Sequence[int], token_zoom: int) -> nn.ModuleList:
             return nn.ModuleList(
@@ -113,7 +186,9 @@ class Autoencoder(nn.Module):
                     width=config.width,
                     heads=config.heads,
                     embedding=config.embedding,
+                    read_frames=self.statics,
                     mlp_ratio=config.mlp_ratio,
+                    window_zoom=config.attention_window_zoom,
                     dropout=config.dropout,
                 )
                 for _ in range(depth)
@@ -124,8 +199,8 @@ class Autoencoder(nn.Module):
             token_zooms=tokens, variables=variables, conditions=coefficients - 1, size=config.embedding
         )
         self.encoder_fine = stage(config.depths[0], config.zooms, tokens[0])
-        self.encoder_coarse = stage(config.depths[1], config.latent_zooms, tokens[1])
-        self.decoder_coarse = stage(config.depths[2], config.latent_zooms, tokens[1])
+        self.encoder_coarse = stage(config.depths[1], config.coarse_zooms, tokens[1])
+        self.decoder_coarse = stage(config.depths[2], config.coarse_zooms, tokens[1])
         self.decoder_fine = stage(config.depths[3], config.zooms, tokens[0])
 
     def mean(self, season: Tensor) -> Tensor:
@@ -136,14 +211,21 @@ class Autoencoder(nn.Module):
 
     def encode(self, field: Tensor, season: Tensor, level_mask: Tensor) -> Tensor:
         """Latent (B, V, Nzb) of a field (B, V, N) [physical units]; level_mask (B, levels) weighs the residuals."""
-        return self.encode_anomaly((field - self.mean(season)) / self.scale[:, None], season, level_mask)
+        if "sqrt" in self.transforms:
+            field = torch.where(self.rooted, field.clamp(min=0).sqrt(), field)
+        return self.encode_anomaly((field - self.mean(season)) / self.scale, season, level_mask)
 
     def decode(self, latent: Tensor, season: Tensor) -> Tensor:
         """Field (B, V, N) [physical units] of a latent (B, V, Nzb)."""
-        anomaly = self.sharpen(self.decode_anomaly(latent, season))
-        return anomaly * self.scale[:, None] + self.mean(season)
+        anomaly = self.decode_anomaly(latent, season)
+        if self.config.sharpen:
+            anomaly = self.sharpened(anomaly)
+        field = anomaly * self.scale + self.mean(season)
+        if "sqrt" in self.transforms:
+            field = torch.where(self.rooted, field.clamp(min=0).square(), field)
+        return field
 
-    def sharpen(self, anomaly: Tensor) -> Tensor:
+    def sharpened(self, anomaly: Tensor) -> Tensor:
         """The anomaly (B, V, N) with its angular power restored; the means of the base cells stay."""
         first = self._laplacian(anomaly)
         second = self._laplacian(first)
@@ -163,20 +245,28 @@ class Autoencoder(nn.Module):
             for index, level in enumerate(decompose(anomaly, self.config.zooms))
         ]
         levels = self._run(self.encoder_fine, levels, condition)
-        kept = len(self.config.latent_zooms)
+        kept = len(self.config.coarse_zooms)
         patch = torch.cat(
             [patches(level, inside) for level, inside in zip(levels[kept:], self.finer, strict=True)], dim=-1
         )  # (B, V, 1, C, sum of finer)
         levels = levels[:kept]
         levels[-1] = levels[-1] + self.compress(patch[:, :, 0]).transpose(-1, -2)  # (B, V, 1, C)
         levels = self._run(self.encoder_coarse, levels, condition)
+        if self.config.global_zoom is not None:
+            field = recompose(levels, self.config.coarse_zooms)  # (B, V, 1, C)
+            latent = self._of_season(field, self.to_latent, season)
+            levels = [levels[0], *decompose(latent, self.config.latent_zooms)[1:]]
         return recompose(conserve(levels, self.config.latent_zooms), self.config.latent_zooms)[:, :, 0]
 
     def decode_anomaly(self, latent: Tensor, season: Tensor) -> Tensor:
         """Normalised anomaly (B, V, N) of a latent (B, V, Nzb)."""
         condition = self.embedding(season)
-        zooms = self.config.latent_zooms
-        levels = self._run(self.decoder_coarse, decompose(latent[:, :, None], zooms), condition)
+        zooms = self.config.coarse_zooms
+        levels = decompose(latent[:, :, None], self.config.latent_zooms)
+        if self.config.global_zoom is not None:
+            field = self._of_season(latent[:, :, None], self.from_latent, season)
+            levels = [levels[0], *decompose(field, zooms)[1:]]
+        levels = self._run(self.decoder_coarse, levels, condition)
         coarse = recompose(levels, zooms)[:, :, 0]  # (B, V, C)
         neighbours = patches(coarse.index_select(-1, self.ring), halo_size(zooms[-1], zooms[-1]))
         patch = torch.cat([coarse[..., None], neighbours], dim=-1)  # (B, V, C, 9)
@@ -185,9 +275,22 @@ class Autoencoder(nn.Module):
         levels = self._run(self.decoder_fine, levels, condition)
         return recompose(conserve(levels, self.config.zooms), self.config.zooms)[:, :, 0]
 
+    def _of_season(self, field: Tensor, maps: Tensor, season: Tensor) -> Tensor:
+        """Field (B, V, 1, n) through the map (V, 1 + 2K, n, m) of its season (B, 2K or more): (B, V, 1, m)."""
+        parts = (field[:, :, None] @ maps)[:, :, :, 0]  # (B, V, 1 + 2K, m)
+        waves = season[:, None, : maps.shape[1] - 1, None]
+        return parts[:, :, :1] + (waves * parts[:, :, 1:]).sum(2, keepdim=True)
+
     def _run(self, blocks: Iterable[nn.Module], levels: list[Tensor], condition: Tensor) -> list[Tensor]:
+        read = None
+        if self.statics:  # the same for every sample and variable: (B, V, S, pixel)
+            batch, variables = condition.shape[:2]
+            read = [
+                self.get_buffer(f"static_{zoom}").expand(batch, variables, -1, -1)
+                for zoom, _ in zip(self.config.zooms, levels, strict=False)
+            ]
         for block in blocks:
             base = levels[0]
-            levels = block(levels, self.embedding.cell(block), condition)
+            levels = block(levels, self.embedding.cell(block), condition, read)
             levels[0] = base  # no block touches the base: its cell means are what is conserved
         return levels

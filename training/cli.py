@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,7 +12,8 @@ from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
 EXAMPLES = """\b
 Examples:
   fsae-train                                  the default run on the sample data, into runs/
-  fsae-train my-model.toml                    another configuration
+  fsae-train z5-ratio-64                      another shipped configuration: z5-ratio-4, -64, -256, z5-winds, z8-...
+  fsae-train my-model.toml                    a configuration of your own
   fsae-train                                  again after an interruption: it goes on where it stopped
   fsae-train evaluate                         figures of the newest run on its evaluation years
   fsae-train prepare IN.nc OUT.zarr --zoom 5  only put data on HEALPix
@@ -50,28 +52,41 @@ def cli() -> None:
     "--out", "out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Runs folder."
 )
 @click.option("--name", help="Name of the run's folder; default: the configuration's.")
+@click.option("--devices", type=click.IntRange(min=1), help="Devices to share the work; default: trainer.devices.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
-def fit(config: Path | None, out: Path, name: str | None, quiet: bool) -> None:
-    """Train CONFIG.toml (default: the shipped configuration); interrupted, the same command goes on."""
-    from .config import DEFAULT, input_files, read_config
+def fit(config: Path | None, out: Path, name: str | None, devices: int | None, quiet: bool) -> None:
+    """Train CONFIG: a TOML file or a shipped name such as z5-ratio-64 (default: default).
+
+    Interrupted, the same command goes on.
+    """
+    from .config import SHIPPED, find_config, input_files, read_config
+    from .processes import is_first
     from .stages import train
 
-    source = config or DEFAULT
+    source = find_config(config)
     settings = read_config(source)
+    if devices is not None:
+        settings = replace(settings, trainer=replace(settings.trainer, devices=devices))
     inputs = input_files(settings.data.inputs, source)
+    static = input_files(settings.data.static, source)
     missing = [str(path) for path in inputs if not path.exists()]
-    if missing and config is None:
+    if missing and source.parent == SHIPPED:
         raise UsageError(
             "the sample data is not part of the installed package: clone the project's repository and run fsae-train "
             "there, or give a configuration of your own, as fsae-train CONFIG.toml"
         )
     if missing:
         raise UsageError(f"data.inputs names {missing[0]}, which does not exist (paths are relative to {source})")
+    missing = [str(path) for path in static if not path.exists()]
+    if missing:
+        raise UsageError(f"data.static names {missing[0]}, which does not exist (paths are relative to {source})")
     folder = out / (name or settings.name)
     folder.mkdir(parents=True, exist_ok=True)
-    log_to(folder / "train.log")
-    run = train(settings, inputs, folder, progress=not quiet and sys.stderr.isatty())
-    click.echo(f"trained {run.path}: next, fsae-train evaluate {run.path} and fsae-export {run.path}")
+    if is_first():
+        log_to(folder / "train.log")
+    run = train(settings, inputs, folder, static=static, progress=not quiet and is_first() and sys.stderr.isatty())
+    if is_first():
+        click.echo(f"trained {run.path}: next, fsae-train evaluate {run.path} and fsae-export {run.path}")
 
 
 @cli.command(context_settings={"show_default": True})
@@ -117,6 +132,29 @@ def evaluate(
     if json_path is not None:
         json_path.write_text(record, encoding="utf-8")
     click.echo(text)
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--static",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="File with orography (orog, m) or land mask (lsm), for errors on steep slopes and coasts (repeatable).",
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
+def compare(runs: tuple[Path, ...], static: tuple[Path, ...], json_path: Path | None) -> None:
+    """Figures of finished runs on the same data, at several ratios, beside their CNN-VAEs, EOFs and block means."""
+    if json_path is not None and not json_path.parent.is_dir():
+        raise OutputError(f"found no folder {json_path.parent} for --json: make it first")
+    from .compare import compare_runs
+    from .comparison import comparison_json, format_comparison
+
+    log_to(None)
+    found = compare_runs(runs, static)
+    if json_path is not None:
+        json_path.write_text(comparison_json(found), encoding="utf-8")
+    click.echo(format_comparison(found))
 
 
 def log_to(path: Path | None) -> None:

@@ -10,11 +10,13 @@ from typing import Literal
 from fsae.runtime.errors import UsageError
 from fsae.runtime.records import decode_record
 from fsae.runtime.sampler import SAMPLERS
+from fsae.runtime.transforms import Transform
 
 from .autoencoder import AutoencoderConfig
 from .denoiser import DenoiserConfig
 
-DEFAULT = Path(__file__).parent / "default.toml"
+SHIPPED = Path(__file__).parent / "configs"
+DEFAULT = SHIPPED / "default.toml"
 Years = tuple[int, int]  # first and last, both included
 
 
@@ -28,6 +30,7 @@ class VariableConfig:
     units: str
     cell_methods: str = "time: mean"
     valid_range: tuple[float, float]
+    transform: Transform = "none"  # "sqrt" for what is never negative: learned as its square root, decoded as a square
     missing: bool = False
 
     def __post_init__(self) -> None:
@@ -35,6 +38,10 @@ class VariableConfig:
             raise UsageError(f"a variable's name is {self.name!r}, expected a letter, then letters, digits and '_'")
         if not self.valid_range[0] < self.valid_range[1]:
             raise UsageError(f"valid_range of {self.name} is {list(self.valid_range)}, expected [low, high]")
+        if self.transform == "sqrt" and self.valid_range[0] < 0:
+            raise UsageError(
+                f"valid_range of {self.name} starts at {self.valid_range[0]}, expected 0 or more with transform sqrt"
+            )
         if self.missing:
             raise UsageError(f"missing of {self.name} is true, expected false: models learn from complete fields only")
 
@@ -47,6 +54,11 @@ class DataConfig:
     variables: tuple[VariableConfig, ...]
     method: Literal["auto", "bilinear", "conservative"] = "auto"
     harmonics: int = 4
+    # What is taken off and divided by: the harmonic climatology, or the mean alone as in the papers; one scale for each
+    # variable, which keeps cell means exact, or one for each pixel.
+    normalisation: Literal["climatology", "mean_std"] = "climatology"
+    scale: Literal["variable", "pixel"] = "variable"
+    static: tuple[str, ...] = ()  # files with orography (orog, m) and land mask (lsm, 0 to 1), for static_fields
     training_years: Years
     validation_years: Years | None = None  # watched during training, never trained on
     evaluation_years: Years
@@ -82,6 +94,7 @@ class FitConfig:
     gradient_clip: float = 1.0
     average_decay: float = 0.995
     mixture: float = 0.0  # share of the batch that is random mixtures of three samples (autoencoder only)
+    localisation: float = 1.0  # how much the weights of a mixture vary over the sphere (samples.py); 0: not at all
     checkpoint_every_steps: int = 100
 
     def __post_init__(self) -> None:
@@ -90,8 +103,8 @@ class FitConfig:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected a number above 0")
         if not (0 <= self.mixture <= 1 and 0 <= self.average_decay < 1):
             raise UsageError("mixture and average_decay must lie within 0 and 1")
-        if min(self.weight_decay, self.gradient_clip) < 0:
-            raise UsageError("weight_decay and gradient_clip must be 0 or more")
+        if min(self.weight_decay, self.gradient_clip, self.localisation) < 0:
+            raise UsageError("weight_decay, gradient_clip and localisation must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +146,26 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How Lightning runs the loops; with several devices each takes `batch` samples a step."""
+    """How Lightning runs the loops: one process for each device, which takes its share of the batch.
+
+    The result depends on `precision` alone, but for the rounding of another device or another number of them.
+    """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: int = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    cache_gib: float = 4.0  # memory [GiB] of a process for training data; what is larger is read from disk as needed
+    loader_workers: int = 0  # processes that make samples beside each device's; 0: the device's own does
+    tensorboard: bool = True  # losses as TensorBoard events too, beside metrics.csv
 
     def __post_init__(self) -> None:
         if self.devices < 1:
             raise UsageError(f"trainer.devices is {self.devices}, expected 1 or more")
+        if min(self.cache_gib, self.loader_workers) < 0:
+            raise UsageError(
+                f"trainer.cache_gib is {self.cache_gib} and trainer.loader_workers is {self.loader_workers}, expected "
+                "0 or more"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +186,11 @@ class Config:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", self.name):
             raise UsageError(f"name is {self.name!r}, expected letters, digits, '.', '_' and '-'")
+        if self.autoencoder.global_harmonics > self.data.harmonics:
+            raise UsageError(
+                f"autoencoder.global_harmonics is {self.autoencoder.global_harmonics}, expected at most data.harmonics "
+                f"{self.data.harmonics}"
+            )
         if self.seed < 0:
             raise UsageError(f"seed is {self.seed}, expected 0 or more")
         if self.diffusion is not None and not all(
@@ -173,6 +202,14 @@ class Config:
             )
         if (self.diffusion is None) != (self.diffusion_fit is None):
             raise UsageError("the tables [diffusion] and [diffusion_fit] go together: give both or neither")
+        if self.autoencoder.static_fields and not self.data.static:
+            raise UsageError("autoencoder.static_fields is true, expected data.static to name the files that hold them")
+        for name, settings in (("autoencoder_fit", self.autoencoder_fit), ("diffusion_fit", self.diffusion_fit)):
+            if settings is not None and settings.batch % self.trainer.devices:
+                raise UsageError(
+                    f"{name}.batch is {settings.batch}, expected a multiple of the {self.trainer.devices} devices that "
+                    "share it (trainer.devices)"
+                )
 
 
 def read_config(path: Path) -> Config:
@@ -191,8 +228,25 @@ def read_config(path: Path) -> Config:
     return config
 
 
+def find_config(name: Path | None) -> Path:
+    """The configuration meant by `name`: a file, or a shipped one's name; the default without one.
+
+    >>> find_config(Path("z5-ratio-64")).name
+    'z5-ratio-64.toml'
+    """
+    if name is None:
+        return DEFAULT
+    shipped = SHIPPED / f"{name}.toml"
+    if name.exists() or name.suffix == ".toml":
+        return name
+    if name.name == str(name) and shipped.exists():
+        return shipped
+    known = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.toml")))
+    raise UsageError(f"found no configuration {str(name)!r}: give a TOML file or one of the shipped names {known}")
+
+
 def input_files(names: Sequence[str], config: Path) -> list[Path]:
     """Paths of a configuration's inputs, relative to its folder; the sample data also to ./training of a checkout."""
-    folders = [config.parent, Path("training")]
+    folders = [config.parent, Path("training") / SHIPPED.name]
     found = next((folder for folder in folders if all((folder / name).exists() for name in names)), config.parent)
     return [found / name for name in names]

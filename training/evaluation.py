@@ -16,6 +16,7 @@ from fsae.runtime.fields import Fields, VariableSpec, read_fields
 from fsae.runtime.generation import timeline
 from fsae.runtime.manifest import Sampler, Time
 from fsae.runtime.session import Graphs, open_graphs
+from fsae.runtime.transforms import transformed_units
 
 from .config import DEFAULT, Config, input_files, read_config
 from .evaluate import Settings, evaluate
@@ -100,12 +101,13 @@ def of_run(run: Run) -> Candidate:
         subject=Subject(
             name=run.path.name,
             codec=graphs,
-            variables=tuple((v.name, v.units) for v in config.data.variables),
+            variables=tuple((v.name, transformed_units(v.units, v.transform)) for v in config.data.variables),
             zooms=config.autoencoder.zooms,
             latent_zoom=config.autoencoder.latent_zoom,
             harmonics=config.data.harmonics,
             climatology=statistics["climatology"],
             scale=statistics["scale"],
+            transforms=tuple(v.transform for v in config.data.variables),
             step=facts.step,
         ),
         graphs=graphs,
@@ -126,12 +128,13 @@ def of_bundle(model: str) -> Candidate:
         subject=Subject(
             name=manifest.name,
             codec=graphs,
-            variables=tuple((v.name, v.units) for v in manifest.variables),
+            variables=tuple((v.name, transformed_units(v.units, v.transform)) for v in manifest.variables),
             zooms=manifest.zooms,
             latent_zoom=manifest.latent.zoom,
             harmonics=manifest.time.harmonics,
             climatology=tables.climatology,
             scale=tables.scale,
+            transforms=tuple(v.transform for v in manifest.variables),
             step=manifest.time.step,
         ),
         graphs=graphs,

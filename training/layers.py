@@ -7,11 +7,13 @@ F frames, C cells of the token zoom, D entries of a token, E embedding.
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fsae.runtime.errors import UsageError
+from fsae.runtime.healpix import npix
 
 from .halo import halo_size, halo_table, spherical_harmonics
 
@@ -119,8 +121,11 @@ class Modulation(nn.Module):
 class FieldSpaceBlock(nn.Module):
     """One block of attention and MLP over the tokens of a pyramid; starts near the identity.
 
-    `read_frames` enter the token beside the `frames` that are updated.
+    `read_frames` enter the token beside the `frames` that are updated. Cells attend to all cells or, with
+    `window_zoom`, to those within the cell of that zoom they lie in and its eight neighbours.
     """
+
+    windows: Tensor
 
     def __init__(
         self,
@@ -133,11 +138,17 @@ class FieldSpaceBlock(nn.Module):
         frames: int = 1,
         read_frames: int = 0,
         mlp_ratio: float = 2.0,
+        window_zoom: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.tokens = Tokens(zooms, token_zoom)
         self.token_zoom, self.heads, self.frames = token_zoom, heads, frames
+        self.window_cells = 0 if window_zoom is None else 4 ** (token_zoom - window_zoom)
+        if window_zoom is not None:
+            own = np.arange(npix(window_zoom), dtype=np.int32)[:, None]
+            around = np.concatenate([own, halo_table(window_zoom, window_zoom)], axis=1)  # (window, 9)
+            self.register_buffer("windows", torch.from_numpy(around).ravel(), persistent=False)
         inside = sum(self.tokens.inside)
         entries = (frames + read_frames) * (inside + sum(self.tokens.halo))
         hidden = int(mlp_ratio * width)
@@ -154,12 +165,41 @@ class FieldSpaceBlock(nn.Module):
     def attention(self, token: Tensor) -> Tensor:
         """Softmax attention over the cells of all variables, (B, V, C, D) -> (B, V, C, F * inside)."""
         batch, variables, cells, _ = token.shape
-        mixed = self.query_key_value(token).reshape(batch, variables * cells, 3, self.heads, -1)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)  # (B, head, V * C, width / heads)
-        heads = functional.scaled_dot_product_attention(query, key, value)
-        joined = heads.transpose(1, 2).reshape(batch, variables, cells, -1)  # (B, V, C, width)
+        mixed = self.query_key_value(token)
+        if self.window_cells:
+            joined = self._windowed(mixed)
+        else:
+            mixed = mixed.reshape(batch, variables * cells, 3, self.heads, -1)
+            query, key, value = mixed.permute(2, 0, 3, 1, 4).unbind(0)  # (B, head, V * C, width / heads)
+            heads = functional.scaled_dot_product_attention(query, key, value)
+            joined = heads.transpose(1, 2).reshape(batch, variables, cells, -1)  # (B, V, C, width)
         update: Tensor = self.attention_out(joined)
         return update
+
+    def _windowed(self, mixed: Tensor) -> Tensor:
+        """Attention of each window's cells to its own and the eight windows around it: memory linear in the cells.
+
+        (B, V, C, 3 * width) -> (B, V, C, width). W windows, M cells in each; a window that lacks a neighbour sees
+        itself twice.
+        """
+        batch, variables, cells, entries = mixed.shape
+        width, inside = entries // 3, self.window_cells
+        query, key_value = mixed.split([width, 2 * width], dim=-1)
+
+        def windows(part: Tensor) -> Tensor:  # (B, V, C, n) -> (B, W, V * M, n)
+            count = part.shape[-1]
+            grouped = part.reshape(batch, variables, cells // inside, inside, count).transpose(1, 2)
+            return grouped.reshape(batch, cells // inside, variables * inside, count)
+
+        def heads(part: Tensor) -> Tensor:  # (B, W, tokens, width) -> (B * W, head, tokens, width / heads)
+            return part.reshape(batch * (cells // inside), -1, self.heads, width // self.heads).transpose(1, 2)
+
+        seen = windows(key_value).index_select(1, self.windows)  # (B, W * 9, V * M, 2 * width)
+        seen = seen.reshape(batch, cells // inside, 9 * variables * inside, 2 * width)
+        key, value = seen.split(width, dim=-1)
+        mixed = functional.scaled_dot_product_attention(heads(windows(query)), heads(key), heads(value))
+        joined = mixed.transpose(1, 2).reshape(batch, cells // inside, variables, inside, width).transpose(1, 2)
+        return joined.reshape(batch, variables, cells, width)
 
     def forward(
         self, levels: Sequence[Tensor], cell: Tensor, condition: Tensor, read: Sequence[Tensor] | None = None

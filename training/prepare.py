@@ -24,7 +24,7 @@ log = logging.getLogger("fsae.training")
 Key = tuple[int, ...]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
-CHUNK_VALUES = 1 << 20  # values of a chunk of one variable: 4 MiB
+CHUNK_VALUES = 1 << 18  # values of a chunk of one variable: 1 MiB, as training reads single steps at random
 
 
 class PreparedVariable(VariableSpec, Protocol):

@@ -3,7 +3,7 @@
 runs/<name>/config.json          the whole configuration, as resolved
             data.zarr/           prepared fields (CF, nested HEALPix)
             facts.json           inputs with hashes, calendar, step, period, versions
-            statistics.npz       climatology, scale, then spreads of the latents
+            statistics.npz       climatology, scale, static fields, then spreads of the latents
             autoencoder.safetensors, denoiser.safetensors
             autoencoder/, diffusion/   losses (metrics.csv) and, while unfinished, checkpoints
             metrics.json, train.log
@@ -119,10 +119,17 @@ def read_statistics(folder: Path) -> dict[str, F32]:
 
 
 def make_autoencoder(config: Config, statistics: Mapping[str, F32]) -> Autoencoder:
-    """An untrained autoencoder for the run's climatology and scale."""
+    """An untrained autoencoder for the run's climatology, scale and static fields."""
     torch.manual_seed(config.seed)
-    climatology, scale = (torch.from_numpy(statistics[name]) for name in ("climatology", "scale"))
-    return Autoencoder(config.autoencoder, climatology, scale)
+    scale = statistics["scale"][:, None] * statistics.get("pixel_scale", np.float32(1))
+    static = statistics["static"] if config.autoencoder.static_fields else None
+    return Autoencoder(
+        config.autoencoder,
+        torch.from_numpy(statistics["climatology"]),
+        torch.from_numpy(scale),
+        static=None if static is None else torch.from_numpy(static),
+        transforms=[variable.transform for variable in config.data.variables],
+    )
 
 
 def make_denoiser(config: Config) -> Denoiser:

@@ -13,6 +13,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.sampler import noise_features
 
 from .config import NoiseConfig
+from .normalisation import Series
 
 F32 = NDArray[np.float32]
 
@@ -22,12 +23,26 @@ class AnomalySamples(Dataset[tuple[Tensor, Tensor]]):
 
     Monthly anomalies are close to Gaussian, so a x_i + b x_j + c x_k with a^2 + b^2 + c^2 = 1 is another valid sample;
     with only hundreds of months this is what keeps the autoencoder from learning them by heart. The season is x_i's,
-    whose weight is the largest on average.
+    whose weight is the largest on average. With `localisation` above 0 the weights vary over the sphere: to (a, b, c)
+    random sums of the `waves` (W, N) of that deviation are added before the norm is taken, at every pixel. Far-away
+    anomalies are then less correlated than in the few months at hand, whose correlations over long distances are noise.
     """
 
-    def __init__(self, anomalies: F32, season: F32, *, mixture: float, seed: int, first: int, count: int) -> None:
-        self.anomalies, self.season = anomalies, season
-        self.mixture, self.seed, self.first, self.count = mixture, seed, first, count
+    def __init__(
+        self,
+        anomalies: Series,
+        season: F32,
+        waves: F32,
+        *,
+        mixture: float,
+        localisation: float,
+        seed: int,
+        first: int,
+        count: int,
+    ) -> None:
+        self.anomalies, self.season, self.waves = anomalies, season, waves / np.float32(len(waves) ** 0.5)
+        self.mixture, self.localisation = mixture, localisation
+        self.seed, self.first, self.count = seed, first, count
 
     def __len__(self) -> int:
         return self.count
@@ -38,9 +53,13 @@ class AnomalySamples(Dataset[tuple[Tensor, Tensor]]):
         season = torch.from_numpy(self.season[months[0]])
         if rng.random() >= self.mixture:
             return torch.from_numpy(self.anomalies[months[0]]), season
-        weight = rng.random(3) ** np.array([0.3, 1.0, 2.0])  # a is near 1, c mostly small
-        weight = (weight / np.linalg.norm(weight)).astype(np.float32)
-        return torch.from_numpy(np.tensordot(weight, self.anomalies[months], axes=1)), season
+        weight = rng.random((3, 1)) ** np.array([[0.3], [1.0], [2.0]])  # a is near 1, c mostly small
+        if self.localisation:
+            weight = weight / np.linalg.norm(weight)
+            weight = weight + self.localisation * rng.standard_normal((3, len(self.waves))) @ self.waves
+        weight = (weight / np.linalg.norm(weight, axis=0)).astype(np.float32)  # (3, 1) or (3, N)
+        mixed = sum(w * x for w, x in zip(weight, self.anomalies[months], strict=True))
+        return torch.from_numpy(mixed), season
 
 
 @dataclass(frozen=True, kw_only=True)

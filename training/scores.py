@@ -24,6 +24,18 @@ def rmse(forecast: Floating, truth: Floating) -> float:
     return float(difference)
 
 
+def weighted_rmse(difference: Floating, weights: Floating) -> float:
+    """Root of the mean square of `difference` (time, point), the points counting by `weights` (point,).
+
+    Weights are areas, such as the cosine of latitude, or a mask; their unit does not matter.
+
+    >>> round(weighted_rmse(np.array([[1.0, 7.0]]), np.array([0.75, 0.25])), 6)
+    3.605551
+    """
+    square = np.mean(difference.astype(np.float64) ** 2, axis=0)
+    return float(np.sqrt(np.average(square, weights=weights)))
+
+
 def correlation(forecast: Floating, truth: Floating) -> float:
     """Pearson correlation over every axis: the pattern correlation of two maps (pixel,), their means removed."""
     axes = [f"axis{i}" for i in range(truth.ndim)]

@@ -1,4 +1,4 @@
-"""Angular power spectra on HEALPix (healpy) and autocorrelations of time series."""
+"""Angular power spectra and coherence on HEALPix (healpy), and autocorrelations of time series."""
 
 import healpy
 import numpy as np
@@ -8,6 +8,7 @@ from fsae.runtime.healpix import npix, zoom_of
 
 Floating = NDArray[np.floating]
 Spectrum = NDArray[np.float64]
+Coefficients = NDArray[np.complex128]
 
 
 def power_spectrum(fields: Floating, lmax: int) -> Spectrum:
@@ -48,3 +49,30 @@ def autocorrelation(series: Floating, lags: int) -> Spectrum:
     covariances = [np.sum(own[..., : count - lag] * own[..., lag:], axis=-1) for lag in range(1, lags + 1)]
     memory: Spectrum = np.stack(covariances, axis=-1) / variance[..., None]
     return memory
+
+
+def harmonic_coefficients(fields: Floating, lmax: int) -> Coefficients:
+    """Coefficients a_lm (field, coefficient) of nested fields (field, pixel), orders m >= 0 in healpy's order.
+
+    The estimator is that of `power_spectrum`: three iterations.
+    """
+    nested = healpy.ring2nest(1 << zoom_of(fields.shape[-1]), np.arange(fields.shape[-1]))
+    return np.stack([healpy.map2alm(field[nested].astype(np.float64), lmax=lmax, pol=False) for field in fields])
+
+
+def cross_power(one: Coefficients, other: Coefficients) -> Spectrum:
+    """Mean over fields of the real a_lm conj(b_lm), averaged over m = -l ... l, for each degree l = 0 ... lmax."""
+    total: Spectrum = np.sum([healpy.alm2cl(a, b) for a, b in zip(one, other, strict=True)], axis=0)
+    return total / len(one)
+
+
+def coherence(one: Coefficients, other: Coefficients) -> Spectrum:
+    """Squared coherence |sum a_lm conj(b_lm)|**2 / (sum |a_lm|**2 sum |b_lm|**2) of each degree l = 0 ... lmax.
+
+    The sums run over all fields and orders m = -l ... l: one where the waves of that degree agree in phase and, up to
+    one factor, in amplitude. NaN where either has no power.
+    """
+    power = cross_power(one, one) * cross_power(other, other)
+    both = cross_power(one, other) ** 2
+    squared: Spectrum = np.divide(both, power, out=np.full_like(power, np.nan), where=power > 0)
+    return squared

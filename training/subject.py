@@ -11,6 +11,7 @@ from fsae.runtime import climatology as harmonic
 from fsae.runtime.errors import DataError
 from fsae.runtime.healpix import coarsen, npix, refine
 from fsae.runtime.pyramid import level_mask
+from fsae.runtime.transforms import Transform, forward
 
 Fields = NDArray[np.float32]
 
@@ -61,12 +62,13 @@ class Subject:
 
     name: str
     codec: Codec
-    variables: tuple[tuple[str, str], ...]  # name and units
+    variables: tuple[tuple[str, str], ...]  # name and units, those of the transformed variable
     zooms: tuple[int, ...]
     latent_zoom: int
     harmonics: int
     climatology: Fields  # (variable, 1 + 2 harmonics, pixel)
     scale: Fields  # (variable,)
+    transforms: tuple[Transform, ...]
     step: str = "1 month"
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ def anomalies(subject: Subject, period: Period, values: Fields | None = None) ->
 
     `values` are physical fields to take in place of the period's own, (..., time, variable, pixel).
     """
-    values = period.values if values is None else values
+    values = forward(period.values if values is None else values, subject.transforms)
     season = harmonic.season(period.phase, subject.harmonics)
     mean = harmonic.evaluate(subject.climatology, season)  # (time, variable, pixel)
     normalised: Fields = ((values - mean) / subject.scale[:, None]).astype(np.float32)

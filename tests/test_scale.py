@@ -1,0 +1,321 @@
+"""Training at scale: memory, loader processes, precision, averages, several devices; all on small networks."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from fsae.runtime.errors import DeviceError, UsageError
+from fsae.training import fit as loop
+from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
+from fsae.training.config import FitConfig, TrainerConfig
+from fsae.training.fit import autoencoder_loss, check_trainer, fit
+from fsae.training.samples import AnomalySamples
+
+SAMPLE = Path(__file__).parent.parent / "training" / "sample" / "ncep1-tas-mon-200501-201412.nc"
+SHAPE = AutoencoderConfig(
+    zoom=2, latent_zoom=1, fine_token_zoom=1, coarse_token_zoom=0, width=8, heads=2, embedding=9, dropout=0.1
+)
+STEPS = FitConfig(steps=5, batch=4, learning_rate=1e-2, mixture=0.5, checkpoint_every_steps=2, average_decay=0.5)
+PLAIN = TrainerConfig(accelerator="cpu", tensorboard=False)
+
+
+def trained(folder: Path, trainer: TrainerConfig = PLAIN, settings: FitConfig = STEPS) -> Autoencoder:
+    """A small autoencoder after a few steps on random fields."""
+    rng = np.random.default_rng(0)
+    fields, season, waves = (rng.normal(size=shape).astype(np.float32) for shape in ((50, 1, 192), (50, 4), (3, 192)))
+
+    def samples(first: int, count: int) -> AnomalySamples:
+        return AnomalySamples(
+            fields, season, waves, mixture=settings.mixture, localisation=1.0, seed=1, first=first, count=count
+        )
+
+    torch.manual_seed(0)
+    model = Autoencoder(SHAPE, torch.zeros(1, 5, 192), torch.ones(1))
+    return fit(model, autoencoder_loss, settings, trainer, samples, folder=folder, seed=2, progress=False)
+
+
+def figures(folder: Path, name: str) -> list[float]:
+    """A column of the log of losses."""
+    with (folder / "metrics-0" / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+MEMORY = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+
+import cftime
+import numpy as np
+
+from fsae.runtime.fields import read_fields
+from fsae.runtime.output import Layout, Unit, encode_times, open_output
+from fsae.training import stages
+from fsae.training.autoencoder import AutoencoderConfig
+from fsae.training.config import Config, DataConfig, FitConfig, TrainerConfig, VariableConfig
+from fsae.training.prepare import CHUNK_VALUES
+
+TAS = VariableConfig(
+    name="tas", standard_name="air_temperature", long_name="temperature", units="K", valid_range=(150.0, 350.0)
+)
+ZOOM = 5
+PIXELS = 12 << 2 * ZOOM
+real = read_fields(sys.argv[1], [TAS], zoom=ZOOM).read()[0]  # (120, 1, pixel)
+
+
+def peak_mib(folder, size_mib):
+    steps = (size_mib << 20) // (4 * PIXELS)
+    times = [cftime.num2date(6 * i, "hours since 2000-01-01", calendar="standard") for i in range(steps)]
+    layout = Layout(
+        variables={"tas": {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}},
+        attributes={},
+        time=encode_times(times, None, "standard"),
+        zoom=ZOOM,
+        time_chunk=CHUNK_VALUES // PIXELS,
+    )
+    with open_output(folder / "data.zarr", layout) as write:
+        for first in range(0, steps, layout.time_chunk):
+            part = np.arange(first, min(first + layout.time_chunk, steps))
+            write(Unit(members=slice(0, 1), times=slice(part[0], part[-1] + 1), values=real[None, part % len(real)]))
+    config = Config(
+        name="test",
+        data=DataConfig(
+            inputs=("none",), variables=(TAS,), harmonics=1, training_years=(2000, 2004), evaluation_years=(2010, 2010)
+        ),
+        autoencoder=AutoencoderConfig(
+            zoom=ZOOM, latent_zoom=4, fine_token_zoom=1, coarse_token_zoom=0, depths=(0, 0, 0, 1), width=8, heads=2
+        ),
+        autoencoder_fit=FitConfig(steps=3, batch=4, learning_rate=1e-3, mixture=1.0, checkpoint_every_steps=3),
+        trainer=TrainerConfig(accelerator="cpu", tensorboard=False, cache_gib=int(sys.argv[3]) / 1024),
+    )
+    fields = stages.read_prepared(config, folder)
+    stages.statistics_stage(config, fields, (), folder)
+    stages.autoencoder_stage(config, fields, folder, progress=False)
+    fields.close()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+peaks = []
+for size_mib in (60, 240):
+    folder = Path(sys.argv[2]) / str(size_mib)
+    folder.mkdir()
+    peaks.append(peak_mib(folder, size_mib))
+print(*peaks)
+"""
+
+
+@pytest.fixture
+def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python with these arguments in a process of its own."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+            timeout=600,
+        )
+
+    return run
+
+
+def test_memory_does_not_grow_with_the_data(
+    tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:  # oracle: the operating system's count; four times the data, 20 times what may be held
+    done = run_script("-c", MEMORY, SAMPLE, tmp_path, 12)
+    assert done.returncode == 0, done.stderr
+    quarter, whole = map(float, done.stdout.split())
+    assert whole / quarter <= 1.1  # in memory the larger one would add 180 MiB and more to some 500
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loader_processes_change_nothing(tmp_path: Path, workers: int) -> None:  # oracle: without them, bit for bit
+    plain = trained(tmp_path / "plain").state_dict()
+    found = trained(
+        tmp_path / "workers", TrainerConfig(accelerator="cpu", tensorboard=False, loader_workers=workers)
+    ).state_dict()
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_bfloat16_follows_float32(tmp_path: Path) -> None:  # oracle: float32, to the eight bits of bfloat16
+    trained(tmp_path / "full")
+    trained(tmp_path / "half", TrainerConfig(accelerator="cpu", tensorboard=False, precision="bf16-mixed"))
+    full, half = (figures(tmp_path / name, "loss") for name in ("full", "half"))
+    np.testing.assert_allclose(half, full, rtol=2e-2)
+    assert half != full
+
+
+class Recorder(torch.optim.AdamW):
+    """AdamW that notes the norm of each step's gradients, and the weights after it."""
+
+    norms: list[float]
+    weights: list[list[torch.Tensor]]
+
+    def step(self, closure: Any = None) -> Any:
+        def noting() -> Any:
+            loss = closure()
+            gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            self.norms.append(float(torch.cat([g.ravel() for g in gradients]).norm()))
+            return loss
+
+        result = super().step(noting)
+        self.weights.append([p.detach().clone() for group in self.param_groups for p in group["params"]])
+        return result
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
+    Recorder.norms, Recorder.weights = [], []
+    monkeypatch.setattr(loop.torch.optim, "AdamW", Recorder)
+    return Recorder
+
+
+def test_gradients_are_clipped(tmp_path: Path, recorder: type[Recorder]) -> None:  # oracle: the norm the optimiser sees
+    trained(tmp_path / "free", settings=FitConfig(steps=3, batch=4, learning_rate=1e-2, gradient_clip=0.0))
+    free = list(recorder.norms)
+    recorder.norms.clear()
+    limit = 0.5 * min(free)
+    trained(tmp_path / "clipped", settings=FitConfig(steps=3, batch=4, learning_rate=1e-2, gradient_clip=limit))
+    np.testing.assert_allclose(recorder.norms, limit, rtol=1e-4)
+
+
+def test_the_average_of_the_weights_is_kept(
+    tmp_path: Path, recorder: type[Recorder]
+) -> None:  # oracle: the recurrence of an exponential average, by hand
+    model = trained(tmp_path)
+    average = [w.double() for w in recorder.weights[0]]  # an average starts as its first value
+    for weights in recorder.weights[1:]:
+        average = [0.5 * a + 0.5 * w.double() for a, w in zip(average, weights, strict=True)]
+    for found, expected in zip(model.parameters(), average, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)
+    assert not all(torch.equal(p, w) for p, w in zip(model.parameters(), recorder.weights[-1], strict=True))
+
+
+def test_logs_hold_loss_and_learning_rate(tmp_path: Path) -> None:  # oracle: the one-cycle schedule of PyTorch
+    pytest.importorskip("tensorboardX")
+    trained(tmp_path, TrainerConfig(accelerator="cpu"))
+    one = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], 1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(one, 1e-2, total_steps=6, pct_start=0.1)
+    rates = []
+    for _ in range(5):
+        rates.append(schedule.get_last_lr()[0])
+        one.step()
+        schedule.step()
+    np.testing.assert_allclose(figures(tmp_path, "learning_rate"), rates[1::2], rtol=1e-6)  # every second step
+    assert len(figures(tmp_path, "loss")) == 2
+    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").glob("events*"))
+    assert b"learning_rate" in events
+    assert b"loss" in events
+
+
+def test_what_the_trainer_cannot_do_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: the messages
+    check_trainer(STEPS, PLAIN)
+    with pytest.raises(DeviceError, match="'16-mixed'"):
+        check_trainer(STEPS, TrainerConfig(accelerator="cpu", tensorboard=False, precision="16-mixed"))
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="'cuda'"):
+            check_trainer(STEPS, TrainerConfig(accelerator="cuda", tensorboard=False))
+    monkeypatch.setattr(loop, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install tensorboardX"):
+        check_trainer(STEPS, TrainerConfig(accelerator="cpu"))
+
+
+RUN = f"""
+name = "two"
+[data]
+inputs = ["{SAMPLE}"]
+training_years = [2005, 2009]
+validation_years = [2010, 2010]
+evaluation_years = [2011, 2014]
+harmonics = 2
+[[data.variables]]
+name = "tas"
+standard_name = "air_temperature"
+long_name = "air temperature"
+units = "K"
+valid_range = [150.0, 350.0]
+[autoencoder]
+zoom = 2
+latent_zoom = 1
+fine_token_zoom = 1
+coarse_token_zoom = 0
+width = 8
+heads = 2
+embedding = 9
+[autoencoder_fit]
+steps = 4
+batch = 4
+learning_rate = 1e-3
+mixture = 0.5
+checkpoint_every_steps = 2
+[diffusion]
+window = 3
+previous = 2
+token_zooms = [0]
+width = 8
+heads = 2
+embedding = 9
+[diffusion_fit]
+steps = 4
+batch = 4
+learning_rate = 1e-3
+checkpoint_every_steps = 2
+[trainer]
+accelerator = "cpu"
+"""
+
+
+def test_two_devices_do_what_one_does(
+    tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:  # oracle: one device with the same configuration
+    config = tmp_path / "two.toml"
+    config.write_text(RUN)
+    done = {}
+    for devices in (1, 2):
+        command = ("-m", "fsae.training.cli", "fit", config, "--out", tmp_path, "--name", devices, "--devices", devices)
+        done[devices] = run_script(*command)
+        assert done[devices].returncode == 0, done[devices].stderr
+    for name in ("autoencoder", "denoiser"):
+        one, two = (load_file(tmp_path / str(devices) / f"{name}.safetensors") for devices in (1, 2))
+        for key, value in one.items():  # rounding of sums in another order, which Adam divides by small gradients
+            np.testing.assert_allclose(two[key], value, rtol=1e-3, atol=1e-5, err_msg=key)
+        assert not all(np.array_equal(two[key], value) for key, value in one.items())  # there were two indeed
+    assert done[2].stdout.replace(f"{tmp_path}/2", "") == done[1].stdout.replace(f"{tmp_path}/1", "")
+    for text in (done[2].stderr, (tmp_path / "2" / "train.log").read_text()):
+        assert text.count("step 4/4") == 2  # once a stage
+        assert text.count("statistics:") == 1
+        assert "Traceback" not in text
+
+
+def test_sigterm_ends_all_processes_and_the_run_goes_on(
+    tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:  # oracle: the exit codes, and that no process holds the pipe open
+    config = tmp_path / "two.toml"
+    config.write_text(RUN.replace("[diffusion_fit]\nsteps = 4", "[diffusion_fit]\nsteps = 100_000"))
+    command = ["-m", "fsae.training.cli", "fit", str(config), "--out", str(tmp_path), "--devices", "2"]
+    started = subprocess.Popen(
+        [sys.executable, *command], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    checkpoint = tmp_path / "two" / "diffusion" / "last.ckpt"  # the stage that did not start the second process
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    started.send_signal(signal.SIGTERM)
+    said = started.communicate(timeout=60)[1]
+    assert started.returncode == 75, said
+    assert said.count("the same command goes on from step") == 1
+    assert "Traceback" not in said

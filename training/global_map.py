@@ -1,0 +1,86 @@
+"""Dense maps between the coarse levels and a latent of few cells: EOFs of a localised covariance, by season.
+
+With a latent of some hundred numbers the best linear compression has patterns of the whole sphere, which change over
+the year. Hundreds of months say too little of hundreds of pixels, so the sample covariance is damped with distance, as
+ensemble Kalman filters do (Houtekamer and Mitchell 2001, doi:10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2), before
+its eigenvectors are taken.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from fsae.runtime.climatology import season
+from fsae.runtime.healpix import coarsen, npix, pixel_centres, zoom_of
+
+F64 = NDArray[np.float64]
+Floating = NDArray[np.floating]
+
+LENGTH_RADIANS = 0.8  # of the Gaussian damping: 5,000 km
+FLOOR = 0.3  # share of the covariance that no distance takes away: patterns such as El Nino span the sphere
+PHASES = 12  # of the year, at which covariances are taken
+KERNEL_YEARS = 1 / 12  # deviation of the Gaussian weight of months around such a phase
+NUGGET = 1e-6  # share of the mean variance added where latents are inverted
+
+
+def global_maps(fields: Floating, phase: Floating, latent_zoom: int, base_zoom: int, harmonics: int) -> tuple[F64, F64]:
+    """Maps of fields (time, pixel) to latents and back: (1 + 2K, pixel, latent pixel), (1 + 2K, latent pixel, pixel).
+
+    The map of a season is the sum over k of its features (1, then cosine and sine of 1 ... K cycles a year) times map
+    k, fitted to maps at `PHASES` times of the year; with K = `harmonics` = 0 there is one map for the whole year.
+
+    The latent keeps the means over the cells of `base_zoom`. The rest of it are the leading eigenvectors of what a
+    regression on those means leaves over, in the basis nearest to block means (orthogonal Procrustes problem,
+    Schoenemann 1966), so that the latent looks like a field and changes little from month to month. The way back is the
+    regression of the field on the latent.
+    """
+    whole = localised_covariance(fields, np.ones(len(fields)))
+    pixels, latents, bases = fields.shape[-1], npix(latent_zoom), npix(base_zoom)
+    to_base = coarsen(np.eye(pixels), zoom_of(pixels) - base_zoom)  # (pixel, base)
+    repeat = np.kron(np.eye(bases), np.ones((1, latents // bases)))  # (base, latent)
+    blocks = coarsen(np.eye(pixels), zoom_of(pixels) - latent_zoom) - to_base @ repeat  # (pixel, latent)
+
+    def compress(covariance: F64, towards: F64) -> F64:
+        regression = linalg.solve(to_base.T @ covariance @ to_base, to_base.T @ covariance, assume_a="pos")
+        rest = np.eye(pixels) - to_base @ regression  # (pixel, pixel): a field without what its base means explain
+        first = pixels - (latents - bases)
+        patterns = linalg.eigh(rest.T @ covariance @ rest, subset_by_index=[first, pixels - 1])[1]  # (pixel, mode)
+        left, size, right = linalg.svd(patterns.T @ towards, full_matrices=False)
+        return np.asarray(to_base @ repeat + size.mean() * rest @ patterns @ left @ right)
+
+    yearly = compress(whole, blocks)
+    if harmonics == 0:
+        return yearly[None], _regression(whole, yearly)[None]
+    phases = (np.arange(PHASES) + 0.5) / PHASES
+    features = np.concatenate([np.ones((PHASES, 1)), season(phases, harmonics)], axis=1).astype(np.float64)
+    fit = np.linalg.pinv(features)  # (1 + 2K, phase)
+    covariances = [localised_covariance(fields, _weights(phase, centre)) for centre in phases]
+    patterns = np.stack([compress(covariance, yearly - to_base @ repeat) for covariance in covariances])
+    to_latent = np.einsum("km,mpc->kpc", fit, patterns)
+    used = np.einsum("mk,kpc->mpc", features, to_latent)
+    back = np.stack([_regression(covariance, map_) for covariance, map_ in zip(covariances, used, strict=True)])
+    return to_latent, np.einsum("km,mcp->kcp", fit, back)
+
+
+def localised_covariance(fields: Floating, weights: Floating) -> F64:
+    """Covariance (pixel, pixel) about zero of weighted fields (time, pixel), damped with the angle between pixels."""
+    lat, lon = (np.radians(angle) for angle in pixel_centres(zoom_of(fields.shape[-1])))
+    unit = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    angle = np.arccos(np.clip(unit @ unit.T, -1, 1))
+    values = fields.astype(np.float64)
+    covariance: F64 = (values * weights[:, None]).T @ values / weights.sum()
+    return covariance * (FLOOR + (1 - FLOOR) * np.exp(-0.5 * (angle / LENGTH_RADIANS) ** 2))
+
+
+def _weights(phase: Floating, centre: float) -> F64:
+    """Weight (time,) of steps by their distance in the year from the phase `centre`."""
+    distance = np.abs((np.asarray(phase, dtype=np.float64) - centre + 0.5) % 1.0 - 0.5)
+    weights: F64 = np.exp(-0.5 * (distance / KERNEL_YEARS) ** 2)
+    return weights
+
+
+def _regression(covariance: F64, to_latent: F64) -> F64:
+    """Map (latent pixel, pixel) of least mean square error from latents = fields @ to_latent back to the fields."""
+    inner = to_latent.T @ covariance @ to_latent
+    inner += NUGGET * np.trace(inner) / len(inner) * np.eye(len(inner))
+    return np.asarray(linalg.solve(inner, to_latent.T @ covariance, assume_a="pos"))

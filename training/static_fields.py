@@ -1,0 +1,51 @@
+"""Fields that do not change: orography and land mask from CF files, on the model's HEALPix zoom."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime.errors import DataError
+from fsae.runtime.fields import converter
+from fsae.runtime.grids import locate, supported_zoom
+from fsae.runtime.inputs import choose_variable, has_variable, open_source
+
+from .weights import healpy_weights
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+STANDARD_NAMES = {"orog": "surface_altitude", "lsm": "land_binary_mask"}  # [m], and land as 0 to 1
+
+
+def read_static(files: Sequence[Path], zoom: int) -> dict[str, F64]:
+    """Means over the pixels of `zoom` (pixel,) of `orog` [m] and `lsm` (land fraction), as far as the files have them.
+
+    The first file that has a field serves. DataError where none has any, or where a grid is coarser than the pixels.
+    """
+    found: dict[str, F64] = {}
+    for path in files:
+        dataset, where = open_source(path)
+        with dataset:
+            for name, standard_name in STANDARD_NAMES.items():
+                if name in found or not has_variable(dataset, name, standard_name):
+                    continue
+                array = choose_variable(dataset, name, standard_name, where).squeeze(drop=True)
+                grid, dims = locate(array, dataset)
+                if supported_zoom(grid) < zoom:
+                    raise DataError(f"found {name} of {where} on a {grid}, expected one fine enough for zoom {zoom}")
+                values = np.asarray(array.transpose(*dims).values, dtype=np.float64).ravel()
+                if not np.isfinite(values).all():
+                    raise DataError(f"found missing values in {name} of {where}, expected a complete static field")
+                found[name] = np.asarray(converter(grid, zoom, "conservative", healpy_weights())[0](values[None])[0])
+    if not found:
+        names = ", ".join(path.name for path in files)
+        raise DataError(f"found no orog (surface_altitude) and no lsm (land_binary_mask) in {names}")
+    return found
+
+
+def static_inputs(files: Sequence[Path], zoom: int) -> F32:
+    """The static fields as a network reads them, (field, pixel): without their mean, by their standard deviation."""
+    fields = read_static(files, zoom)
+    return np.stack([(field - field.mean()) / field.std() for field in fields.values()]).astype(np.float32)
