@@ -220,12 +220,11 @@ def _check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
 
 def _check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None:
     """DataError naming the variables whose latents (time, variable, pixel) are missing or infinite in some step."""
-    bad = (~np.isfinite(latent)).any(axis=(0, 2))
-    if bad.any():
-        names = ", ".join(variable.name for variable, is_bad in zip(variables, bad, strict=True) if is_bad)
+    bad = [variable.name for v, variable in enumerate(variables) if not np.isfinite(latent[:, v]).all()]
+    if bad:
         raise DataError(
-            f"{name} holds latents of {names} that are not finite, expected a number in every cell, as each variable "
-            "is decoded with the help of all: the store is incomplete, compress the data again"
+            f"{name} holds latents of {', '.join(bad)} that are not finite, expected a number in every cell, as each "
+            "variable is decoded with the help of all: the store is incomplete, compress the data again"
         )
 
 

@@ -106,10 +106,12 @@ class CellMap(nn.Module):
         super().__init__()
         self.shared = nn.Parameter(torch.zeros(entries, outputs))
         self.own = nn.Parameter(torch.zeros(variables, cells, entries, outputs)) if per_cell else None
-        self.mlp = nn.Sequential(nn.Linear(entries, hidden), nn.GELU(), nn.Linear(hidden, outputs)) if hidden else None
-        if self.mlp is not None:
-            nn.init.zeros_(self.mlp[2].weight)
-            nn.init.zeros_(self.mlp[2].bias)
+        self.mlp = None
+        if hidden:
+            last = nn.Linear(hidden, outputs)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.mlp = nn.Sequential(nn.Linear(entries, hidden), nn.GELU(), last)
 
     def forward(self, patch: Tensor) -> Tensor:
         """(B, V, C, entries) -> (B, V, C, outputs)."""
@@ -169,10 +171,10 @@ class Autoencoder(nn.Module):
         ring = torch.from_numpy(halo_table(config.map_zoom, config.map_zoom)).ravel()
         self.register_buffer("ring", ring, persistent=False)
         patch, around = sum(self.finer), 1 + halo_size(config.map_zoom, config.map_zoom)
-        maps = {"per_cell": config.per_cell_maps, "hidden": config.map_hidden}
-        self.compress = CellMap(variables, cells, patch, 1, **maps)
+        per_cell, hidden = config.per_cell_maps, config.map_hidden
+        self.compress = CellMap(variables, cells, patch, 1, per_cell=per_cell, hidden=hidden)
         # The patch around a cell: the cell's own value and its eight neighbours'.
-        self.decompress = CellMap(variables, cells, around, patch, **maps)
+        self.decompress = CellMap(variables, cells, around, patch, per_cell=per_cell, hidden=hidden)
         if config.global_zoom is not None:  # statistics, not learned: see global_map.py
             shape = (variables, 1 + 2 * config.global_harmonics)
             self.register_buffer("to_latent", torch.zeros(*shape, cells, npix(config.latent_zoom)))

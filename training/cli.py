@@ -134,6 +134,40 @@ def evaluate(
     click.echo(text)
 
 
+@cli.command(context_settings={"show_default": True})
+@click.argument("model")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SOURCE...")
+@click.option("--from-zoom", "coarse_zoom", type=int, default=3, help="Zoom the sources are averaged to.")
+@click.option("--name", "names", metavar="TAS=TS", multiple=True, help="What the sources call a variable.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
+def superres(
+    model: str, sources: tuple[Path, ...], coarse_zoom: int, names: tuple[str, ...], json_path: Path | None
+) -> None:
+    """Zero-shot super-resolution by MODEL (a run or a bundle) of other models' output, beside interpolation.
+
+    Every SOURCE is averaged to a coarse zoom, super-resolved through its own climatology, and compared with itself.
+    """
+    if json_path is not None and not json_path.parent.is_dir():
+        raise OutputError(f"found no folder {json_path.parent} for --json: make it first")
+    import json
+
+    from fsae.runtime.terminal import name_pairs
+
+    from .evaluation import candidate_of
+    from .transfer import format_transfer, rows_json, transfer
+
+    log_to(None)
+    candidate, called = candidate_of(model), name_pairs(names)
+    rows = [
+        row
+        for source in sources
+        for row in transfer(candidate.subject, candidate.variables, source, coarse_zoom, called)
+    ]
+    if json_path is not None:
+        json_path.write_text(json.dumps(rows_json(rows), indent=2), encoding="utf-8")
+    click.echo(format_transfer(rows))
+
+
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
@@ -155,6 +189,19 @@ def compare(runs: tuple[Path, ...], static: tuple[Path, ...], json_path: Path | 
     if json_path is not None:
         json_path.write_text(comparison_json(found), encoding="utf-8")
     click.echo(format_comparison(found))
+
+
+@cli.command(context_settings={"show_default": True})
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the pictures; default: RUN/analysis.")
+@click.option("--seed", type=int, default=0, help="Seed of t-SNE.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def analyse(run: Path | None, out: Path | None, seed: int, quiet: bool) -> None:
+    """Season, warming and eruptions in the compressed space of RUN (default: the newest), as tables and pictures."""
+    from .analyse import analyse_run
+
+    log_to(None)
+    click.echo(analyse_run(run, out, seed=seed, progress=not quiet and sys.stderr.isatty()))
 
 
 def log_to(path: Path | None) -> None:

@@ -7,7 +7,9 @@ interpolated; the network learns what to add to both. Shapes: B batch, V variabl
 (lat slowest), C channels.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -99,10 +101,24 @@ class Hourglass(nn.Module):
         return self.after(field)
 
 
+def zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer, giving zero until it is trained."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def output(channels: int, outputs: int) -> nn.Sequential:
+    """What reads (B, outputs, lat, lon) from the channels of a grid."""
+    return nn.Sequential(nn.GroupNorm(1, channels), nn.SiLU(), zero(PeriodicConv(channels, outputs)))
+
+
 class CnnVae(nn.Module):
     """Encoder and decoder of normalised anomalies; `constant` (fields, lat, lon) is what both know of a place.
 
-    `width` is the number of channels of the coarsest grids.
+    `width` is the number of channels of the coarsest grids. With an odd number of points along an axis the coarser grid
+    has one of the two halves more; where longitudes are odd in number the coarser ones are not even at the seam.
     """
 
     area: Tensor
@@ -111,30 +127,127 @@ class CnnVae(nn.Module):
         self, *, variables: int, seasons: int, lat_deg: Tensor, constant: Tensor, stages: int, width: int
     ) -> None:
         super().__init__()
-        self.stages = stages
+        self.variables, self.stages = variables, stages
+        fields, *grid = constant.shape
+        self.grids = [tuple(grid)]  # (lat, lon) from the finest to the latent's
+        for stage in range(stages + 1):
+            self.register_buffer(f"constant_{stage}", constant[None], persistent=False)
+            constant = halve(constant[None])[0]
+            self.grids.append(tuple(constant.shape[1:]))
+        cosine = lat_deg.deg2rad().cos().clamp(min=0)
+        area = (cosine / cosine.mean()).float()[:, None].expand(grid)
+        self.register_buffer("area", area.flatten(), persistent=False)  # (N,), of mean 1
+
         halvings = max(stages, HALVINGS)
         widths = [max(1, width >> max(0, DOUBLINGS - level)) for level in range(halvings + 1)]
-        self.grids = [tuple(constant.shape[1:])]  # (lat, lon) from the finest to the latent's
-        level = constant[None]
-        for stage in range(stages + 1):
-            self.register_buffer(f"constant_{stage}", level, persistent=False)
-            level = halve(level)
-        cosine = lat_deg.deg2rad().cos().clamp(min=0)
-        self.register_buffer("area", (cosine / cosine.mean())[:, None], persistent=False)  # (lat, 1)
-        known = seasons + constant.shape[0]
-        first, latent = widths[0], widths[stages]
-        self.field_in = PeriodicConv(variables + known, first)
+        known = seasons + fields
+        steps = list(pairwise(widths[: stages + 1]))  # channels of a grid and of the next coarser one
+        self.field_in = PeriodicConv(variables + known, widths[0])
         self.down = nn.ModuleList(
-            nn.Sequential(ResidualBlock(fine), PeriodicConv(fine, coarse, stride=2))
-            for fine, coarse in pairwise(widths[: stages + 1])
+            nn.Sequential(ResidualBlock(fine), PeriodicConv(fine, coarse, stride=2)) for fine, coarse in steps
         )
         self.encoder = Hourglass(widths[stages:])
-        self.latent_out = output(latent, 2 * variables)
-        self.latent_in = PeriodicConv(variables + known, latent)
+        self.latent_out = output(widths[stages], 2 * variables)
+        self.latent_in = PeriodicConv(variables + known, widths[stages])
         self.decoder = Hourglass(widths[stages:])
-        # From coarse to fine: channels for the finer grid, what is known there, and a block on it.
-        finer = [*pairwise(widths[: stages + 1])][::-1]
-        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in finer)
-        self.known = nn.ModuleList(nn.Conv2d(known, fine, 1) for fine, _ in finer)
-        self.fine = nn.ModuleList(ResidualBlock(fine) for fine, _ in finer)
-        self.field_out = output(first, variables)
+        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in steps)
+        self.known = nn.ModuleList(nn.Conv2d(known, fine, 1) for fine, _ in steps)
+        self.fine = nn.ModuleList(ResidualBlock(fine) for fine, _ in steps)
+        self.field_out = output(widths[0], variables)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of a latent, of all variables."""
+        lat, lon = self.grids[self.stages]
+        return self.variables * lat * lon
+
+    def encode(self, anomaly: Tensor, season: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logarithm of the variance of the latent (B, V, lat, lon) of a normalised anomaly (B, V, N)."""
+        field = anomaly.unflatten(-1, self.grids[0])
+        hidden = self.field_in(torch.cat([field, self._known(season, 0)], dim=1))
+        for stage in self.down:
+            hidden = stage(hidden)
+            field = halve(field)
+        mean, log_variance = self.latent_out(self.encoder(hidden)).chunk(2, dim=1)
+        return field + mean, (LOG_VARIANCE_START + log_variance).clamp(*LOG_VARIANCE_RANGE)
+
+    def decode(self, latent: Tensor, season: Tensor) -> Tensor:
+        """Normalised anomaly (B, V, N) of a latent (B, V, lat, lon)."""
+        field = latent
+        hidden = self.decoder(self.latent_in(torch.cat([latent, self._known(season, self.stages)], dim=1)))
+        for stage in reversed(range(self.stages)):
+            grid = self.grids[stage]
+            known = self.known[stage](self._known(season, stage))
+            hidden = self.fine[stage](double(self.up[stage](hidden), grid) + known)
+            field = double(field, grid)
+        return (field + self.field_out(hidden)).flatten(-2)
+
+    def forward(self, anomaly: Tensor, season: Tensor) -> Tensor:
+        """The anomaly (B, V, N) rebuilt from the mean of its latent."""
+        return self.decode(self.encode(anomaly, season)[0], season)
+
+    def _known(self, season: Tensor, stage: int) -> Tensor:
+        """Season and constant fields on the grid of a stage, (B, S + fields, lat, lon)."""
+        constant = self.get_buffer(f"constant_{stage}").expand(len(season), -1, -1, -1)
+        everywhere = season[:, :, None, None].expand(-1, -1, *constant.shape[2:])
+        return torch.cat([everywhere, constant], dim=1)
+
+
+def cnn_vae_loss(model: CnnVae, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean square error of the anomalies rebuilt from a drawn latent, by area, and `KL_WEIGHT` of the divergence.
+
+    The divergence of the latent from the standard normal distribution (Kingma and Welling 2014, appendix B) is its
+    mean over the latent's numbers.
+    """
+    anomaly, season = batch
+    mean, log_variance = model.encode(anomaly, season)
+    latent = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
+    divergence = (mean.square() + log_variance.exp() - 1 - log_variance).mean() / 2
+    return area_mean_square(model, model.decode(latent, season) - anomaly) + KL_WEIGHT * divergence
+
+
+def area_mean_square(model: CnnVae, difference: Tensor) -> Tensor:
+    """Mean square of (B, V, N), weighted by the cosine of latitude."""
+    return (difference.square() * model.area).mean()
+
+
+def places(lat_deg: Tensor, lon_deg: Tensor) -> Tensor:
+    """Where each point is on the unit sphere, (3, lat, lon): sin lat, cos lat cos lon, cos lat sin lon."""
+    lat, lon = lat_deg.deg2rad()[:, None], lon_deg.deg2rad()[None]
+    parts = (lat.sin() + 0 * lon, lat.cos() * lon.cos(), lat.cos() * lon.sin())
+    return torch.stack(parts).float()
+
+
+def fitting_width(
+    parameters: int, *, variables: int, seasons: int, lat_deg: Tensor, constant: Tensor, stages: int
+) -> int:
+    """The `width` of the CNN-VAE whose number of parameters is nearest; UsageError where none is within a tenth."""
+
+    def count(width: int) -> int:
+        with torch.device("meta"):
+            model = CnnVae(
+                variables=variables,
+                seasons=seasons,
+                lat_deg=torch.empty(len(lat_deg)),
+                constant=torch.empty(constant.shape),
+                stages=stages,
+                width=width,
+            )
+        return parameter_count(model)
+
+    above = 1
+    while count(above) < parameters:
+        above *= 2
+    above = bisect_left(range(above + 1), parameters, lo=1, key=count)
+    width = min(range(max(1, above - 1), above + 1), key=lambda width: abs(count(width) - parameters))
+    if abs(count(width) - parameters) > BUDGET_TOLERANCE * parameters:
+        raise UsageError(
+            f"found no CNN-VAE with about the autoencoder's {parameters} parameters, the nearest has {count(width)}: "
+            "train a wider autoencoder"
+        )
+    return width
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Trained numbers of a model."""
+    return sum(weights.numel() for weights in model.parameters())

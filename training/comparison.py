@@ -178,12 +178,11 @@ def _format_variable(comparison: Comparison, variable: VariableComparison) -> li
     lines = [f"## {variable.name} [{variable.units}]", "", "### Errors", "", *_format_errors(names, rows)]
     lines += [
         "",
-        "numbers: per step; parameters: fitted numbers; RMSE: by area on the method's own grid; lat-lon: at the points",
-        "of the source grid by cos(latitude), HEALPix errors those of the pixel that holds the point; PSNR: in dB,",
-        "range of the evaluated fields over the RMSE; worst: RMSE over time of the worst pixel; steep: in the tenth of",
-        "the sphere with the steepest orography; coast: in mixed pixels and where land and sea pixels touch; coherent:",
-        f"share of degrees 2 to {len(rows[0].coherence) + 1} whose squared coherence with the truth is above 0.5, and",
-        "the degree up to which all are.",
+        "numbers: stored per step; fitted: parameters, in millions; RMSE: by area on the method's own grid; lat-lon:",
+        "at the points of the source grid by cos(latitude), HEALPix errors those of the pixel that holds the point;",
+        "PSNR: in dB, range of the evaluated fields over the RMSE; worst: RMSE over time of the worst pixel; steep: in",
+        "the tenth of the sphere with the steepest orography; coast: in mixed pixels and where land and sea touch; coh.:",
+        f"share of degrees 2 to {len(rows[0].coherence) + 1} with a squared coherence above 0.5; to l: all up to there.",
     ]
     zooms = [f"z{zoom}" for zoom in comparison.zooms]
     levels = [[name, str(row.ratio), *map(_figure, row.level_rmse)] for name, row in zip(names, rows, strict=True)]
@@ -226,26 +225,13 @@ def _format_claims(found: Sequence[Claim]) -> list[str]:
 
 
 def _format_errors(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    header = [
-        "",
-        "ratio",
-        "numbers",
-        "parameters",
-        "RMSE",
-        "lat-lon",
-        "PSNR",
-        "worst",
-        "steep",
-        "coast",
-        "coherent",
-        "to l",
-    ]
+    header = ["", "ratio", "numbers", "fitted", "RMSE", "lat-lon", "PSNR", "worst", "steep", "coast", "coh.", "to l"]
     cells = [
         [
             name,
             str(row.ratio),
             str(row.numbers),
-            str(row.parameters),
+            f"{row.parameters / 1e6:.2f}",
             f"{row.rmse:.3f}",
             _figure(row.lat_lon_rmse),
             "" if row.psnr_db is None else f"{row.psnr_db:.1f}",

@@ -75,6 +75,12 @@ def with_sampler_steps(candidate: Candidate, steps: int | None) -> Candidate:
     return replace(candidate, latent=replace(candidate.latent, sampler=sampler))
 
 
+def candidate_of(model: str) -> Candidate:
+    """The candidate in a run's folder, or a bundle by path or name."""
+    folder = Path(model)
+    return of_run(load_run(folder)) if (folder / "config.json").exists() else of_bundle(model)
+
+
 def of_run(run: Run) -> Candidate:
     """A training run, through PyTorch."""
     config, facts, statistics = run.config, run.facts, run.statistics

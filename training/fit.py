@@ -52,13 +52,14 @@ class Fit(lightning.LightningModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Samples of this epoch: they follow from seed and index, so a resumed run sees what it would have seen.
 
-        Of W devices Lightning gives device r the samples r, r + W, r + 2 W, ...: with an even share of the batch each,
-        they work together on the same batches as one device.
+        Of W devices number r takes the samples r, r + W, r + 2 W, ... and an even share of the batch: together they
+        work on the batches of a single one. Lightning's own sampler would shuffle.
         """
-        size = self.config.checkpoint_every_steps * self.config.batch
+        size, devices = self.config.checkpoint_every_steps * self.config.batch, self.trainer.world_size
         return DataLoader(
             self.make_samples(self.current_epoch * size, size),
-            batch_size=self.config.batch // self.trainer.world_size,
+            batch_size=self.config.batch // devices,
+            sampler=range(self.global_rank, size, devices),
             num_workers=self.loader_workers,
             multiprocessing_context="fork" if self.loader_workers else None,  # shares what is in memory
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
@@ -151,6 +152,7 @@ def make_trainer(
                 logger=loggers,
                 log_every_n_steps=min(50, config.checkpoint_every_steps),
                 reload_dataloaders_every_n_epochs=1,
+                use_distributed_sampler=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )

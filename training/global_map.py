@@ -40,7 +40,7 @@ def global_maps(fields: Floating, phase: Floating, latent_zoom: int, base_zoom: 
     repeat = np.kron(np.eye(bases), np.ones((1, latents // bases)))  # (base, latent)
     blocks = coarsen(np.eye(pixels), zoom_of(pixels) - latent_zoom) - to_base @ repeat  # (pixel, latent)
 
-    def compress(covariance: F64, towards: F64) -> F64:
+    def compress(covariance: F64, towards: Floating) -> F64:
         regression = linalg.solve(to_base.T @ covariance @ to_base, to_base.T @ covariance, assume_a="pos")
         rest = np.eye(pixels) - to_base @ regression  # (pixel, pixel): a field without what its base means explain
         first = pixels - (latents - bases)
@@ -69,7 +69,8 @@ def localised_covariance(fields: Floating, weights: Floating) -> F64:
     angle = np.arccos(np.clip(unit @ unit.T, -1, 1))
     values = fields.astype(np.float64)
     covariance: F64 = (values * weights[:, None]).T @ values / weights.sum()
-    return covariance * (FLOOR + (1 - FLOOR) * np.exp(-0.5 * (angle / LENGTH_RADIANS) ** 2))
+    damping: F64 = FLOOR + (1 - FLOOR) * np.exp(-0.5 * (angle / LENGTH_RADIANS) ** 2)
+    return covariance * damping
 
 
 def _weights(phase: Floating, centre: float) -> F64:

@@ -184,7 +184,7 @@ class FieldSpaceBlock(nn.Module):
         """
         batch, variables, cells, entries = mixed.shape
         width, inside = entries // 3, self.window_cells
-        query, key_value = mixed.split([width, 2 * width], dim=-1)
+        query, key_value = torch.split(mixed, [width, 2 * width], dim=-1)
 
         def windows(part: Tensor) -> Tensor:  # (B, V, C, n) -> (B, W, V * M, n)
             count = part.shape[-1]
@@ -196,7 +196,7 @@ class FieldSpaceBlock(nn.Module):
 
         seen = windows(key_value).index_select(1, self.windows)  # (B, W * 9, V * M, 2 * width)
         seen = seen.reshape(batch, cells // inside, 9 * variables * inside, 2 * width)
-        key, value = seen.split(width, dim=-1)
+        key, value = torch.split(seen, width, dim=-1)
         mixed = functional.scaled_dot_product_attention(heads(windows(query)), heads(key), heads(value))
         joined = mixed.transpose(1, 2).reshape(batch, cells // inside, variables, inside, width).transpose(1, 2)
         return joined.reshape(batch, variables, cells, width)

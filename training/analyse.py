@@ -1,0 +1,336 @@
+"""`fsae-train analyse`: what the compressed space tells of season, warming and eruptions, with pictures of it.
+
+Every test is made on the monthly latents as the encoder makes them and, beside them, on block means of the same
+anomalies at the latent's zoom, which are equally many numbers. The encoder sees fields without their climatology (unless
+the run keeps it): season is then left in how anomalies vary, not in where they lie. So season is tested a second time
+with the climatology's block means put back.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime import climatology
+from fsae.runtime.errors import DataError
+from fsae.runtime.healpix import coarsen, pixel_centres, zoom_of
+
+from .normalisation import normalise, transforms_of
+from .pictures import Cloud, draw_pictures
+from .progress import steps_bar
+from .report import table
+from .run import Run, latest_run, load_run, write_record
+from .stages import encode_series, part_of, read_prepared
+from .structure import (
+    ERUPTIONS,
+    WINDOW,
+    Season,
+    Warming,
+    Warmth,
+    Window,
+    annual_means,
+    eruption_windows,
+    month_name,
+    season_of,
+    warming_of,
+    whole_years,
+)
+
+F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+log = logging.getLogger("fsae.training")
+
+BATCH = 32  # months encoded at once
+LEAST_YEARS = 10
+YES, PARTLY = 0.5, 0.1  # skills, from 0 (chance, or the mean) to 1 (perfect), from which an answer is given
+RARE = 5.0  # [%] of cases in which chance alone may make an eruption stand out
+# Oceanic Nino Index of 1.5 K or more (NOAA CPC), here from July of the year to June of the next.
+STRONG_EL_NINO = (1957, 1965, 1972, 1982, 1987, 1991, 1997, 2009, 2015, 2023)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Months:
+    """All months of the training and evaluation years; arrays are (time, number) in normalised units.
+
+    `cycle` are block means of the climatology about its yearly mean; `means` (time, variable) those of the latents.
+    """
+
+    index: Ints  # 12 * year + month - 1
+    latents: F64
+    blocks: F64
+    cycle: F64
+    means: F64
+    warmth: Warmth | None  # of the first variable in kelvin; None where there is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What `fsae-train analyse` prints."""
+
+    name: str
+    period: tuple[str, str]
+    months: int
+    numbers: int  # in each latent
+    season: tuple[Season, ...]
+    warming: tuple[Warming, ...]
+    windows: tuple[Window, ...]
+
+
+def analyse_run(folder: Path | None, out: Path | None, *, seed: int = 0, progress: bool = False) -> str:
+    """The tables on the run in `folder` (default: the newest); writes pictures and analysis.json into `out`.
+
+    `out` is by default the folder `analysis` of the run. DataError where its data is not monthly or too short.
+    """
+    run = load_run(folder or latest_run())
+    out = out or run.path / "analysis"
+    months = read_months(run, progress=progress)
+    log.info("season, warming, eruptions")
+    analysis = analyse(run.path.name, months)
+    out.mkdir(parents=True, exist_ok=True)
+    log.info("pictures")
+    draw_pictures(*clouds(months), out, seed=seed)
+    write_record(out / "analysis.json", analysis)
+    return format_analysis(analysis) + f"\nPictures and analysis.json are in {out}.\n"
+
+
+def read_months(run: Run, *, progress: bool) -> Months:
+    """The months of a run, encoded."""
+    config = run.config
+    fields = read_prepared(config, run.path)
+    try:
+        if fields.step != "1 month":
+            raise DataError(f"found data in steps of {fields.step}, expected 1 month: the analysis is of monthly data")
+        periods = sorted((config.data.training_years, config.data.evaluation_years))
+        parts = [part for years in periods for part in in_parts(part_of(fields, years))]
+        season = climatology.season(fields.phase, config.data.harmonics)
+        transforms = transforms_of(config.data)
+        finer = config.autoencoder.zoom - config.autoencoder.latent_zoom
+        thermometer = next((v for v, variable in enumerate(config.data.variables) if variable.units == "K"), None)
+        index, latents, blocks, cycle, temperature = [], [], [], [], []
+        with steps_bar("encode", progress) as moved:
+            for done, part in enumerate(parts):
+                values, when = fields.read(part)[0], season[part]
+                anomalies = normalise(values, when, run.statistics, transforms)
+                about_mean = normalise(values, np.zeros_like(when), run.statistics, transforms)
+                index += [12 * time.year + time.month - 1 for time in fields.times[part]]
+                latents.append(encode_series(run.autoencoder, anomalies, when).astype(np.float64))
+                blocks.append(coarsen(anomalies.astype(np.float64), finer))
+                cycle.append(coarsen((about_mean - anomalies).astype(np.float64), finer))
+                if thermometer is not None:
+                    temperature.append(temperatures(values[:, thermometer].astype(np.float64)))
+                if moved is not None:
+                    moved(done + 1, len(parts))
+    finally:
+        fields.close()
+    latent = np.concatenate(latents)
+    warmth = None
+    if thermometer is not None:
+        global_mean, el_nino = np.concatenate(temperature, axis=1)
+        warmth = Warmth(
+            latent_mean=latent[:, thermometer].mean(axis=-1),
+            global_mean=global_mean,
+            el_nino=el_nino if np.isfinite(el_nino).all() else None,
+        )
+    return Months(
+        index=np.array(index),
+        latents=latent.reshape(len(index), -1),
+        blocks=np.concatenate(blocks).reshape(len(index), -1),
+        cycle=np.concatenate(cycle).reshape(len(index), -1),
+        means=latent.mean(axis=-1),
+        warmth=warmth,
+    )
+
+
+def in_parts(steps: slice) -> list[slice]:
+    """`steps` in parts of at most `BATCH`.
+
+    >>> in_parts(slice(10, 50))
+    [slice(10, 42, None), slice(42, 50, None)]
+    """
+    return [slice(first, min(first + BATCH, steps.stop)) for first in range(steps.start, steps.stop, BATCH)]
+
+
+def temperatures(field: F64) -> F64:
+    """Global mean and Nino 3.4 (2, time) of (time, pixel); NaN for the second where no pixel centre lies in the box."""
+    lat_deg, lon_deg = pixel_centres(zoom_of(field.shape[-1]))
+    box = (np.abs(lat_deg) <= 5) & (lon_deg >= 190) & (lon_deg <= 240)
+    el_nino = field[:, box].mean(axis=-1) if box.any() else np.full(len(field), np.nan)
+    return np.stack([field.mean(axis=-1), el_nino])
+
+
+def analyse(name: str, months: Months) -> Analysis:
+    """All figures; DataError where there are fewer than ten whole years."""
+    index, whole = months.index, whole_years(months.index)
+    if len(whole) < LEAST_YEARS:
+        raise DataError(f"found {len(whole)} whole years, expected at least {LEAST_YEARS}: some must be left out")
+    spaces = {"latents": months.latents, "block means": months.blocks}
+    averages = {**spaces, "global mean alone": months.means}
+    if months.cycle.any():
+        spaces |= {f"{space} + climatology": values + months.cycle for space, values in spaces.items()}
+    return Analysis(
+        name=name,
+        period=(month_name(int(index[0])), month_name(int(index[-1]))),
+        months=len(index),
+        numbers=months.latents.shape[1],
+        season=tuple(season_of(space, values, index) for space, values in spaces.items()),
+        warming=tuple(warming_of(space, annual_means(v, index), whole) for space, v in averages.items()),
+        windows=tuple(eruption_windows(months.latents, months.blocks, months.warmth, index)),
+    )
+
+
+def clouds(months: Months) -> tuple[Cloud, Cloud | None, Cloud]:
+    """What is drawn: the months, the months with the climatology put back, and annual means."""
+    index = months.index
+    marks = {"strong El Niño": np.isin((index - 6) // 12, STRONG_EL_NINO)}  # July to June
+    for name, year, month in ERUPTIONS:
+        first = 12 * year + month
+        marks[f"{name} {year}, two years after"] = (index >= first) & (index < first + 2 * WINDOW)
+    monthly = Cloud(
+        title="months, climatology removed",
+        points=months.latents,
+        month=index % 12,
+        year=index / 12,
+        marks=marks,
+    )
+    whole = None
+    if months.cycle.any():
+        whole = replace(monthly, title="months, climatology put back", points=months.latents + months.cycle)
+    years = whole_years(index)
+    return (
+        monthly,
+        whole,
+        Cloud(
+            title="annual means",
+            points=annual_means(months.latents, index),
+            month=None,
+            year=years.astype(np.float64),
+            marks={name: annual_means(mark.astype(np.float64), index) >= 0.5 for name, mark in marks.items()},
+            labels=tuple(f"{year % 100:02d}" for year in years),
+        ),
+    )
+
+
+def format_analysis(analysis: Analysis) -> str:
+    """The tables as text for people: Markdown, the answers first."""
+    lines = [
+        f"# {analysis.name}: compressed space, {analysis.period[0]} to {analysis.period[1]}",
+        "",
+        f"{analysis.months} months; latents of {analysis.numbers} numbers beside block means of the same anomalies.",
+        "",
+        *table(["question", "answer", "figure"], answers(analysis)),
+        "",
+        "## Season: shares of months put right, blocks of years left out",
+        "",
+        *_format_season(analysis.season),
+        "",
+        "linear: by class means; nearest: the class of the nearest month; quadratic: by a mean and a covariance of each",
+        "class; all on the leading 50 principal components. Where the climatology is removed the class means of other",
+        "years have the opposite sign of those left out, which puts linear below chance.",
+        "",
+        "## Warming: annual means and their year",
+        "",
+        *_format_warming(analysis.warming),
+    ]
+    if analysis.windows:
+        lines += [
+            "",
+            "## Eruptions: twelve months beside all other windows of twelve months",
+            "",
+            *_format_windows(analysis.windows),
+            "",
+            "departure: share of windows nearer to the mean window (Mahalanobis distance, ten principal components);",
+            "colder: share of windows with a warmer mean latent. The season and a cubic trend are removed. El Niño warms",
+            "the globe and hides an eruption's cooling, after El Chichon above all: the last percentile is without the",
+            "regression on Niño 3.4 three months before. An eruption stands out where one of the percentiles of",
+            f"departure and colder in its two years is {threshold(analysis.windows[0]):.4g} or more: chance alone does",
+            f"that in at most {RARE:.0f} % of cases each.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def answers(analysis: Analysis) -> list[list[str]]:
+    """Question, answer and figure of each row of the first table."""
+    rows = []
+    for season in analysis.season:
+        if not season.space.startswith("latents"):
+            continue
+        for classifier, share in (("position (linear)", season.linear), ("spread (quadratic)", season.quadratic)):
+            answer = degree((share[0] - 1 / 4) / (1 - 1 / 4))
+            figure = f"{100 * share[0]:.0f} % right, chance 25 %"
+            rows.append([f"do seasons separate by {classifier}: {season.space}", answer, figure])
+    own, *_, alone = analysis.warming
+    figure = f"R² {own.r2:.2f}, global mean alone {alone.r2:.2f}"
+    rows.append(["does warming order the years", degree(own.r2), figure])
+    for eruption in dict.fromkeys(window.eruption for window in analysis.windows):
+        windows = [window for window in analysis.windows if window.eruption == eruption]
+        found = {(name, w.period): value for w in windows for name, value in tested(w).items()}
+        (name, period), highest = max(found.items(), key=lambda item: item[1])
+        answer = "yes" if highest >= threshold(windows[0]) else "no"
+        rows.append([f"does {eruption} stand out", answer, f"at most {name} than {highest:.1f} %, {period}"])
+    return rows
+
+
+def degree(skill: float) -> str:
+    """The answer that a skill, 0 for chance and 1 for perfect, gives.
+
+    >>> [degree(skill) for skill in (-0.1, 0.2, 0.8)]
+    ['no', 'partly', 'yes']
+    """
+    return "yes" if skill >= YES else "partly" if skill >= PARTLY else "no"
+
+
+def tested(window: Window) -> dict[str, float]:
+    """The percentiles that the answer rests on."""
+    found = {"further out": window.departure}
+    return found if window.colder is None else {**found, "colder": window.colder}
+
+
+def threshold(window: Window) -> float:
+    """Percentile that one of those of an eruption's two years exceeds by chance in at most `RARE` % (Bonferroni)."""
+    return 100 - RARE / (2 * len(tested(window)))
+
+
+def _format_season(rows: tuple[Season, ...]) -> list[str]:
+    kinds = ("linear", "nearest", "quadratic")
+    header = ["", *(f"{kind}, {classes}" for classes in ("4 seasons", "12 months") for kind in kinds), "silhouette"]
+    cells = [
+        [
+            row.space,
+            *(f"{100 * share[i]:.0f} %" for i in (0, 1) for share in (row.linear, row.nearest, row.quadratic)),
+            f"{row.silhouette:+.2f}",
+        ]
+        for row in rows
+    ]
+    return table(header, [*cells, ["chance", *["25 %"] * 3, *["8 %"] * 3, ""]])
+
+
+def _format_warming(rows: tuple[Warming, ...]) -> list[str]:
+    header = ["", "numbers", "rank corr. of PC 1", "R² of ridge", "rank corr. of ridge"]
+    cells = [[r.space, str(r.numbers), f"{r.rank:.2f}", f"{r.r2:.2f}", f"{r.predicted_rank:.2f}"] for r in rows]
+    return table(header, cells)
+
+
+def _format_windows(rows: tuple[Window, ...]) -> list[str]:
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{value:.0f} %"
+
+    def kelvin(value: float | None) -> str:
+        return "" if value is None else f"{value:+.2f}"
+
+    header = ["", "months", "departure", "in block means", "colder", "global mean [K]", "Niño 3.4 [K]", "colder without"]
+    cells = [
+        [
+            row.eruption,
+            row.period,
+            percent(row.departure),
+            percent(row.block_departure),
+            percent(row.colder),
+            kelvin(row.global_mean),
+            kelvin(row.el_nino),
+            percent(row.colder_without_el_nino),
+        ]
+        for row in rows
+    ]
+    return table(header, cells)

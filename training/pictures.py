@@ -1,0 +1,145 @@
+"""Pictures of a space as PNG: points on two principal components and by t-SNE, coloured by month, year and event.
+
+Everything is drawn on figures of their own with the Agg canvas: nothing here asks for a display or keeps global state.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+F64 = NDArray[np.float64]
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+TSNE_MODES = 50  # leading principal components that t-SNE sees (van der Maaten and Hinton 2008, J. Mach. Learn. Res. 9)
+PERPLEXITY = 30.0
+DPI = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud:
+    """Points (point, number) of a space, with what they are coloured by."""
+
+    title: str
+    points: F64
+    month: NDArray[np.int64] | None  # 0 to 11; None where points are not of one month
+    year: F64
+    marks: Mapping[str, NDArray[np.bool_]]  # events, and which points lie in them
+    labels: Sequence[str] = ()  # text beside each point
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map:
+    """A cloud flattened to (point, 2), with the names of its two axes."""
+
+    cloud: Cloud
+    places: F64
+    axes: tuple[str, str]
+
+
+def draw_pictures(monthly: Cloud, whole: Cloud | None, annual: Cloud, out: Path, *, seed: int) -> list[Path]:
+    """The six pictures written into `out`: pca- and tsne-, by month, year and events.
+
+    Beside the months stand the months with their climatology, where there are any, or the annual means.
+    """
+    paths = []
+    for method, name in ((principal_components, "Principal components"), (neighbour_map, "t-SNE")):
+        months, years = method(monthly, seed), method(annual, seed)
+        seasons = [months] if whole is None else [months, method(whole, seed)]
+        stem = "pca" if method is principal_components else "tsne"
+        for kind, maps, draw in (
+            ("month", seasons, by_month),
+            ("year", [months, years], by_year),
+            ("events", [months, years], by_event),
+        ):
+            figure = Figure(figsize=(6.4 * len(maps), 5.8), layout="constrained")
+            FigureCanvasAgg(figure)
+            figure.suptitle(f"{name} of latents, by {kind}")
+            draw(figure, maps)
+            paths.append(out / f"{stem}-{kind}.png")
+            figure.savefig(paths[-1], dpi=DPI)
+    return paths
+
+
+def principal_components(cloud: Cloud, seed: int) -> Map:
+    """The cloud on its two leading principal components; nothing is random, `seed` is not used."""
+    fitted = PCA(2, svd_solver="full").fit(cloud.points)
+    shares = 100 * fitted.explained_variance_ratio_
+    axes = (f"PC 1 ({shares[0]:.0f} % of the variance)", f"PC 2 ({shares[1]:.0f} %)")
+    return Map(cloud=cloud, places=fitted.transform(cloud.points), axes=axes)
+
+
+def neighbour_map(cloud: Cloud, seed: int) -> Map:
+    """The cloud by t-SNE of its leading principal components: who is near whom; distances and axes mean nothing."""
+    count = len(cloud.points)
+    modes = min(TSNE_MODES, *cloud.points.shape)
+    leading = PCA(modes, svd_solver="full").fit_transform(cloud.points)
+    places = TSNE(2, perplexity=min(PERPLEXITY, count / 4), init="pca", random_state=seed).fit_transform(leading)
+    return Map(cloud=cloud, places=places.astype(np.float64), axes=("t-SNE 1", "t-SNE 2"))
+
+
+def by_month(figure: Figure, maps: Sequence[Map]) -> None:
+    """Draw maps coloured by month, December beside January."""
+    from matplotlib import colormaps
+
+    wheel = ListedColormap(colormaps["hsv"](np.arange(12) / 12))
+    scale = ScalarMappable(BoundaryNorm(np.arange(-0.5, 12), 12), wheel)
+    panels = _panels(figure, maps)
+    for axes, drawn in zip(panels, maps, strict=True):
+        colours = scale.to_rgba(drawn.cloud.month)
+        axes.scatter(*drawn.places.T, c=colours, s=14, linewidths=0)
+    bar = figure.colorbar(scale, ax=panels, label="month", ticks=range(12))
+    bar.ax.set_yticklabels(MONTHS)
+
+
+def by_year(figure: Figure, maps: Sequence[Map]) -> None:
+    """Draw maps coloured by year, all on one scale."""
+    years = np.concatenate([drawn.cloud.year for drawn in maps])
+    scale = ScalarMappable(Normalize(years.min(), years.max()), "viridis")
+    panels = _panels(figure, maps)
+    for axes, drawn in zip(panels, maps, strict=True):
+        axes.scatter(*drawn.places.T, c=scale.to_rgba(drawn.cloud.year), s=90 if drawn.cloud.labels else 14)
+        _label(axes, drawn)
+    figure.colorbar(scale, ax=panels, label="year")
+
+
+def by_event(figure: Figure, maps: Sequence[Map]) -> None:
+    """Draw maps with the points of each event on top of the others, in its colour; the first event as rings."""
+    panels = _panels(figure, maps)
+    for axes, drawn in zip(panels, maps, strict=True):
+        large = 4 if drawn.cloud.labels else 1
+        axes.scatter(*drawn.places.T, c="0.8", s=12 * large, linewidths=0, label="other")
+        for place, (name, inside) in enumerate(drawn.cloud.marks.items()):
+            points = drawn.places[inside].T
+            if place == 0:
+                axes.scatter(*points, facecolors="none", edgecolors="black", s=26 * large, linewidths=0.8, label=name)
+            else:
+                axes.scatter(*points, c=f"C{place - 1}", s=22 * large, linewidths=0, label=name)
+        _label(axes, drawn)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+
+
+def _panels(figure: Figure, maps: Sequence[Map]) -> list[Axes]:
+    """One labelled panel for each map, side by side."""
+    panels = list(figure.subplots(1, len(maps), squeeze=False)[0])
+    for axes, drawn in zip(panels, maps, strict=True):
+        axes.set(title=drawn.cloud.title, xlabel=drawn.axes[0], ylabel=drawn.axes[1])
+        if drawn.axes[0].startswith("t-SNE"):
+            axes.set(xticks=[], yticks=[])
+    return panels
+
+
+def _label(axes: Axes, drawn: Map) -> None:
+    """Write the text of each point beside it."""
+    for text, place in zip(drawn.cloud.labels, drawn.places, strict=False):
+        axes.annotate(text, place, xytext=(5, 3), textcoords="offset points", fontsize=7)
