@@ -12,6 +12,7 @@ import onnx_ir
 import torch
 from numpy.typing import NDArray
 from onnx_ir.passes import common as passes
+from onnxscript import optimizer
 from torch import Tensor, nn
 
 from fsae.runtime.errors import BundleError
@@ -21,6 +22,7 @@ from fsae.training.autoencoder import Autoencoder
 # 18 is read by every ONNX Runtime and TensorRT still in use; at 23 attention becomes one op that TensorRT cannot build.
 OPSET = 18
 MAX_RANK = 6  # some execution providers stop there
+FOLDED = 8192  # elements of a result that the optimiser may put in place of its constant inputs
 SMALL = 16  # elements; shapes and axes, which ONNX wants in int64, stay below
 # The vector tail of these depends on a number's place in the batch, so the host computes them (season, noise features).
 BATCH_DEPENDENT = frozenset(("Sin", "Cos", "Tan", "Log"))
@@ -46,14 +48,16 @@ def export_graph(name: str, module: nn.Module, inputs: Mapping[str, NDArray[np.f
             input_names=list(inputs),
             output_names=[OUTPUTS[name]],
             dynamic_shapes=tuple({0: batch} for _ in example),
-            optimize=True,
+            optimize=False,
             verbose=False,
         )
     if program is None:
         raise BundleError(f"the exporter gave no graph for the {name}; expected one from torch.onnx.export")
     model = program.model
+    # What is folded must not be much larger than what it is made of: files would grow by more than calls get faster.
+    optimizer.optimize_ir(model, output_size_limit=FOLDED)
     _narrow_tables(model)
-    # The exporter's own optimiser writes a shared table once per use, and leaves paths of this machine in the metadata.
+    # The optimiser writes a shared table once per use, and leaves paths of this machine in the metadata.
     tidy = onnx_ir.passes.Sequential(
         passes.DeduplicateInitializersPass(size_limit=2**40),
         passes.RemoveUnusedNodesPass(),

@@ -63,11 +63,12 @@ def bundles_in(folder: Path) -> list[Path]:
 def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
     """Folder of the bundle meant by `model`: a path, or a name in ./engines or among the shipped ones.
 
-    Without one: the newest bundle in ./engines of the working folder, else the shipped `default`.
+    Without one: the newest bundle in ./engines of the working folder that is not a copy of a shipped one, else the
+    shipped `default`.
     """
     local, shipped = Path("engines"), shipped_folder()
     if model is None:
-        nearby = bundles_in(local)
+        nearby = [path for path in bundles_in(local) if not _is_copy(path, shipped / path.name)]
         if nearby:
             return nearby[0]
         if (shipped / "default" / MANIFEST).is_file():
@@ -83,6 +84,12 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
         raise BundleError(f"{path} is no bundle: it has no {MANIFEST}")
     known = sorted({p.name for p in (*bundles_in(local), *bundles_in(shipped))})
     raise BundleError(f"found no bundle {str(model)!r}; known names: {', '.join(known) or 'none'}")
+
+
+def _is_copy(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same bundle, as a checkout and the installed package do."""
+    manifests = [path / MANIFEST for path in (one, other)]
+    return manifests[1].is_file() and manifests[0].read_bytes() == manifests[1].read_bytes()
 
 
 def open_bundle(model: str | os.PathLike[str] | None = None) -> "Bundle":

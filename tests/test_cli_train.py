@@ -35,6 +35,11 @@ def test_prepare_puts_data_on_healpix(tmp_path: Path) -> None:  # oracle: xarray
         (["prepare", str(SAMPLE), "out.zarr", "--zoom", "9"], 5, "zoom"),
         (["evaluate", "no-such-model"], 4, "no-such-model"),
         (["no-such.toml"], 2, "no-such.toml"),
+        (["z5-ratio-7"], 2, "z5-ratio-64"),
+        (["fit", "--set", "autoencoder.widht=3"], 2, "widht"),
+        (["fit", "--set", "autoencoder.width"], 2, "--set 'autoencoder.width'"),
+        (["fit", "--set", 'autoencoder.width="wide"'], 2, "autoencoder.width"),
+        (["superres", "no-such-model", "in.nc"], 4, "no-such-model"),
         (["evaluate", "--no-such-option"], 2, "no-such-option"),
     ],
 )
@@ -63,6 +68,7 @@ def test_without_sample_data_it_says_how_to_get_them(
     bare.parent.mkdir()
     bare.write_text(config.DEFAULT.read_text())
     monkeypatch.setattr(config, "DEFAULT", bare)
+    monkeypatch.setattr(config, "SHIPPED", bare.parent)
     monkeypatch.chdir(tmp_path)
     assert main([]) == 2
     assert "clone the project's repository" in capsys.readouterr().err

@@ -1,9 +1,9 @@
 """`fsae-train analyse`: what the compressed space tells of season, warming and eruptions, with pictures of it.
 
 Every test is made on the monthly latents as the encoder makes them and, beside them, on block means of the same
-anomalies at the latent's zoom, which are equally many numbers. The encoder sees fields without their climatology (unless
-the run keeps it): season is then left in how anomalies vary, not in where they lie. So season is tested a second time
-with the climatology's block means put back.
+anomalies at the latent's zoom, which are equally many numbers. The encoder sees fields without their climatology, if
+the run does not keep it: season is then left in how anomalies spread, not in where they lie. So season is tested once
+more with block means of the climatology put back.
 """
 
 import logging
@@ -24,8 +24,11 @@ from .report import table
 from .run import Run, latest_run, load_run, write_record
 from .stages import encode_series, part_of, read_prepared
 from .structure import (
+    EL_NINO_LAG,
     ERUPTIONS,
+    MODES,
     WINDOW,
+    WINDOW_MODES,
     Season,
     Warming,
     Warmth,
@@ -90,7 +93,7 @@ def analyse_run(folder: Path | None, out: Path | None, *, seed: int = 0, progres
     analysis = analyse(run.path.name, months)
     out.mkdir(parents=True, exist_ok=True)
     log.info("pictures")
-    draw_pictures(*clouds(months), out, seed=seed)
+    draw_pictures(run.path.name, *clouds(months), out, seed=seed)
     write_record(out / "analysis.json", analysis)
     return format_analysis(analysis) + f"\nPictures and analysis.json are in {out}.\n"
 
@@ -183,16 +186,18 @@ def analyse(name: str, months: Months) -> Analysis:
 def clouds(months: Months) -> tuple[Cloud, Cloud | None, Cloud]:
     """What is drawn: the months, the months with the climatology put back, and annual means."""
     index = months.index
-    marks = {"strong El Niño": np.isin((index - 6) // 12, STRONG_EL_NINO)}  # July to June
+    warm = {"strong El Niño": np.isin((index - 6) // 12, STRONG_EL_NINO)}  # July to June
+    marks = {}
     for name, year, month in ERUPTIONS:
         first = 12 * year + month
         marks[f"{name} {year}, two years after"] = (index >= first) & (index < first + 2 * WINDOW)
     monthly = Cloud(
-        title="months, climatology removed",
+        title="months, climatology removed" if months.cycle.any() else "months",
         points=months.latents,
         month=index % 12,
         year=index / 12,
         marks=marks,
+        rings=warm,
     )
     whole = None
     if months.cycle.any():
@@ -204,12 +209,18 @@ def clouds(months: Months) -> tuple[Cloud, Cloud | None, Cloud]:
         Cloud(
             title="annual means",
             points=annual_means(months.latents, index),
-            month=None,
+            month=years[:0],
             year=years.astype(np.float64),
-            marks={name: annual_means(mark.astype(np.float64), index) >= 0.5 for name, mark in marks.items()},
+            marks={name: mostly(inside, index) for name, inside in marks.items()},
+            rings={name: mostly(inside, index) for name, inside in warm.items()},
             labels=tuple(f"{year % 100:02d}" for year in years),
         ),
     )
+
+
+def mostly(inside: NDArray[np.bool_], index: Ints) -> NDArray[np.bool_]:
+    """Whether at least half of each whole year's months are inside."""
+    return np.asarray(annual_means(inside.astype(np.float64), index) >= 0.5)
 
 
 def format_analysis(analysis: Analysis) -> str:
@@ -219,15 +230,17 @@ def format_analysis(analysis: Analysis) -> str:
         "",
         f"{analysis.months} months; latents of {analysis.numbers} numbers beside block means of the same anomalies.",
         "",
-        *table(["question", "answer", "figure"], answers(analysis)),
+        *table(["question", "answer", "evidence"], answers(analysis)),
+        "",
+        f"Season, warming: yes from a skill of {YES}, partly from {PARTLY}; 0 is chance or the mean year, 1 perfect.",
         "",
         "## Season: shares of months put right, blocks of years left out",
         "",
         *_format_season(analysis.season),
         "",
-        "linear: by class means; nearest: the class of the nearest month; quadratic: by a mean and a covariance of each",
-        "class; all on the leading 50 principal components. Where the climatology is removed the class means of other",
-        "years have the opposite sign of those left out, which puts linear below chance.",
+        "linear: by class means; nearest: the class of the nearest month; quadratic: by a mean and a covariance of",
+        f"each class; all on the leading {MODES} principal components. Where the climatology is removed, what is left",
+        "of class means has the opposite sign in the years left out, which puts linear below chance.",
         "",
         "## Warming: annual means and their year",
         "",
@@ -240,35 +253,34 @@ def format_analysis(analysis: Analysis) -> str:
             "",
             *_format_windows(analysis.windows),
             "",
-            "departure: share of windows nearer to the mean window (Mahalanobis distance, ten principal components);",
-            "colder: share of windows with a warmer mean latent. The season and a cubic trend are removed. El Niño warms",
-            "the globe and hides an eruption's cooling, after El Chichon above all: the last percentile is without the",
-            "regression on Niño 3.4 three months before. An eruption stands out where one of the percentiles of",
-            f"departure and colder in its two years is {threshold(analysis.windows[0]):.4g} or more: chance alone does",
-            f"that in at most {RARE:.0f} % of cases each.",
+            f"departure: share of windows nearer to the mean one (Mahalanobis, {WINDOW_MODES} principal components);",
+            "of blocks: the same in block means; colder: share of windows with a warmer mean latent; means in kelvin.",
+            "Season and a cubic trend are removed. El Niño warms the globe and hides cooling, above all after",
+            f"El Chichón; colder without: its regression on Niño 3.4 {EL_NINO_LAG} months before is removed as well.",
+            "An eruption stands out where departure or colder of one of its two years reaches",
+            f"{threshold(analysis.windows[0]):.4g} %: by chance alone at most {RARE:.0f} % of eruptions would.",
         ]
     return "\n".join(lines) + "\n"
 
 
 def answers(analysis: Analysis) -> list[list[str]]:
-    """Question, answer and figure of each row of the first table."""
+    """Question, answer and evidence: the rows of the first table."""
     rows = []
     for season in analysis.season:
-        if not season.space.startswith("latents"):
-            continue
-        for classifier, share in (("position (linear)", season.linear), ("spread (quadratic)", season.quadratic)):
-            answer = degree((share[0] - 1 / 4) / (1 - 1 / 4))
-            figure = f"{100 * share[0]:.0f} % right, chance 25 %"
-            rows.append([f"do seasons separate by {classifier}: {season.space}", answer, figure])
+        if season.space.startswith("latents"):
+            for what, (share, _) in (("position (linear)", season.linear), ("spread (quadratic)", season.quadratic)):
+                answer = degree((share - 1 / 4) / (1 - 1 / 4))
+                evidence = f"{100 * share:.0f} % right, chance 25 %"
+                rows.append([f"Does season show in the {what} of {season.space}?", answer, evidence])
     own, *_, alone = analysis.warming
-    figure = f"R² {own.r2:.2f}, global mean alone {alone.r2:.2f}"
-    rows.append(["does warming order the years", degree(own.r2), figure])
+    evidence = f"R² {own.r2:.2f}, global mean alone {alone.r2:.2f}"
+    rows.append(["Does warming order the years?", degree(own.r2), evidence])
     for eruption in dict.fromkeys(window.eruption for window in analysis.windows):
         windows = [window for window in analysis.windows if window.eruption == eruption]
-        found = {(name, w.period): value for w in windows for name, value in tested(w).items()}
-        (name, period), highest = max(found.items(), key=lambda item: item[1])
+        found = [(value, name, window.period) for window in windows for name, value in tested(window).items()]
+        highest, name, period = max(found, key=lambda one: one[0])
         answer = "yes" if highest >= threshold(windows[0]) else "no"
-        rows.append([f"does {eruption} stand out", answer, f"at most {name} than {highest:.1f} %, {period}"])
+        rows.append([f"Does {eruption} stand out?", answer, f"{name} than {highest:.1f} % of windows, {period}"])
     return rows
 
 
@@ -283,8 +295,8 @@ def degree(skill: float) -> str:
 
 def tested(window: Window) -> dict[str, float]:
     """The percentiles that the answer rests on."""
-    found = {"further out": window.departure}
-    return found if window.colder is None else {**found, "colder": window.colder}
+    found = {"colder": window.colder, "further out": window.departure}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def threshold(window: Window) -> float:
@@ -293,17 +305,14 @@ def threshold(window: Window) -> float:
 
 
 def _format_season(rows: tuple[Season, ...]) -> list[str]:
-    kinds = ("linear", "nearest", "quadratic")
-    header = ["", *(f"{kind}, {classes}" for classes in ("4 seasons", "12 months") for kind in kinds), "silhouette"]
-    cells = [
-        [
-            row.space,
-            *(f"{100 * share[i]:.0f} %" for i in (0, 1) for share in (row.linear, row.nearest, row.quadratic)),
-            f"{row.silhouette:+.2f}",
-        ]
-        for row in rows
-    ]
-    return table(header, [*cells, ["chance", *["25 %"] * 3, *["8 %"] * 3, ""]])
+    header = ["", "classes", "linear", "nearest", "quadratic", "chance", "silhouette"]
+    cells = []
+    for place, classes in enumerate((4, 12)):
+        for row in rows:
+            shares = (row.linear[place], row.nearest[place], row.quadratic[place], 1 / classes)
+            percents = (f"{100 * share:.0f} %" for share in shares)
+            cells.append([row.space, str(classes), *percents, f"{row.silhouette[place]:+.2f}"])
+    return table(header, cells)
 
 
 def _format_warming(rows: tuple[Warming, ...]) -> list[str]:
@@ -319,7 +328,7 @@ def _format_windows(rows: tuple[Window, ...]) -> list[str]:
     def kelvin(value: float | None) -> str:
         return "" if value is None else f"{value:+.2f}"
 
-    header = ["", "months", "departure", "in block means", "colder", "global mean [K]", "Niño 3.4 [K]", "colder without"]
+    header = ["", "months", "departure", "of blocks", "colder", "global mean", "Niño 3.4", "colder without"]
     cells = [
         [
             row.eruption,

@@ -2,12 +2,17 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from .config import Config
 
 EXAMPLES = """\b
 Examples:
@@ -46,25 +51,39 @@ def cli() -> None:
     """
 
 
-@cli.command()
-@click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--out", "out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Runs folder."
-)
-@click.option("--name", help="Name of the run's folder; default: the configuration's.")
-@click.option("--devices", type=click.IntRange(min=1), help="Devices to share the work; default: trainer.devices.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
-def fit(config: Path | None, out: Path, name: str | None, devices: int | None, quiet: bool) -> None:
-    """Train CONFIG: a TOML file or a shipped name such as z5-ratio-64 (default: default).
+def training_arguments(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the arguments of those that train a configuration."""
+    arguments = (
+        click.argument("config", type=click.Path(path_type=Path), required=False),
+        click.option(
+            "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Runs folder."
+        ),
+        click.option("--name", help="Name of the run's folder; default: the configuration's."),
+        click.option(
+            "--devices", type=click.IntRange(min=1), help="Devices to share the work; default: trainer.devices."
+        ),
+        click.option(
+            "--set",
+            "changes",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Another value of a key, as --set autoencoder.width=96.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress bars."),
+    )
+    for argument in reversed(arguments):
+        command = argument(command)
+    return command
 
-    Interrupted, the same command goes on.
-    """
+
+def find_training(
+    config: Path | None, devices: int | None, changes: tuple[str, ...]
+) -> tuple["Config", list[Path], list[Path]]:
+    """The configuration that is to be trained, with its inputs and static files; UsageError where one is missing."""
     from .config import SHIPPED, find_config, input_files, read_config
-    from .processes import is_first
-    from .stages import train
 
     source = find_config(config)
-    settings = read_config(source)
+    settings = read_config(source, changes)
     if devices is not None:
         settings = replace(settings, trainer=replace(settings.trainer, devices=devices))
     inputs = input_files(settings.data.inputs, source)
@@ -80,6 +99,22 @@ def fit(config: Path | None, out: Path, name: str | None, devices: int | None, q
     missing = [str(path) for path in static if not path.exists()]
     if missing:
         raise UsageError(f"data.static names {missing[0]}, which does not exist (paths are relative to {source})")
+    return settings, inputs, static
+
+
+@cli.command()
+@training_arguments
+def fit(
+    config: Path | None, out: Path, name: str | None, devices: int | None, changes: tuple[str, ...], quiet: bool
+) -> None:
+    """Train CONFIG: a TOML file or a shipped name such as z5-ratio-64 (default: default).
+
+    Interrupted, the same command goes on.
+    """
+    from .processes import is_first
+    from .stages import train
+
+    settings, inputs, static = find_training(config, devices, changes)
     folder = out / (name or settings.name)
     folder.mkdir(parents=True, exist_ok=True)
     if is_first():
@@ -87,6 +122,28 @@ def fit(config: Path | None, out: Path, name: str | None, devices: int | None, q
     run = train(settings, inputs, folder, static=static, progress=not quiet and is_first() and sys.stderr.isatty())
     if is_first():
         click.echo(f"trained {run.path}: next, fsae-train evaluate {run.path} and fsae-export {run.path}")
+
+
+@cli.command("cnn-vae")
+@training_arguments
+def cnn_vae(
+    config: Path | None, out: Path, name: str | None, devices: int | None, changes: tuple[str, ...], quiet: bool
+) -> None:
+    """Train the CNN-VAE that is the baseline of a trained CONFIG: same data, updates and number of parameters.
+
+    Interrupted, the same command goes on.
+    """
+    from .cnn_stage import check_autoencoder, train_cnn_vae
+    from .processes import is_first
+
+    settings, inputs, _ = find_training(config, devices, changes)
+    folder = out / (name or settings.name)
+    check_autoencoder(folder)
+    if is_first():
+        log_to(folder / "train.log")
+    weights = train_cnn_vae(settings, inputs, folder, progress=not quiet and is_first() and sys.stderr.isatty())
+    if is_first():
+        click.echo(f"trained {weights}: next, fsae-train compare {folder}")
 
 
 @cli.command(context_settings={"show_default": True})
@@ -208,6 +265,8 @@ def log_to(path: Path | None) -> None:
     """Send the log to stderr and, where given, to the end of the file `path`."""
     logger = logging.getLogger("fsae")
     logger.setLevel(logging.INFO)
+    for handler in logger.handlers:
+        handler.close()
     logger.handlers.clear()
     terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("%(message)s"))

@@ -1,14 +1,14 @@
 """CNN-VAE on a lat-lon grid, the baseline of the autoencoder: one stride-2 stage for each factor 4 of the ratio.
 
-Residual convolutions (He et al. 2016) with group normalisation and SiLU, as in the autoencoders of latent diffusion
-(Rombach et al. 2022, arXiv 2112.10752), with their weight of the divergence. It starts as well as the field-space
-autoencoder does: before training the latent is the field smoothed and thinned out, and the rebuilt field the latent
-interpolated; the network learns what to add to both. Shapes: B batch, V variables, S season features, N grid points
-(lat slowest), C channels.
+Residual convolutions (He et al. 2016) with group normalisation and SiLU, and the weight of the divergence, as in the
+autoencoders of latent diffusion (Rombach et al. 2022, arXiv 2112.10752). Like the field-space autoencoder it starts as
+a plain map and learns what to add: before training the latent is the field smoothed and thinned out, and the rebuilt
+field the latent interpolated. Shapes: B batch, V variables, S season features, N grid points (latitude slowest),
+C channels.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -20,8 +20,10 @@ from fsae.runtime.errors import UsageError
 KL_WEIGHT = 1e-6
 LOG_VARIANCE_START = -6.0  # latents begin with little noise, a deviation of 0.05; it can grow and shrink
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
-HALVINGS = 4  # grids down to a sixteenth of the points of an axis, whatever the ratio: there weights cost little
-DOUBLINGS = 3  # channels double from one grid to the next coarser this often
+# Grids of this many halvings belong to the network whatever the ratio: there it sees far and its weights cost little.
+# With the latent's grid as the coarsest one a step at ratio 4 would take five times the operations.
+HALVINGS = 3
+DOUBLINGS = 2  # channels double from one grid to the next coarser this often
 BUDGET_TOLERANCE = 0.1
 
 
@@ -79,6 +81,18 @@ class ResidualBlock(nn.Module):
         return field + update
 
 
+class Finer(nn.Module):
+    """From a grid to the next finer one: a convolution gives the four points in the place of each (Shi et al. 2016)."""
+
+    def __init__(self, coarse: int, fine: int) -> None:
+        super().__init__()
+        self.convolution = PeriodicConv(coarse, 4 * fine)
+
+    def forward(self, field: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, coarse, lat, lon) -> (B, fine, *size), which lacks the last row or column of the doubled grid if odd."""
+        return functional.pixel_shuffle(self.convolution(field), 2)[..., : size[0], : size[1]]
+
+
 class Hourglass(nn.Module):
     """Residual blocks on one grid before and after a way through all coarser ones, whose `widths` are the channels."""
 
@@ -87,18 +101,17 @@ class Hourglass(nn.Module):
         self.before, self.after = ResidualBlock(widths[0]), ResidualBlock(widths[0])
         self.inner = None
         if len(widths) > 1:
-            self.inner = nn.Sequential(
-                PeriodicConv(widths[0], widths[1], stride=2),
-                Hourglass(widths[1:]),
-                nn.Conv2d(widths[1], widths[0], 1),
-            )
+            self.inner = nn.Sequential(PeriodicConv(widths[0], widths[1], stride=2), Hourglass(widths[1:]))
+            self.back = Finer(widths[1], widths[0])
+            zero(self.back.convolution)
 
     def forward(self, field: Tensor) -> Tensor:
         """(B, widths[0], lat, lon) -> the same shape."""
         field = self.before(field)
         if self.inner is not None:
-            field = field + double(self.inner(field), field.shape[-2:])
-        return self.after(field)
+            field = field + self.back(self.inner(field), field.shape[-2:])
+        out: Tensor = self.after(field)
+        return out
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
@@ -150,7 +163,7 @@ class CnnVae(nn.Module):
         self.latent_out = output(widths[stages], 2 * variables)
         self.latent_in = PeriodicConv(variables + known, widths[stages])
         self.decoder = Hourglass(widths[stages:])
-        self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in steps)
+        self.up = nn.ModuleList(Finer(coarse, fine) for fine, coarse in steps)
         self.known = nn.ModuleList(nn.Conv2d(known, fine, 1) for fine, _ in steps)
         self.fine = nn.ModuleList(ResidualBlock(fine) for fine, _ in steps)
         self.field_out = output(widths[0], variables)
@@ -163,7 +176,7 @@ class CnnVae(nn.Module):
 
     def encode(self, anomaly: Tensor, season: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance of the latent (B, V, lat, lon) of a normalised anomaly (B, V, N)."""
-        field = anomaly.unflatten(-1, self.grids[0])
+        field = anomaly.reshape(*anomaly.shape[:2], *self.grids[0])
         hidden = self.field_in(torch.cat([field, self._known(season, 0)], dim=1))
         for stage in self.down:
             hidden = stage(hidden)
@@ -178,9 +191,10 @@ class CnnVae(nn.Module):
         for stage in reversed(range(self.stages)):
             grid = self.grids[stage]
             known = self.known[stage](self._known(season, stage))
-            hidden = self.fine[stage](double(self.up[stage](hidden), grid) + known)
+            hidden = self.fine[stage](self.up[stage](hidden, grid) + known)
             field = double(field, grid)
-        return (field + self.field_out(hidden)).flatten(-2)
+        rebuilt: Tensor = field + self.field_out(hidden)
+        return rebuilt.flatten(-2)
 
     def forward(self, anomaly: Tensor, season: Tensor) -> Tensor:
         """The anomaly (B, V, N) rebuilt from the mean of its latent."""
@@ -223,6 +237,7 @@ def fitting_width(
 ) -> int:
     """The `width` of the CNN-VAE whose number of parameters is nearest; UsageError where none is within a tenth."""
 
+    @cache
     def count(width: int) -> int:
         with torch.device("meta"):
             model = CnnVae(
@@ -235,11 +250,10 @@ def fitting_width(
             )
         return parameter_count(model)
 
-    above = 1
-    while count(above) < parameters:
-        above *= 2
-    above = bisect_left(range(above + 1), parameters, lo=1, key=count)
-    width = min(range(max(1, above - 1), above + 1), key=lambda width: abs(count(width) - parameters))
+    width = 16
+    for _ in range(4):  # parameters grow nearly with the square of the width
+        width = max(1, round(width * (parameters / count(width)) ** 0.5))
+    width = min(range(max(1, width - 1), width + 2), key=lambda width: abs(count(width) - parameters))
     if abs(count(width) - parameters) > BUDGET_TOLERANCE * parameters:
         raise UsageError(
             f"found no CNN-VAE with about the autoencoder's {parameters} parameters, the nearest has {count(width)}: "

@@ -23,8 +23,10 @@ from fsae.runtime.regrid import Weights, apply, choose_method
 from fsae.runtime.transforms import forward
 
 from . import baselines, scores, spectra
+from .cnn_stage import reconstruct
 from .comparison import (
     BILINEAR,
+    CNN,
     EOF,
     FSAE,
     RIDGE,
@@ -177,10 +179,15 @@ def _grid(run: Run) -> LatLonGrid | None:
     return LatLonGrid(lat_deg=np.array(facts.source_lat_deg), lon_deg=np.array(facts.source_lon_deg))
 
 
+def has_cnn_vae(run: Run) -> bool:
+    """Whether a CNN-VAE was trained beside the run's autoencoder."""
+    return (run.path / "cnn_vae.safetensors").exists()
+
+
 def _summary(run: Run) -> RunSummary:
     fit = run.config.autoencoder_fit
     return RunSummary(
-        name=run.path.name, ratio=ratio_of(run), updates=fit.steps, batch=fit.batch, cnn_updates=None, cnn_batch=None
+        name=run.path.name, ratio=ratio_of(run), updates=fit.steps, batch=fit.batch, has_cnn_vae=has_cnn_vae(run)
     )
 
 
@@ -275,6 +282,18 @@ def _models(run: Run, evaluation: Period) -> Iterator[Rebuilt]:
             numbers=len(subject.variables) * npix(subject.latent_zoom),
             parameters=sum(weights.numel() for weights in run.autoencoder.parameters()),
             error=error * subject.scale[:, None],
+        )
+    if has_cnn_vae(run):
+        log.info("compare: %s of %s", CNN, run.path)
+        made = reconstruct(run.path)
+        yield Rebuilt(
+            method=CNN,
+            run=run.path.name,
+            ratio=ratio_of(run),
+            numbers=made.numbers,
+            parameters=made.parameters,
+            error=made.error.reshape(*made.error.shape[:2], -1),
+            on_points=True,
         )
 
 

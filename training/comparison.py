@@ -52,14 +52,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
-    """How long the models of a run were trained."""
+    """How the models of a run were trained, the CNN-VAE as the autoencoder."""
 
     name: str
     ratio: int
     updates: int
     batch: int
-    cnn_updates: int | None  # None: the run has no CNN-VAE
-    cnn_batch: int | None
+    has_cnn_vae: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +163,10 @@ def format_comparison(comparison: Comparison) -> str:
 
 def _format_runs(runs: Sequence[RunSummary]) -> list[str]:
     cells = [
-        [run.name, str(run.ratio), f"{run.updates} x {run.batch}", f"{run.cnn_updates} x {run.cnn_batch}"]
-        if run.cnn_updates is not None
-        else [run.name, str(run.ratio), f"{run.updates} x {run.batch}", ""]
+        [run.name, str(run.ratio), str(run.updates), str(run.batch), "the same" if run.has_cnn_vae else "none"]
         for run in runs
     ]
-    return table(["run", "ratio", f"{FSAE} updates x batch", f"{CNN} updates x batch"], cells)
+    return table(["run", "ratio", "updates", "batch", CNN], cells)
 
 
 def _format_variable(comparison: Comparison, variable: VariableComparison) -> list[str]:
@@ -181,8 +178,9 @@ def _format_variable(comparison: Comparison, variable: VariableComparison) -> li
         "numbers: stored per step; fitted: parameters, in millions; RMSE: by area on the method's own grid; lat-lon:",
         "at the points of the source grid by cos(latitude), HEALPix errors those of the pixel that holds the point;",
         "PSNR: in dB, range of the evaluated fields over the RMSE; worst: RMSE over time of the worst pixel; steep: in",
-        "the tenth of the sphere with the steepest orography; coast: in mixed pixels and where land and sea touch; coh.:",
-        f"share of degrees 2 to {len(rows[0].coherence) + 1} with a squared coherence above 0.5; to l: all up to there.",
+        "the tenth of the sphere with the steepest orography; coast: in mixed pixels and where land and sea touch;",
+        f"coh.: share of degrees 2 to {len(rows[0].coherence) + 1} with a squared coherence above 0.5; to l: up to",
+        "which degree all are.",
     ]
     zooms = [f"z{zoom}" for zoom in comparison.zooms]
     levels = [[name, str(row.ratio), *map(_figure, row.level_rmse)] for name, row in zip(names, rows, strict=True)]

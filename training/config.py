@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fsae.runtime.errors import UsageError
 from fsae.runtime.records import decode_record
@@ -156,7 +156,7 @@ class TrainerConfig:
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     cache_gib: float = 4.0  # memory [GiB] of a process for training data; what is larger is read from disk as needed
     loader_workers: int = 0  # processes that make samples beside each device's; 0: the device's own does
-    tensorboard: bool = True  # losses as TensorBoard events too, beside metrics.csv
+    tensorboard: bool = False  # losses as TensorBoard events too, beside metrics.csv
 
     def __post_init__(self) -> None:
         if self.devices < 1:
@@ -212,11 +212,13 @@ class Config:
                 )
 
 
-def read_config(path: Path) -> Config:
+def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
     """The configuration in a TOML file; UsageError names an unknown key, a wrong type or a bad value.
 
-    >>> read_config(DEFAULT).autoencoder.latent_zoom
-    3
+    `changes` are lines of TOML with dotted keys that replace values of the file.
+
+    >>> read_config(DEFAULT, ["autoencoder.width = 96"]).autoencoder.width
+    96
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -224,8 +226,22 @@ def read_config(path: Path) -> Config:
         raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"{path} is not TOML: {error}") from None
+    for change in changes:
+        try:
+            _put(raw, tomllib.loads(change))
+        except ValueError as error:
+            raise UsageError(f"found --set {change!r}, expected such as autoencoder.width=96: {error}") from None
     config: Config = decode_record(Config, raw, path.name, UsageError)
     return config
+
+
+def _put(table: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Replace values of a nested table in place."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            _put(table[key], value)
+        else:
+            table[key] = value
 
 
 def find_config(name: Path | None) -> Path:

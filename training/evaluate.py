@@ -5,7 +5,7 @@ work on normalised anomalies, so that several variables can share one regression
 physical units.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +28,10 @@ GENERATED = "generated"
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerances:
-    """What the figures must keep; the absolute ones apply to variables in `units`, the first at `ratio` only."""
+    """What the figures must keep; the absolute ones apply to variables in `units`, reconstruction by ratio."""
 
     units: str = "K"
-    ratio: int = 16
-    reconstruction: float = 0.33
+    reconstruction: Mapping[int, float] = field(default_factory=lambda: {4: 0.105, 16: 0.29, 64: 0.52, 256: 0.80})
     cell_mean: float = 1e-3
     bias: float = 0.35
     std_correlation: float = 0.93
@@ -202,8 +201,9 @@ def _codec_checks(
 ) -> Iterator[Check]:
     """Figures of the autoencoder. From means finer than its latent it is not expected to beat interpolation."""
     if units == limits.units:
-        if 4 ** (subject.zooms[-1] - subject.latent_zoom) == limits.ratio:
-            yield _at_most("reconstruction RMSE", own.rmse, limits.reconstruction)
+        ratio = 4 ** (subject.zooms[-1] - subject.latent_zoom)
+        if ratio in limits.reconstruction:
+            yield _at_most("reconstruction RMSE", own.rmse, limits.reconstruction[ratio])
         yield _at_most("base cell means", own.cell_mean, limits.cell_mean)
     for coarse in finer:
         if coarse.zoom <= subject.latent_zoom:

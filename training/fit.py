@@ -137,13 +137,15 @@ def make_trainer(
     # Lightning's hints on hardware, loggers and loader workers say nothing of the run.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Buffers never change; a stage without blocks leaves the embedding of its cells unused.
+    several = DDPStrategy(broadcast_buffers=False, find_unused_parameters=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainer = lightning.Trainer(
                 accelerator=trainer_config.accelerator,
                 devices=trainer_config.devices,
-                strategy=DDPStrategy(broadcast_buffers=False) if trainer_config.devices > 1 else "auto",
+                strategy=several if trainer_config.devices > 1 else "auto",
                 precision=trainer_config.precision,
                 max_epochs=math.ceil(config.steps / config.checkpoint_every_steps),
                 max_steps=config.steps,

@@ -56,7 +56,8 @@ class Anomalies:
             return self._read(first, max(first, last))
         if isinstance(chosen, int | np.integer):
             step = range(len(self))[chosen]
-            return self._read(step, step + 1)[0]
+            field: F32 = self._read(step, step + 1)[0]
+            return field
         values = np.empty((len(chosen), *self.shape[1:]), dtype=np.float32)
         for place, step in enumerate(chosen):
             values[place] = self[int(step)]
@@ -83,7 +84,7 @@ def fit_statistics(config: DataConfig, fields: Fields, part: slice) -> dict[str,
     total = np.zeros((1 + 2 * config.harmonics, variables, pixels))
     for steps, values in _parts(config, fields, part):
         total[: len(solver)] += np.tensordot(solver[:, steps], values.astype(np.float64), axes=1)
-    coefficients = np.ascontiguousarray(total.transpose(1, 0, 2), dtype=np.float32)
+    coefficients = _rounded(total.transpose(1, 0, 2))
     season = climatology.season(phase, config.harmonics)
     square = np.zeros((variables, pixels))
     for steps, values in _parts(config, fields, part):
@@ -97,6 +98,17 @@ def fit_statistics(config: DataConfig, fields: Fields, part: slice) -> dict[str,
     if config.scale == "pixel":
         found["pixel_scale"] = np.maximum(deviation / scale[:, None], PIXEL_FLOOR).astype(np.float32)
     return found
+
+
+def _rounded(coefficients: F64) -> F32:
+    """Coefficients (variable, 1 + 2K, pixel) as multiples of a power of two near 2**-14 of their variable's deviation.
+
+    That is far below what hundreds of steps tell of a climatology, and numbers with fewer random bits make smaller
+    files.
+    """
+    largest = np.sqrt(np.square(coefficients - coefficients.mean(axis=-1, keepdims=True)).mean(axis=(1, 2)))
+    quantum = 2.0 ** (np.floor(np.log2(np.maximum(largest, np.finfo(np.float32).tiny))) - 14)[:, None, None]
+    return np.ascontiguousarray(np.round(coefficients / quantum) * quantum, dtype=np.float32)
 
 
 def _parts(config: DataConfig, fields: Fields, part: slice) -> Iterator[tuple[slice, F32]]:

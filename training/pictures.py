@@ -6,7 +6,6 @@ Everything is drawn on figures of their own with the Agg canvas: nothing here as
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +19,11 @@ from sklearn.manifold import TSNE
 
 F64 = NDArray[np.float64]
 
+# One turn of hue in Oklab (Ottosson 2020), dark in January and light in July: December is next to January.
+MONTH_COLOURS = (
+    *("#2552aa", "#0068a3", "#008694", "#00a27c", "#63b55b", "#b3b934"),
+    *("#e7ac2a", "#fa924e", "#ed7473", "#c75b90", "#964ca1", "#6248aa"),
+)
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 TSNE_MODES = 50  # leading principal components that t-SNE sees (van der Maaten and Hinton 2008, J. Mach. Learn. Res. 9)
 PERPLEXITY = 30.0
@@ -32,9 +36,10 @@ class Cloud:
 
     title: str
     points: F64
-    month: NDArray[np.int64] | None  # 0 to 11; None where points are not of one month
+    month: NDArray[np.int64]  # 0 to 11; empty where points are not of one month
     year: F64
-    marks: Mapping[str, NDArray[np.bool_]]  # events, and which points lie in them
+    marks: Mapping[str, NDArray[np.bool_]]  # events that fill points, and which points lie in them
+    rings: Mapping[str, NDArray[np.bool_]]  # events that are drawn around points
     labels: Sequence[str] = ()  # text beside each point
 
 
@@ -47,28 +52,30 @@ class Map:
     axes: tuple[str, str]
 
 
-def draw_pictures(monthly: Cloud, whole: Cloud | None, annual: Cloud, out: Path, *, seed: int) -> list[Path]:
-    """The six pictures written into `out`: pca- and tsne-, by month, year and events.
+def draw_pictures(name: str, monthly: Cloud, whole: Cloud | None, annual: Cloud, out: Path, *, seed: int) -> None:
+    """Write six pictures into `out`: pca- and tsne-, by month, year and events.
 
     Beside the months stand the months with their climatology, where there are any, or the annual means.
     """
-    paths = []
-    for method, name in ((principal_components, "Principal components"), (neighbour_map, "t-SNE")):
+    for stem, method, words in (
+        ("pca", principal_components, "on principal components"),
+        ("tsne", neighbour_map, "by t-SNE (near points are alike, axes and wide gaps mean nothing)"),
+    ):
         months, years = method(monthly, seed), method(annual, seed)
         seasons = [months] if whole is None else [months, method(whole, seed)]
-        stem = "pca" if method is principal_components else "tsne"
-        for kind, maps, draw in (
-            ("month", seasons, by_month),
-            ("year", [months, years], by_year),
-            ("events", [months, years], by_event),
-        ):
-            figure = Figure(figsize=(6.4 * len(maps), 5.8), layout="constrained")
-            FigureCanvasAgg(figure)
-            figure.suptitle(f"{name} of latents, by {kind}")
-            draw(figure, maps)
-            paths.append(out / f"{stem}-{kind}.png")
-            figure.savefig(paths[-1], dpi=DPI)
-    return paths
+        title = f"{name}: latents {words}; colour: "
+        write_picture(title + "month", by_month, seasons, out / f"{stem}-month.png")
+        write_picture(title + "year", by_year, [months, years], out / f"{stem}-year.png")
+        write_picture(title + "events", by_event, [months, years], out / f"{stem}-events.png")
+
+
+def write_picture(title: str, draw: Callable[[Figure, Sequence[Map]], None], maps: Sequence[Map], path: Path) -> None:
+    """Write one PNG with the maps side by side."""
+    figure = Figure(figsize=(1 + 6 * len(maps), 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    draw(figure, maps)
+    figure.savefig(path, dpi=DPI)
 
 
 def principal_components(cloud: Cloud, seed: int) -> Map:
@@ -90,16 +97,14 @@ def neighbour_map(cloud: Cloud, seed: int) -> Map:
 
 def by_month(figure: Figure, maps: Sequence[Map]) -> None:
     """Draw maps coloured by month, December beside January."""
-    from matplotlib import colormaps
-
-    wheel = ListedColormap(colormaps["hsv"](np.arange(12) / 12))
-    scale = ScalarMappable(BoundaryNorm(np.arange(-0.5, 12), 12), wheel)
+    scale = ScalarMappable(BoundaryNorm(np.arange(-0.5, 12), 12), ListedColormap(MONTH_COLOURS))
     panels = _panels(figure, maps)
     for axes, drawn in zip(panels, maps, strict=True):
-        colours = scale.to_rgba(drawn.cloud.month)
-        axes.scatter(*drawn.places.T, c=colours, s=14, linewidths=0)
-    bar = figure.colorbar(scale, ax=panels, label="month", ticks=range(12))
+        x, y = drawn.places.T
+        axes.scatter(x, y, c=scale.to_rgba(drawn.cloud.month), s=16, linewidths=0)
+    bar = figure.colorbar(scale, ax=panels, ticks=range(12))
     bar.ax.set_yticklabels(MONTHS)
+    bar.ax.tick_params(which="both", length=0)
 
 
 def by_year(figure: Figure, maps: Sequence[Map]) -> None:
@@ -108,23 +113,27 @@ def by_year(figure: Figure, maps: Sequence[Map]) -> None:
     scale = ScalarMappable(Normalize(years.min(), years.max()), "viridis")
     panels = _panels(figure, maps)
     for axes, drawn in zip(panels, maps, strict=True):
-        axes.scatter(*drawn.places.T, c=scale.to_rgba(drawn.cloud.year), s=90 if drawn.cloud.labels else 14)
+        x, y = drawn.places.T
+        axes.scatter(x, y, c=scale.to_rgba(drawn.cloud.year), s=70 if drawn.cloud.labels else 16, linewidths=0)
         _label(axes, drawn)
     figure.colorbar(scale, ax=panels, label="year")
 
 
 def by_event(figure: Figure, maps: Sequence[Map]) -> None:
-    """Draw maps with the points of each event on top of the others, in its colour; the first event as rings."""
+    """Draw maps with the points of each event on top of the others, in its colour or with a ring."""
     panels = _panels(figure, maps)
     for axes, drawn in zip(panels, maps, strict=True):
         large = 4 if drawn.cloud.labels else 1
-        axes.scatter(*drawn.places.T, c="0.8", s=12 * large, linewidths=0, label="other")
-        for place, (name, inside) in enumerate(drawn.cloud.marks.items()):
-            points = drawn.places[inside].T
-            if place == 0:
-                axes.scatter(*points, facecolors="none", edgecolors="black", s=26 * large, linewidths=0.8, label=name)
-            else:
-                axes.scatter(*points, c=f"C{place - 1}", s=22 * large, linewidths=0, label=name)
+        x, y = drawn.places.T
+        axes.scatter(x, y, c="0.8", s=12 * large, linewidths=0, label="other")
+        for number, (name, inside) in enumerate(drawn.cloud.marks.items()):
+            if inside.any():
+                axes.scatter(x[inside], y[inside], c=f"C{number}", s=22 * large, linewidths=0, label=name)
+        for name, inside in drawn.cloud.rings.items():
+            if inside.any():
+                axes.scatter(
+                    x[inside], y[inside], c="none", edgecolors="black", s=26 * large, linewidths=0.8, label=name
+                )
         _label(axes, drawn)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
 

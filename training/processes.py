@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lightning
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fsae.runtime.errors import Stopped
 
@@ -25,7 +25,7 @@ POLL_S = 0.2  # [s] between two looks at a file
 
 def is_first() -> bool:
     """Whether this process is the one that writes and talks; alone it is."""
-    return int(rank_zero_only.rank) == 0
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
 def wait_for(path: Path) -> None:

@@ -231,8 +231,8 @@ def fit_global_maps(model: Autoencoder, anomalies: Series, phase: NDArray[np.flo
         to_latent, from_latent = global_maps(
             coarse[:, variable], phase[steps], shape.latent_zoom, shape.base_zoom, shape.global_harmonics
         )
-        model.to_latent[variable] = torch.from_numpy(to_latent).float()
-        model.from_latent[variable] = torch.from_numpy(from_latent).float()
+        model.to_latent[variable] = torch.from_numpy(to_latent)
+        model.from_latent[variable] = torch.from_numpy(from_latent)
 
 
 def evenly_spread(length: int, count: int) -> list[int]:

@@ -25,11 +25,13 @@ Ints = NDArray[np.int64]
 MODES = 50  # leading principal components that season is told from
 WINDOW = 12  # [months]: in whole years any rest of the season cancels
 WINDOW_MODES = 10  # leading principal components of window means, in which their distance is measured
-TREND_DEGREE = 3  # a straight line would leave the change of pace around 1975, which is as large as an eruption's effect
+TREND_DEGREE = (
+    3  # a straight line would leave the change of pace around 1975, which is as large as an eruption's effect
+)
 EL_NINO_LAG = 3  # [months] the global mean follows Nino 3.4 by (Trenberth et al. 2002, J. Geophys. Res. 107, 4065)
 
 # Name, year and last month of strong explosions (Robock 2000, Rev. Geophys. 38, 191).
-ERUPTIONS = (("Agung", 1963, 5), ("El Chichon", 1982, 4), ("Pinatubo", 1991, 6))
+ERUPTIONS = (("Agung", 1963, 5), ("El Chichón", 1982, 4), ("Pinatubo", 1991, 6))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +39,14 @@ class Season:
     """Shares of months, in years left out, that were put into the right one of four seasons and of twelve months.
 
     `linear` tells classes by their means, `quadratic` also by a covariance of each class, `nearest` by the nearest
-    month of the other years. `silhouette` is that of the four seasons, -1 to 1.
+    month of the other years. `silhouette` is how much nearer own months are than others, -1 to 1.
     """
 
     space: str
     linear: tuple[float, float]
     nearest: tuple[float, float]
     quadratic: tuple[float, float]
-    silhouette: float
+    silhouette: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ def season_of(name: str, space: F64, index: Ints) -> Season:
         linear=(shares[0, 0], shares[0, 1]),
         nearest=(shares[1, 0], shares[1, 1]),
         quadratic=(shares[2, 0], shares[2, 1]),
-        silhouette=float(silhouette_score(space, seasons)),
+        silhouette=(float(silhouette_score(space, seasons)), float(silhouette_score(space, month))),
     )
 
 
@@ -181,12 +183,11 @@ def rank_correlation(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 def steady(series: F64, index: Ints) -> F64:
     """A series (time, ...) without the mean of each month of the year and without its slow change, a cubic in time."""
-    out = series.copy()
-    for month in np.unique(index % 12):
-        out[index % 12 == month] -= out[index % 12 == month].mean(axis=0)
+    month = index % 12
     middle, half = (index[0] + index[-1]) / 2, (index[-1] - index[0]) / 2
-    trend = np.polynomial.legendre.legvander((index - middle) / half, TREND_DEGREE)
-    return np.asarray(out - trend @ np.linalg.lstsq(trend, out, rcond=None)[0])
+    trend = np.polynomial.legendre.legvander((index - middle) / half, TREND_DEGREE)[:, 1:]
+    design = np.concatenate([month[:, None] == np.unique(month), trend], axis=1)  # the two are fitted together
+    return np.asarray(series - design @ np.linalg.lstsq(design, series, rcond=None)[0])
 
 
 def without_el_nino(series: F64, el_nino: F64) -> F64:
@@ -221,7 +222,7 @@ def eruption_windows(latents: F64, blocks: F64, warmth: Warmth | None, index: In
         for after in (0, WINDOW):
             first = 12 * year + month + after  # starts the month after the last explosion
             others = np.abs(index[starts] - first) >= WINDOW
-            for chosen in np.flatnonzero(index[starts] == first):  # none where the months do not hold it
+            for chosen in np.flatnonzero(index[starts] == first).tolist():  # none where the months do not hold it
                 yield Window(
                     eruption=f"{name} {year}",
                     period=f"{month_name(first)} to {month_name(first + WINDOW - 1)}",
