@@ -57,6 +57,7 @@ def export_graph(name: str, module: nn.Module, inputs: Mapping[str, NDArray[np.f
     # What is folded must not be much larger than what it is made of: files would grow by more than calls get faster.
     optimizer.optimize_ir(model, output_size_limit=FOLDED)
     _narrow_tables(model)
+    _halve_constants(model)
     # The optimiser writes a shared table once per use, and leaves paths of this machine in the metadata.
     tidy = onnx_ir.passes.Sequential(
         passes.DeduplicateInitializersPass(size_limit=2**40),
@@ -172,6 +173,27 @@ def _narrow_tables(model: onnx_ir.Model) -> None:
             raise BundleError(f"the table {table.name} reaches {narrow.max()}, expected indices that fit into int32")
         table.const_value = onnx_ir.tensor(narrow.astype(np.int32), name=table.name)
         table.dtype = onnx_ir.DataType.INT32
+
+
+def _halve_constants(model: onnx_ir.Model) -> None:
+    """Large float32 constants that float16 holds without loss, such as rounded maps, stored so, with a cast, in place."""
+    for name, value in list(model.graph.initializers.items()):
+        constant = value.const_value
+        if constant is None or constant.dtype != onnx_ir.DataType.FLOAT or constant.size <= FOLDED:
+            continue
+        numbers = constant.numpy()
+        half = numbers.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), numbers):
+            continue
+        stored = onnx_ir.Value(name=f"{name}_half", type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT16))
+        stored.shape, stored.const_value = value.shape, onnx_ir.tensor(half, name=f"{name}_half")
+        cast = onnx_ir.node("Cast", [stored], attributes={"to": onnx_ir.DataType.FLOAT.value})
+        full = cast.outputs[0]
+        full.name, full.type, full.shape = f"{name}_full", value.type, value.shape
+        onnx_ir.convenience.replace_all_uses_with(value, full)
+        del model.graph.initializers[name]
+        model.graph.register_initializer(stored)
+        model.graph.insert_before(model.graph[0], cast)
 
 
 @contextlib.contextmanager

@@ -175,11 +175,10 @@ class Autoencoder(nn.Module):
         self.compress = CellMap(variables, cells, patch, 1, per_cell=per_cell, hidden=hidden)
         # The patch around a cell: the cell's own value and its eight neighbours'.
         self.decompress = CellMap(variables, cells, around, patch, per_cell=per_cell, hidden=hidden)
-        if config.global_zoom is not None:  # statistics, not learned: see global_map.py; half precision holds them
+        if config.global_zoom is not None:  # statistics, not learned: see global_map.py
             shape = (variables, 1 + 2 * config.global_harmonics)
-            to_latent = torch.zeros(*shape, cells, npix(config.latent_zoom), dtype=torch.float16)
-            self.register_buffer("to_latent", to_latent)
-            self.register_buffer("from_latent", torch.zeros_like(to_latent).transpose(-1, -2).contiguous())
+            self.register_buffer("to_latent", torch.zeros(*shape, cells, npix(config.latent_zoom)))
+            self.register_buffer("from_latent", torch.zeros(*shape, npix(config.latent_zoom), cells))
 
         def stage(depth: int, zooms: Sequence[int], token_zoom: int) -> nn.ModuleList:
             return nn.ModuleList(
@@ -278,9 +277,21 @@ class Autoencoder(nn.Module):
         levels = self._run(self.decoder_fine, levels, condition)
         return recompose(conserve(levels, self.config.zooms), self.config.zooms)[:, :, 0]
 
+    @torch.no_grad()
+    def round_maps(self) -> None:
+        """Round the maps of the cells and of the sphere to half precision, in which a bundle stores them.
+
+        They are most of the weights, and 11 bits of each are far more than hundreds of months determine.
+        """
+        maps = [self.compress.own, self.decompress.own]
+        maps += [self.to_latent, self.from_latent] if self.config.global_zoom is not None else []
+        for values in maps:
+            if values is not None:
+                values.copy_(values.half().float())
+
     def _of_season(self, field: Tensor, maps: Tensor, season: Tensor) -> Tensor:
         """Field (B, V, 1, n) through the map (V, 1 + 2K, n, m) of its season (B, 2K or more): (B, V, 1, m)."""
-        parts = (field[:, :, None] @ maps.float())[:, :, :, 0]  # (B, V, 1 + 2K, m)
+        parts = (field[:, :, None] @ maps)[:, :, :, 0]  # (B, V, 1 + 2K, m)
         waves = season[:, None, : maps.shape[1] - 1, None]
         return parts[:, :, :1] + (waves * parts[:, :, 1:]).sum(2, keepdim=True)
 

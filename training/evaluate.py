@@ -17,7 +17,7 @@ from fsae.runtime.healpix import npix
 from . import baselines
 from .climate import LAGS, compare, memory_ranges, moments
 from .reconstruction import Rebuilt, from_block_means, from_eofs, reconstruction_rows, superresolution_rows
-from .report import Check, Climate, FieldErrors, Range, Report, SuperResolution, VariableReport
+from .report import LARGEST_RMSE_K, Check, Climate, FieldErrors, Range, Report, SuperResolution, VariableReport
 from .subject import Fields, Period, Subject, anomalies, rebuild
 
 Generate = Callable[[int, Any, int, int], Fields]  # (members, start, steps, seed) -> (member, time, variable, pixel)
@@ -31,7 +31,7 @@ class Tolerances:
     """What the figures must keep; the absolute ones apply to variables in `units`, reconstruction by ratio."""
 
     units: str = "K"
-    reconstruction: Mapping[int, float] = field(default_factory=lambda: {4: 0.105, 16: 0.29, 64: 0.52, 256: 0.80})
+    reconstruction: Mapping[int, float] = field(default_factory=lambda: LARGEST_RMSE_K)
     cell_mean: float = 1e-3
     bias: float = 0.35
     std_correlation: float = 0.93

@@ -101,13 +101,16 @@ def fit_statistics(config: DataConfig, fields: Fields, part: slice) -> dict[str,
 
 
 def _rounded(coefficients: F64) -> F32:
-    """Coefficients (variable, 1 + 2K, pixel) as multiples of a power of two near 2**-14 of their variable's deviation.
+    """Coefficients (variable, 1 + 2K, pixel) as multiples of a power of two for each variable, at most 2**15 of them
+    in the largest harmonic, or as many in the mean's deviation where there is no harmonic.
 
-    That is far below what hundreds of steps tell of a climatology, and numbers with fewer random bits make smaller
-    files.
+    The rounding, half a millikelvin where the year's cycle has 30 K, is far below what hundreds of steps tell of a
+    climatology, and numbers with fewer random bits make smaller files.
     """
-    largest = np.sqrt(np.square(coefficients - coefficients.mean(axis=-1, keepdims=True)).mean(axis=(1, 2)))
-    quantum = 2.0 ** (np.floor(np.log2(np.maximum(largest, np.finfo(np.float32).tiny))) - 14)[:, None, None]
+    largest = np.abs(coefficients[:, 1:]).max(axis=(1, 2), initial=0)
+    deviation = coefficients[:, 0].std(axis=-1)
+    size = np.where(largest > 0, largest, np.maximum(deviation, np.finfo(np.float32).tiny))
+    quantum = (2.0 ** np.ceil(np.log2(size / 32767)))[:, None, None]
     return np.ascontiguousarray(np.round(coefficients / quantum) * quantum, dtype=np.float32)
 
 

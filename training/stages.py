@@ -213,6 +213,7 @@ def autoencoder_stage(config: Config, fields: Fields, folder: Path, *, progress:
         validation=_autoencoder_validation(config, fields, statistics),
     )
     if is_first():
+        model.round_maps()
         if config.autoencoder.sharpen:
             sharpen(model, anomalies, season)
         save_weights(model, folder / "autoencoder.safetensors")
