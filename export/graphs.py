@@ -176,7 +176,7 @@ def _narrow_tables(model: onnx_ir.Model) -> None:
 
 
 def _halve_constants(model: onnx_ir.Model) -> None:
-    """Large float32 constants that float16 holds without loss, such as rounded maps, stored so, with a cast, in place."""
+    """Large float32 constants that float16 holds without loss, such as rounded maps, stored so, in place."""
     for name, value in list(model.graph.initializers.items()):
         constant = value.const_value
         if constant is None or constant.dtype != onnx_ir.DataType.FLOAT or constant.size <= FOLDED:

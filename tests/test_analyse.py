@@ -255,11 +255,13 @@ def test_principal_components_name_their_shares() -> None:  # oracle: eigenvalue
     assert drawn.axes[1] == f"PC 2 ({100 * values[1] / values.sum():.0f} %)"
 
 
-def test_the_same_seed_gives_the_same_map() -> None:  # oracle: itself, and another seed
-    points = cloud(np.tile([0, 6], 20))
-    one, again, other = (pictures.neighbour_map(points, seed).places for seed in (3, 3, 4))
-    np.testing.assert_array_equal(one, again)
-    assert not np.array_equal(one, other)
+def test_neighbours_stay_neighbours_in_the_map() -> None:  # oracle: two clusters ten deviations apart
+    cluster = np.repeat([0, 1], 20)
+    made = cloud(cluster)
+    made = dataclasses.replace(made, points=made.points + 10 * cluster[:, None])
+    places = pictures.neighbour_map(made, 0).places
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1) + np.diag(np.full(40, np.inf))
+    np.testing.assert_array_equal(cluster[apart.argmin(axis=1)], cluster)
 
 
 @functools.cache

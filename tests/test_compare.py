@@ -18,23 +18,13 @@ from fsae.runtime.grids import LatLonGrid
 from fsae.runtime.healpix import coarsen, npix, pixel_centres, pixel_of, refine
 from fsae.training import cnn_stage, spectra
 from fsae.training.cli import main
-from fsae.training.compare import (
-    COAST,
-    EVERYWHERE,
-    STEEP,
-    Rebuilt,
-    Scene,
-    check_same_data,
-    places_of,
-    row_of,
-    scene_of,
-)
+from fsae.training.compare import Rebuilt, Scene, check_same_data, row_of, scene_of
 from fsae.training.comparison import BILINEAR, CNN, EOF, FSAE, RIDGE, UNSHARPENED, Row, checks, claims
 from fsae.training.config import read_config
 from fsae.training.run import load_run, make_autoencoder, read_statistics, save_weights, write_record
 from fsae.training.stages import prepare_stage, read_prepared, statistics_stage
 from fsae.training.subject import Fields, Period, Subject
-from fsae.training.surfaces import coasts, slope, steep
+from fsae.training.surfaces import COAST, EVERYWHERE, STEEP, coasts, places_of, slope, steep
 from fsae.training.torch_graphs import TorchGraphs
 
 SAMPLE = Path(__file__).parent.parent / "training" / "sample"

@@ -19,8 +19,8 @@ def test_ci_runs_the_two_commands_as_written() -> None:  # oracle: the script it
     assert all(line.count("pip install") == 1 for line in found)  # each does its own set-up
 
 
-def test_quoted_figures_stand_in_the_model_card() -> None:  # oracle: the card of the shipped engine
-    card = (ROOT / "engines" / "default" / "MODEL_CARD.md").read_text(encoding="utf-8")
+def test_quoted_figures_stand_in_the_model_cards() -> None:  # oracle: the cards of the shipped engines
+    card = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("engines/*/MODEL_CARD.md"))
     known = [float(number) for number in re.findall(r"(?<![\d.])-?\d+\.\d+(?:e-?\d+)?", card)]
     section = README.split("## What it reaches")[1].split("\n## ")[0]
     first = section.split("\n\n")[2]  # errors; the card has no table of the generated climate

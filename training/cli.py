@@ -251,7 +251,7 @@ def compare(runs: tuple[Path, ...], static: tuple[Path, ...], json_path: Path | 
 @cli.command(context_settings={"show_default": True})
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the pictures; default: RUN/analysis.")
-@click.option("--seed", type=int, default=0, help="Seed of t-SNE.")
+@click.option("--seed", type=int, default=0, help="Seed of t-SNE; it starts from PCA: little changes.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def analyse(run: Path | None, out: Path | None, seed: int, quiet: bool) -> None:
     """Season, warming and eruptions in the compressed space of RUN (default: the newest), as tables and pictures."""

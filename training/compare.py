@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fsae.runtime.errors import DataError
 from fsae.runtime.fields import read_fields
 from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import npix, pixel_centres, pixel_of
-from fsae.runtime.regrid import Weights, apply, choose_method
+from fsae.runtime.healpix import npix
+from fsae.runtime.regrid import apply
 from fsae.runtime.transforms import forward
 
 from . import baselines, scores, spectra
@@ -42,30 +42,16 @@ from .comparison import (
 from .evaluation import of_run, period_of
 from .reconstruction import from_block_means, from_eofs
 from .run import Run, load_run
-from .static_fields import read_static
 from .subject import Fields, Period, Subject, anomalies, rebuild
-from .surfaces import coasts, steep
-from .weights import healpy_weights
+from .surfaces import COAST, EVERYWHERE, STEEP, Points, places_of, points_of
 
 log = logging.getLogger("fsae.training")
 F64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 LMAX = 60  # lowered to 2 nside where the grid is coarser
 LOWEST_DEGREE = 2  # l = 0 is the global mean and l = 1 little more
 BANDS = ((2, 10), (11, 20), (21, 30), (31, 45), (46, 60))
 COHERENT = 0.5
-EVERYWHERE, STEEP, COAST = "everywhere", "steep", "coast"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Points:
-    """The points of the source grid, flattened (lat, lon), and how they lie to the pixels."""
-
-    weights: Mapping[str, F64]  # (point,) by place: the cosine of latitude, zero outside of the place
-    pixel: Ints  # (point,) that holds the point
-    nearest: Ints  # (pixel,) point nearest to the pixel's centre, in latitude and in longitude
-    to_pixels: Weights  # those that prepared the data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,17 +177,6 @@ def _summary(run: Run) -> RunSummary:
     )
 
 
-def places_of(static: Sequence[Path], zoom: int) -> dict[str, F64]:
-    """Weights (pixel,) of the whole sphere and of what the static files tell of."""
-    fields = read_static(static, zoom) if static else {}
-    places = {EVERYWHERE: np.ones(npix(zoom))}
-    if "orog" in fields:
-        places[STEEP] = steep(fields["orog"]).astype(np.float64)
-    if "lsm" in fields:
-        places[COAST] = coasts(fields["lsm"]).astype(np.float64)
-    return places
-
-
 def scene_of(
     subject: Subject, evaluation: Period, *, weights: Mapping[str, F64], grid: LatLonGrid | None, method: str = "auto"
 ) -> Scene:
@@ -216,27 +191,6 @@ def scene_of(
         coefficients=tuple(
             spectra.harmonic_coefficients(truth[:, v], min(LMAX, 2 << zoom)) for v in range(truth.shape[1])
         ),
-    )
-
-
-def points_of(grid: LatLonGrid, zoom: int, weights: Mapping[str, F64], method: str = "auto") -> Points:
-    """The points of a lat-lon grid beside the pixels of `zoom`; the `weights` of places (pixel,) are looked up."""
-    lat_deg, lon_deg = (axis.ravel() for axis in np.meshgrid(grid.lat_deg, grid.lon_deg, indexing="ij"))
-    pixel = pixel_of(zoom, lat_deg, lon_deg)
-    area = np.maximum(np.cos(np.radians(lat_deg)), 0)
-    centre_lat_deg, centre_lon_deg = pixel_centres(zoom)
-    order = np.argsort(grid.lat_deg)
-    middle = (grid.lat_deg[order][1:] + grid.lat_deg[order][:-1]) / 2
-    row = order[np.searchsorted(middle, centre_lat_deg)]
-    columns = grid.lon_deg.size
-    eastward = (grid.lon_deg[1] - grid.lon_deg[0]) % 360 < 180
-    turn = (centre_lon_deg - grid.lon_deg[0]) / 360 * (1 if eastward else -1)
-    column = np.rint(turn * columns).astype(np.int64) % columns
-    return Points(
-        weights={place: weight[pixel] * area for place, weight in weights.items()},
-        pixel=pixel,
-        nearest=row * columns + column,
-        to_pixels=healpy_weights()(grid, zoom, choose_method(grid, zoom) if method == "auto" else method),
     )
 
 

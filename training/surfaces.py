@@ -1,16 +1,27 @@
-"""Where a codec finds it hardest: masks of steep orography and of coasts on nested HEALPix."""
+"""Places where errors are looked at: the whole sphere, steep orography and coasts, by pixel and by point of a grid."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import pixel_centres, zoom_of
+from fsae.runtime.grids import LatLonGrid
+from fsae.runtime.healpix import npix, pixel_centres, pixel_of, zoom_of
+from fsae.runtime.regrid import Weights, choose_method
 
 from .halo import halo_table
+from .static_fields import read_static
+from .weights import healpy_weights
 
 Floats = NDArray[np.floating]
 F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+
+EVERYWHERE, STEEP, COAST = "everywhere", "steep", "coast"
 
 EARTH_RADIUS_M = 6_371_229.0  # [m], GRIB2 shape 6
 STEEP_SHARE = 0.1  # of the sphere
@@ -67,3 +78,45 @@ def coasts(land: Floats) -> Mask:
     beside = (is_sea & (neighbours >= ALL_LAND).any(axis=-1)) | (is_land & (neighbours <= ALL_SEA).any(axis=-1))
     found: Mask = ~(is_sea | is_land) | beside
     return found
+
+
+def places_of(static: Sequence[Path], zoom: int) -> dict[str, F64]:
+    """Weights (pixel,) of the whole sphere and of what the static files tell of."""
+    fields = read_static(static, zoom) if static else {}
+    places = {EVERYWHERE: np.ones(npix(zoom))}
+    if "orog" in fields:
+        places[STEEP] = steep(fields["orog"]).astype(np.float64)
+    if "lsm" in fields:
+        places[COAST] = coasts(fields["lsm"]).astype(np.float64)
+    return places
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """The points of the source grid, flattened (lat, lon), and how they lie to the pixels."""
+
+    weights: Mapping[str, F64]  # (point,) by place: the cosine of latitude, zero outside of the place
+    pixel: Ints  # (point,) that holds the point
+    nearest: Ints  # (pixel,) point nearest to the pixel's centre, in latitude and in longitude
+    to_pixels: Weights  # those that prepared the data
+
+
+def points_of(grid: LatLonGrid, zoom: int, weights: Mapping[str, F64], method: str = "auto") -> Points:
+    """The points of a lat-lon grid beside the pixels of `zoom`; the `weights` of places (pixel,) are looked up."""
+    lat_deg, lon_deg = (axis.ravel() for axis in np.meshgrid(grid.lat_deg, grid.lon_deg, indexing="ij"))
+    pixel = pixel_of(zoom, lat_deg, lon_deg)
+    area = np.maximum(np.cos(np.radians(lat_deg)), 0)
+    centre_lat_deg, centre_lon_deg = pixel_centres(zoom)
+    order = np.argsort(grid.lat_deg)
+    middle = (grid.lat_deg[order][1:] + grid.lat_deg[order][:-1]) / 2
+    row = order[np.searchsorted(middle, centre_lat_deg)]
+    columns = grid.lon_deg.size
+    eastward = (grid.lon_deg[1] - grid.lon_deg[0]) % 360 < 180
+    turn = (centre_lon_deg - grid.lon_deg[0]) / 360 * (1 if eastward else -1)
+    column = np.rint(turn * columns).astype(np.int64) % columns
+    return Points(
+        weights={place: weight[pixel] * area for place, weight in weights.items()},
+        pixel=pixel,
+        nearest=row * columns + column,
+        to_pixels=healpy_weights()(grid, zoom, choose_method(grid, zoom) if method == "auto" else method),
+    )
