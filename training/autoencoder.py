@@ -283,7 +283,7 @@ class Autoencoder(nn.Module):
 
         They are most of the weights, and 11 bits of each are far more than hundreds of months determine.
         """
-        maps = [self.compress.own, self.decompress.own]
+        maps: list[Tensor | None] = [self.compress.own, self.decompress.own]
         maps += [self.to_latent, self.from_latent] if self.config.global_zoom is not None else []
         for values in maps:
             if values is not None:
