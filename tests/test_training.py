@@ -171,7 +171,16 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
         with pytest.raises(Stopped, match="from step 2 of 6"):
             train(config, inputs, tmp_path / "parts", progress=False)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+    seen: list[int] = []
+
+    def note(task: fit.Fit, batch: object, batch_idx: int) -> None:
+        seen.append(task.global_step)
+        undisturbed(task, batch, batch_idx)
+
+    monkeypatch.setattr(fit.Fit, "on_train_batch_start", note)
     train(config, inputs, tmp_path / "parts", progress=False)
+    assert seen == [2, 3, 4, 5, 0, 1, 2, 3]  # the rest of the autoencoder's steps, then the denoiser's
     for name in ("autoencoder", "denoiser"):
         one, other = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "parts"))
         assert one.keys() == other.keys()

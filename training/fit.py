@@ -213,7 +213,14 @@ def fit(
     callbacks: list[Callback] = [
         Processes(),
         average,
-        ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=0, every_n_epochs=1, save_on_train_epoch_end=True),
+        # `save_last` would write nothing while `save_top_k` is 0.
+        ModelCheckpoint(
+            dirpath=folder,
+            filename="last",
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
         Report(average),
     ]
     if progress:
