@@ -69,6 +69,15 @@ class Fit(lightning.LightningModule):
         """Dropout depends on the step and the device alone, not on what ran before."""
         torch.manual_seed(self.seed * 1_000_003 + self.global_step + (self.global_rank << 48))
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the next epoch: checkpoints are written when an epoch's steps are done, before it is counted."""
+        loop = checkpoint["loops"]["fit_loop"]
+        for count in loop["epoch_progress"].values():
+            count.update(started=count["ready"], processed=count["ready"], completed=count["ready"])
+        steps = loop["epoch_loop.batch_progress"]
+        steps["current"] = dict.fromkeys(steps["current"], 0)
+        steps["is_last_batch"] = False
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch."""
         loss = self.loss(self.model, batch)
