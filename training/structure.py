@@ -238,8 +238,8 @@ def eruption_windows(latents: F64, blocks: F64, warmth: Warmth | None, index: In
 def percentile(values: F64, chosen: int, others: NDArray[np.bool_]) -> float:
     """Share [%] of the `others` among values (window,) that lie below the `chosen` one.
 
-    >>> percentile(np.array([3.0, 1.0, 4.0, 0.0]), 0, np.array([False, True, True, True])) / 200
-    0.3333333333333333
+    >>> round(percentile(np.array([3.0, 1.0, 4.0, 0.0]), 0, np.array([False, True, True, True])), 3)
+    66.667
     """
     return 100 * float(np.mean(values[others] < values[chosen]))
 
