@@ -690,7 +690,9 @@ def test_a_full_disk_is_exit_code_7(run: Run, tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_leaves_nothing(tiny_bundle_path: Path, tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-c", "import sys; from fsae.runtime.cli import main; sys.exit(main(sys.argv[1:]))"]
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs ignore it
+    program = f"{listen}; import sys; from fsae.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program]
     command += ["--model", str(tiny_bundle_path), "--device", "cpu", "--threads", "1"]
     command += ["generate", "--members", "5000", "--steps", "3", "--out", str(tmp_path / "out.zarr")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
