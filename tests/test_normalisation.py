@@ -114,6 +114,16 @@ def series(fields: Fields, cache_gib: float) -> Any:
     return normalised(config, fields, fit_statistics(config.data, fields, PART), PART)
 
 
+def test_anomalies_are_fields_less_their_mean_by_their_scale(fields: Fields) -> None:  # oracle: the formula, at once
+    config = config_of(scale="pixel")
+    found = fit_statistics(config.data, fields, PART)
+    mean = climatology.evaluate(found["climatology"], climatology.season(fields.phase, 4))
+    expected = ((fields.read()[0] - mean) / (found["scale"][:, None] * found["pixel_scale"]))[PART]
+    anomalies, season = series(fields, 0.0)
+    np.testing.assert_allclose(anomalies[:], expected, atol=1e-3)  # float32 at 300 K, by scales of 0.1 K and more
+    np.testing.assert_array_equal(season, climatology.season(fields.phase[PART], 4))
+
+
 def test_anomalies_on_disk_are_those_in_memory(fields: Fields) -> None:  # oracle: the array in memory, bit for bit
     (lazy, lazy_season), (array, season) = series(fields, 0.0), series(fields, 1.0)
     assert isinstance(lazy, Anomalies)
