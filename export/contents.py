@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.ensemble import SOURCES
 from fsae.runtime.grids import LatLonGrid
 from fsae.runtime.healpix import npix, pixel_centres
 from fsae.runtime.manifest import (
@@ -124,7 +123,7 @@ def make_manifest(
             previous=diffusion.previous,
             noise_features=NOISE_FEATURES,
             forcing=Forcing(name="calendar year", units="year", range=(training[0], training[1] + 1)),
-            sources=SOURCES,
+            sources=("hr",),
         )
         if generates and diffusion is not None
         else None,

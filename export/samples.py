@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fsae.runtime.climatology import season as season_of
-from fsae.runtime.ensemble import HR_SOURCE, window_noise
+from fsae.runtime.ensemble import SOURCES, window_noise
 from fsae.runtime.errors import DataError
 from fsae.runtime.fields import VariableSpec, read_fields
 from fsae.runtime.healpix import coarsen, refine
@@ -112,7 +112,7 @@ def denoiser_inputs(
                 "noise_features": noise_features(np.array([sigma]))[0],
                 "season": stretches.season[number, previous:],
                 "forcing": stretches.year[number, previous:].astype(np.float32),
-                "source": np.float32(HR_SOURCE),
+                "source": np.float32(SOURCES.index("hr")),
                 "previous": known * white[number, :previous],
                 "previous_valid": np.full(previous, known, dtype=np.float32),
             }

@@ -20,8 +20,7 @@ from .pyramid import unwhiten
 from .sampler import SAMPLERS, noise_features, noise_levels
 from .session import F32, Graphs
 
-SOURCES = ("hr",)  # what the denoiser was trained on, by label: its input `source` counts them from 0
-HR_SOURCE = float(SOURCES.index("hr"))
+SOURCES = ("hr", "lr")  # labels of what denoisers learn from: their input `source` counts them from 0
 DRAW = 0  # the first noise of a step; later draws are for stochastic samplers
 
 
@@ -50,6 +49,15 @@ class LatentModel:
     cell_std: F32  # (variable, latent pixel), see pyramid.whiten
     level_std: F32  # (variable, level)
     sampler: Sampler
+    source: str = "hr"  # the label drawn with, one of SOURCES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initial:
+    """The known steps before a first window, in white space and oldest first: what every member starts from."""
+
+    white: F32  # (P, variable, latent pixel); anything where valid is 0
+    valid: F32  # (P,), 1 where the step is known, else 0: all known or none, as in training
 
 
 def latent_model(bundle: Bundle) -> LatentModel:
@@ -64,6 +72,7 @@ def latent_model(bundle: Bundle) -> LatentModel:
         cell_std=tables.latent_cell_std,
         level_std=tables.latent_level_std,
         sampler=sampler,
+        source="hr" if "hr" in denoiser.sources else denoiser.sources[0],
     )
 
 
@@ -91,7 +100,7 @@ def window_noise(seed: int, member: int, index: NDArray[np.int64], shape: tuple[
 
 
 def sample_window(
-    graphs: Graphs, sampler: Sampler, noise: F32, steps: Steps, previous: F32, previous_valid: F32
+    graphs: Graphs, sampler: Sampler, noise: F32, steps: Steps, previous: F32, previous_valid: F32, source: str
 ) -> F32:
     """A window in white space, (member, time, variable, latent pixel), from its noise of that shape.
 
@@ -100,12 +109,12 @@ def sample_window(
     batch = noise.shape[0]
     season = np.repeat(steps.season[None], batch, axis=0)
     forcing = np.repeat(steps.forcing[None], batch, axis=0)
-    source = np.full(batch, HR_SOURCE, dtype=np.float32)
+    label = np.full(batch, SOURCES.index(source), dtype=np.float32)
 
     def denoise(noisy: F32, sigma: float) -> F32:
         sigmas = np.full(batch, sigma, dtype=np.float32)
         features = np.repeat(noise_features(np.array([sigma])), batch, axis=0)
-        return graphs.denoise(noisy, sigmas, features, season, forcing, source, previous, previous_valid)
+        return graphs.denoise(noisy, sigmas, features, season, forcing, label, previous, previous_valid)
 
     levels = noise_levels(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
     return SAMPLERS[sampler.name](denoise, noise, levels)
@@ -118,22 +127,32 @@ def decode_window(graphs: Graphs, model: LatentModel, white: F32, season: F32) -
 
 
 def generate(
-    model: LatentModel, graphs: Graphs, members: Sequence[int], steps: Steps, count: int, seed: int, batch: int
+    model: LatentModel,
+    graphs: Graphs,
+    members: Sequence[int],
+    steps: Steps,
+    count: int,
+    seed: int,
+    batch: int,
+    initial: Initial | None = None,
 ) -> Iterator[Unit]:
     """Finished pieces of an ensemble of `count` steps, `batch` members at a time, each piece one window.
 
-    `steps` covers whole windows, so it may be longer than `count`; what is beyond is drawn but not given out.
+    `steps` covers whole windows, so it may be longer than `count`; what is beyond is drawn but not given out. With
+    `initial` the members go on from the steps it holds, else the first window is drawn from the climate.
     """
     window = model.window
     for first in range(0, len(members), batch):
         ids = members[first : first + batch]
         previous = np.zeros((len(ids), model.previous, *model.shape), dtype=np.float32)
         valid = np.zeros((len(ids), model.previous), dtype=np.float32)
+        if initial is not None:
+            previous[:], valid[:] = initial.white, initial.valid
         for number in range(windows_needed(count, window)):
             start = number * window
             now = steps.window(start, window)
             noise = np.stack([window_noise(seed, member, now.index, model.shape) for member in ids])
-            white = sample_window(graphs, model.sampler, noise, now, previous, valid)  # (member, time, variable, pixel)
+            white = sample_window(graphs, model.sampler, noise, now, previous, valid, model.source)  # (member, time, ...)
             kept = min(window, count - start)
             fields = [decode_window(graphs, model, one, now.season)[:kept] for one in white]
             yield Unit(

@@ -94,7 +94,7 @@ def test_samples_follow_the_exact_flow(tiny_bundle: Bundle) -> None:
     noise = window_noise(0, 1, line.steps.index, manifest.latent.shape)[None]
     previous = np.ones((1, 2, VARIABLES, LATENT_PIXELS), dtype=np.float32)
     valid = np.ones((1, 2), dtype=np.float32)
-    found = sample_window(ClosedForm(), manifest.sampler, noise, line.steps, previous, valid)
+    found = sample_window(ClosedForm(), manifest.sampler, noise, line.steps, previous, valid, "hr")
     scalar = YEARLY * line.steps.season[:, 0] + TREND * (line.steps.forcing - 1990)
     mean = scalar[None, :, None, None] + MEMORY
     expected = mean + SPREAD / np.hypot(SPREAD, SIGMA_MAX) * (SIGMA_MAX * noise - mean)

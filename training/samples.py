@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fsae.runtime.ensemble import HR_SOURCE
+from fsae.runtime.ensemble import SOURCES
 from fsae.runtime.errors import DataError
 from fsae.runtime.sampler import noise_features
 
@@ -115,7 +115,7 @@ class WindowSamples(Dataset[dict[str, Tensor]]):
             "noise_features": noise_features(np.array([sigma]))[0],
             "season": series.season[part],
             "forcing": series.forcing[part] + rng.normal(0, self.noise.forcing_jitter_years),
-            "source": HR_SOURCE,
+            "source": SOURCES.index("hr"),
             "previous": previous,
             "previous_valid": np.full(self.previous, float(known)),
         }
