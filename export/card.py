@@ -7,9 +7,10 @@ from typing import Any
 
 from fsae.runtime.errors import DataError
 from fsae.runtime.manifest import Manifest
-from fsae.runtime.records import encode
+from fsae.runtime.records import decode_record, encode
+from fsae.training.climate_text import format_climate
 from fsae.training.config import Config
-from fsae.training.report import table
+from fsae.training.report import GENERATED, Climate, Stretches, table
 
 
 def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any] | None) -> str:
@@ -17,7 +18,7 @@ def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any]
     sections = [
         _introduction(manifest),
         _data(manifest),
-        _figures(metrics),
+        _figures(manifest.name, manifest.time.step, metrics),
         _parity(manifest),
         _use(manifest),
         _reproduction(manifest, config),
@@ -85,23 +86,26 @@ def _data(manifest: Manifest) -> list[str]:
     ]
 
 
-def _figures(metrics: Mapping[str, Any] | None) -> list[str]:
+def _figures(name: str, step: str, metrics: Mapping[str, Any] | None) -> list[str]:
     lines = ["## Figures", ""]
     if metrics is None:
         return [*lines, "Not evaluated yet: `fsae-train evaluate` prints and stores the figures of a run."]
     variables = metrics.get("variables")
     if isinstance(variables, Sequence) and all(isinstance(v, Mapping) and "checks" in v for v in variables):
         period = metrics.get("evaluation", ["", ""])
-        lines += [f"On {period[0]} to {period[1]}, years the model has not seen.", ""]
+        lines += [
+            f"On {period[0]} to {period[1]}, years the model has not seen; `fsae-train evaluate {name}` prints them.",
+            "",
+        ]
         for variable in variables:
-            lines += _evaluation(variable)
+            lines += _evaluation(variable, step)
         return lines[:-1]
     rows = [[name, value] for name, value in _flat(metrics)]
     return [*lines, *table(["figure", "value"], rows)] if rows else [*lines, "The run's figures are empty."]
 
 
-def _evaluation(variable: Mapping[str, Any]) -> list[str]:
-    """Lines of one variable of an evaluation report: reconstruction beside its baselines, then what has a tolerance."""
+def _evaluation(variable: Mapping[str, Any], step: str) -> list[str]:
+    """Lines of one variable of an evaluation report: reconstruction, climate, then what has a tolerance."""
     lines = [f"### {variable['name']} [{variable['units']}]", ""]
     errors = [[row["name"], str(row["numbers"]), _number(row["rmse"])] for row in variable.get("reconstruction", ())]
     if errors:
@@ -109,6 +113,8 @@ def _evaluation(variable: Mapping[str, Any]) -> list[str]:
     for coarse in variable.get("superresolution", ()):
         rows = [[row["name"], _number(row["rmse"])] for row in coarse["rows"]]
         lines += [*table([f"super-resolution from zoom {coarse['zoom']}", "RMSE"], rows), ""]
+    if "stretches" in variable and variable["climate"][0]["name"] == GENERATED:
+        lines += [*_climate(variable, step)[1:], ""]
     checks = [
         [check["name"], _number(check["value"]), check["limit"], "kept" if check["passed"] else "NOT KEPT"]
         for check in variable["checks"]
@@ -116,6 +122,13 @@ def _evaluation(variable: Mapping[str, Any]) -> list[str]:
     if checks:
         lines += [*table(["figure", "value", "tolerance", ""], checks), ""]
     return lines
+
+
+def _climate(variable: Mapping[str, Any], step: str) -> list[str]:
+    """Tables of the climate of one variable, the generated one beside its baselines and real stretches."""
+    where = f"the climate of {variable['name']} in the run's figures"
+    rows = [decode_record(Climate, row, where, DataError) for row in variable["climate"]]
+    return format_climate(rows, decode_record(Stretches, variable["stretches"], where, DataError), step, "####")
 
 
 def _parity(manifest: Manifest) -> list[str]:

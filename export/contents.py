@@ -26,6 +26,7 @@ from fsae.runtime.manifest import (
 )
 from fsae.runtime.regrid import Weights, bilinear_weights, choose_method, conservative_weights, interpolation_weights
 from fsae.runtime.sampler import NOISE_FEATURES
+from fsae.training.denoiser import Denoiser as DenoiserNetwork
 from fsae.training.run import Run
 
 
@@ -102,13 +103,18 @@ def _latent(run: Run) -> Latent:
     )
 
 
+def forcing_range(denoiser: DenoiserNetwork) -> tuple[float, float]:
+    """First and last forcing a denoiser was trained on."""
+    low, high = denoiser.forcing_range.tolist()
+    return low, high
+
+
 def make_manifest(
     run: Run, name: str, parity: Mapping[str, Mapping[str, Parity]], files: Mapping[str, FileEntry]
 ) -> Manifest:
     """The manifest of a run's bundle."""
     config, facts, diffusion, sampler = run.config, run.facts, run.config.diffusion, run.config.sampler
     generates = run.denoiser is not None and diffusion is not None
-    training = tuple(float(year) for year in config.data.training_years)
     seeds = {"autoencoder": config.seed} | ({"diffusion": config.seed + 1} if generates else {})
     tools = {tool: version(tool) for tool in ("fsae", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")}
     return Manifest(
@@ -122,10 +128,10 @@ def make_manifest(
             window=diffusion.window,
             previous=diffusion.previous,
             noise_features=NOISE_FEATURES,
-            forcing=Forcing(name="calendar year", units="year", range=(training[0], training[1] + 1)),
-            sources=("hr",),
+            forcing=Forcing(name="calendar year", units="year", range=forcing_range(run.denoiser)),
+            sources=config.sources.labels,
         )
-        if generates and diffusion is not None
+        if run.denoiser is not None and diffusion is not None
         else None,
         sampler=Sampler(
             name=sampler.name,

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import click
 
-from .errors import FsaeError, UsageError
+from .cli_generate import generate
+from .errors import FsaeError
+from .options import from_file_to_file, with_climatology, with_grid, with_names, with_overwrite, with_zoom
 from .terminal import (
     PROGRAM,
     Options,
@@ -27,9 +29,6 @@ from .terminal import (
 )
 
 INTERRUPTED = 130  # what shells give for Ctrl-C
-GRID_HELP = "HEALPix as the model computes, or the lat-lon grid of its training data."
-CLIMATOLOGY_HELP = "Climatology of the input's own source, or the word `training`."
-NAME_HELP = "What the input calls a variable of the model; may be given for each."
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -88,12 +87,11 @@ def verify(context: click.Context, model: str | None, device: str | None, thread
 
 
 @cli.command()
-@click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT")
-@click.option("--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports.")
-@click.option("--name", "names", metavar="TAS=TS", multiple=True, help=NAME_HELP)
-@click.option("--climatology", metavar="FILE|training", help=CLIMATOLOGY_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@from_file_to_file
+@with_zoom
+@with_names
+@with_climatology
+@with_overwrite
 @common
 @click.pass_context
 def compress(
@@ -133,10 +131,9 @@ def compress(
 
 
 @cli.command()
-@click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT")
-@click.option("--grid", type=click.Choice(["native", "source"]), default="native", show_default=True, help=GRID_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@from_file_to_file
+@with_grid
+@with_overwrite
 @common
 @click.pass_context
 def decompress(
@@ -166,13 +163,12 @@ def decompress(
 
 
 @cli.command()
-@click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT")
-@click.option("--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports.")
-@click.option("--name", "names", metavar="TAS=TS", multiple=True, help=NAME_HELP)
-@click.option("--climatology", metavar="FILE|training", help=CLIMATOLOGY_HELP)
-@click.option("--grid", type=click.Choice(["native", "source"]), default="native", show_default=True, help=GRID_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@from_file_to_file
+@with_zoom
+@with_names
+@with_climatology
+@with_grid
+@with_overwrite
 @common
 @click.pass_context
 def superres(
@@ -214,72 +210,15 @@ def superres(
     click.echo(summary("super-resolved", job, path, emulator.graphs.device, began))
 
 
-@cli.command()
-@click.option("--members", type=click.IntRange(min=1), help="Number of members; default 100.")
-@click.option("--member-ids", metavar="A-B,C", help="Numbers of the members instead; a member is the same in any set.")
-@click.option("--start", metavar="DATE", help="Date in the first step; default January of the last training year.")
-@click.option("--steps", type=click.IntRange(min=1), default=12, show_default=True, help="Time steps.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
-@click.option("--out", metavar="OUT", default="ensemble.zarr", show_default=True, help="Output; .nc for NetCDF-4.")
-@click.option("--batch", type=click.IntRange(min=1), help="Members at once: for speed and memory, never for results.")
-@click.option("--grid", type=click.Choice(["native", "source"]), default="native", show_default=True, help=GRID_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace existing output.")
-@common
-@click.pass_context
-def generate(
-    context: click.Context,
-    *,
-    members: int | None,
-    member_ids: str | None,
-    start: str | None,
-    steps: int,
-    seed: int,
-    out: str,
-    batch: int | None,
-    grid: str,
-    overwrite: bool,
-    model: str | None,
-    device: str | None,
-    threads: int | None,
-) -> None:
-    """Generate an ensemble.
-
-    \b
-    Examples:
-      fsae-run generate --members 100
-      fsae-run generate --members 20 --start 2005-01 --steps 120 --seed 7 --out decade.zarr
-      fsae-run generate --member-ids 37,90-99 --out some.nc --grid source
-    """
-    from . import generation
-
-    options = merged(context, model, device, threads)
-    if members is not None and member_ids is not None:
-        raise UsageError("found --members and --member-ids: give one of them")
-    wanted = generation.member_ids(member_ids) if member_ids is not None else generation.members_of(members or 100)
-    path, began = prepare_output(out, overwrite), time.monotonic()
-    emulator = open_emulator(options)
-    with progress_bar("generate") as progress:
-        job = emulator.generate_file(
-            path,
-            wanted,
-            start=start,
-            steps=steps,
-            seed=seed,
-            grid=grid,
-            batch=batch or generation.BATCH,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    click.echo(summary("generated", job, path, emulator.graphs.device, began))
+cli.add_command(generate)
 
 
 @cli.command()
-@click.argument("source", metavar="IN")
-@click.argument("out", metavar="OUT")
-@click.option("--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports.")
-@click.option("--name", "names", metavar="TAS=TS", multiple=True, help=NAME_HELP)
+@from_file_to_file
+@with_zoom
+@with_names
 @click.option("--harmonics", type=click.IntRange(min=1), help="Waves of the year; default as many as the model has.")
-@click.option("--overwrite", is_flag=True, help="Replace existing output.")
+@with_overwrite
 @with_model
 @click.pass_context
 def climatology(

@@ -54,6 +54,22 @@ def projection(phase: Floating, harmonics: int) -> F64:
     return solver
 
 
+def affordable_harmonics(phase: Floating, members: int, wanted: int) -> int:
+    """Harmonics, at most `wanted`, that steps at `phase` of that many members determine.
+
+    Their coefficients are fewer than the times of the year, and at most half as many as the fields.
+    """
+    coefficients = min(np.unique(np.round(phase % 1.0, 2)).size - 1, members * len(phase) // 2)
+    for harmonics in range(min(wanted, (coefficients - 1) // 2), 0, -1):
+        try:
+            projection(phase, harmonics)
+        except DataError:
+            continue
+        return harmonics
+    projection(phase, 0)
+    return 0
+
+
 def fit(fields: Floating, phase: Floating, harmonics: int) -> F32:
     """Coefficients (variable, 1 + 2K, pixel) of physical fields (time, variable, pixel) by least squares in float64.
 

@@ -70,11 +70,16 @@ def open_fields(
     return dataclasses.replace(fields, step=fields.step or bundle.manifest.time.step)
 
 
-def step_note(bundle: Bundle, fields: Fields) -> tuple[str, ...]:
-    """A warning where the data is averaged over other steps than the model's; bounds tell better than stamps."""
-    known, found = bundle.manifest.time.step, fields.step
+def found_step(fields: Fields) -> str | None:
+    """The time that the data is averaged over, or its step; bounds tell better than stamps."""
     if fields.bounds is not None:  # one month of every year has stamps a year apart
-        found = infer_step(fields.times[:1], fields.bounds[:1]) or found
+        return infer_step(fields.times[:1], fields.bounds[:1]) or fields.step
+    return fields.step
+
+
+def step_note(bundle: Bundle, fields: Fields) -> tuple[str, ...]:
+    """A warning where the data is averaged over other steps than the model's."""
+    known, found = bundle.manifest.time.step, found_step(fields)
     if found is None or same_step(found, known):
         return ()
     return (
@@ -121,21 +126,27 @@ def open_input(
     )
 
 
-def _latents(bundle: Bundle, graphs: Graphs, given: Input) -> Iterator[tuple[Unit, F32]]:
-    """Units of latents and their seasons, one member and time chunk at a time.
+def encode(bundle: Bundle, graphs: Graphs, given: Input, values: F32, times: slice) -> tuple[F32, F32]:
+    """Latents (time, variable, latent pixel) and seasons (time, 2K) of the input's `values` at `times`.
 
     Fields coarser than the model enter with each cell repeated, their finer levels masked.
     """
-    manifest, fields = bundle.manifest, given.fields
-    mask = level_mask(manifest.zooms, fields.zoom)
+    manifest, zoom = bundle.manifest, given.fields.zoom
+    if given.own is not None:
+        values = exchange(values, given.phase[times], given.own, bundle)
+    whole = refine(values, manifest.grid.zoom - zoom)
+    seasons = season(given.phase[times], manifest.time.harmonics)
+    masks = np.repeat(level_mask(manifest.zooms, zoom)[None], len(whole), axis=0)
+    return graphs.encode(whole, seasons, masks), seasons
+
+
+def _latents(bundle: Bundle, graphs: Graphs, given: Input) -> Iterator[tuple[Unit, F32]]:
+    """Units of latents and their seasons, one member and time chunk at a time."""
+    fields = given.fields
     for member in range(len(fields.members or (0,))):
         for times in time_chunks(len(fields.times)):
             values = fields.read(times, member if fields.members else None)[0]  # (time, variable, pixel)
-            if given.own is not None:
-                values = exchange(values, given.phase[times], given.own, bundle)
-            whole = refine(values, manifest.grid.zoom - fields.zoom)
-            seasons = season(given.phase[times], manifest.time.harmonics)
-            latent = graphs.encode(whole, seasons, np.repeat(mask[None], len(whole), axis=0))
+            latent, seasons = encode(bundle, graphs, given, values, times)
             yield Unit(members=slice(member, member + 1), times=times, values=latent[None]), seasons
 
 

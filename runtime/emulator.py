@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .bundle import Bundle, open_bundle
 from .compression import compress_job, decompress_job, open_fields, superres_job
 from .errors import ToleranceError
-from .generation import BATCH, Request, generate_job, members_of, start_date
+from .generation import BATCH, generate_job, make_request
 from .jobs import Job, in_memory, to_file
 from .session import Graphs, open_graphs
 from .source_climate import write_source
@@ -92,15 +92,34 @@ class Emulator:
         start: str | None = None,
         steps: int = 12,
         seed: int = 0,
+        forcing: "float | PathLike | xr.Dataset | None" = None,
+        initial: "PathLike | xr.Dataset | None" = None,
+        climatology: "PathLike | xr.Dataset | None" = None,
+        names: Mapping[str, str] | None = None,
         grid: str = "native",
         batch: int = BATCH,
     ) -> "xr.Dataset":
         """An ensemble (realization, time, cell): that many members, or those with the given numbers.
 
-        A member depends on (seed, number, time) alone, never on the others or on `batch`. `start`: a date such as
-        2005-01, by default the beginning of the last training year.
+        A member depends on (seed, number, time, forcing, initial) alone, never on the others or on `batch`. `start`: a
+        date such as 2005-01, by default the beginning of the last training year, or the step after those of `initial`.
+
+        `forcing`: a constant or a series over time (NetCDF, Zarr, CSV), by default the calendar year of the steps.
+        `initial`: fields whose last steps, or those before `start`, every member goes on from; `climatology` and
+        `names` are theirs, as in `compress`.
         """
-        request = self._request(members, start, steps, seed)
+        request = make_request(
+            self.bundle,
+            self.graphs,
+            members,
+            start=start,
+            steps=steps,
+            seed=seed,
+            forcing=forcing,
+            initial=initial,
+            climatology=climatology,
+            names=names,
+        )
         return in_memory(self._told(generate_job(self.bundle, self.graphs, request, grid=grid, batch=batch)))
 
     def compress_file(
@@ -154,13 +173,28 @@ class Emulator:
         start: str | None = None,
         steps: int = 12,
         seed: int = 0,
+        forcing: "float | PathLike | xr.Dataset | None" = None,
+        initial: "PathLike | xr.Dataset | None" = None,
+        climatology: "PathLike | xr.Dataset | None" = None,
+        names: Mapping[str, str] | None = None,
         grid: str = "native",
         batch: int = BATCH,
         overwrite: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `generate` to a file, streamed."""
-        request = self._request(members, start, steps, seed)
+        request = make_request(
+            self.bundle,
+            self.graphs,
+            members,
+            start=start,
+            steps=steps,
+            seed=seed,
+            forcing=forcing,
+            initial=initial,
+            climatology=climatology,
+            names=names,
+        )
         job = generate_job(self.bundle, self.graphs, request, grid=grid, batch=batch)
         return self._write(job, path, overwrite, progress)
 
@@ -172,10 +206,6 @@ class Emulator:
         if missed:
             raise ToleranceError(f"device {self.graphs.device} misses the golden vectors: {'; '.join(missed)}")
         return checks
-
-    def _request(self, members: int | Sequence[int], start: str | None, steps: int, seed: int) -> Request:
-        date = start_date(self.bundle.manifest, start)
-        return Request(members=members_of(members), start=date, steps=steps, seed=seed)
 
     def _told(self, job: Job) -> Job:
         for note in job.notes:

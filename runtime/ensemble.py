@@ -152,7 +152,8 @@ def generate(
             start = number * window
             now = steps.window(start, window)
             noise = np.stack([window_noise(seed, member, now.index, model.shape) for member in ids])
-            white = sample_window(graphs, model.sampler, noise, now, previous, valid, model.source)  # (member, time, ...)
+            # (member, time, variable, pixel)
+            white = sample_window(graphs, model.sampler, noise, now, previous, valid, model.source)
             kept = min(window, count - start)
             fields = [decode_window(graphs, model, one, now.season)[:kept] for one in white]
             yield Unit(

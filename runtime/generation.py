@@ -1,8 +1,9 @@
 """Generating an ensemble as a job: what is asked for, the time axis it covers, and the units it gives."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from .calendar import (
     Bounds,
     Date,
     centres,
-    decimal_year,
     parse_start,
     step_bounds,
     steps,
@@ -22,22 +22,30 @@ from .calendar import (
 from .climatology import season
 from .ensemble import Steps, generate, latent_model, parts_of, windows_needed
 from .errors import UsageError
+from .forcing import Choice, forcing_at, forcing_coordinate, forcing_note, forcing_record, read_forcing
+from .initial import KnownSteps, lead_coordinates, read_initial
 from .jobs import Job, field_layout, on_grid, provenance
 from .manifest import Manifest, Time
 from .output import Unit, encode_times
 from .session import Graphs
+from .stores import Coordinate
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 BATCH = 16  # members worked on at once: memory, never results
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """An ensemble: member numbers, the date its first step holds, number of steps, seed."""
+    """An ensemble: member numbers, the date its first step holds, number of steps, seed, forcing, known steps."""
 
     members: tuple[int, ...]
     start: Date
     steps: int
     seed: int
+    forcing: Choice = None  # the calendar year
+    known: KnownSteps | None = None  # those before the start
 
     def __post_init__(self) -> None:
         if not self.members or min(self.members) < 0 or len(set(self.members)) != len(self.members):
@@ -82,35 +90,56 @@ def start_date(manifest: Manifest, start: str | None) -> Date:
     return default_start(manifest) if start is None else parse_start(start, manifest.time.calendar)
 
 
-def timeline(known: Time, window: int, methods: str, start: Date, count: int) -> Timeline:
+def make_request(
+    bundle: Bundle,
+    graphs: Graphs,
+    members: int | Sequence[int],
+    *,
+    start: str | None,
+    steps: int,
+    seed: int,
+    forcing: "float | str | os.PathLike[str] | xr.Dataset | None" = None,
+    initial: "str | os.PathLike[str] | xr.Dataset | None" = None,
+    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
+    names: Mapping[str, str] | None = None,
+) -> Request:
+    """The request in what a user gives; its start follows the last step of `initial`, where there is one."""
+    manifest = bundle.manifest
+    if initial is None and (climatology is not None or names):
+        raise UsageError("found a climatology or names of variables without a file that they are of: give --initial")
+    choice = read_forcing(forcing, parts_of(manifest)[0].forcing, manifest.time.calendar)
+    known = None
+    if initial is not None:
+        date = None if start is None else parse_start(start, manifest.time.calendar)
+        known = read_initial(bundle, graphs, initial, start=date, climatology=climatology, names=names)
+    return Request(
+        members=members_of(members),
+        start=start_date(manifest, start) if known is None else known.start,
+        steps=steps,
+        seed=seed,
+        forcing=choice,
+        known=known,
+    )
+
+
+def timeline(known: Time, window: int, methods: str, start: Date, count: int, forcing: Choice = None) -> Timeline:
     """The time axis of `count` steps from the one that holds `start`, for windows of `window` steps.
 
-    Averages are stamped in the middle of their period, which the bounds give; instantaneous values have no bounds.
+    Averages are stamped in the middle of their period, which the bounds give; instantaneous values have no bounds. The
+    forcing is that of `forcing.forcing_at`.
     """
     step, calendar = known.step, known.calendar
     stamps = steps(start, windows_needed(count, window) * window, step, calendar)
     whole = Steps(
         season=season(year_phase(stamps, step, methods), known.harmonics),
         index=np.array([time_index(stamp, step) for stamp in stamps]),
-        forcing=decimal_year(stamps, step, methods).astype(np.float32),
+        forcing=forcing_at(forcing, stamps, step, methods, count),
     )
     stamps = stamps[:count]
     if time_method(methods) == "point":
         return Timeline(steps=whole, stamps=stamps, bounds=None)
     bounds = step_bounds(stamps, step)
     return Timeline(steps=whole, stamps=centres(stamps, step, methods, bounds), bounds=bounds)
-
-
-def forcing_note(manifest: Manifest, forcing: np.ndarray) -> tuple[str, ...]:
-    """A warning where the forcing leaves the range it was trained on."""
-    known = parts_of(manifest)[0].forcing
-    low, high = known.range
-    if low <= float(forcing.min()) and float(forcing.max()) <= high:
-        return ()
-    return (
-        f"The forcing ({known.name}) runs from {forcing.min():.2f} to {forcing.max():.2f} {known.units}, outside the "
-        f"{low:.2f} to {high:.2f} the model was trained on: it is extrapolated there.",
-    )
 
 
 def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str = "native", batch: int = BATCH) -> Job:
@@ -120,8 +149,9 @@ def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str 
     if batch < 1:
         raise UsageError(f"found a batch of {batch} members, expected 1 or more")
     methods = manifest.variables[0].cell_methods  # the variables of a bundle share their time axis
-    line = timeline(manifest.time, model.window, methods, request.start, request.steps)
-    notes = forcing_note(manifest, line.steps.forcing[: request.steps])
+    line = timeline(manifest.time, model.window, methods, request.start, request.steps, request.forcing)
+    forcing, known = line.steps.forcing[: request.steps], request.known
+    notes = (known.notes if known is not None else ()) + forcing_note(manifest, forcing)
     record: dict[str, Any] = {
         "verb": "generate",
         "members": list(request.members),
@@ -129,14 +159,26 @@ def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str 
         "steps": request.steps,
         "seed": request.seed,
         "grid": grid,
+        "forcing": forcing_record(request.forcing),
     }
+    extra: tuple[Coordinate, ...] = (forcing_coordinate(parts_of(manifest)[0].forcing, forcing),)
+    if known is not None:
+        record["initial"] = known.record
+        extra += lead_coordinates(known.reference, line.stamps, manifest.time.calendar)
     attributes = provenance(bundle, graphs, record, notes) | {"fsae_seed": request.seed}
     time = encode_times(line.stamps, line.bounds, manifest.time.calendar)
-    layout = field_layout(bundle, grid, time, request.members, attributes, time_chunk=model.window)
+    layout = field_layout(bundle, grid, time, request.members, attributes, time_chunk=model.window, extra=extra)
 
     def units() -> Iterator[Unit]:
         pieces = generate(
-            model, graphs, request.members, line.steps, count=request.steps, seed=request.seed, batch=batch
+            model,
+            graphs,
+            request.members,
+            line.steps,
+            count=request.steps,
+            seed=request.seed,
+            batch=batch,
+            initial=None if known is None else known.initial,
         )
         for unit in pieces:
             yield on_grid(bundle, layout, unit)

@@ -99,8 +99,12 @@ def field_layout(
     attributes: Mapping[str, Attribute],
     *,
     time_chunk: int = TIME_CHUNK,
+    extra: tuple[Coordinate, ...] = (),
 ) -> Layout:
-    """Layout of physical fields on the model's own HEALPix grid ("native") or the training data's grid ("source")."""
+    """Layout of physical fields on the model's own HEALPix grid ("native") or the training data's grid ("source").
+
+    `extra` are coordinates beside those of grid, time and members.
+    """
     if grid not in GRIDS:
         raise UsageError(f"found the grid {grid!r}, expected one of {', '.join(GRIDS)}")
     native, tables = grid == "native", bundle.tables
@@ -115,6 +119,7 @@ def field_layout(
         lon_deg=None if native else tables.source_lon_deg,
         members=members,
         time_chunk=time_chunk,
+        extra=extra,
     )
 
 

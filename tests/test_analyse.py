@@ -21,10 +21,11 @@ from fsae.training import analyse as analysis
 from fsae.training import pictures, structure
 from fsae.training.analyse import Analysis, Months, analyse, answers, format_analysis, read_months
 from fsae.training.cli import main
-from fsae.training.config import read_config
+from fsae.training.config import Files, read_config
 from fsae.training.pictures import MONTH_COLOURS, Cloud
 from fsae.training.run import Run, read_record
-from fsae.training.stages import encode_series, read_prepared, train
+from fsae.training.series import encode_series, read_prepared
+from fsae.training.stages import train
 from fsae.training.structure import Warmth, eruption_windows, season_of, steady, warming_of
 
 SAMPLE = Path(__file__).parent.parent / "training" / "sample"
@@ -270,7 +271,7 @@ def small_run(folder: Path) -> Run:
     configuration.write_text(SMALL)
     config = read_config(configuration)
     inputs = [SAMPLE / "ncep1-tas-mon-200501-201412.nc"]
-    return train(config, inputs, folder / "small", progress=False)
+    return train(config, Files(inputs=inputs), folder / "small", progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,10 @@ from fsae.training import cnn_stage, spectra
 from fsae.training.cli import main
 from fsae.training.compare import Rebuilt, Scene, check_same_data, row_of, scene_of
 from fsae.training.comparison import BILINEAR, CNN, EOF, FSAE, RIDGE, UNSHARPENED, Row, checks, claims
-from fsae.training.config import read_config
+from fsae.training.config import Files, read_config
 from fsae.training.run import load_run, make_autoencoder, read_statistics, save_weights, write_record
-from fsae.training.stages import prepare_stage, read_prepared, statistics_stage
+from fsae.training.series import read_prepared
+from fsae.training.stages import prepare_stage, statistics_stage
 from fsae.training.subject import Fields, Period, Subject
 from fsae.training.surfaces import COAST, EVERYWHERE, STEEP, coasts, places_of, slope, steep
 from fsae.training.torch_graphs import TorchGraphs
@@ -341,7 +342,7 @@ learning_rate = 1e-3
 """)
     config = read_config(source)
     write_record(folder / "config.json", config)
-    prepare_stage(config, [SAMPLE / "ncep1-tas-mon-200501-201412.nc"], [], folder, progress=False)
+    prepare_stage(config, Files(inputs=[SAMPLE / "ncep1-tas-mon-200501-201412.nc"]), folder, progress=False)
     statistics_stage(config, read_prepared(config, folder), [], folder)
     model = make_autoencoder(config, read_statistics(folder))
     if sharpen:

@@ -14,11 +14,12 @@ from safetensors.numpy import load_file
 from fsae.runtime.errors import Stopped, UsageError
 from fsae.training import fit
 from fsae.training.cli import main
-from fsae.training.config import NoiseConfig, TrainerConfig, read_config
+from fsae.training.config import Files, NoiseConfig, TrainerConfig, read_config
+from fsae.training.diffusion import latent_spread
 from fsae.training.fit import denoiser_loss
 from fsae.training.run import load_run
-from fsae.training.samples import AnomalySamples, LatentSeries, WindowSamples
-from fsae.training.stages import latent_spread, train
+from fsae.training.samples import AnomalySamples, Stretch, WindowSamples
+from fsae.training.stages import train
 
 SAMPLE = Path(__file__).parent.parent / "training" / "sample"
 
@@ -100,9 +101,10 @@ def test_windows_hold_consecutive_steps_and_known_noise() -> None:  # oracle: th
     steps = np.arange(40, dtype=np.float32)
     white = np.broadcast_to(steps[:, None, None], (40, 1, 48)).astype(np.float32)
     index = np.arange(40) + 3 * (np.arange(40) >= 20)  # three steps are missing in the middle
-    series = LatentSeries(index=index, white=white, season=np.zeros((40, 2), np.float32), forcing=1950 + steps)
+    season = np.zeros((40, 2), np.float32)
+    series = Stretch(source="hr", index=index, latents=white, season=season, forcing=1950 + steps)
     noise = NoiseConfig(log_mean=0.3, log_deviation=0.5, previous_share=0.5, forcing_jitter_years=0.0)
-    samples = WindowSamples(series, noise, window=4, previous=2, seed=0, first=0, count=300)
+    samples = WindowSamples([series], noise, high_resolution_share=1.0, window=4, previous=2, seed=0, first=0, count=300)
     drawn = [samples[i] for i in range(300)]
     for sample in drawn:
         first = float(sample["clean"][0, 0, 0])
@@ -153,7 +155,7 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
 ) -> None:  # oracle: the undisturbed run with all in memory, bit for bit on the same machine
     config = read_config(configuration)
     inputs = [Path(name) for name in config.data.inputs]
-    whole = train(config, inputs, tmp_path / "whole", progress=False)
+    whole = train(config, Files(inputs=inputs), tmp_path / "whole", progress=False)
     assert whole.denoiser is not None
 
     undisturbed = fit.Fit.on_train_batch_start
@@ -169,7 +171,7 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
     with monkeypatch.context() as patched:
         patched.setattr(fit.Fit, "on_train_batch_start", interrupt)
         with pytest.raises(Stopped, match="from step 2 of 6"):
-            train(config, inputs, tmp_path / "parts", progress=False)
+            train(config, Files(inputs=inputs), tmp_path / "parts", progress=False)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
 
     seen: list[int] = []
@@ -179,7 +181,7 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
         undisturbed(task, batch, batch_idx)
 
     monkeypatch.setattr(fit.Fit, "on_train_batch_start", note)
-    train(config, inputs, tmp_path / "parts", progress=False)
+    train(config, Files(inputs=inputs), tmp_path / "parts", progress=False)
     assert seen == [2, 3, 4, 5, 0, 1, 2, 3]  # the rest of the autoencoder's steps, then the denoiser's
     for name in ("autoencoder", "denoiser"):
         one, other = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "parts"))
@@ -187,7 +189,7 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
         for key, value in one.items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)
     with pytest.raises(UsageError, match="another configuration"):
-        train(replace(config, seed=1), inputs, tmp_path / "parts", progress=False)
+        train(replace(config, seed=1), Files(inputs=inputs), tmp_path / "parts", progress=False)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from .pictures import Cloud, draw_pictures
 from .progress import steps_bar
 from .report import table
 from .run import Run, latest_run, load_run, write_record
-from .stages import encode_series, part_of, read_prepared
+from .series import encode_series, part_of, read_prepared
 from .structure import (
     EL_NINO_LAG,
     ERUPTIONS,

@@ -12,7 +12,7 @@ import click
 from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from .config import Config
+    from .config import Config, Files
 
 EXAMPLES = """\b
 Examples:
@@ -76,11 +76,9 @@ def training_arguments(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def find_training(
-    config: Path | None, devices: int | None, changes: tuple[str, ...]
-) -> tuple["Config", list[Path], list[Path]]:
-    """The configuration that is to be trained, with its inputs and static files; UsageError where one is missing."""
-    from .config import SHIPPED, find_config, input_files, read_config
+def find_training(config: Path | None, devices: int | None, changes: tuple[str, ...]) -> tuple["Config", "Files"]:
+    """The configuration that is to be trained, with its files; UsageError where one is missing."""
+    from .config import SHIPPED, Files, find_config, input_files, read_config
 
     source = find_config(config)
     settings = read_config(source, changes)
@@ -88,6 +86,7 @@ def find_training(
         settings = replace(settings, trainer=replace(settings.trainer, devices=devices))
     inputs = input_files(settings.data.inputs, source)
     static = input_files(settings.data.static, source)
+    coarse = [input_files(part.inputs, source) for part in settings.sources.low_resolution]
     missing = [str(path) for path in inputs if not path.exists()]
     if missing and source.parent == SHIPPED:
         raise UsageError(
@@ -96,16 +95,29 @@ def find_training(
         )
     if missing:
         raise UsageError(f"data.inputs names {missing[0]}, which does not exist (paths are relative to {source})")
-    missing = [str(path) for path in static if not path.exists()]
-    if missing:
-        raise UsageError(f"data.static names {missing[0]}, which does not exist (paths are relative to {source})")
-    return settings, inputs, static
+    for key, paths in (("data.static", static), ("sources.low_resolution", [p for part in coarse for p in part])):
+        missing = [str(path) for path in paths if not path.exists()]
+        if missing:
+            raise UsageError(f"{key} names {missing[0]}, which does not exist (paths are relative to {source})")
+    return settings, Files(inputs=inputs, static=static, low_resolution=coarse)
 
 
 @cli.command()
 @training_arguments
+@click.option(
+    "--autoencoder",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Take the autoencoder of that run, which has the same data and autoencoder: train the diffusion model only.",
+)
 def fit(
-    config: Path | None, out: Path, name: str | None, devices: int | None, changes: tuple[str, ...], quiet: bool
+    config: Path | None,
+    out: Path,
+    name: str | None,
+    devices: int | None,
+    changes: tuple[str, ...],
+    quiet: bool,
+    autoencoder: Path | None,
 ) -> None:
     """Train CONFIG: a TOML file or a shipped name such as z5-ratio-64 (default: default).
 
@@ -114,12 +126,13 @@ def fit(
     from .processes import is_first
     from .stages import train
 
-    settings, inputs, static = find_training(config, devices, changes)
+    settings, files = find_training(config, devices, changes)
     folder = out / (name or settings.name)
     folder.mkdir(parents=True, exist_ok=True)
     if is_first():
         log_to(folder / "train.log")
-    run = train(settings, inputs, folder, static=static, progress=not quiet and is_first() and sys.stderr.isatty())
+    progress = not quiet and is_first() and sys.stderr.isatty()
+    run = train(settings, files, folder, autoencoder=autoencoder, progress=progress)
     if is_first():
         click.echo(f"trained {run.path}: next, fsae-train evaluate {run.path} and fsae-export {run.path}")
 
@@ -136,12 +149,12 @@ def cnn_vae(
     from .cnn_stage import check_autoencoder, train_cnn_vae
     from .processes import is_first
 
-    settings, inputs, _ = find_training(config, devices, changes)
+    settings, files = find_training(config, devices, changes)
     folder = out / (name or settings.name)
     check_autoencoder(folder)
     if is_first():
         log_to(folder / "train.log")
-    weights = train_cnn_vae(settings, inputs, folder, progress=not quiet and is_first() and sys.stderr.isatty())
+    weights = train_cnn_vae(settings, files.inputs, folder, progress=not quiet and is_first() and sys.stderr.isatty())
     if is_first():
         click.echo(f"trained {weights}: next, fsae-train compare {folder}")
 
@@ -174,9 +187,20 @@ def prepare(
 @click.option("--members", type=click.IntRange(min=2), default=20, help="Members of the generated ensemble.")
 @click.option("--sample-steps", type=click.IntRange(min=1), help="Noise levels; default: the model's own.")
 @click.option("--data", type=click.Path(path_type=Path), help="Configuration with data for a bundle; default: sample.")
+@click.option(
+    "--static",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="File with a land mask (lsm, 0 to 1), for figures of land and ocean (repeatable).",
+)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
 def evaluate(
-    model: str | None, members: int, sample_steps: int | None, data: Path | None, json_path: Path | None
+    model: str | None,
+    members: int,
+    sample_steps: int | None,
+    data: Path | None,
+    static: tuple[Path, ...],
+    json_path: Path | None,
 ) -> None:
     """Figures of MODEL (a run or a bundle; default: the newest run) on its evaluation years, beside baselines."""
     if json_path is not None and not json_path.parent.is_dir():
@@ -185,7 +209,91 @@ def evaluate(
 
     log_to(None)
 
-    text, record = evaluate_model(model, members=members, sample_steps=sample_steps, data=data)
+    text, record = evaluate_model(model, members=members, sample_steps=sample_steps, data=data, static=static)
+    if json_path is not None:
+        json_path.write_text(record, encoding="utf-8")
+    click.echo(text)
+
+
+@cli.command(context_settings={"show_default": True})
+@click.argument("model", required=False)
+@click.option("--members", type=click.IntRange(min=2), default=20, help="Members of each forecast.")
+@click.option("--leads", type=click.IntRange(min=1), default=6, help="Steps of each forecast.")
+@click.option("--every", type=click.IntRange(min=1), default=1, help="Steps from one start to the next.")
+@click.option("--data", type=click.Path(path_type=Path), help="Configuration with other data; default: see evaluate.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
+def hindcast(
+    model: str | None, members: int, leads: int, every: int, data: Path | None, json_path: Path | None
+) -> None:
+    """Skill of MODEL (a run or a bundle; default: the newest run) started from each month of the evaluation years.
+
+    CRPS, spread and rank histograms at each lead, beside climatology, persistence and an autoregression.
+    """
+    from .hindcast import hindcast_model
+    from .progress import steps_bar
+
+    with steps_bar("hindcast", sys.stderr.isatty()) as moved:
+        write_figures(
+            json_path,
+            lambda: hindcast_model(model, data=data, members=members, leads=leads, every=every, progress=moved),
+        )
+
+
+@cli.command(context_settings={"show_default": True})
+@click.argument("model", required=False)
+@click.option("--members", type=click.IntRange(min=2), default=10, help="Members that follow the calendar year.")
+@click.option("--stability-members", type=click.IntRange(min=2), default=20, help="Members under constant forcing.")
+@click.option("--years", type=click.IntRange(min=20), default=30, help="Years under constant forcing.")
+@click.option("--data", type=click.Path(path_type=Path), help="Configuration with other data; default: see evaluate.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
+def decades(
+    model: str | None, members: int, stability_members: int, years: int, data: Path | None, json_path: Path | None
+) -> None:
+    """Response of MODEL (a run or a bundle; default: the newest run) to the calendar year, and its stability.
+
+    Decadal means and trends beside the data's, the evaluation years as extrapolation, then decades without forcing.
+    """
+    from .decades import decades_of_model
+    from .progress import steps_bar
+
+    with steps_bar("decades", sys.stderr.isatty()) as moved:
+        write_figures(
+            json_path,
+            lambda: decades_of_model(
+                model, data=data, members=members, stability_members=stability_members, years=years, progress=moved
+            ),
+        )
+
+
+@cli.command(context_settings={"show_default": True})
+@click.argument("model", required=False)
+@click.option("--members", type=click.IntRange(min=2), default=10, help="Members that every row draws.")
+@click.option("--steps", default="4,6,8,12,18,32", metavar="N,...", help="Numbers of steps to try.")
+@click.option("--years", metavar="A-B", help="Years to draw, not of evaluation; default: the last ten of training.")
+@click.option("--data", type=click.Path(path_type=Path), help="Configuration with other data; default: see evaluate.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
+def samplers(
+    model: str | None, members: int, steps: str, years: str | None, data: Path | None, json_path: Path | None
+) -> None:
+    """Cost and quality of the samplers of MODEL (a run or a bundle; default: the newest run) by number of steps.
+
+    Recommended: the fewest denoiser calls whose energy scores are within 2 % of the best.
+    """
+    from .sampler_table import samplers_of_model, step_counts, year_range
+
+    counts = step_counts(steps)
+    chosen = None if years is None else year_range(years)
+    write_figures(
+        json_path, lambda: samplers_of_model(model, members=members, steps=counts, years=chosen, data=data)
+    )
+
+
+def write_figures(json_path: Path | None, make: Callable[[], tuple[str, str]]) -> None:
+    """Print the text that `make` gives and write its JSON, whose folder must be there before the work begins."""
+    if json_path is not None and not json_path.parent.is_dir():
+        raise OutputError(f"found no folder {json_path.parent} for --json: make it first")
+    log_to(None)
+    text, record = make()
     if json_path is not None:
         json_path.write_text(record, encoding="utf-8")
     click.echo(text)

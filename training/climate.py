@@ -1,95 +1,209 @@
-"""What a period or an ensemble has in common with the true period: mean, variability, spectrum, memory.
+"""What a period or an ensemble has in common with the true period: mean, variability, spectrum, memory, extremes.
 
-All fields are anomalies about the training climatology, (time, pixel) or (member, time, pixel).
+All fields are anomalies about the training climatology, (time, pixel) or (member, time, pixel), in the variable's unit.
 A member is compared as the truth is, as one stretch of its own: its own mean map is removed before everything but the
-bias, so that a shift of the mean is counted once and a member's wandering mean is not taken for variability.
+bias, so that a shift of the mean is counted once and a member's wandering mean is not taken for variability. Distances
+to training fields are taken of the fields as they are: a field that was learned by heart is found so.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .report import Climate, Range
-from .scores import correlation, fair_crps, nearest_distances, rmse
-from .spectra import autocorrelation, power_spectrum, share_within
+from fsae.runtime.healpix import zoom_of
+
+from .energy import energy_score
+from .patch_edges import cell_peak, edge_jumps
+from .regions import region_weights, tropical_pacific
+from .report import Climate, Memory
+from .scores import fair_crps, map_correlation, map_rmse, nearest_distances
+from .spectra import Coefficients, cross_power, power_spectrum
+from .variability import extremes, leading_pattern, regional_memory, skewness_and_kurtosis
 
 Floating = NDArray[np.floating]
-Array = NDArray[np.float64]
+F64 = NDArray[np.float64]
 
 LAGS = 6  # [steps]
+NEAREST_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Fields that spectra and edges are taken of, at most: those of 20 members of ten years are five times as many.
+LARGEST_SAMPLE = 480
+LEVELS = ("pattern_share", "skewness", "kurtosis")  # figures of a stretch itself, not of its difference from another
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What is looked at: degrees 2 ... lmax, cells of zooms 1 ... `latent_zoom`, regions by weights (pixel,)."""
+
+    lmax: int
+    latent_zoom: int
+    regions: Mapping[str, F64]
+
+    @classmethod
+    def of(cls, zoom: int, latent_zoom: int, lmax: int = 60, land: F64 | None = None) -> "View":
+        """The view of fields at `zoom`; `land` is the land fraction (pixel,). Spectra end at 2 nside."""
+        return cls(lmax=min(lmax, 2 << zoom), latent_zoom=latent_zoom, regions=region_weights(zoom, land))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Statistics that are compared: maps (pixel,), power at degrees 2 ... lmax, autocorrelation per lag."""
+    """Statistics that are compared, maps (pixel,) in the fields' unit; of several stretches with an axis in front."""
 
-    mean: Array
-    std: Array
-    power: Array
-    memory: Array
+    mean: F64
+    std: F64
+    power: F64  # at degrees 2 ... lmax
+    jumps: F64  # across cell edges, by zoom
+    memory: F64  # autocorrelation (region, lag)
+    pattern: F64  # first EOF of the tropical Pacific
+    pattern_share: F64  # of the variance there, ()
+    extremes: F64  # (percentile, pixel)
+    skewness: F64
+    kurtosis: F64
 
 
-def moments(members: Floating, lmax: int) -> Moments:
-    """Statistics of (member, time, pixel), averaged over members; the mean map is over members and time."""
+def moments(members: Floating, view: View, coefficients: Coefficients | None = None) -> Moments:
+    """Statistics of (member, time, pixel), averaged over members; the mean map is over members and time.
+
+    `coefficients` (time, coefficient) are the spherical harmonics of the one member there is, where they are known.
+    """
     means = members.mean(axis=1, keepdims=True, dtype=np.float64)
     own = members - means.astype(members.dtype)
+    flat = own.reshape(-1, own.shape[-1])
+    sample = flat[:: _stride(len(flat))]
+    if coefficients is None:
+        power = power_spectrum(sample, view.lmax)
+    else:
+        departures = coefficients - coefficients.mean(axis=0)
+        power = cross_power(departures, departures)
+    pattern, share = leading_pattern(own[..., tropical_pacific(zoom_of(own.shape[-1]))])
+    skewness, kurtosis = skewness_and_kurtosis(own)
     return Moments(
         mean=means.mean(axis=(0, 1)),
-        std=np.sqrt(np.mean(own**2, axis=(0, 1), dtype=np.float64)),
-        power=power_spectrum(own, lmax)[2:],  # l = 0 is the global mean and l = 1 little more: the bias holds them
-        memory=autocorrelation(own.mean(axis=-1, dtype=np.float64), LAGS).mean(axis=0),
+        std=np.sqrt(np.mean(own**2, axis=1, dtype=np.float64)).mean(axis=0),
+        power=power[2:],  # l = 0 is the global mean and l = 1 little more: the bias holds them
+        jumps=edge_jumps(sample, view.latent_zoom),
+        memory=regional_memory(own, np.stack(list(view.regions.values())), LAGS),
+        pattern=pattern,
+        pattern_share=np.array(share),
+        extremes=extremes(own),
+        skewness=skewness,
+        kurtosis=kurtosis,
     )
+
+
+def _stride(count: int) -> int:
+    """Step that leaves at most `LARGEST_SAMPLE` of `count` fields, and all months of a year: no divisor with 12."""
+    stride = -(-count // LARGEST_SAMPLE)
+    while stride > 1 and (stride % 2 == 0 or stride % 3 == 0):
+        stride += 1
+    return stride
+
+
+def stacked(parts: Sequence[Moments]) -> Moments:
+    """The statistics of several stretches, each with the axis (stretch, ...) in front."""
+    return Moments(**{field.name: np.stack([getattr(part, field.name) for part in parts]) for field in fields(Moments)})
+
+
+def differences(found: Moments, true: Moments, view: View) -> dict[str, F64]:
+    """Figures (stretch,) of stacked statistics beside the true ones, by the name they have in `Climate`.
+
+    Where a region's memory is meant the name is "memory" and the region: the largest difference over the lags. A figure
+    that the grid is too coarse for is left out.
+    """
+    ratio = found.power / true.power
+    low, high = (found.extremes[:, i] for i in range(2))
+    figures = {
+        "mean_map_rmse": map_rmse(found.mean, true.mean),
+        "std_correlation": map_correlation(found.std, true.std),
+        "std_ratio": found.std.mean(axis=-1) / true.std.mean(),
+        "within_25": np.mean(np.abs(ratio - 1) <= 0.25, axis=-1),
+        "within_20": np.mean(np.abs(ratio - 1) <= 0.20, axis=-1),
+        "within_10": np.mean(np.abs(ratio - 1) <= 0.10, axis=-1),
+        "spectrum_median": np.median(np.abs(ratio - 1), axis=-1),
+        "edge_jump": np.max(found.jumps / true.jumps, axis=-1),
+        "pattern_correlation": np.abs(map_correlation(found.pattern, true.pattern)),  # EOFs have no sign
+        "pattern_share": found.pattern_share,
+        "low_rmse": map_rmse(low, true.extremes[0]),
+        "low_correlation": map_correlation(low, true.extremes[0]),
+        "high_rmse": map_rmse(high, true.extremes[1]),
+        "high_correlation": map_correlation(high, true.extremes[1]),
+        "skewness": found.skewness.mean(axis=-1),
+        "skewness_rmse": map_rmse(found.skewness, true.skewness),
+        "kurtosis": found.kurtosis.mean(axis=-1),
+        "kurtosis_rmse": map_rmse(found.kurtosis, true.kurtosis),
+    }
+    peak = cell_peak(ratio, view.latent_zoom)
+    if peak is not None:
+        figures["cell_peak"] = peak
+    largest = np.abs(found.memory - true.memory).max(axis=-1)  # (stretch, region)
+    return figures | {f"memory {name}": largest[:, i] for i, name in enumerate(view.regions)}
 
 
 def compare(
-    name: str, members: Floating, truth: Floating, true: Moments, *, library: Floating | None, scale: float = 1.0
+    name: str,
+    members: Floating,
+    truth: Floating,
+    true: Moments,
+    view: View,
+    *,
+    library: Floating | None = None,
+    true_near: F64 | None = None,
 ) -> Climate:
     """The row of an ensemble (member, time, pixel) beside the truth (time, pixel) with its moments.
 
-    `library` (entry, pixel) are the training fields to look for the nearest neighbours in. All are in units of `scale`
-    [the variable's unit], in which the row is given.
+    `library` (entry, pixel) are the training fields to look for the nearest neighbours in, `true_near` are the
+    distances of the truth to its own; without them those figures are missing.
     """
-    found = moments(members, len(true.power) + 1)
-    ratio = found.power / true.power
+    found = moments(members, view)
+    figures = {key: float(values[0]) for key, values in differences(stacked([found]), true, view).items()}
+    near_share = None
     near = None if library is None else nearest_distances(members.reshape(-1, members.shape[-1]), library)
+    if near is not None and true_near is not None:
+        near_share = float(np.mean(near < np.quantile(true_near, NEAREST_QUANTILES[0])))
+    crps, energy = ensemble_scores(members, truth) if len(members) > 1 else (None, None)
     return Climate(
         name=name,
         members=len(members),
-        bias=scale * float(found.mean.mean() - true.mean.mean()),
-        mean_map_rmse=scale * rmse(found.mean, true.mean),
-        std_correlation=correlation(found.std, true.std),
-        std_ratio=float(found.std.mean() / true.std.mean()),
-        spectrum_ratio=tuple(ratio.tolist()),
-        within_25=share_within(ratio, 0.25),
-        within_20=share_within(ratio, 0.20),
-        within_10=share_within(ratio, 0.10),
-        spectrum_median=float(np.median(np.abs(ratio - 1))),
-        autocorrelation=tuple(found.memory.tolist()),
-        crps=scale * fair_crps(members, truth) if len(members) > 1 else None,
-        nearest_training=None if near is None else scale * float(np.median(near)),
+        bias=float(found.mean.mean() - true.mean.mean()),
+        mean_map_rmse=figures["mean_map_rmse"],
+        std_correlation=figures["std_correlation"],
+        std_ratio=figures["std_ratio"],
+        spectrum_ratio=tuple((found.power / true.power).tolist()),
+        within_25=figures["within_25"],
+        within_20=figures["within_20"],
+        within_10=figures["within_10"],
+        spectrum_median=figures["spectrum_median"],
+        cell_peak=figures.get("cell_peak"),
+        edge_jump=figures["edge_jump"],
+        autocorrelation=tuple(found.memory[0].tolist()),
+        memory=tuple(
+            Memory(region=region, autocorrelation=tuple(lags.tolist()), difference=figures[f"memory {region}"])
+            for region, lags in zip(view.regions, found.memory, strict=True)
+        ),
+        pattern_correlation=figures["pattern_correlation"],
+        pattern_share=figures["pattern_share"],
+        low_rmse=figures["low_rmse"],
+        low_correlation=figures["low_correlation"],
+        high_rmse=figures["high_rmse"],
+        high_correlation=figures["high_correlation"],
+        skewness=figures["skewness"],
+        skewness_rmse=figures["skewness_rmse"],
+        kurtosis=figures["kurtosis"],
+        kurtosis_rmse=figures["kurtosis_rmse"],
+        crps=crps,
+        energy_score=energy,
+        nearest_training=None if near is None else float(np.median(near)),
+        nearest=None if near is None else tuple(np.quantile(near, NEAREST_QUANTILES).tolist()),
+        near_share=near_share,
     )
 
 
-def memory_ranges(series: Floating, length: int, steps_a_year: int) -> tuple[Range, Range]:
-    """Range of the autocorrelation over stretches of `length` steps of a training series (time,) of global means.
+def ensemble_scores(members: Floating, truth: Floating) -> tuple[float, float]:
+    """Fair CRPS and fair energy score of (member, time, pixel) against (time, pixel), own mean maps removed from both.
 
-    First the stretches side by side, counted back from the end; then every stretch that starts a whole number of years
-    before the last one. The second holds the first, and is the range that a figure is held against: with five decades
-    side by side even a sixth real one would leave their range one time in three.
+    Step by step; the members are no forecasts of these dates, so that what counts is the distribution.
     """
-    last = len(series) - length
-    return _range("side by side", series, range(last, -1, -length), length), _range(
-        "every start year", series, range(last, -1, -steps_a_year), length
-    )
-
-
-def _range(name: str, series: Floating, starts: Sequence[int], length: int) -> Range:
-    memory = np.stack([autocorrelation(series[start : start + length], LAGS) for start in starts])
-    return Range(
-        name=name,
-        stretches=len(memory),
-        low=tuple(memory.min(axis=0).tolist()),
-        high=tuple(memory.max(axis=0).tolist()),
-    )
+    own = members - members.mean(axis=1, keepdims=True)
+    departures = truth - truth.mean(axis=0)
+    return fair_crps(own, departures), energy_score(own, departures)

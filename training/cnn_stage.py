@@ -46,7 +46,8 @@ from .run import (
     write_statistics,
 )
 from .samples import AnomalySamples
-from .stages import MIXTURE_WAVES, in_batches, part_of, read_prepared, record_config
+from .series import in_batches, part_of, read_prepared
+from .stages import MIXTURE_WAVES, record_config
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

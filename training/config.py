@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +108,49 @@ class FitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowResolution:
+    """A low-resolution source of the diffusion model, one step and grid per file; members are taken one by one."""
+
+    inputs: tuple[str, ...]
+    zoom: int  # its fields are averaged to it, and enter by zero-shot super-resolution
+    years: Years | None = None  # None: all there are
+    names: Mapping[str, str] = field(default_factory=dict)  # what the files call a variable, such as tas = "ts"
+    climatology: Literal["own", "training"] = "own"  # "training": the same source as the training data
+    forcing: float | None = None  # of all its steps, for a calendar that means nothing; None: the decimal year
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise UsageError("a low-resolution source has no inputs, expected one or more files")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcesConfig:
+    """What the diffusion model learns from beside the training years, and how often it sees these.
+
+    A `high_resolution_share` of 0 leaves the training years to the autoencoder alone.
+    """
+
+    high_resolution_share: float = 1.0
+    low_resolution: tuple[LowResolution, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.high_resolution_share <= 1:
+            raise UsageError(
+                f"sources.high_resolution_share is {self.high_resolution_share}, expected a number within 0 and 1"
+            )
+        if (self.high_resolution_share < 1) != bool(self.low_resolution):
+            raise UsageError(
+                f"sources.high_resolution_share is {self.high_resolution_share} with {len(self.low_resolution)} "
+                "low-resolution sources: expected 1 without any, less than 1 with some"
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of what is learned from."""
+        return ("hr",) * (self.high_resolution_share > 0) + ("lr",) * bool(self.low_resolution)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NoiseConfig:
     """Training noise, ln(sigma) ~ normal(mean, deviation) (EDM section 5), and how often earlier steps are known.
 
@@ -179,6 +222,7 @@ class Config:
     autoencoder_fit: FitConfig
     diffusion: DenoiserConfig | None = None
     diffusion_fit: FitConfig | None = None
+    sources: SourcesConfig = field(default_factory=SourcesConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -202,6 +246,23 @@ class Config:
             )
         if (self.diffusion is None) != (self.diffusion_fit is None):
             raise UsageError("the tables [diffusion] and [diffusion_fit] go together: give both or neither")
+        if self.sources.low_resolution and self.diffusion is None:
+            raise UsageError(
+                "found low-resolution sources without a table [diffusion]: only a diffusion model uses them"
+            )
+        for source in self.sources.low_resolution:
+            if source.zoom not in self.autoencoder.zooms[:-1]:
+                raise UsageError(
+                    f"a low-resolution source has zoom {source.zoom}, expected one of the coarser zooms "
+                    f"{list(self.autoencoder.zooms[:-1])}"
+                )
+            low, high = source.years or self.data.evaluation_years
+            first, last = self.data.evaluation_years
+            if source.climatology == "training" and low <= last and first <= high:
+                raise UsageError(
+                    f"a low-resolution source of the training data's own has the years {source.years}, expected years "
+                    f"outside the evaluation years [{first}, {last}]"
+                )
         if self.autoencoder.static_fields and not self.data.static:
             raise UsageError("autoencoder.static_fields is true, expected data.static to name the files that hold them")
         for name, settings in (("autoencoder_fit", self.autoencoder_fit), ("diffusion_fit", self.diffusion_fit)):
@@ -242,6 +303,20 @@ def _put(table: dict[str, Any], changes: dict[str, Any]) -> None:
             _put(table[key], value)
         else:
             table[key] = value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Where the files of a configuration are: inputs, static fields, and those of each low-resolution source."""
+
+    inputs: Sequence[Path]
+    static: Sequence[Path] = ()
+    low_resolution: Sequence[Sequence[Path]] = ()
+
+    @property
+    def all(self) -> list[Path]:
+        """Every file, in that order."""
+        return [*self.inputs, *self.static, *(path for part in self.low_resolution for path in part)]
 
 
 def find_config(name: Path | None) -> Path:

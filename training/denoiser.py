@@ -16,6 +16,7 @@ from fsae.runtime.errors import UsageError
 from fsae.runtime.sampler import NOISE_FEATURES
 
 from .layers import Embedding, FieldSpaceBlock, check_network, decompose, recompose
+from .wiener import WienerFilter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class DenoiserConfig:
     window: int = 6
     previous: int = 2
     token_zooms: tuple[int, ...] = (2, 1, 2)
+    wiener_zoom: int = 3  # finest level of the linear part (wiener.py), whose table has the square of its cells
     width: int = 96
     heads: int = 4
     embedding: int = 32
@@ -56,6 +58,13 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config, self.zooms = config, zooms
         self.register_buffer("forcing_range", forcing_range)
+        self.wiener = WienerFilter(
+            zooms=zooms,
+            zoom=config.wiener_zoom,
+            variables=variables,
+            window=config.window,
+            previous=config.previous,
+        )
         # noise level, season and forcing of each step, source, and which previous steps are there
         conditions = NOISE_FEATURES + config.window * (2 * harmonics + 1) + 1 + config.previous
         self.embedding = Embedding(
@@ -110,8 +119,8 @@ class Denoiser(nn.Module):
             for level, gain, start, zoom in zip(levels, skip, entering, self.zooms, strict=True)
         ]
         network = recompose(levels, self.zooms).transpose(1, 2)  # (B, T, V, Nzb)
-        # c_skip = 1 / variance, c_out = sigma / sqrt(variance)
-        return noisy / variance + sigma[:, None, None, None] / variance.sqrt() * network
+        linear = self.wiener(noisy, sigma, known, previous_valid)  # in place of c_skip * noisy
+        return linear + sigma[:, None, None, None] / variance.sqrt() * network  # c_out
 
     def _unit(self, zoom: int) -> float:
         """Standard deviation of unit pixel noise averaged over a cell of `zoom`."""

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from fsae.runtime.transforms import transformed_units
 from .config import DEFAULT, Config, input_files, read_config
 from .evaluate import Settings, evaluate
 from .prepare import prepare
-from .report import format_report, report_json
+from .report import report_json
+from .report_text import format_report
 from .run import Run, latest_run, load_run
-from .stages import part_of
+from .series import part_of
+from .static_fields import read_static
 from .subject import Period, Subject
 from .torch_graphs import TorchGraphs
 
@@ -46,25 +49,31 @@ class Candidate:
 
 
 def evaluate_model(
-    model: str | None, *, members: int = 20, sample_steps: int | None = None, data: Path | None = None
+    model: str | None,
+    *,
+    members: int = 20,
+    sample_steps: int | None = None,
+    data: Path | None = None,
+    static: Sequence[Path] = (),
 ) -> tuple[str, str]:
     """The table of figures and the same as JSON, of a run's folder or a bundle's (default: the newest run).
 
     Runs are evaluated on the data they prepared; bundles on `data`, a configuration whose inputs and years to take
-    (default: the sample data). A run keeps its figures in metrics.json, for the model card.
+    (default: the sample data). `static` are files with a land mask, for figures of land and ocean. A run keeps its
+    figures in metrics.json, for the model card.
     """
     folder = Path(model) if model is not None else latest_run()
     if (folder / "config.json").exists():
         run = load_run(folder)
         candidate = with_sampler_steps(of_run(run), sample_steps)
-        report = report_of(candidate, run.config, run.fields, members)
+        report = report_of(candidate, run.config, run.fields, members, static)
         (folder / "metrics.json").write_text(report[1], encoding="utf-8")
         return report
     candidate = with_sampler_steps(of_bundle(str(folder)), sample_steps)
     config = read_config(data or DEFAULT)
     with tempfile.TemporaryDirectory() as scratch:
         store = prepared_inputs(candidate, config, data or DEFAULT, Path(scratch))
-        return report_of(candidate, config, store, members)
+        return report_of(candidate, config, store, members, static)
 
 
 def with_sampler_steps(candidate: Candidate, steps: int | None) -> Candidate:
@@ -163,9 +172,14 @@ def prepared_inputs(candidate: Candidate, config: Config, source: Path, scratch:
     return output
 
 
-def report_of(candidate: Candidate, config: Config, store: Path, members: int) -> tuple[str, str]:
-    """The table and its JSON, with the years of `config` and the prepared fields in `store`."""
+def report_of(
+    candidate: Candidate, config: Config, store: Path, members: int, static: Sequence[Path] = ()
+) -> tuple[str, str]:
+    """The table and its JSON: years of `config`, prepared fields in `store`, a land mask in `static` if any."""
     zoom = candidate.subject.zooms[-1]
+    land = read_static(static, zoom).get("lsm") if static else None
+    if static and land is None:
+        raise DataError(f"found no lsm (land_binary_mask) in {', '.join(path.name for path in static)}")
     fields = read_fields(store, candidate.variables, zoom=zoom, finest_zoom=zoom)
     try:
         training, evaluation = (
@@ -190,6 +204,7 @@ def report_of(candidate: Candidate, config: Config, store: Path, members: int) -
         training,
         evaluation,
         generate=None if candidate.latent is None else draw,
+        land=land,
         settings=Settings(members=members),
         progress=lambda message: log.info("evaluate: %s", message),
     )

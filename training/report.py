@@ -1,13 +1,16 @@
-"""Records of an evaluation, and their text: one Markdown table per question, the model beside its baselines."""
+"""Records of an evaluation: the model beside its baselines; as JSON, and the table that reports are written with."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .record_json import as_json
+
 # Largest RMSE [K] of monthly near-surface temperature at each ratio; at 64 and 256 what EOFs reach, fitted on the same
 # years, with as many coefficients.
 LARGEST_RMSE_K = {4: 0.105, 16: 0.29, 64: 0.52, 256: 0.80}
+
+GENERATED = "generated"  # name of the first row of the climate where the model generates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +35,20 @@ class SuperResolution:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Autocorrelation of the mean over a region."""
+
+    region: str
+    autocorrelation: tuple[float, ...]  # lags of 1, 2, ... steps
+    difference: float  # largest difference from the truth's over the lags
+
+
+@dataclass(frozen=True, kw_only=True)
 class Climate:
     """Statistics of one period or ensemble beside the true evaluation period, each member's own mean map removed.
 
-    `bias` and `mean_map_rmse` are of the removed means. Averages over members: variances, spectra, autocorrelations.
+    `bias` and `mean_map_rmse` are of the removed means, the distances to training fields of the fields as they are.
+    Statistics are those of single members, averaged; the pattern is that of all members together.
     """
 
     name: str
@@ -49,19 +62,58 @@ class Climate:
     within_20: float
     within_10: float
     spectrum_median: float  # median of |ratio - 1|
+    cell_peak: float | None  # largest ratio at a cell's scale over those around it; None where the grid is too coarse
+    edge_jump: float  # largest of the jumps across cell edges over those within, over the truth's
     autocorrelation: tuple[float, ...]  # of the global mean, lags of 1, 2, ... steps
+    memory: tuple[Memory, ...]
+    pattern_correlation: float  # of the first EOF of the tropical Pacific with the truth's, sign-free
+    pattern_share: float  # of the variance there
+    low_rmse: float  # of the map of 1st percentiles
+    low_correlation: float
+    high_rmse: float  # of the map of 99th percentiles
+    high_correlation: float
+    skewness: float  # mean over pixels
+    skewness_rmse: float  # of its map
+    kurtosis: float  # in excess of a Gaussian's
+    kurtosis_rmse: float
     crps: float | None  # fair CRPS of the members against the truth, step by step; None for a single member
-    nearest_training: float | None  # median distance to the nearest training field; None for training fields
+    energy_score: float | None  # fair, all pixels together
+    nearest_training: float | None  # median distance to the nearest training field
+    nearest: tuple[float, ...] | None  # its 5, 25, 50, 75 and 95 % quantiles
+    near_share: float | None  # share that is nearer than the truth's 5 % quantile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Lowest and highest autocorrelation of the global mean, per lag, over stretches of the training years."""
+    """Lowest and highest value of a figure of `Climate` over real stretches."""
 
-    name: str
-    stretches: int
+    figure: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRange:
+    """Lowest and highest autocorrelation of the mean over a region, per lag, over real stretches."""
+
+    region: str
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretches:
+    """What stretches of the training years, as long as the evaluation, span among themselves."""
+
+    count: int
+    steps: int  # of each
+    side_by_side: int  # how many of them share no step
+    ranges: tuple[Range, ...]
+    memory: tuple[MemoryRange, ...]
+
+    def range_of(self, figure: str) -> Range | None:
+        """The range of a figure; None where the training years are too short for it."""
+        return next((found for found in self.ranges if found.figure == figure), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +135,7 @@ class VariableReport:
     reconstruction: tuple[FieldErrors, ...]
     superresolution: tuple[SuperResolution, ...]
     climate: tuple[Climate, ...]
-    ranges: tuple[Range, ...]
+    stretches: Stretches
     checks: tuple[Check, ...]
 
 
@@ -108,29 +160,7 @@ class Report:
 def report_json(report: Report) -> str:
     """The report as JSON, keys in the order of the records; infinite and undefined numbers become null."""
 
-    def plain(value: object) -> object:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        finite = not isinstance(value, float) or abs(value) < float("inf")  # false for NaN as well
-        return value if finite else None
-
-    values = {key: plain(item) for key, item in dataclasses.asdict(report).items()}
-    return json.dumps({**values, "passed": report.passed}, indent=1, allow_nan=False) + "\n"
-
-
-def format_report(report: Report) -> str:
-    """The report as text for people: Markdown, readable as it is in a terminal 120 columns wide."""
-    lines = [
-        f"# {report.name}: evaluation {report.evaluation[0]} to {report.evaluation[1]}",
-        "",
-        f"Statistics and baselines from {report.training[0]} to {report.training[1]} only; zoom {report.zooms[-1]},"
-        f" latent at zoom {report.latent_zoom} (ratio {4 ** (report.zooms[-1] - report.latent_zoom)}).",
-    ]
-    for variable in report.variables:
-        lines += ["", *_format_variable(report, variable)]
-    return "\n".join(lines) + "\n"
+    return json.dumps({**json.loads(as_json(report)), "passed": report.passed}, indent=1) + "\n"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -147,72 +177,3 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     return [line(header), rule, *(line(row) for row in rows)]
-
-
-def _format_variable(report: Report, variable: VariableReport) -> list[str]:
-    """Lines of one variable: tables, then the figures with their tolerances."""
-    units = variable.units
-    lines = [f"## {variable.name} [{units}]", "", "### Reconstruction", ""]
-    lines += _format_errors(report, variable.reconstruction)
-    lines += [
-        "",
-        "numbers: per step; z: RMSE of that pyramid level; worst: RMSE over time of the worst pixel; PSNR: in dB;",
-        f"cell mean: largest change of a cell mean at zoom {report.zooms[0]}; means: of blocks at the latent's zoom.",
-    ]
-    for coarse in variable.superresolution:
-        lines += ["", f"### Super-resolution, zoom {coarse.zoom} to {report.zooms[-1]}", ""]
-        lines += _format_errors(report, coarse.rows)
-    lines += ["", "### Climate of the period (own mean map removed, except in the first two columns)", ""]
-    lines += _format_climate(variable.climate)
-    lines += ["", f"### Autocorrelation of the global mean, lags in steps of {report.step}", ""]
-    lags = [str(lag + 1) for lag in range(len(variable.climate[0].autocorrelation))]
-    rows = [[c.name, *(f"{value:.2f}" for value in c.autocorrelation)] for c in variable.climate]
-    for span in variable.ranges:
-        for end, values in (("lowest", span.low), ("highest", span.high)):
-            rows.append([f"{end} of training, {span.name}", *(f"{value:.2f}" for value in values)])
-    lines += table(["lag", *lags], rows)
-    if variable.checks:
-        verdicts = [[c.name, f"{c.value:.3g}", c.limit, "pass" if c.passed else "FAIL"] for c in variable.checks]
-        lines += ["", "### Tolerances", "", *table(["figure", "value", "tolerance", ""], verdicts)]
-    return lines
-
-
-def _format_errors(report: Report, rows: Sequence[FieldErrors]) -> list[str]:
-    header = ["", "numbers", "RMSE", *(f"z{zoom}" for zoom in report.zooms), "worst", "PSNR", "cell mean"]
-    cells = [
-        [
-            row.name,
-            str(row.numbers),
-            f"{row.rmse:.3f}",
-            *(f"{value:.3f}" for value in row.level_rmse),
-            f"{row.worst_pixel:.2f}",
-            f"{row.psnr_db:.1f}",
-            f"{row.cell_mean:.0e}" if row.cell_mean < 0.01 else f"{row.cell_mean:.2f}",
-        ]
-        for row in rows
-    ]
-    return table(header, cells)
-
-
-def _format_climate(rows: Sequence[Climate]) -> list[str]:
-    header = ["", "bias", "map", "corr", "ratio", "±25 %", "±20 %", "±10 %", "median", "CRPS", "near"]
-    cells = [
-        [
-            row.name,
-            f"{row.bias:+.3f}",
-            f"{row.mean_map_rmse:.3f}",
-            f"{row.std_correlation:.3f}",
-            f"{row.std_ratio:.3f}",
-            *(f"{100 * share:.0f} %" for share in (row.within_25, row.within_20, row.within_10)),
-            f"{row.spectrum_median:.3f}",
-            "" if row.crps is None else f"{row.crps:.3f}",
-            "" if row.nearest_training is None else f"{row.nearest_training:.2f}",
-        ]
-        for row in rows
-    ]
-    notes = [
-        "map: RMSE of the mean map; corr, ratio: of the standard-deviation map with the truth's; ±: share of degrees l",
-        "whose power is within that of the truth's; median: of |power ratio - 1|; near: median distance to the nearest",
-        "training field. truth, ...: what encoding and decoding, or a baseline, leaves of the truth.",
-    ]
-    return [*table(header, cells), "", *notes]

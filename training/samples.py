@@ -1,5 +1,6 @@
 """Training samples as pure functions of (seed, index): the same whatever the workers, ranks or restarts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,59 +64,72 @@ class AnomalySamples(Dataset[tuple[Tensor, Tensor]]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentSeries:
-    """Whitened latents (time, V, Nzb), their season (time, 2K) and forcing (time,); `index` (time,) counts steps."""
+class Stretch:
+    """Latents (time, V, Nzb) of one member of one source, their season (time, 2K) and forcing (time,).
 
-    index: NDArray[np.int64]  # consecutive steps differ by one; a larger difference is a gap
-    white: F32
+    `index` (time,) counts steps: consecutive ones differ by one, a larger difference is a gap.
+    """
+
+    source: str  # "hr" or "lr"
+    index: NDArray[np.int64]
+    latents: F32
     season: F32
     forcing: F32
 
 
 class WindowSamples(Dataset[dict[str, Tensor]]):
-    """Noisy windows for the denoiser: its inputs by name, and the clean window as `clean`."""
+    """Noisy windows of whitened latents for the denoiser: its inputs by name, and the clean window as `clean`.
+
+    A window is of a high-resolution source in a `high_resolution_share` of the samples, where there are both kinds;
+    the windows of a kind have equal chances.
+    """
 
     def __init__(
         self,
-        series: LatentSeries,
+        stretches: Sequence[Stretch],
         noise: NoiseConfig,
         *,
+        high_resolution_share: float,
         window: int,
         previous: int,
         seed: int,
         first: int,
         count: int,
     ) -> None:
-        self.series, self.noise = series, noise
+        self.stretches, self.noise, self.share = stretches, noise, high_resolution_share
         self.window, self.previous, self.seed, self.first, self.count = window, previous, seed, first, count
-        last = np.arange(window - 1, len(series.index))
-        whole = series.index[last] - series.index[last - window + 1] == window - 1
-        self.starts = np.flatnonzero(whole)
-        if not self.starts.size:
-            raise DataError(f"found no {window} consecutive steps in the training years: choose a shorter window")
+        self.starts: dict[str, list[tuple[int, int]]] = {}  # by source: which stretch, which step of it
+        for number, stretch in enumerate(stretches):
+            last = np.arange(window - 1, len(stretch.index))
+            whole = stretch.index[last] - stretch.index[last - window + 1] == window - 1
+            self.starts.setdefault(stretch.source, []).extend((number, int(s)) for s in np.flatnonzero(whole))
+        for source in SOURCES:
+            if self.starts.get(source) == []:
+                raise DataError(f"found no {window} consecutive steps in the {source} data: choose a shorter window")
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, self.first + index))
-        series = self.series
-        start = int(rng.choice(self.starts))
+        source = next(iter(self.starts)) if len(self.starts) == 1 else SOURCES[int(rng.random() >= self.share)]
+        number, start = self.starts[source][rng.integers(len(self.starts[source]))]
+        stretch = self.stretches[number]
         part = slice(start, start + self.window)
-        clean = series.white[part]  # (T, V, Nzb)
+        clean = stretch.latents[part]  # (T, V, Nzb)
         sigma = np.exp(rng.normal(self.noise.log_mean, self.noise.log_deviation))
         before = start - self.previous
-        there = before >= 0 and series.index[start] - series.index[before] == self.previous
+        there = before >= 0 and stretch.index[start] - stretch.index[before] == self.previous
         known = rng.random() < self.noise.previous_share and there
-        previous = series.white[before:start] if known else np.zeros_like(clean[: self.previous])
+        previous = stretch.latents[before:start] if known else np.zeros_like(clean[: self.previous])
         arrays = {
             "clean": clean,
             "noisy": clean + sigma * rng.standard_normal(clean.shape),
             "sigma": sigma,
             "noise_features": noise_features(np.array([sigma]))[0],
-            "season": series.season[part],
-            "forcing": series.forcing[part] + rng.normal(0, self.noise.forcing_jitter_years),
-            "source": SOURCES.index("hr"),
+            "season": stretch.season[part],
+            "forcing": stretch.forcing[part] + rng.normal(0, self.noise.forcing_jitter_years),
+            "source": SOURCES.index(source),
             "previous": previous,
             "previous_valid": np.full(self.previous, float(known)),
         }

@@ -44,6 +44,24 @@ def correlation(forecast: Floating, truth: Floating) -> float:
     )
 
 
+def map_rmse(maps: Floating, truth: Floating) -> NDArray[np.float64]:
+    """Root mean square difference (...) of each of the maps (..., pixel) from one map (pixel,)."""
+    axes = [f"axis{i}" for i in range(maps.ndim - 1)]
+    found = scores.continuous.rmse(
+        xr.DataArray(maps, dims=[*axes, "pixel"]), xr.DataArray(truth, dims=["pixel"]), reduce_dims="pixel"
+    )
+    return np.asarray(found, dtype=np.float64)
+
+
+def map_correlation(maps: Floating, truth: Floating) -> NDArray[np.float64]:
+    """Pattern correlation (...) of each of the maps (..., pixel) with one map (pixel,), their means removed."""
+    axes = [f"axis{i}" for i in range(maps.ndim - 1)]
+    found = scores.continuous.correlation.pearsonr(
+        xr.DataArray(maps, dims=[*axes, "pixel"]), xr.DataArray(truth, dims=["pixel"]), reduce_dims="pixel"
+    )
+    return np.asarray(found, dtype=np.float64)
+
+
 def fair_crps(members: Floating, truth: Floating) -> float:
     """Mean fair CRPS (Ferro 2014) of an ensemble (member, time, pixel) against (time, pixel), in the fields' unit.
 

@@ -1,7 +1,8 @@
 """The stages of a run, each skipped when its result is there: prepare, statistics, autoencoder, diffusion."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -9,18 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from fsae.runtime.calendar import time_index
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.fields import Fields, read_fields
+from fsae.runtime.fields import Fields
 from fsae.runtime.grids import LatLonGrid
 from fsae.runtime.healpix import coarsen
-from fsae.runtime.pyramid import decompose, whiten
 
 from .autoencoder import Autoencoder
-from .config import Config
-from .fit import autoencoder_loss, check_trainer, denoiser_loss, fit, forget_checkpoints
+from .config import Config, Files
+from .diffusion import diffusion_stage
+from .fit import autoencoder_loss, check_trainer, fit, forget_checkpoints
 from .global_map import global_maps
 from .halo import spherical_harmonics
 from .normalisation import Series, fit_statistics, normalised
@@ -32,9 +31,7 @@ from .run import (
     InputFile,
     Run,
     load_run,
-    load_weights,
     make_autoencoder,
-    make_denoiser,
     read_record,
     read_statistics,
     save_weights,
@@ -42,23 +39,24 @@ from .run import (
     write_record,
     write_statistics,
 )
-from .samples import AnomalySamples, LatentSeries, WindowSamples
+from .samples import AnomalySamples
+from .series import encode_series, in_batches, in_years, part_of, read_prepared
 from .sharpening import fit_sharpening
 from .static_fields import static_inputs
 
 F32 = NDArray[np.float32]
 log = logging.getLogger("fsae.training")
 
-BATCH = 32  # steps encoded at once, fewer where fields are large
-BATCH_VALUES = 1 << 23  # their values: 32 MiB
 MAP_STEPS = 4096  # whose covariance makes the dense maps
 SHARPEN_STEPS = 120
 SHARPEN_VALUES = 1 << 26  # their values: 256 MiB
 MIXTURE_WAVES = 9  # spherical harmonics of degree 0 to 2: the weights of a mixture vary over some 5,000 km
 
 
-def train(config: Config, inputs: Sequence[Path], folder: Path, *, static: Sequence[Path] = (), progress: bool) -> Run:
-    """The finished run in `folder`; stages that ended before are not done again. `static` are files of static fields.
+def train(config: Config, files: Files, folder: Path, *, autoencoder: Path | None = None, progress: bool) -> Run:
+    """The finished run in `folder`; stages that ended before are not done again.
+
+    `autoencoder` is a run whose data, statistics and autoencoder are taken instead of made anew.
 
     UsageError where the folder holds a run with another configuration, DataError for unfit inputs, Stopped or
     KeyboardInterrupt when interrupted (call it again to go on).
@@ -68,15 +66,17 @@ def train(config: Config, inputs: Sequence[Path], folder: Path, *, static: Seque
     with interruptible():
         if is_first():
             record_config(config, folder)
-            prepare_stage(config, inputs, static, folder, progress=progress)
+            if autoencoder is not None:
+                take_autoencoder(config, files, autoencoder, folder)
+            prepare_stage(config, files, folder, progress=progress)
         wait_for(folder / "facts.json")
         fields = read_prepared(config, folder)
         if is_first():
-            statistics_stage(config, fields, static, folder)
+            statistics_stage(config, fields, files.static, folder)
         wait_for(folder / "statistics.npz")
         autoencoder_stage(config, fields, folder, progress=progress)
         if config.diffusion is not None:
-            diffusion_stage(config, fields, folder, device=device, progress=progress)
+            diffusion_stage(config, fields, files.low_resolution, folder, device=device, progress=progress)
     return load_run(folder)
 
 
@@ -94,16 +94,14 @@ def record_config(config: Config, folder: Path) -> None:
         raise UsageError(f"{folder} holds a run with another configuration: choose another name or remove that folder")
 
 
-def prepare_stage(
-    config: Config, inputs: Sequence[Path], static: Sequence[Path], folder: Path, *, progress: bool
-) -> None:
+def prepare_stage(config: Config, files: Files, folder: Path, *, progress: bool) -> None:
     """Write data.zarr and facts.json."""
     if (folder / "facts.json").exists():
         return
-    log.info("prepare: %d files to HEALPix zoom %d", len(inputs), config.autoencoder.zoom)
+    log.info("prepare: %d files to HEALPix zoom %d", len(files.inputs), config.autoencoder.zoom)
     with steps_bar("prepare", progress) as moved:
         grid = prepare(
-            inputs,
+            files.inputs,
             folder / "data.zarr",
             config.data.variables,
             zoom=config.autoencoder.zoom,
@@ -116,7 +114,7 @@ def prepare_stage(
     training = np.flatnonzero(in_years(fields, config.data.training_years))
     axes = (grid.lat_deg, grid.lon_deg) if isinstance(grid, LatLonGrid) else (np.empty(0), np.empty(0))
     facts = Facts(
-        inputs=tuple(InputFile(name=path.name, sha256=sha256(path)) for path in (*inputs, *static)),
+        inputs=hashed(files),
         calendar=fields.calendar,
         step=str(fields.step),
         period=(date(fields.times[training[0]]), date(fields.times[training[-1]])),
@@ -125,6 +123,33 @@ def prepare_stage(
         versions={name: version(name) for name in ("fsae", "torch", "lightning", "numpy", "healpy")},
     )
     write_record(folder / "facts.json", facts)
+
+
+def hashed(files: Files) -> tuple[InputFile, ...]:
+    """Names and hashes of a configuration's files."""
+    return tuple(InputFile(name=path.name, sha256=sha256(path)) for path in files.all)
+
+
+def take_autoencoder(config: Config, files: Files, source: Path, folder: Path) -> None:
+    """Copy prepared data, statistics and autoencoder of the run in `source`, which was made by the same settings.
+
+    UsageError where its configuration differs in more than the diffusion model, or its autoencoder is not finished.
+    """
+    if (folder / "autoencoder.safetensors").exists():
+        return
+    theirs = read_record(source / "config.json", Config)
+    same = ("data", "autoencoder", "autoencoder_fit", "seed")
+    different = [name for name in same if getattr(theirs, name) != getattr(config, name)]
+    if different or not (source / "autoencoder.safetensors").exists():
+        found = f"other {' and '.join(different)}" if different else "no finished autoencoder"
+        raise UsageError(f"found {found} in {source}, expected a run of the same data and autoencoder (--autoencoder)")
+    log.info("autoencoder: that of %s", source)
+    facts = read_record(source / "facts.json", Facts)
+    shutil.copytree(source / "data.zarr", folder / "data.zarr", dirs_exist_ok=True)
+    statistics = read_statistics(source)
+    write_statistics(folder, {name: table for name, table in statistics.items() if not name.startswith("latent_")})
+    write_record(folder / "facts.json", replace(facts, inputs=hashed(files)))  # type: ignore[type-var]
+    shutil.copy(source / "autoencoder.safetensors", folder / "autoencoder.safetensors")
 
 
 def check_prepared(config: Config, fields: Fields) -> None:
@@ -141,27 +166,6 @@ def check_prepared(config: Config, fields: Fields) -> None:
 def date(time: object) -> str:
     """The ISO date of a cftime stamp."""
     return str(time)[:10]
-
-
-def read_prepared(config: Config, folder: Path) -> Fields:
-    """The prepared fields of a run, opened."""
-    zoom = config.autoencoder.zoom
-    return read_fields(folder / "data.zarr", config.data.variables, zoom=zoom, finest_zoom=zoom)
-
-
-def in_years(fields: Fields, years: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which steps lie in `years`, both included; DataError where none does."""
-    year = np.array([time.year for time in fields.times])
-    chosen = (year >= years[0]) & (year <= years[1])
-    if not chosen.any():
-        raise DataError(f"found no data in {years[0]}-{years[1]}: the inputs cover {year.min()}-{year.max()}")
-    return np.asarray(chosen)
-
-
-def part_of(fields: Fields, years: tuple[int, int]) -> slice:
-    """The steps within `years` as a slice of the sorted time axis."""
-    chosen = np.flatnonzero(in_years(fields, years))
-    return slice(int(chosen[0]), int(chosen[-1]) + 1)
 
 
 def statistics_stage(config: Config, fields: Fields, static: Sequence[Path], folder: Path) -> None:
@@ -215,7 +219,9 @@ def autoencoder_stage(config: Config, fields: Fields, folder: Path, *, progress:
     if is_first():
         model.round_maps()
         if config.autoencoder.sharpen:
-            sharpen(model, anomalies, season)
+            years = config.data.validation_years
+            unseen = normalised(config, fields, statistics, part_of(fields, years)) if years else (anomalies, season)
+            sharpen(model, *unseen)
         save_weights(model, folder / "autoencoder.safetensors")
         forget_checkpoints(folder / "autoencoder")
     wait_for(folder / "autoencoder.safetensors")
@@ -246,7 +252,10 @@ def evenly_spread(length: int, count: int) -> list[int]:
 
 
 def sharpen(model: Autoencoder, anomalies: Series, season: F32) -> None:
-    """Fit the decoder's sharpening to at most 120 steps spread over the training years, fewer of large fields."""
+    """Fit the decoder's sharpening to at most 120 steps spread over a period, fewer of large fields.
+
+    Best one that was not trained on, where there is one: what was is rebuilt sharper than what was not.
+    """
     held = max(2, SHARPEN_VALUES // int(np.prod(anomalies.shape[1:])))
     chosen = evenly_spread(len(anomalies), min(SHARPEN_STEPS, held))
     true, when = anomalies[chosen], season[chosen]
@@ -278,89 +287,3 @@ def _autoencoder_validation(
         return float(np.sqrt(total / len(anomalies)))
 
     return validation
-
-
-def in_batches(series: Series, season: F32) -> Iterator[tuple[Tensor, Tensor]]:
-    """Steps of a series (time, variable, pixel) with their season (time, 2K), at most `BATCH` at once."""
-    size = max(1, min(BATCH, BATCH_VALUES // int(np.prod(series.shape[1:]))))
-    for first in range(0, len(series), size):
-        part = slice(first, first + size)
-        yield torch.from_numpy(series[part]), torch.from_numpy(season[part])
-
-
-@torch.no_grad()
-def encode_series(model: Autoencoder, anomalies: Series, season: F32) -> F32:
-    """Latents (time, variable, latent pixel) of normalised anomalies."""
-    device = model.scale.device
-    parts = []
-    for x, when in in_batches(anomalies, season):
-        mask = torch.ones(len(x), len(model.config.zooms), device=device)
-        parts.append(model.encode_anomaly(x.to(device), when.to(device), mask).cpu())
-    return torch.cat(parts).numpy()
-
-
-def latent_spread(latents: F32, zooms: tuple[int, ...]) -> dict[str, F32]:
-    """Tables of `pyramid.whiten`: standard deviation of each cell, and of each level after dividing by it.
-
-    The latent's mean over time is zero but for the autoencoder's rounding, as the climatology is gone. A residual of
-    unit white noise has the mean square 1 - 4**-step: the level's own is measured against that.
-    """
-    cell_std = np.sqrt(np.square(latents, dtype=np.float64).mean(axis=0))  # (variable, pixel)
-    level_std = []
-    for index, level in enumerate(decompose(latents / cell_std, zooms)):
-        share = 1.0 if index == 0 else 1 - 4.0 ** (zooms[index - 1] - zooms[index])
-        level_std.append(np.sqrt(np.square(level).mean(axis=(0, 2)) / share))
-    return {
-        "latent_cell_std": cell_std.astype(np.float32),
-        "latent_level_std": np.stack(level_std, axis=1).astype(np.float32),  # (variable, level)
-    }
-
-
-def diffusion_stage(config: Config, fields: Fields, folder: Path, *, device: torch.device, progress: bool) -> None:
-    """Spreads of the latents, made on `device`; then train the denoiser on those of the training years, whitened."""
-    if (folder / "denoiser.safetensors").exists() or config.diffusion is None or config.diffusion_fit is None:
-        return
-    statistics = read_statistics(folder)
-    model = make_autoencoder(config, statistics)
-    load_weights(model, folder / "autoencoder.safetensors")
-    part = part_of(fields, config.data.training_years)
-    anomalies, season = normalised(config, fields, statistics, part)
-    zooms = config.autoencoder.latent_zooms
-    latents = encode_series(model.to(device), anomalies, season)
-    spread = latent_spread(latents, zooms)
-    if is_first():
-        write_statistics(folder, {**statistics, **spread})
-    series = LatentSeries(
-        index=np.array([time_index(time, str(fields.step)) for time in fields.times[part]]),
-        white=whiten(latents, zooms, spread["latent_cell_std"], spread["latent_level_std"]).astype(np.float32),
-        season=season,
-        forcing=fields.year[part].astype(np.float32),
-    )
-    shape, settings, seed = config.diffusion, config.diffusion_fit, config.seed + 1
-    log.info("diffusion: %d steps of %d windows", settings.steps, settings.batch)
-
-    def samples(first: int, count: int) -> WindowSamples:
-        return WindowSamples(
-            series,
-            config.noise,
-            window=shape.window,
-            previous=shape.previous,
-            seed=seed,
-            first=first,
-            count=count,
-        )
-
-    denoiser = fit(
-        make_denoiser(config),
-        denoiser_loss,
-        settings,
-        config.trainer,
-        samples,
-        folder=folder / "diffusion",
-        seed=seed,
-        progress=progress,
-    )
-    if is_first():
-        save_weights(denoiser, folder / "denoiser.safetensors")
-        forget_checkpoints(folder / "diffusion")
-    wait_for(folder / "denoiser.safetensors")

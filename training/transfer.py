@@ -64,7 +64,7 @@ def transfer(
     if fields.zoom <= coarse_zoom:
         raise DataError(f"found {source.name} at zoom {fields.zoom}, expected one finer than zoom {coarse_zoom}")
     phase, members = fields.phase, fields.shape[0]
-    harmonics = _harmonics(phase, members, subject.harmonics)
+    harmonics = climatology.affordable_harmonics(phase, members, subject.harmonics)
     coefficients = fit_source(fields, harmonics, subject.transforms)
     chosen = np.unique(np.linspace(0, members * len(phase) - 1, MAX_STEPS).round().astype(int))
     values = np.stack([fields.read(slice(t, t + 1), m)[0, 0] for m, t in (divmod(i, len(phase)) for i in chosen)])
@@ -102,19 +102,6 @@ def transfer(
                 )
             )
     return rows
-
-
-def _harmonics(phase: NDArray[np.float64], members: int, wanted: int) -> int:
-    """Harmonics, at most `wanted`, with fewer coefficients than times of the year and half as many as fields."""
-    coefficients = min(np.unique(np.round(phase % 1.0, 2)).size - 1, members * len(phase) // 2)
-    for harmonics in range(min(wanted, (coefficients - 1) // 2), 0, -1):
-        try:
-            climatology.projection(phase, harmonics)
-        except DataError:
-            continue
-        return harmonics
-    climatology.projection(phase, 0)
-    return 0
 
 
 def format_transfer(rows: Sequence[TransferRow]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from fsae.training.config import DEFAULT, input_files, read_config
+from fsae.training.config import DEFAULT, Files, input_files, read_config
 from fsae.training.run import read_statistics
 from fsae.training.stages import train
 
@@ -54,7 +54,7 @@ def main(names: tuple[str, ...], steps: int, out: Path) -> None:
         handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
         logger.addHandler(handler)
         start = time.perf_counter()
-        run = train(config, input_files(config.data.inputs, DEFAULT), folder, progress=False)
+        run = train(config, Files(inputs=input_files(config.data.inputs, DEFAULT)), folder, progress=False)
         minutes = (time.perf_counter() - start) / 60
         logger.removeHandler(handler)
         handler.close()

@@ -1,0 +1,96 @@
+"""`fsae-run generate`: an ensemble to a file."""
+
+import time
+
+import click
+
+from .errors import UsageError
+from .options import with_climatology, with_grid, with_names, with_overwrite
+from .terminal import common, merged, name_pairs, open_emulator, prepare_output, progress_bar, summary
+
+
+@click.command()
+@click.option("--members", type=click.IntRange(min=1), help="Number of members; default 100.")
+@click.option("--member-ids", metavar="A-B,C", help="Numbers of the members instead; a member is the same in any set.")
+@click.option(
+    "--start",
+    metavar="DATE",
+    help="Date in the first step; default January of the last training year, or the step after those of --initial.",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=12, show_default=True, help="Time steps.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--forcing",
+    metavar="FILE|CONSTANT",
+    help="Slow condition, such as 2000.5, or a series over time: NetCDF, Zarr, or CSV with lines date,value (such as "
+    "2005-01-16,2005.04). Default the calendar year of the steps.",
+)
+@click.option(
+    "--initial",
+    metavar="FILE",
+    help="Fields to go on from, NetCDF or Zarr, such as tas-2004.nc: their last steps, or those before --start.",
+)
+@with_names
+@with_climatology
+@click.option("--out", metavar="OUT", default="ensemble.zarr", show_default=True, help="Output; .nc for NetCDF-4.")
+@click.option("--batch", type=click.IntRange(min=1), help="Members at once: for speed and memory, never for results.")
+@with_grid
+@with_overwrite
+@common
+@click.pass_context
+def generate(
+    context: click.Context,
+    *,
+    members: int | None,
+    member_ids: str | None,
+    start: str | None,
+    steps: int,
+    seed: int,
+    forcing: str | None,
+    initial: str | None,
+    names: tuple[str, ...],
+    climatology: str | None,
+    out: str,
+    batch: int | None,
+    grid: str,
+    overwrite: bool,
+    model: str | None,
+    device: str | None,
+    threads: int | None,
+) -> None:
+    """Generate an ensemble: of the climate, or from known steps on; --name and --climatology are for those.
+
+    \b
+    Examples:
+      fsae-run generate --members 100
+      fsae-run generate --members 20 --start 2005-01 --steps 120 --seed 7 --out decade.zarr
+      fsae-run generate --member-ids 37,90-99 --out some.nc --grid source
+      fsae-run generate --members 20 --forcing 1950.5 --out as-in-1950.zarr
+      fsae-run generate --members 50 --initial tas-2004.nc --climatology training --steps 6 --out forecast.nc
+    """
+    from . import generation
+
+    options = merged(context, model, device, threads)
+    if members is not None and member_ids is not None:
+        raise UsageError("found --members and --member-ids: give one of them")
+    wanted = generation.member_ids(member_ids) if member_ids is not None else generation.members_of(members or 100)
+    prepare_output(out, overwrite, forcing)
+    path, began = prepare_output(out, overwrite, initial), time.monotonic()
+    emulator = open_emulator(options)
+    with progress_bar("generate") as progress:
+        job = emulator.generate_file(
+            path,
+            wanted,
+            start=start,
+            steps=steps,
+            seed=seed,
+            forcing=forcing,
+            initial=initial,
+            climatology=climatology,
+            names=name_pairs(names),
+            grid=grid,
+            batch=batch or generation.BATCH,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    click.echo(summary("generated", job, path, emulator.graphs.device, began))

@@ -1,0 +1,245 @@
+"""The forcing of an ensemble: the calendar year of its steps, a constant, or a series over time from a file.
+
+A series holds its values at its dates, in the middle of their bounds where a NetCDF file or Zarr store has such, and is
+linear in time between them. A date of another calendar is the same part of the same month in the bundle's.
+"""
+
+import csv
+import datetime
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cftime
+import numpy as np
+from numpy.typing import NDArray
+
+from .calendar import Date, centres, decimal_year, parse_start, step_bounds
+from .ensemble import parts_of
+from .errors import DataError, UsageError
+from .inputs import READ_ERRORS, find_dates, open_source, reason
+from .manifest import Forcing, Manifest
+from .stores import F32, Attribute, Coordinate
+from .units import conversion
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+F64 = NDArray[np.float64]
+
+CALENDAR_YEAR = "calendar year"
+ROUNDING_DAYS = 1e-5  # a second: dates of two calendars meet to rounding
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+    """A forcing over time, in the units of the manifest: values (date) at rising dates of one calendar."""
+
+    dates: tuple[Date, ...]
+    values: F64
+    name: str
+
+    def __post_init__(self) -> None:
+        if not self.dates:
+            raise DataError(f"{self.name} holds no values of the forcing, expected one or more dates with a value each")
+        bad = np.flatnonzero(~np.isfinite(self.values))
+        if bad.size:
+            when = self.dates[bad[0]].isoformat()
+            raise DataError(f"{self.name} holds {self.values[bad[0]]} at {when}, expected finite values of the forcing")
+
+
+Choice = float | Series | None  # None: the calendar year of the steps
+
+
+def read_forcing(given: "float | str | os.PathLike[str] | xr.Dataset | None", known: Forcing, calendar: str) -> Choice:
+    """The forcing that a number, its text, the path of a file or a dataset stands for; None stays the calendar year.
+
+    A text that reads as a number is one: a file of such a name is given as ./2000. UsageError for a number that is not
+    finite, DataError for all that cannot be read.
+    """
+    if given is None:
+        return None
+    if isinstance(given, int | float | np.number):
+        return _constant(float(given), known)
+    number = _number(given) if isinstance(given, str) else None
+    if number is not None:
+        return _constant(number, known)
+    if not isinstance(given, str | os.PathLike):
+        return _read_dataset(given, known)
+    path = Path(given)
+    if not path.exists():
+        raise DataError(
+            f"found the forcing {str(given)!r}, expected a number in the unit {known.units!r} or the path of a NetCDF "
+            "file, Zarr store or CSV file that exists"
+        )
+    text = _text(path)
+    return _read_dataset(path, known) if text is None else _read_csv(text, path.name, calendar)
+
+
+def _constant(number: float, known: Forcing) -> float:
+    """The number; UsageError where it is not finite."""
+    if not math.isfinite(number):
+        raise UsageError(f"found the forcing {number}, expected a finite number in the unit {known.units!r}")
+    return number
+
+
+def _number(text: str) -> float | None:
+    """The number that a text is, None where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _text(path: Path) -> str | None:
+    """The text of a file; None for a folder or a file that is none, such as NetCDF."""
+    if path.is_dir():
+        return None
+    try:
+        with path.open("rb") as file:
+            if b"\0" in file.read(512):  # so begins every binary format that could be meant
+                return None
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {reason(error)}") from None
+
+
+def _read_csv(text: str, name: str, calendar: str) -> Series:
+    """The series of lines `date,value`, dates as in --start; the first line may name the columns."""
+    rows = [(number, row) for number, row in enumerate(csv.reader(text.splitlines()), 1) if any(map(str.strip, row))]
+    if rows and _is_header(rows[0][1]):
+        rows = rows[1:]
+    dates: list[Date] = []
+    values: list[float] = []
+    for number, row in rows:
+        value = _number(row[-1].strip())
+        if len(row) != 2 or value is None:
+            raise DataError(
+                f"{name} holds {','.join(row)!r} in line {number}, expected date,value as in 2005-01-16,2.5"
+            )
+        try:
+            date = parse_start(row[0], calendar)
+        except (UsageError, DataError) as error:
+            raise DataError(f"{name}, line {number}: {error}") from None
+        if dates and date <= dates[-1]:
+            raise DataError(f"{name} has {row[0].strip()} after {dates[-1].isoformat()}, expected dates that rise")
+        dates.append(date)
+        values.append(value)
+    return Series(dates=tuple(dates), values=np.array(values), name=name)
+
+
+def _is_header(row: Sequence[str]) -> bool:
+    """Whether a line of a CSV file names columns: no entry of it begins with a digit, a sign or a point."""
+    return len(row) == 2 and not any(entry.strip()[:1] in "+-.0123456789" for entry in row)
+
+
+def _read_dataset(source: "str | os.PathLike[str] | xr.Dataset", known: Forcing) -> Series:
+    """The series of the one variable over time alone, or of the one that is called like the forcing."""
+    dataset, where = open_source(source)
+    try:
+        array = _choose(dataset, known, where)
+        found = find_dates(array, dataset, where)
+        units = array.attrs.get("units")
+        try:
+            factor, offset = (1.0, 0.0) if units is None else conversion(str(units), known.units)
+        except DataError:
+            raise DataError(
+                f"{array.name} in {where} has the units {units!r}, expected those of the forcing, {known.units!r}: "
+                "convert it first"
+            ) from None
+        try:
+            values = np.asarray(array.values, dtype=np.float64)
+        except READ_ERRORS as error:
+            raise DataError(f"cannot read {array.name} in {where}: {reason(error)}; is it damaged?") from None
+        dates = tuple(centres(found.stamps, bounds=found.bounds))
+        return Series(dates=dates, values=values * factor + offset, name=where)
+    finally:
+        if dataset is not source:
+            dataset.close()
+
+
+def _choose(dataset: "xr.Dataset", known: Forcing, where: str) -> "xr.DataArray":
+    """The variable that holds the forcing."""
+    lines = [str(name) for name, array in dataset.data_vars.items() if array.ndim == 1]
+    same = [name for name in lines if name.lower().replace("_", " ") == known.name.lower().replace("_", " ")]
+    chosen = same or lines
+    if len(chosen) == 1:
+        return dataset[chosen[0]]
+    there = ", ".join(f"{name} ({', '.join(map(str, array.dims))})" for name, array in dataset.data_vars.items())
+    raise DataError(
+        f"{where} holds {there or 'no variables'}, expected one variable over time alone, or one of them called "
+        f"{known.name.replace(' ', '_')!r}"
+    )
+
+
+def position(date: Date, calendar: str) -> float:
+    """Days from 1850 on in `calendar` to the date that is the same part of the same month there.
+
+    >>> position(cftime.datetime(1850, 2, 16, calendar="360_day"), "noleap")  # the middle of February
+    45.0
+    """
+    origin = cftime.datetime(1850, 1, 1, calendar=calendar)
+    start, end = step_bounds([date], "1 month")[0]
+    here, after = step_bounds([cftime.datetime(date.year, date.month, 1, calendar=calendar)], "1 month")[0]
+    day = datetime.timedelta(days=1)
+    return float((here - origin) / day + (date - start) / (end - start) * ((after - here) / day))
+
+
+def forcing_at(choice: Choice, stamps: Sequence[Date], step: str, cell_methods: str, count: int) -> F32:
+    """The forcing (step) in the middle of the period of each step, the steps being given as in `calendar.centres`.
+
+    Of a series the first `count` steps are asked for and must lie within it; where it ends before the others, they
+    hold its last value.
+    """
+    if choice is None:
+        return decimal_year(stamps, step, cell_methods).astype(np.float32)
+    if isinstance(choice, float):
+        return np.full(len(stamps), choice, dtype=np.float32)
+    middles = centres(stamps, step, cell_methods)
+    calendar = str(stamps[0].calendar)
+    known = np.array([position(date, calendar) for date in choice.dates])
+    wanted = np.array([position(date, calendar) for date in middles])
+    if wanted[0] < known[0] - ROUNDING_DAYS or wanted[count - 1] > known[-1] + ROUNDING_DAYS:
+        raise DataError(
+            f"{choice.name} holds the forcing from {choice.dates[0].isoformat()} to {choice.dates[-1].isoformat()}, "
+            f"expected all from {middles[0].isoformat()} to {middles[count - 1].isoformat()}, the middle of the first "
+            "and of the last step: extend it, or ask for other steps"
+        )
+    values: F32 = np.interp(wanted, known, choice.values).astype(np.float32)
+    return values
+
+
+def forcing_record(choice: Choice) -> str | float | dict[str, str]:
+    """What a request keeps of its forcing; a series by its name and a hash of its dates and values."""
+    if choice is None or isinstance(choice, float):
+        return CALENDAR_YEAR if choice is None else choice
+    calendar = str(choice.dates[0].calendar)
+    places = np.array([position(date, calendar) for date in choice.dates])
+    digest = hashlib.sha256(places.astype("<f8").tobytes() + choice.values.astype("<f8").tobytes())
+    return {"name": choice.name, "values_sha256": digest.hexdigest()}
+
+
+def forcing_coordinate(known: Forcing, forcing: F32) -> Coordinate:
+    """The forcing (time) that was used, for the output."""
+    attributes: dict[str, Attribute] = {"long_name": f"forcing: {known.name}", "units": known.units}
+    return Coordinate(name="forcing", dims=("time",), values=forcing, attributes=attributes)
+
+
+def forcing_note(manifest: Manifest, forcing: F32) -> tuple[str, ...]:
+    """A warning where the forcing (step) leaves the range it was trained on."""
+    known = parts_of(manifest)[0].forcing
+    low, high = known.range
+    least, most = float(forcing.min()), float(forcing.max())
+    if low <= least and most <= high:
+        return ()
+    runs = f"is {least:.2f}" if least == most else f"runs from {least:.2f} to {most:.2f}"
+    return (
+        f"The forcing ({known.name}) {runs} {known.units}, outside the {low:.2f} to {high:.2f} the model was trained "
+        "on: it is extrapolated there.",
+    )

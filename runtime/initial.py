@@ -1,0 +1,179 @@
+"""Known steps that an ensemble goes on from: found in a file, encoded as `compress` does, and whitened."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cftime
+import numpy as np
+
+from .bundle import Bundle
+from .calendar import Date, parse_step, same_step, steps, time_method
+from .compression import Input, encode, found_step, open_input
+from .ensemble import Initial, latent_model
+from .errors import BundleError, DataError
+from .fields import Fields
+from .manifest import Time
+from .output import encode_times
+from .pyramid import whiten
+from .session import Graphs
+from .stores import Coordinate
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SECONDS_A_DAY = 86_400
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KnownSteps:
+    """The last known steps as a denoiser takes them, and where the first step after them begins.
+
+    `reference` is when the last of them is over, the stamp of instantaneous values; `record` is what a request keeps.
+    """
+
+    initial: Initial
+    start: Date
+    reference: Date
+    record: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_initial(
+    bundle: Bundle,
+    graphs: Graphs,
+    source: "str | os.PathLike[str] | xr.Dataset",
+    *,
+    start: Date | None = None,
+    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
+    names: Mapping[str, str] | None = None,
+) -> KnownSteps:
+    """The last steps of a source, or those just before the step that holds `start`; other arguments as in `compress`.
+
+    DataError where the source has another time step, several members, missing values or not all the steps needed.
+    """
+    model = latent_model(bundle)
+    if not model.previous:
+        raise BundleError(
+            f"bundle {bundle.manifest.name} draws every window alone, so it cannot start from known steps: leave out "
+            "--initial, or take a bundle that can"
+        )
+    name = Path(source).name if isinstance(source, str | os.PathLike) else "dataset"
+    given = open_input(bundle, "generate", source, None, climatology, names)
+    try:
+        check_steps(given.fields, bundle.manifest.time, name)
+        times, begin = last_steps(given.fields, bundle.manifest.time, model.previous, start, name)
+        values = given.fields.read(times)[0]  # (time, variable, pixel)
+        if not np.isfinite(values).all():
+            raise DataError(f"{name} has missing values in the steps to start from, expected none: fill them first")
+        latent, _ = encode(bundle, graphs, given, values, times)
+    finally:
+        given.close()
+    white = whiten(latent, model.zooms, model.cell_std, model.level_std).astype(np.float32)
+    methods = bundle.manifest.variables[0].cell_methods  # of what is generated
+    last = in_calendar(given.fields.times[times.stop - 1], bundle.manifest.time.calendar, name)
+    return KnownSteps(
+        initial=Initial(white=white, valid=np.ones(model.previous, dtype=np.float32)),
+        start=begin,
+        reference=last if time_method(methods) == "point" else begin,
+        record=_record(given, values, times),
+        notes=given.notes,
+    )
+
+
+def _record(given: Input, values: np.ndarray, times: slice) -> dict[str, Any]:
+    """What a request keeps: the source and its steps in words, and a hash of the values and of their climatology."""
+    digest = hashlib.sha256(values.astype("<f4").tobytes())
+    if given.own is not None:
+        digest.update(given.own.astype("<f4").tobytes())
+    record = {key: given.request[key] for key in ("input", "zoom", "climatology")}
+    stamps = [date.isoformat() for date in given.fields.times[times]]
+    return record | {"times": stamps, "values_sha256": digest.hexdigest()}
+
+
+def check_steps(fields: Fields, time: Time, name: str) -> None:
+    """Nothing, or DataError where the fields have several members or another time step than the model."""
+    if len(fields.members or (0,)) > 1:
+        raise DataError(
+            f"{name} holds {len(fields.members or ())} members, expected one state to start from: select one first"
+        )
+    found = found_step(fields)
+    if found is not None and not same_step(found, time.step):
+        raise DataError(f"{name} has the time step {found}, expected {time.step} as the model: average or select first")
+
+
+def last_steps(fields: Fields, time: Time, count: int, start: Date | None, name: str) -> tuple[slice, Date]:
+    """Where the last `count` consecutive steps before `start` stand, and where the step that holds `start` begins.
+
+    Without a start they are the source's last.
+    """
+    firsts = period_starts(fields, time, name)
+    after = steps(firsts[-1], 2, time.step, time.calendar)[1]
+    begin = after if start is None else steps(start, 1, time.step, time.calendar)[0]
+    stop = next((i + 1 for i in reversed(range(len(firsts))) if firsts[i] < begin), 0)
+    known = firsts[max(0, stop - count) : stop]
+    needed = f"{count} consecutive steps of {time.step} up to {begin.isoformat()}"
+    if len(known) < count:
+        raise DataError(
+            f"{name} holds {len(known)} of the steps to start from, expected {needed}: give a longer series"
+        )
+    for before, now in zip(known, [*known[1:], begin], strict=True):
+        if steps(before, 2, time.step, time.calendar)[1] != now:
+            raise DataError(
+                f"{name} has a gap between {before.isoformat()} and {now.isoformat()}, expected {needed}: give the "
+                "missing ones, or another start"
+            )
+    return slice(stop - count, stop), begin
+
+
+def period_starts(fields: Fields, time: Time, name: str) -> Sequence[Date]:
+    """Start of the model's step that each step of the fields is, in the bundle's calendar."""
+    inside: Sequence[Date] = fields.times
+    if fields.bounds is not None:  # half a month, day or hour in: bounds that are hours off mean the same step
+        count, _ = parse_step(time.step)
+        inside = [start + (end - start) / (2 * count) for start, end in fields.bounds]
+    dates = [in_calendar(date, time.calendar, name) for date in inside]
+    return [steps(date, 1, time.step, time.calendar)[0] for date in dates]
+
+
+def in_calendar(date: Date, calendar: str, name: str) -> Date:
+    """The same date in another calendar; DataError where that has none such."""
+    try:
+        return cftime.datetime(*date.timetuple()[:6], date.microsecond, calendar=calendar)
+    except ValueError:
+        raise DataError(
+            f"{name} has the date {date.isoformat()} of the calendar {date.calendar!r}, expected one that the model's "
+            f"calendar {calendar!r} has: give the times in that calendar"
+        ) from None
+
+
+def lead_coordinates(reference: Date, stamps: Sequence[Date], calendar: str) -> tuple[Coordinate, Coordinate]:
+    """CF coordinates of a forecast: when it starts, and how long after that each stamp is [days]."""
+    axis = encode_times([reference], None, calendar)
+    leads = [(stamp - reference).total_seconds() / SECONDS_A_DAY for stamp in stamps]
+    return (
+        Coordinate(
+            name="forecast_reference_time",
+            dims=(),
+            values=axis.values[0],
+            attributes={
+                "standard_name": "forecast_reference_time",
+                "long_name": "end of the last known step",
+                "units": axis.units,
+                "calendar": axis.calendar,
+            },
+        ),
+        Coordinate(
+            name="lead_time",
+            dims=("time",),
+            values=np.array(leads),
+            attributes={
+                "standard_name": "forecast_period",
+                "long_name": "time since the end of the last known step",
+                "units": "day",  # xarray would make time differences of "days"
+            },
+        ),
+    )

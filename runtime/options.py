@@ -1,0 +1,35 @@
+"""Options that several verbs of `fsae-run` have, each written once."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+with_climatology = click.option(
+    "--climatology", metavar="FILE|training", help="Climatology of the input's own source, or the word `training`."
+)
+with_grid = click.option(
+    "--grid",
+    type=click.Choice(["native", "source"]),
+    default="native",
+    show_default=True,
+    help="HEALPix as the model computes, or the lat-lon grid of its training data.",
+)
+with_names = click.option(
+    "--name",
+    "names",
+    metavar="TAS=TS",
+    multiple=True,
+    help="What the input calls a variable of the model; may be given for each.",
+)
+with_overwrite = click.option("--overwrite", is_flag=True, help="Replace existing output.")
+with_zoom = click.option(
+    "--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports."
+)
+
+
+def from_file_to_file(command: Command) -> Command:
+    """The command with its input, IN, and its output, OUT."""
+    return click.argument("source", metavar="IN")(click.argument("out", metavar="OUT")(command))

@@ -1,0 +1,118 @@
+"""The denoiser's linear part: against the closed form of Gaussian windows, and the statistics it is made from."""
+
+import numpy as np
+import pytest
+import torch
+
+from fsae.runtime.healpix import npix
+from fsae.runtime.pyramid import unwhiten, whiten
+from fsae.training.diffusion import large_waves
+from fsae.training.halo import spherical_harmonics
+from fsae.training.wiener import WAVES, WienerFilter, fit_basis, given, joint_gaussian, separate_gaussian
+
+ZOOM, WINDOW, PREVIOUS = 1, 3, 2
+
+
+def autoregression(steps: int, features: int, seed: int) -> np.ndarray:
+    """x_t = 0.8 x_{t-1} + 0.6 e_t (time, feature), of unit variance."""
+    noise = np.random.default_rng(seed).standard_normal((steps, features))
+    series = noise.copy()
+    for step in range(1, steps):
+        series[step] = 0.8 * series[step - 1] + 0.6 * noise[step]
+    return series
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[WienerFilter, np.ndarray]:
+    """A filter of two levels, and the latents (time, variable, pixel) it was fitted to."""
+    latents = autoregression(500, npix(ZOOM), 0).astype(np.float32)[:, None]
+    model = WienerFilter(zooms=(0, ZOOM), zoom=ZOOM, variables=1, window=WINDOW, previous=PREVIOUS)
+    model.fit([latents], spherical_harmonics(ZOOM, WAVES).T[:, None])
+    return model, latents
+
+
+def covariance_of(model: WienerFilter, known: int) -> np.ndarray:
+    """Covariance (step * pixel, step * pixel) of a window in the model's statistics, from its tables in float64."""
+    basis = model.basis.double().numpy()
+    window, count, lead = WINDOW, len(basis), model.lead
+    whole = np.zeros((window, count, window, count))
+    rotation, variance = model.lead_rotation[known].double().numpy(), model.lead_variance[known].double().numpy()
+    whole[:, :lead, :, :lead] = ((rotation * variance) @ rotation.T).reshape(window, lead, window, lead)
+    for k in range(count - lead):
+        rotation = model.rest_rotation[known, :, :, k].double().numpy()
+        variance = model.rest_variance[known, :, k].double().numpy()
+        whole[:, lead + k, :, lead + k] = (rotation * variance) @ rotation.T
+    return np.einsum("pk,tkul,ql->tpuq", basis, whole, basis).reshape(window * count, -1)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 20.0])
+@pytest.mark.parametrize("known", [0, 1])
+def test_filter_is_the_conditional_mean(fitted, sigma: float, known: int) -> None:  # oracle: C (C + sigma^2)^-1, dense
+    model, latents = fitted
+    rng = np.random.default_rng(1)
+    noisy = (latents[2:5] + sigma * rng.standard_normal((3, 1, npix(ZOOM)))).astype(np.float32)
+    before = known * latents[0:2]
+    found = model(
+        torch.from_numpy(noisy)[None],
+        torch.tensor([sigma]),
+        torch.from_numpy(before)[None],
+        torch.full((1, PREVIOUS), float(known)),
+    )[0].numpy()
+    covariance = covariance_of(model, known)
+    basis = model.basis.double().numpy()
+    past = before[:, 0] @ basis
+    lead, rest = past[:, : model.lead].ravel() @ model.lead_mean.double().numpy(), past[:, model.lead :]
+    expected = np.concatenate(
+        [lead.reshape(WINDOW, -1), np.einsum("pk,ptk->tk", rest, model.rest_mean.double().numpy())], axis=1
+    )
+    mean = known * (expected @ basis.T).ravel()
+    gain = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(covariance)))
+    exact = mean + gain @ (noisy.ravel() - mean)
+    np.testing.assert_allclose(found.ravel(), exact, atol=4e-3 * max(1, abs(exact).max()))  # tables in half precision
+
+
+def test_statistics_are_those_of_the_series() -> None:  # oracle: a first-order autoregression, known in closed form
+    series = autoregression(20000, 3, 2)
+    joint = joint_gaussian([series[:12000], series[12000:]], WINDOW, PREVIOUS)
+    expected = np.zeros((PREVIOUS, 3, WINDOW, 3))
+    for step in range(WINDOW):
+        expected[-1, :, step] = 0.8 ** (step + 1) * np.eye(3)  # the last known step tells all
+    np.testing.assert_allclose(joint.mean.reshape(expected.shape), expected, atol=0.04)
+    separate = separate_gaussian([series], np.array([1.0, 1.0, 4.0]), WINDOW, PREVIOUS)
+    np.testing.assert_allclose(separate.mean[2], expected[:, 2, :, 2], atol=0.04)
+    total = separate.variance.sum(axis=-1)  # trace: without known steps, then with them
+    np.testing.assert_allclose(total[0], 3 * np.array([1.0, 1.0, 4.0]), rtol=0.01)
+    left = sum(1 - 0.64 ** (step + 1) for step in range(WINDOW))
+    np.testing.assert_allclose(total[1], left * np.array([1.0, 1.0, 4.0]), rtol=0.05)
+
+
+def test_given_is_the_schur_complement() -> None:  # oracle: inverse of the block of the precision matrix
+    root = np.random.default_rng(3).standard_normal((1, 6, 9))
+    covariance = root @ root.transpose(0, 2, 1)
+    found = given(covariance, 2)
+    conditional = (found.rotation[1] * found.variance[1][:, None]) @ found.rotation[1].transpose(0, 2, 1)
+    precision = np.linalg.inv(covariance[0])
+    np.testing.assert_allclose(conditional[0], np.linalg.inv(precision[2:, 2:]), rtol=1e-4)
+
+
+def test_patterns_are_orthonormal_and_keep_the_waves() -> None:  # oracle: variance of a wave is the series' own
+    waves = spherical_harmonics(ZOOM, WAVES)
+    series = autoregression(300, npix(ZOOM), 4) * (1 + np.arange(npix(ZOOM)) / 10)
+    basis, variance = fit_basis([series], waves)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(npix(ZOOM)), atol=1e-10)
+    lead = basis[:, : npix(ZOOM) - len(variance)]
+    np.testing.assert_allclose(lead @ (lead.T @ waves), waves, atol=1e-10)
+    assert (np.diff(variance) <= 1e-12).all() and variance.min() >= 0
+
+
+def test_waves_of_whitened_latents_give_waves_of_latents() -> None:  # oracle: the sum over the latents themselves
+    rng = np.random.default_rng(5)
+    zooms, shape = (0, 1, 2), (2, npix(2))
+    cell_std = rng.uniform(0.5, 2, shape).astype(np.float32)
+    level_std = rng.uniform(0.5, 2, (2, 3)).astype(np.float32)
+    latents = rng.standard_normal((4, *shape)).astype(np.float32)
+    white = whiten(latents, zooms, cell_std, level_std)
+    np.testing.assert_allclose(unwhiten(white, zooms, cell_std, level_std), latents, atol=1e-5)
+    found = np.einsum("wvp,tvp->tw", large_waves(zooms, cell_std, level_std), white)
+    expected = np.einsum("wp,tvp->tvw", spherical_harmonics(2, WAVES).T, latents).reshape(4, -1)
+    np.testing.assert_allclose(found, expected, atol=2e-3)

@@ -1,0 +1,152 @@
+"""The diffusion stage of a run: latents of every source, their spread, and the denoiser trained on them."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fsae.runtime.calendar import time_index
+from fsae.runtime.fields import Fields
+from fsae.runtime.pyramid import decompose, unwhiten, whiten
+
+from .autoencoder import Autoencoder
+from .config import Config
+from .fit import denoiser_loss, fit, forget_checkpoints
+from .halo import spherical_harmonics
+from .low_resolution import low_resolution_stretches
+from .normalisation import normalised
+from .processes import is_first, wait_for
+from .run import (
+    load_weights,
+    make_autoencoder,
+    make_denoiser,
+    read_statistics,
+    save_weights,
+    write_statistics,
+)
+from .samples import Stretch, WindowSamples
+from .series import encode_series, part_of
+from .wiener import WAVES
+
+F32 = NDArray[np.float32]
+log = logging.getLogger("fsae.training")
+
+
+def latent_spread(latents: F32, zooms: tuple[int, ...]) -> dict[str, F32]:
+    """Tables of `pyramid.whiten`: standard deviation of each cell, and of each level after dividing by it.
+
+    The latent's mean over time is zero but for the autoencoder's rounding, as the climatology is gone. A residual of
+    unit white noise has the mean square 1 - 4**-step: the level's own is measured against that.
+    """
+    cell_std = np.sqrt(np.square(latents, dtype=np.float64).mean(axis=0))  # (variable, pixel)
+    level_std = []
+    for index, level in enumerate(decompose(latents / cell_std, zooms)):
+        share = 1.0 if index == 0 else 1 - 4.0 ** (zooms[index - 1] - zooms[index])
+        level_std.append(np.sqrt(np.square(level).mean(axis=(0, 2)) / share))
+    return {
+        "latent_cell_std": cell_std.astype(np.float32),
+        "latent_level_std": np.stack(level_std, axis=1).astype(np.float32),  # (variable, level)
+    }
+
+
+def diffusion_stage(
+    config: Config,
+    fields: Fields,
+    low_resolution: Sequence[Sequence[Path]],
+    folder: Path,
+    *,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    """Spreads of the latents, made on `device`; then train the denoiser on the latents of every source, whitened."""
+    if (folder / "denoiser.safetensors").exists() or config.diffusion is None or config.diffusion_fit is None:
+        return
+    statistics = read_statistics(folder)
+    model = make_autoencoder(config, statistics)
+    load_weights(model, folder / "autoencoder.safetensors")
+    model.to(device)
+    stretches = []
+    if "hr" in config.sources.labels:
+        stretches.append(high_resolution_stretch(config, fields, model, folder))
+    stretches += low_resolution_stretches(config, low_resolution, statistics, model, str(fields.step))
+    zooms = config.autoencoder.latent_zooms
+    spread = latent_spread(np.concatenate([stretch.latents for stretch in stretches]), zooms)
+    if is_first():
+        write_statistics(folder, {**statistics, **spread})
+    cell_std, level_std = spread["latent_cell_std"], spread["latent_level_std"]
+    white = [
+        replace(stretch, latents=whiten(stretch.latents, zooms, cell_std, level_std).astype(np.float32))
+        for stretch in stretches
+    ]
+    denoiser = make_denoiser(config)
+    denoiser.wiener.fit(consecutive(white), large_waves(zooms, cell_std, level_std))
+    forcing = np.concatenate([stretch.forcing for stretch in stretches])
+    denoiser.forcing_range.copy_(torch.tensor([np.floor(forcing.min()), np.ceil(forcing.max())]))
+    shape, settings, seed = config.diffusion, config.diffusion_fit, config.seed + 1
+    log.info("diffusion: %d steps of %d windows", settings.steps, settings.batch)
+
+    def samples(first: int, count: int) -> WindowSamples:
+        return WindowSamples(
+            white,
+            config.noise,
+            high_resolution_share=config.sources.high_resolution_share,
+            window=shape.window,
+            previous=shape.previous,
+            seed=seed,
+            first=first,
+            count=count,
+        )
+
+    denoiser = fit(
+        denoiser,
+        denoiser_loss,
+        settings,
+        config.trainer,
+        samples,
+        folder=folder / "diffusion",
+        seed=seed,
+        progress=progress,
+    )
+    if is_first():
+        save_weights(denoiser, folder / "denoiser.safetensors")
+        forget_checkpoints(folder / "diffusion")
+    wait_for(folder / "denoiser.safetensors")
+
+
+def high_resolution_stretch(config: Config, fields: Fields, model: Autoencoder, folder: Path) -> Stretch:
+    """Latents of the training years."""
+    part = part_of(fields, config.data.training_years)
+    anomalies, season = normalised(config, fields, read_statistics(folder), part)
+    return Stretch(
+        source="hr",
+        index=np.array([time_index(time, str(fields.step)) for time in fields.times[part]]),
+        latents=encode_series(model, anomalies, season),
+        season=season,
+        forcing=fields.year[part].astype(np.float32),
+    )
+
+
+def large_waves(zooms: tuple[int, ...], cell_std: F32, level_std: F32) -> F32:
+    """(wave, variable, pixel): whitened latents times one of these give a wave of degree 0 to 2 of the latents.
+
+    Whitening is division by the deviation of each cell, then a symmetric map G; so a wave y of the latents is seen by
+    G^-1 (cell_std y) in the whitened ones.
+    """
+    variables = len(cell_std)
+    waves = spherical_harmonics(zooms[-1], WAVES).T  # (wave, pixel)
+    unit = np.eye(variables)[:, None, :, None]  # a wave of one variable after the other
+    seen = unwhiten(unit * waves[:, None] * cell_std, zooms, np.ones_like(cell_std), level_std)
+    return np.asarray(seen.reshape(-1, *cell_std.shape), dtype=np.float32)
+
+
+def consecutive(stretches: Sequence[Stretch]) -> list[F32]:
+    """Latents (time, V, Nzb) of the stretches, cut where steps are missing."""
+    return [
+        part
+        for stretch in stretches
+        for part in np.split(stretch.latents, np.flatnonzero(np.diff(stretch.index) != 1) + 1)
+    ]

@@ -1,0 +1,101 @@
+"""Scores of ensembles, point by point or not in `scores`: spread against skill, ranks, the lead where skill ends.
+
+Everywhere the member axis is the first one; a single member is a deterministic forecast.
+"""
+
+import numpy as np
+import scores.continuous
+import scores.probability
+import xarray as xr
+from numpy.typing import NDArray
+
+Floating = NDArray[np.floating]
+Array = NDArray[np.float64]
+
+
+def _labelled(array: Floating, *, members: bool) -> xr.DataArray:
+    axes = [f"axis{i}" for i in range(array.ndim - members)]
+    return xr.DataArray(array, dims=["member", *axes] if members else axes)
+
+
+def pointwise_crps(members: Floating, truth: Floating) -> Array:
+    """Fair CRPS (Ferro 2014) at every point of members (member, ...) against truth (...), in their unit.
+
+    Of a single member it is the absolute error, which the CRPS of a deterministic forecast is.
+    """
+    if len(members) == 1:
+        error = scores.continuous.mae(
+            _labelled(members[0], members=False), _labelled(truth, members=False), preserve_dims="all"
+        )
+        return np.asarray(error.values, dtype=np.float64)
+    forecast, known = _labelled(members, members=True), _labelled(truth, members=False)
+    score = scores.probability.crps_for_ensemble(
+        forecast, known, "member", method="fair", preserve_dims=list(known.dims)
+    )
+    return np.asarray(score.values, dtype=np.float64)
+
+
+def spread_skill(variance: Floating, square_error: Floating, members: int) -> Array:
+    """Spread over root mean square error of the ensemble mean: one where spread tells the error (Fortin et al. 2014).
+
+    sqrt((M + 1) / M * mean variance / mean square error), eq. 15 there: `variance` is the mean over cases of the
+    members' unbiased variance, `square_error` that of the ensemble mean's; the mean of M members is itself uncertain.
+
+    >>> spread_skill(np.array([4.0]), np.array([5.0]), 4).tolist()
+    [1.0]
+    """
+    ratio: Array = np.sqrt((members + 1) / members * np.asarray(variance) / np.asarray(square_error))
+    return ratio
+
+
+def rank_counts(members: Floating, truth: Floating) -> Array:
+    """How often the truth (..., case) has each of the ranks among members (member, ..., case): (..., M + 1).
+
+    Ties are shared out among the ranks they could have (Hamill 2001, doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2).
+    """
+    known = _labelled(truth, members=False)
+    shares = scores.probability.rank_histogram(
+        _labelled(members, members=True), known, "member", preserve_dims=list(known.dims[:-1])
+    )
+    return np.asarray(shares.transpose(..., "rank").values, dtype=np.float64) * truth.shape[-1]
+
+
+def unevenness(counts: Floating) -> Array:
+    """Reliability index (Delle Monache et al. 2006) of rank counts (..., rank): sum of |share - 1 / ranks|.
+
+    0 for a flat histogram, near 2 where all cases have one rank; half of it is the share that would have to move.
+
+    >>> unevenness(np.array([[5, 5], [10, 0]])).tolist()
+    [0.0, 1.0]
+    """
+    shares = counts / counts.sum(axis=-1, keepdims=True)
+    index: Array = np.abs(shares - 1 / counts.shape[-1]).sum(axis=-1)
+    return index
+
+
+def outer_share(counts: Floating) -> Array:
+    """Share of cases outside the ensemble (lowest or highest rank), over that of a flat histogram: > 1 is too narrow.
+
+    >>> outer_share(np.array([1, 1, 1, 1])), outer_share(np.array([2, 0, 0, 2]))
+    (array(1.), array(2.))
+    """
+    outside: Array = (counts[..., 0] + counts[..., -1]) / counts.sum(axis=-1)
+    return np.asarray(outside * counts.shape[-1] / 2)
+
+
+def lead_of_last_skill(own: Floating, other: Floating, years: NDArray[np.integer]) -> tuple[int, int]:
+    """The last lead until which scores `own` (start, lead) stay below `other`, on average and beyond doubt; 0: never.
+
+    Beyond doubt: by more than two standard errors of the mean difference. Months of one year are not independent, so
+    the standard error is that of the means of whole `years` (start,); with a single year nothing is beyond doubt.
+    """
+    difference = np.stack([(own - other)[years == year].mean(axis=0) for year in np.unique(years)])  # (year, lead)
+    mean = (own - other).mean(axis=0)
+    count = len(difference)
+    error = difference.std(axis=0, ddof=1) / np.sqrt(count) if count > 1 else np.full(mean.shape, np.inf)
+    return _leading(mean < 0), _leading(mean < -2 * error)
+
+
+def _leading(wins: NDArray[np.bool_]) -> int:
+    """Number of wins before the first loss."""
+    return int(np.argmin(np.append(wins, False)))

@@ -1,0 +1,126 @@
+"""Low-resolution sources of the diffusion model: what enters the compressed space by zero-shot super-resolution.
+
+Fields of a source are averaged to its coarse zoom, freed of their climatology and encoded with every finer level masked
+(Meuer et al. 2026, section 3): a source adds latents to learn from, and never anything to the autoencoder.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fsae.runtime import climatology
+from fsae.runtime.calendar import time_index
+from fsae.runtime.errors import DataError
+from fsae.runtime.fields import Fields, read_fields
+from fsae.runtime.healpix import coarsen, refine
+from fsae.runtime.pyramid import level_mask
+from fsae.runtime.transforms import forward
+
+from .autoencoder import Autoencoder
+from .config import Config, LowResolution
+from .normalisation import transforms_of
+from .samples import Stretch
+from .weights import healpy_weights
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+log = logging.getLogger("fsae.training")
+
+BATCH = 32  # steps encoded at once
+
+
+def low_resolution_stretches(
+    config: Config, files: Sequence[Sequence[Path]], statistics: Mapping[str, F32], model: Autoencoder, step: str
+) -> list[Stretch]:
+    """Latents of every member of every low-resolution source of a configuration, whose `files` are given in its order.
+
+    DataError where a source has another time step than `step` or a grid too coarse for the zoom asked for.
+    """
+    found = []
+    for source, paths in zip(config.sources.low_resolution, files, strict=True):
+        for path in paths:
+            fields = read_fields(
+                path,
+                config.data.variables,
+                finest_zoom=config.autoencoder.zoom,
+                names=source.names,
+                make_weights=healpy_weights(),
+            )
+            try:
+                stretches = list(_stretches(config, source, fields, statistics, model, step))
+            finally:
+                fields.close()
+            log.info("low resolution: %s, %d members of %d steps", path.name, len(stretches), len(stretches[0].index))
+            found += stretches
+    return found
+
+
+def _stretches(
+    config: Config, source: LowResolution, fields: Fields, statistics: Mapping[str, F32], model: Autoencoder, step: str
+) -> Iterator[Stretch]:
+    if fields.zoom < source.zoom:
+        raise DataError(f"found {fields.source} at zoom {fields.zoom}, expected zoom {source.zoom} or finer")
+    if fields.step != step:
+        raise DataError(f"found a step of {fields.step} in {fields.source}, expected {step} as in the training data")
+    years = np.array([time.year for time in fields.times])
+    low, high = source.years or (years.min(), years.max())
+    chosen = np.flatnonzero((years >= low) & (years <= high))
+    if not chosen.size:
+        raise DataError(f"found {years.min()}-{years.max()} in {fields.source}, expected some of {low}-{high}")
+    part = slice(int(chosen[0]), int(chosen[-1]) + 1)
+    values = np.stack([_coarse(fields, member, part, source.zoom) for member in range(fields.shape[0])])
+    values = forward(values, transforms_of(config.data))  # (member, time, variable, pixel)
+    anomalies = anomalies_of(config, source, values, fields.phase[part], statistics)
+    season = climatology.season(fields.phase[part], config.data.harmonics)
+    year = fields.year[part] if source.forcing is None else np.full(len(chosen), source.forcing)
+    index = np.array([time_index(time, step) for time in fields.times[part]])
+    for member in anomalies:
+        latents = encode_coarse(model, member, season, source.zoom)
+        yield Stretch(source="lr", index=index, latents=latents, season=season, forcing=year.astype(np.float32))
+
+
+def _coarse(fields: Fields, member: int, part: slice, zoom: int) -> F32:
+    """Fields (time, variable, pixel) of one member at `zoom`."""
+    steps = [fields.read(slice(i, i + 1), member)[0, 0] for i in range(part.start, part.stop)]
+    coarse: F32 = coarsen(np.stack(steps).astype(np.float64), fields.zoom - zoom).astype(np.float32)
+    return coarse
+
+
+def anomalies_of(config: Config, source: LowResolution, values: F32, phase: F64, statistics: Mapping[str, F32]) -> F32:
+    """Normalised anomalies of transformed values (member, time, variable, pixel) at the source's zoom.
+
+    About the training climatology, or about the source's own. Anomalies about a climatology of p coefficients fitted
+    to n steps have lost p / n of their variance on average: they are scaled up by that.
+    """
+    levels = config.autoencoder.zoom - source.zoom
+    if source.climatology == "training":
+        mean = coarsen(statistics["climatology"].astype(np.float64), levels)
+        anomalies = values - climatology.evaluate(mean, climatology.season(phase, config.data.harmonics))
+    else:
+        members, steps = values.shape[:2]
+        harmonics = climatology.affordable_harmonics(phase, members, config.data.harmonics)
+        solver = climatology.projection(phase, harmonics)
+        own = np.tensordot(solver, values.mean(axis=0, dtype=np.float64), axes=1).transpose(1, 0, 2)
+        anomalies = values - climatology.evaluate(own, climatology.season(phase, harmonics))
+        anomalies *= (1 - len(solver) / (members * steps)) ** -0.5
+    scale = statistics["scale"][:, None]
+    if "pixel_scale" in statistics:
+        scale = scale * coarsen(statistics["pixel_scale"], levels)
+    return np.asarray(anomalies / scale, dtype=np.float32)
+
+
+@torch.no_grad()
+def encode_coarse(model: Autoencoder, anomalies: F32, season: F32, zoom: int) -> F32:
+    """Latents (time, variable, latent pixel) of normalised anomalies (time, variable, pixel) at a coarser `zoom`."""
+    device, zooms = model.scale.device, model.config.zooms
+    mask = torch.from_numpy(level_mask(zooms, zoom)).to(device)
+    parts = []
+    for first in range(0, len(anomalies), BATCH):
+        fine = torch.from_numpy(refine(anomalies[first : first + BATCH], zooms[-1] - zoom)).to(device)
+        when = torch.from_numpy(season[first : first + BATCH]).to(device)
+        parts.append(model.encode_anomaly(fine, when, mask.expand(len(fine), -1)).cpu())
+    return torch.cat(parts).numpy()

@@ -1,0 +1,93 @@
+"""A model with its training and evaluation years in memory, and departures of any fields from its climatology."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime import climatology as harmonic
+from fsae.runtime.calendar import time_index
+from fsae.runtime.ensemble import LatentModel
+from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.fields import read_fields
+from fsae.runtime.transforms import forward
+
+from .config import DEFAULT, read_config
+from .evaluation import Candidate, candidate_of, period_of, prepared_inputs
+from .run import latest_run, load_run
+from .subject import Period, Subject
+
+Fields = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """A generating model and the real fields it is compared with; the evaluation follows the training years."""
+
+    candidate: Candidate
+    latent: LatentModel
+    training: Period
+    evaluation: Period
+
+    def __post_init__(self) -> None:
+        step = self.candidate.time.step
+        last, first = time_index(self.training.times[-1], step), time_index(self.evaluation.times[0], step)
+        if first != last + 1:
+            raise DataError(
+                f"found training years until {self.training.times[-1]} and evaluation from {self.evaluation.times[0]}, "
+                "expected evaluation years right after the training years: choose such years"
+            )
+
+    @property
+    def subject(self) -> Subject:
+        """The model as the evaluation sees it, with the tables that departures need."""
+        return self.candidate.subject
+
+
+def open_material(model: str | None, data: Path | None = None) -> Material:
+    """The run or bundle `model` (default: the newest run) with the years of a configuration, all in memory.
+
+    A run comes with the data it prepared; a bundle, or a run that is given `data`, is shown the inputs of that
+    configuration (default: the sample data).
+    """
+    name = str(latest_run()) if model is None else model
+    if data is None and (Path(name) / "config.json").exists():
+        run = load_run(Path(name))
+        return _read(candidate_of(name), run.fields, (run.config.data.training_years, run.config.data.evaluation_years))
+    candidate = candidate_of(name)
+    if data is not None and not data.exists():
+        raise UsageError(f"found no {data} for --data: give a configuration, as --data CONFIG.toml")
+    source = data or DEFAULT
+    config = read_config(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = prepared_inputs(candidate, config, source, Path(scratch))
+        return _read(candidate, store, (config.data.training_years, config.data.evaluation_years))
+
+
+def _read(candidate: Candidate, store: Path, years: tuple[tuple[int, int], tuple[int, int]]) -> Material:
+    zoom = candidate.subject.zooms[-1]
+    fields = read_fields(store, candidate.variables, zoom=zoom, finest_zoom=zoom)
+    try:
+        training, evaluation = (period_of(fields, part) for part in years)
+    finally:
+        fields.close()
+    if candidate.latent is None:
+        raise DataError(f"found no denoiser in {candidate.subject.name}, expected a model that generates")
+    return Material(candidate=candidate, latent=candidate.latent, training=training, evaluation=evaluation)
+
+
+def departures(subject: Subject, values: Fields, season: Fields) -> Fields:
+    """Departures (..., time, variable, pixel) of physical fields from the training climatology, in `subject`'s units.
+
+    `season` (time, 2K); a transformed variable departs as its transform.
+    """
+    return np.asarray(
+        forward(values, subject.transforms) - harmonic.evaluate(subject.climatology, season), dtype=np.float32
+    )
+
+
+def departures_of(subject: Subject, period: Period) -> Fields:
+    """Departures (time, variable, pixel) of a period's own fields."""
+    return departures(subject, period.values, harmonic.season(period.phase, subject.harmonics))

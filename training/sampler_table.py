@@ -1,0 +1,243 @@
+"""`fsae-train samplers`: what each sampler and number of steps costs and how good the ensemble is that it draws.
+
+Every row draws the same members from the same noise, freely from the first step of the chosen years on, and is held
+against the real steps of these years. They are none of the evaluation years: a sampler is chosen by them, and would
+look better there than it is. That the model was trained on them matters little, as all rows share the model.
+"""
+
+import logging
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime.ensemble import LatentModel, generate
+from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.fields import read_fields
+from fsae.runtime.generation import timeline
+from fsae.runtime.healpix import coarsen
+from fsae.runtime.manifest import Sampler
+from fsae.runtime.sampler import denoiser_calls
+from fsae.runtime.session import Graphs
+
+from .config import DEFAULT, Config, read_config
+from .energy import energy_scores
+from .evaluation import Candidate, of_bundle, of_run, period_of, prepared_inputs
+from .record_json import as_json
+from .run import latest_run, load_run
+from .sampler_report import Figures, Row, SamplerTable, format_table, rank, recommend
+from .scores import fair_crps
+from .spectra import Spectrum, power_spectrum
+from .subject import Fields, Period, Subject, anomalies
+
+log = logging.getLogger("fsae.training")
+
+STEPS = (4, 6, 8, 12, 18, 32)
+SECOND_ORDER = ("dpm2m", "heun")
+YEARS = 10  # the last of the training years, where none are chosen
+BLOCK_ZOOM = 2  # 192 cells of some 1,600 km: what of a month's field can be told apart from noise
+LMAX = 60
+MEMBERS_AT_ONCE = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A sampler to try, on the graphs whose denoiser it is for."""
+
+    sampler: Sampler
+    graphs: Graphs
+
+
+def samplers_of_model(
+    model: str | None,
+    *,
+    members: int = 10,
+    steps: Sequence[int] = STEPS,
+    years: tuple[int, int] | None = None,
+    data: Path | None = None,
+) -> tuple[str, str]:
+    """The table, and the same as JSON, of a run's folder or a bundle (default: the newest run).
+
+    `years` are drawn, by default the last ten of the training years. A bundle, or a run that is given `data`, is shown
+    the inputs of that configuration (default: the sample data).
+    """
+    folder = Path(model) if model is not None else latest_run()
+    run = load_run(folder) if (folder / "config.json").exists() else None
+    candidate = of_bundle(str(folder)) if run is None else of_run(run)
+    if run is not None and data is None:
+        found = _table_of(candidate, run.config, run.fields, members, steps, years)
+        return format_table(found), as_json(found)
+    config = read_config(data or DEFAULT)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = prepared_inputs(candidate, config, data or DEFAULT, Path(scratch))
+        found = _table_of(candidate, config, store, members, steps, years)
+    return format_table(found), as_json(found)
+
+
+def year_range(text: str) -> tuple[int, int]:
+    """First and last year of a text.
+
+    >>> year_range("1995-2004")
+    (1995, 2004)
+    """
+    found = re.fullmatch(r"(\d{4})-(\d{4})", text)
+    if found is None or found[1] > found[2]:
+        raise UsageError(f"found the years {text!r}, expected a first and a last one such as 1995-2004")
+    return int(found[1]), int(found[2])
+
+
+def step_counts(text: str) -> tuple[int, ...]:
+    """Numbers of steps of a text.
+
+    >>> step_counts("4,8,32")
+    (4, 8, 32)
+    """
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise UsageError(f"found the steps {text!r}, expected numbers of 1 or more such as 4,8,32")
+    return tuple(int(part) for part in text.split(","))
+
+
+def years_to_use(config: Config, years: tuple[int, int] | None) -> tuple[int, int]:
+    """`years`, or the last ten training years without any; UsageError where they touch the evaluation years."""
+    first, last = config.data.training_years
+    chosen = years or (max(first, last - YEARS + 1), last)
+    low, high = config.data.evaluation_years
+    if chosen[0] <= high and low <= chosen[1]:
+        raise UsageError(
+            f"found the years {chosen[0]}-{chosen[1]}, expected years outside the evaluation years {low}-{high}: a "
+            "sampler that is chosen on them would look better there than it is"
+        )
+    return chosen
+
+
+def choices_of(candidate: Candidate, steps: Sequence[int]) -> list[Choice]:
+    """Every sampler of second order with each number of steps, between the noise levels of the model's own."""
+    if candidate.latent is None:
+        raise DataError("found a model without a denoiser, expected one that generates")
+    own = candidate.latent.sampler
+    return [
+        Choice(sampler=replace(own, name=name, steps=count), graphs=candidate.graphs)
+        for name in SECOND_ORDER
+        for count in steps
+    ]
+
+
+def _table_of(
+    candidate: Candidate, config: Config, store: Path, members: int, steps: Sequence[int], years: tuple[int, int] | None
+) -> SamplerTable:
+    """The table from prepared fields."""
+    chosen = years_to_use(config, years)
+    zoom = candidate.subject.zooms[-1]
+    fields = read_fields(store, candidate.variables, zoom=zoom, finest_zoom=zoom)
+    try:
+        truth = period_of(fields, chosen)
+    finally:
+        fields.close()
+    return compare_samplers(candidate, choices_of(candidate, steps), truth, members)
+
+
+def compare_samplers(candidate: Candidate, choices: Sequence[Choice], truth: Period, members: int) -> SamplerTable:
+    """Rows of `choices`, of ensembles over the steps of `truth`, and the one to recommend."""
+    subject, latent = candidate.subject, candidate.latent
+    if latent is None or members < 2:
+        raise UsageError(f"found {members} members of {subject.name}, expected 2 or more of a model that generates")
+    true = anomalies(subject, truth)
+    lmax = min(LMAX, 2 << subject.zooms[-1])
+    known = [departures(true[None, :, v], lmax) for v in range(true.shape[1])]
+    costs, simple, energies = [], [], []
+    for choice in choices:
+        log.info("samplers: %s, %d steps", choice.sampler.name, choice.sampler.steps)
+        drawn, seconds = draw(candidate, latent, choice, truth, members)
+        costs.append(1000 * seconds / (members * len(true)))
+        fields = anomalies(subject, truth, drawn)
+        simple.append([_simple(fields[:, :, v], true[:, v], known[v], lmax) for v in range(true.shape[1])])
+        energies.append(_energies(subject, fields, true))  # (variable, block means or pixels, time)
+    year = np.array([stamp.year for stamp in truth.times])
+    ranked = [[rank(scores, year) for scores in kinds] for kinds in np.moveaxis(np.array(energies), 0, 2)]
+    rows = tuple(
+        Row(
+            sampler=choice.sampler.name,
+            steps=choice.sampler.steps,
+            calls=denoiser_calls(choice.sampler.name, choice.sampler.steps),
+            milliseconds=costs[i],
+            figures=tuple(
+                Figures(
+                    block_energy=blocks[i],
+                    pixel_energy=pixels[i],
+                    crps=crps * float(scale),
+                    spread=spread,
+                    spectrum_median=spectrum,
+                )
+                for (crps, spread, spectrum), scale, (blocks, pixels) in zip(
+                    simple[i], subject.scale, ranked, strict=True
+                )
+            ),
+        )
+        for i, choice in enumerate(choices)
+    )
+    return SamplerTable(
+        name=subject.name,
+        device=candidate.graphs.device,
+        backend=candidate.graphs.backend,
+        years=(int(year[0]), int(year[-1])),
+        members=members,
+        steps=len(true),
+        block_zoom=min(BLOCK_ZOOM, subject.zooms[-1]),
+        lmax=lmax,
+        variables=subject.variables,
+        rows=rows,
+        recommended=recommend(rows),
+    )
+
+
+def draw(
+    candidate: Candidate, latent: LatentModel, choice: Choice, truth: Period, members: int
+) -> tuple[Fields, float]:
+    """Physical fields (member, time, variable, pixel) over the steps of `truth`, and the seconds they took.
+
+    A first window of one member is drawn and thrown away: graphs are loaded when they are first called.
+    """
+    count = len(truth.times)
+    model = replace(latent, sampler=choice.sampler)
+    line = timeline(candidate.time, model.window, candidate.cell_methods, truth.times[0], count)
+    whole = np.empty((members, *truth.values.shape), dtype=np.float32)
+    for _ in generate(model, choice.graphs, range(1), line.steps, 1, 0, 1):
+        pass
+    start = time.perf_counter()
+    for unit in generate(model, choice.graphs, range(members), line.steps, count, 0, MEMBERS_AT_ONCE):
+        whole[unit.members, unit.times] = unit.values
+    return whole, time.perf_counter() - start
+
+
+def departures(members: Fields, lmax: int) -> tuple[float, Spectrum]:
+    """Standard deviation, mean over pixels, and power at degrees 2 ... lmax of (member, time, pixel).
+
+    Each member's own mean map is removed, and averages over members are of variances.
+    """
+    own = members - members.mean(axis=1, keepdims=True)
+    deviation = np.sqrt(np.mean(own**2, axis=(0, 1), dtype=np.float64))
+    return float(deviation.mean()), power_spectrum(own, lmax)[2:]
+
+
+def _simple(members: Fields, truth: Fields, known: tuple[float, Spectrum], lmax: int) -> tuple[float, float, float]:
+    """CRPS, ratio of the standard deviations and median of |power ratio - 1| in one variable."""
+    spread, power = departures(members, lmax)
+    return fair_crps(members, truth), spread / known[0], float(np.median(np.abs(power / known[1] - 1)))
+
+
+def _energies(subject: Subject, fields: Fields, true: Fields) -> NDArray[np.float64]:
+    """Energy scores (variable, kind, time) in physical units: of block means, then of all pixels."""
+    up = max(subject.zooms[-1] - BLOCK_ZOOM, 0)
+    scores = [
+        (
+            energy_scores(coarsen(fields[:, :, v], up), coarsen(true[:, v], up)),
+            energy_scores(fields[:, :, v], true[:, v]),
+        )
+        for v in range(true.shape[1])
+    ]
+    return np.array(scores) * subject.scale[:, None, None]

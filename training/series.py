@@ -1,0 +1,61 @@
+"""The prepared fields of a run, which steps of them serve what, and their latents."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsae.runtime.errors import DataError
+from fsae.runtime.fields import Fields, read_fields
+
+from .autoencoder import Autoencoder
+from .config import Config
+from .normalisation import Series
+
+F32 = NDArray[np.float32]
+
+BATCH = 32  # steps encoded at once, fewer where fields are large
+BATCH_VALUES = 1 << 23  # their values: 32 MiB
+
+
+def read_prepared(config: Config, folder: Path) -> Fields:
+    """The prepared fields of a run, opened."""
+    zoom = config.autoencoder.zoom
+    return read_fields(folder / "data.zarr", config.data.variables, zoom=zoom, finest_zoom=zoom)
+
+
+def in_years(fields: Fields, years: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which steps lie in `years`, both included; DataError where none does."""
+    year = np.array([time.year for time in fields.times])
+    chosen = (year >= years[0]) & (year <= years[1])
+    if not chosen.any():
+        raise DataError(f"found no data in {years[0]}-{years[1]}: the inputs cover {year.min()}-{year.max()}")
+    return np.asarray(chosen)
+
+
+def part_of(fields: Fields, years: tuple[int, int]) -> slice:
+    """The steps within `years` as a slice of the sorted time axis."""
+    chosen = np.flatnonzero(in_years(fields, years))
+    return slice(int(chosen[0]), int(chosen[-1]) + 1)
+
+
+def in_batches(series: Series, season: F32) -> Iterator[tuple[Tensor, Tensor]]:
+    """Steps of a series (time, variable, pixel) with their season (time, 2K), at most `BATCH` at once."""
+    size = max(1, min(BATCH, BATCH_VALUES // int(np.prod(series.shape[1:]))))
+    for first in range(0, len(series), size):
+        part = slice(first, first + size)
+        yield torch.from_numpy(series[part]), torch.from_numpy(season[part])
+
+
+@torch.no_grad()
+def encode_series(model: Autoencoder, anomalies: Series, season: F32) -> F32:
+    """Latents (time, variable, latent pixel) of normalised anomalies."""
+    device = model.scale.device
+    parts = []
+    for x, when in in_batches(anomalies, season):
+        mask = torch.ones(len(x), len(model.config.zooms), device=device)
+        parts.append(model.encode_anomaly(x.to(device), when.to(device), mask).cpu())
+    return torch.cat(parts).numpy()

@@ -1,0 +1,227 @@
+"""The linear part of the denoiser: the Wiener filter of a window, computed from the training latents, not learned.
+
+For a Gaussian window of covariance C in white noise of level sigma the expected clean window is C (C + sigma^2)^-1 x
+(Wiener 1949; EDM's c_skip is the case C = 1). Where the steps before are known, expectation and covariance given them
+are used. What the network adds is what is not Gaussian or changes with season, forcing and source.
+
+Hundreds of steps determine the covariance of few patterns only. Those that carry the climate's memory, the largest
+waves of the sphere and the leading empirical orthogonal functions, have a full covariance among each other in space
+and time. The rest has a covariance in space that is damped with distance (Houtekamer and Mitchell 2001,
+doi:10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2), and in time one for each of its eigenvectors. Without the waves
+the damping would take away what balances far regions, and give means over them too much variance and too little memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import linalg
+from torch import Tensor, nn
+
+from fsae.runtime.healpix import coarsen, npix, pixel_centres, zoom_of
+
+from .layers import decompose, recompose
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+WAVES = 9  # of each variable: spherical harmonics of degree 0 to 2
+FUNCTIONS = 6  # leading empirical orthogonal functions
+LENGTH_RADIANS = 0.4  # of the Gaussian damping: 2,500 km
+FLOOR = 0.1  # share of the covariance that no distance takes away
+UNIT_SHARE = 0.1  # of the rest's covariance replaced by unit white noise of the same trace
+OWN_MEMORY = 5  # leading patterns of the rest that have a memory of their own, those behind share with neighbours
+SHARED_MEMORY = 10  # neighbours on either side
+NUGGET = 1e-6  # share of the mean variance added where covariances are inverted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Windows of T steps of K patterns given P steps before: expectation, and eigenvectors of the covariance.
+
+    A joint one has (P K, T K), (2, T K, T K) and (2, T K); one for each pattern has (K, P, T), (2, K, T, T) and
+    (2, K, T). First axis 2: without known steps, with them.
+    """
+
+    mean: F64
+    rotation: F64
+    variance: F64
+
+
+def fit_basis(series: Sequence[F64], waves: F64) -> tuple[F64, F64]:
+    """Orthonormal patterns (feature, feature) of latents (time, feature), the leading ones first, and the rest's variances.
+
+    The leading ones span `waves` (feature, wave) and as many empirical orthogonal functions as `FUNCTIONS`.
+    """
+    steps = sum(len(part) for part in series)
+    covariance = np.sum([part.T @ part for part in series], axis=0) / steps
+    functions = linalg.eigh(covariance)[1][:, ::-1][:, :FUNCTIONS]
+    span = linalg.qr(np.concatenate([waves, functions], axis=1), mode="economic")[0]
+    lead = span @ linalg.eigh(span.T @ covariance @ span)[1][:, ::-1]
+    outside = np.eye(len(lead)) - lead @ lead.T
+    rest = outside @ covariance @ outside
+    pixels = len(waves) // (waves.shape[1] // WAVES)
+    rest *= np.tile(damping(pixels), (len(rest) // pixels,) * 2)
+    rest = (1 - UNIT_SHARE) * rest + UNIT_SHARE * np.trace(rest) / len(rest) * np.eye(len(rest))
+    variance, vectors = linalg.eigh(outside @ rest @ outside)
+    kept = slice(None, lead.shape[1] - 1, -1)  # from the largest on, without the zeros of what is outside
+    return np.concatenate([lead, vectors[:, kept]], axis=1), np.maximum(variance[kept], 0)
+
+
+def damping(pixels: int) -> F64:
+    """Factor (pixel, pixel) of the covariance of two cells, by the angle between them."""
+    lat_deg, lon_deg = pixel_centres(zoom_of(pixels))
+    lat, lon = np.radians(lat_deg), np.radians(lon_deg)
+    centres = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    angle = np.arccos(np.clip(centres @ centres.T, -1, 1))
+    return np.asarray(FLOOR + (1 - FLOOR) * np.exp(-0.5 * (angle / LENGTH_RADIANS) ** 2))
+
+
+def joint_gaussian(series: Sequence[F64], window: int, previous: int) -> Gaussian:
+    """Of coefficients (time, K) about zero, with every covariance between patterns and steps."""
+    frames, count = window + previous, series[0].shape[1]
+    steps = sum(len(part) for part in series)
+    covariance = np.zeros((frames, count, frames, count))
+    for lag in range(frames):
+        # divided by all steps, not by the pairs: so the whole is positive definite
+        lagged = np.sum([part[lag:].T @ part[: max(len(part) - lag, 0)] for part in series], axis=0) / steps
+        for frame in range(frames - lag):
+            covariance[frame + lag, :, frame] = lagged
+            covariance[frame, :, frame + lag] = lagged.T
+    found = given(covariance.reshape(1, frames * count, frames * count), previous * count)
+    return Gaussian(mean=found.mean[0], rotation=found.rotation[:, 0], variance=found.variance[:, 0])
+
+
+def separate_gaussian(series: Sequence[F64], variance: F64, window: int, previous: int) -> Gaussian:
+    """Of coefficients (time, K) about zero, each pattern alone, with the given variances (K,)."""
+    frames = np.arange(window + previous)
+    memory = autocorrelation(series, len(frames))  # (lag, K)
+    return given(variance[:, None, None] * memory.T[:, np.abs(frames[:, None] - frames)], previous)
+
+
+def autocorrelation(series: Sequence[F64], lags: int) -> F64:
+    """Autocorrelation (lag, K) at lags 0 ... `lags` - 1 of coefficients (time, K) about zero, positive definite."""
+    total = np.zeros((lags, series[0].shape[1]))
+    for part in series:
+        for lag in range(min(lags, len(part))):
+            total[lag] += np.sum(part[lag:] * part[: len(part) - lag], axis=0)
+    own = total / np.maximum(total[0], np.finfo(np.float64).tiny)
+    padded = np.pad(own, ((0, 0), (SHARED_MEMORY, SHARED_MEMORY)), mode="edge")
+    shared = np.lib.stride_tricks.sliding_window_view(padded, 2 * SHARED_MEMORY + 1, axis=1).mean(axis=-1)
+    weight = np.clip(np.arange(own.shape[1]) / OWN_MEMORY - 1, 0, 1)
+    return np.asarray((1 - weight) * own + weight * shared)
+
+
+def given(covariance: F64, known: int) -> Gaussian:
+    """Of covariances (K, n, n) whose first `known` entries may be known."""
+    first, later = covariance[:, :known, :known], covariance[:, known:, known:]
+    size = np.trace(first, axis1=1, axis2=2)[:, None, None] / known
+    mean = np.linalg.solve(first + NUGGET * size * np.eye(known), covariance[:, :known, known:])
+    both = np.stack([later, later - covariance[:, known:, :known] @ mean])
+    variance, rotation = np.linalg.eigh(both)
+    return Gaussian(mean=mean, rotation=rotation, variance=np.maximum(variance, 0))
+
+
+class WienerFilter(nn.Module):
+    """The filter on the levels up to `zoom`; finer levels are filtered as white noise, by EDM's c_skip."""
+
+    basis: Tensor
+    lead_mean: Tensor
+    lead_rotation: Tensor
+    lead_variance: Tensor
+    rest_mean: Tensor
+    rest_rotation: Tensor
+    rest_variance: Tensor
+
+    def __init__(self, *, zooms: Sequence[int], zoom: int, variables: int, window: int, previous: int) -> None:
+        super().__init__()
+        self.zooms, self.coarse = tuple(zooms), tuple(z for z in zooms if z <= zoom)
+        self.window, self.previous = window, previous
+        count, lead = variables * npix(self.coarse[-1]), min(WAVES, npix(self.coarse[-1])) * variables + FUNCTIONS
+        self.lead = min(lead, count)
+        rest, joint = count - self.lead, window * self.lead
+        self.register_buffer("basis", torch.zeros(count, count))
+        self.register_buffer("lead_mean", torch.zeros(previous * self.lead, joint))
+        self.register_buffer("lead_rotation", torch.zeros(2, joint, joint))
+        self.register_buffer("lead_variance", torch.zeros(2, joint))
+        self.register_buffer("rest_mean", torch.zeros(previous, window, rest))
+        self.register_buffer("rest_rotation", torch.zeros(2, window, window, rest))
+        self.register_buffer("rest_variance", torch.zeros(2, window, rest))
+
+    def fit(self, series: Sequence[F32], waves: F32) -> None:
+        """Take the statistics of whitened latents: stretches (time, variable, pixel) of consecutive steps.
+
+        waves (wave, variable, pixel): what multiplies whitened latents to give the largest waves of the latents.
+        """
+        steps = self.zooms[-1] - self.coarse[-1]
+        unit = [
+            (coarsen(part.astype(np.float64), steps) * 2**steps).reshape(len(part), -1) for part in series
+        ]  # a mean over 4 cells has half their noise
+        basis, variance = fit_basis(unit, coarsen(waves.astype(np.float64), steps).reshape(len(waves), -1).T)
+        coefficients = [part @ basis for part in unit]
+        lead = joint_gaussian([part[:, : self.lead] for part in coefficients], self.window, self.previous)
+        rest = separate_gaussian([part[:, self.lead :] for part in coefficients], variance, self.window, self.previous)
+        tables = {
+            "basis": basis,
+            "lead_mean": lead.mean,
+            "lead_rotation": lead.rotation,
+            "lead_variance": lead.variance,
+            "rest_mean": rest.mean.transpose(1, 2, 0),
+            "rest_rotation": rest.rotation.transpose(0, 2, 3, 1),
+            "rest_variance": rest.variance.transpose(0, 2, 1),
+        }
+        for name, table in tables.items():
+            # A bundle stores in half precision what it holds exactly, and the data determine far less than 11 bits.
+            self.get_buffer(name).copy_(torch.from_numpy(table).half().float())
+
+    def forward(self, noisy: Tensor, sigma: Tensor, previous: Tensor, previous_valid: Tensor) -> Tensor:
+        """Filtered (B, T, V, Nzb) of noisy, same shape, at sigma (B,); previous (B, P, V, Nzb), zero where unknown."""
+        known = previous_valid[:, :1]  # (B, 1): all are known or none
+        square = (sigma * sigma)[:, None]
+        levels = decompose(noisy, self.zooms)
+        kept = len(self.coarse)
+        field = self._coefficients(levels[:kept])  # (B, T, K)
+        before = self._coefficients(decompose(previous, self.zooms)[:kept])  # (B, P, K)
+        lead = self._lead(field[..., : self.lead].flatten(1), before[..., : self.lead].flatten(1), known, square)
+        rest = self._rest(field[..., self.lead :], before[..., self.lead :], known[..., None], square[..., None])
+        field = torch.cat([lead.reshape(*field.shape[:2], self.lead), rest], dim=-1)
+        coarse = (field @ self.basis.T).reshape(*noisy.shape[:3], -1) / self._unit
+        finer = [level / (square + 1)[..., None, None] for level in levels[kept:]]
+        return recompose([*decompose(coarse, self.coarse), *finer], self.zooms)
+
+    @property
+    def _unit(self) -> float:
+        return float(2 ** (self.zooms[-1] - self.coarse[-1]))
+
+    def _coefficients(self, levels: Sequence[Tensor]) -> Tensor:
+        """Coefficients (B, F, K) of unit noise from the coarse levels (B, F, V, pixel)."""
+        coefficients: Tensor = (self._unit * recompose(levels, self.coarse).flatten(2)) @ self.basis
+        return coefficients
+
+    def _lead(self, field: Tensor, before: Tensor, known: Tensor, square: Tensor) -> Tensor:
+        """(B, T K) of the leading patterns -> the same, filtered."""
+        expected = known * (before @ self.lead_mean)
+        rest = field - expected
+
+        def filtered(case: int) -> Tensor:
+            variance = self.lead_variance[case]
+            inside = (rest @ self.lead_rotation[case]) * (variance / (variance + square))
+            return inside @ self.lead_rotation[case].T
+
+        without, within = filtered(0), filtered(1)
+        return expected + without + known * (within - without)
+
+    def _rest(self, field: Tensor, before: Tensor, known: Tensor, square: Tensor) -> Tensor:
+        """(B, T, K) of the other patterns -> the same, filtered."""
+        expected = known * (before[:, :, None] * self.rest_mean).sum(1)
+        rest = field - expected
+
+        def filtered(case: int) -> Tensor:
+            rotation, variance = self.rest_rotation[case], self.rest_variance[case]  # (T, T, K), (T, K)
+            inside = (rest[:, :, None] * rotation).sum(1) * (variance / (variance + square))
+            return (inside[:, None] * rotation).sum(2)
+
+        without, within = filtered(0), filtered(1)
+        return expected + without + known * (within - without)
