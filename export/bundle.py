@@ -125,6 +125,7 @@ def _parts(run: Run, stretches: Stretches) -> dict[str, Part]:
             Whitening(
                 zooms=run.config.autoencoder.latent_zooms,
                 cell_std=run.statistics["latent_cell_std"],
+                season_std=run.statistics["latent_season_std"],
                 level_std=run.statistics["latent_level_std"],
             ),
             previous=run.config.diffusion.previous,

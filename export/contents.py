@@ -72,6 +72,7 @@ def make_tables(run: Run) -> dict[str, NDArray[Any]]:
         "scale": run.statistics["scale"],
         # without a denoiser nothing was whitened and nothing reads these
         "latent_cell_std": run.statistics.get("latent_cell_std", np.ones(shape, dtype=np.float32)),
+        "latent_season_std": run.statistics.get("latent_season_std", np.zeros((shape[0], 0, shape[1]), np.float32)),
         "latent_level_std": run.statistics.get("latent_level_std", np.ones((shape[0], levels), dtype=np.float32)),
     }
 

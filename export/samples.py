@@ -13,7 +13,7 @@ from fsae.runtime.ensemble import SOURCES, window_noise
 from fsae.runtime.errors import DataError
 from fsae.runtime.fields import VariableSpec, read_fields
 from fsae.runtime.healpix import coarsen, refine
-from fsae.runtime.pyramid import level_mask, whiten
+from fsae.runtime.pyramid import level_mask, seasonal_std, whiten
 from fsae.runtime.sampler import noise_features
 
 F32 = NDArray[np.float32]
@@ -37,6 +37,7 @@ class Whitening:
 
     zooms: tuple[int, ...]
     cell_std: F32
+    season_std: F32
     level_std: F32
 
 
@@ -97,7 +98,9 @@ def denoiser_inputs(
     source is the one that was trained on.
     """
     count, length = stretches.year.shape
-    white = whiten(latent, whitening.zooms, whitening.cell_std, whitening.level_std).astype(np.float32)
+    season = stretches.season.reshape(len(latent), -1)
+    cell_std = seasonal_std(whitening.cell_std, whitening.season_std, season)
+    white = whiten(latent, whitening.zooms, cell_std, whitening.level_std).astype(np.float32)
     white = white.reshape(count, length, *latent.shape[1:])  # (stretch, step, variable, pixel)
     shape = (latent.shape[1], latent.shape[2])
     rows: dict[str, list[F32]] = {}

@@ -126,7 +126,8 @@ class Tables:
     to_source: Weights  # pixel -> training grid
     climatology: NDArray[np.float32]  # (variable, 1 + 2K, pixel), physical units
     scale: NDArray[np.float32]  # (variable), physical units
-    latent_cell_std: NDArray[np.float32]  # (variable, latent pixel)
+    latent_cell_std: NDArray[np.float32]  # (variable, latent pixel), see pyramid.seasonal_std
+    latent_season_std: NDArray[np.float32]  # (variable, 2H, latent pixel)
     latent_level_std: NDArray[np.float32]  # (variable, level up to the latent zoom)
 
     @property
@@ -147,10 +148,13 @@ def _tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str) -> 
         "climatology": (variables, 1 + 2 * manifest.time.harmonics, pixels),
         "scale": (variables,),
         "latent_cell_std": manifest.latent.shape,
+        "latent_season_std": (variables, None, manifest.latent.shape[1]),
         "latent_level_std": (variables, latent_levels),
     }
     for name in ("to_healpix", "to_source"):
         expected |= {f"{name}_{part}": (None,) for part in ("indptr", "index", "weight")}
+    # bundles of a model without seasons in its deviations have no such table
+    arrays = {"latent_season_std": np.zeros((variables, 0, manifest.latent.shape[1]), np.float32), **arrays}
     missing = sorted(set(expected) - set(arrays))
     if missing:
         raise BundleError(f"{where} lacks the tables {missing}")
@@ -176,6 +180,7 @@ def _tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str) -> 
         climatology=arrays["climatology"].astype(np.float32),
         scale=arrays["scale"].astype(np.float32),
         latent_cell_std=arrays["latent_cell_std"].astype(np.float32),
+        latent_season_std=arrays["latent_season_std"].astype(np.float32),
         latent_level_std=arrays["latent_level_std"].astype(np.float32),
     )
 

@@ -16,7 +16,7 @@ from .errors import BundleError
 from .manifest import Denoiser, Manifest, Sampler
 from .noise import member_noise
 from .output import Unit
-from .pyramid import unwhiten
+from .pyramid import seasonal_std, unwhiten
 from .sampler import SAMPLERS, noise_features, noise_levels
 from .session import F32, Graphs
 
@@ -46,10 +46,15 @@ class LatentModel:
     previous: int
     shape: tuple[int, int]  # (variable, latent pixel)
     zooms: tuple[int, ...]  # of the latent's pyramid
-    cell_std: F32  # (variable, latent pixel), see pyramid.whiten
+    cell_std: F32  # (variable, latent pixel), see pyramid.seasonal_std
+    season_std: F32  # (variable, 2H, latent pixel)
     level_std: F32  # (variable, level)
     sampler: Sampler
     source: str = "hr"  # the label drawn with, one of SOURCES
+
+    def deviation(self, season: F32) -> F32:
+        """Standard deviations (step, variable, latent pixel) of the cells at season features (step, 2K)."""
+        return seasonal_std(self.cell_std, self.season_std, season)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,7 @@ def latent_model(bundle: Bundle) -> LatentModel:
         shape=manifest.latent.shape,
         zooms=manifest.zooms[: manifest.zooms.index(manifest.latent.zoom) + 1],
         cell_std=tables.latent_cell_std,
+        season_std=tables.latent_season_std,
         level_std=tables.latent_level_std,
         sampler=sampler,
         source="hr" if "hr" in denoiser.sources else denoiser.sources[0],
@@ -122,7 +128,7 @@ def sample_window(
 
 def decode_window(graphs: Graphs, model: LatentModel, white: F32, season: F32) -> F32:
     """Fields (time, variable, pixel) in physical units of one member's whole window in white space."""
-    latent = unwhiten(white, model.zooms, model.cell_std, model.level_std).astype(np.float32)
+    latent = unwhiten(white, model.zooms, model.deviation(season), model.level_std).astype(np.float32)
     return graphs.decode(latent, season)
 
 

@@ -69,10 +69,10 @@ def read_initial(
         values = given.fields.read(times)[0]  # (time, variable, pixel)
         if not np.isfinite(values).all():
             raise DataError(f"{name} has missing values in the steps to start from, expected none: fill them first")
-        latent, _ = encode(bundle, graphs, given, values, times)
+        latent, season = encode(bundle, graphs, given, values, times)
     finally:
         given.close()
-    white = whiten(latent, model.zooms, model.cell_std, model.level_std).astype(np.float32)
+    white = whiten(latent, model.zooms, model.deviation(season), model.level_std).astype(np.float32)
     methods = bundle.manifest.variables[0].cell_methods  # of what is generated
     last = in_calendar(given.fields.times[times.stop - 1], bundle.manifest.time.calendar, name)
     return KnownSteps(

@@ -30,7 +30,6 @@ class GaussianGraphs:
     climatology: np.ndarray
     memory: float = 0.0  # autocorrelation of a step with the one before
     trend: float = 0.0  # of the mean, a year
-    drift: float = 0.0  # [a window]: what the mean gains on the last known step, as no stable model does
     device: str = "cpu"
     backend: str = "numpy"
 
@@ -58,14 +57,13 @@ class GaussianGraphs:
         before = self.trend * (forcing[:, 0] - 1 / 12 - MIDDLE_YEAR)
         departure = (previous[:, -1] - before[:, None, None]) * known[..., None]
         mean = forced[..., None, None] + (self.memory**lead)[:, None, None] * departure[:, None]
-        mean = mean + self.drift * known[..., None, None] + (self.drift > 0) * departure[:, None].mean((2, 3), keepdims=True)
         variance = (1 - known * self.memory ** (2 * lead))[..., None, None]
         keep = variance / (variance + sigma[:, None, None, None] ** 2)
         return (mean + keep * (noisy - mean)).astype(np.float32)
 
 
 def gaussian_material(
-    *, training: tuple[int, int], evaluation: tuple[int, int], memory: float, trend: float = 0.0, drift: float = 0.0
+    *, training: tuple[int, int], evaluation: tuple[int, int], memory: float, trend: float = 0.0
 ) -> Material:
     """Monthly data drawn from the law, and the ideal model of it."""
     rng = np.random.default_rng(7)
@@ -77,7 +75,7 @@ def gaussian_material(
     latent += (trend * (training[0] + np.arange(steps) // 12 + phase - MIDDLE_YEAR))[:, None, None]
     climatology = np.zeros((1, 3, npix(ZOOM)), dtype=np.float32)
     climatology[:, 0], climatology[:, 1] = 280, -10
-    graphs = GaussianGraphs(climatology, memory, trend, drift)
+    graphs = GaussianGraphs(climatology, memory, trend)
     values = graphs.decode(latent.astype(np.float32), harmonic.season(phase, 1))
     times = [cftime.datetime(training[0] + month // 12, 1 + month % 12, 1, calendar="noleap") for month in range(steps)]
     cut = 12 * (training[1] - training[0] + 1)
@@ -90,8 +88,9 @@ def gaussian_material(
         shape=(1, LATENT_PIXELS),
         zooms=(0, LATENT_ZOOM),
         cell_std=np.full((1, LATENT_PIXELS), 1.0, dtype=np.float32),
+        season_std=np.zeros((1, 0, LATENT_PIXELS), dtype=np.float32),
         level_std=np.array([[0.5, 1.0]], dtype=np.float32),  # of unit white noise, so white space is the latent itself
-        sampler=Sampler(name="dpm2m", steps=24, sigma_min=0.01, sigma_max=40.0, rho=7.0),
+        sampler=Sampler(name="dpm2m", steps=32, sigma_min=0.01, sigma_max=100.0, rho=7.0),
     )
     subject = Subject(
         name="gaussian",

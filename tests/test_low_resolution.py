@@ -115,8 +115,9 @@ def test_sources_are_drawn_by_their_share() -> None:  # oracle: labels and value
 
 def test_stretches_are_cut_at_gaps() -> None:  # oracle: the values count the steps
     whole = stretch("hr", 0, 6)
-    parts = consecutive([replace(whole, index=np.array([0, 1, 2, 7, 8, 9]))])
-    assert [part[:, 0, 0].tolist() for part in parts] == [[0, 1, 2], [3, 4, 5]]
+    parts = consecutive(replace(whole, index=np.array([0, 1, 2, 7, 8, 9])))
+    assert [part.latents[:, 0, 0].tolist() for part in parts] == [[0, 1, 2], [3, 4, 5]]
+    assert [part.index.tolist() for part in parts] == [[0, 1, 2], [7, 8, 9]]
 
 
 def test_hybrid_run_on_an_autoencoder_of_another_run(config: Config, tmp_path: Path) -> None:

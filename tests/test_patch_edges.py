@@ -41,7 +41,7 @@ def test_a_pattern_repeated_in_every_cell_peaks_at_its_degree() -> None:
         peaks.append(cell_peak(power / power_spectrum(noise, 32)[2:], 2))
     assert peaks[0] is not None
     assert peaks[1] is not None
-    assert peaks[0] > 3 > 1.5 > peaks[1]
+    assert (peaks[0] > 3, peaks[1] < 1.5) == (True, True)
 
 
 def test_offsets_of_cells_jump_at_their_edges() -> None:

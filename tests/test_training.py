@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from fsae.runtime import climatology
 from fsae.runtime.errors import Stopped, UsageError
 from fsae.training import fit
 from fsae.training.cli import main
@@ -104,7 +105,9 @@ def test_windows_hold_consecutive_steps_and_known_noise() -> None:  # oracle: th
     season = np.zeros((40, 2), np.float32)
     series = Stretch(source="hr", index=index, latents=white, season=season, forcing=1950 + steps)
     noise = NoiseConfig(log_mean=0.3, log_deviation=0.5, previous_share=0.5, forcing_jitter_years=0.0)
-    samples = WindowSamples([series], noise, high_resolution_share=1.0, window=4, previous=2, seed=0, first=0, count=300)
+    samples = WindowSamples(
+        [series], noise, high_resolution_share=1.0, window=4, previous=2, seed=0, first=0, count=300
+    )
     drawn = [samples[i] for i in range(300)]
     for sample in drawn:
         first = float(sample["clean"][0, 0, 0])
@@ -136,8 +139,12 @@ def test_loss_of_the_ideal_denoiser_of_unit_noise() -> None:  # oracle: EDM, the
 def test_latent_spread_of_white_noise_is_one_per_level() -> None:  # oracle: white noise with known cell spread
     zooms = (0, 1, 2)
     cell = np.linspace(0.5, 2.0, 192)[None]
-    latents = (np.random.default_rng(2).normal(size=(3000, 1, 192)) * cell).astype(np.float32)
-    spread = latent_spread(latents, zooms)
+    season = climatology.season((np.arange(6000) % 12 + 0.5) / 12, 2)
+    winter = np.exp(0.3 * season[:, 0])[:, None, None]  # the deviation of January over its mean
+    latents = (np.random.default_rng(2).normal(size=(6000, 1, 192)) * cell * winter).astype(np.float32)
+    spread = latent_spread(latents, season, zooms)
+    np.testing.assert_allclose(spread["latent_season_std"][0, 0], 0.3, rtol=0.4)  # smoothed over two months
+    np.testing.assert_allclose(spread["latent_season_std"][0, 0].mean(), 0.3, rtol=0.15)
     np.testing.assert_allclose(spread["latent_cell_std"], cell, rtol=0.06)  # 4 sigma of 1 / sqrt(2 * 3000)
     np.testing.assert_allclose(spread["latent_level_std"], [[0.25, 0.5, 1.0]], rtol=0.03)
 

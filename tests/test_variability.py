@@ -49,7 +49,7 @@ def test_leading_pattern_of_fields_of_known_rank() -> None:
 def test_extremes_are_percentiles_over_time_of_each_member() -> None:
     # oracle: of 0 ... 100 the 1st percentile is 1 and the 99th 99; those of two members are averaged
     rng = np.random.default_rng(2)
-    ranks = np.stack([rng.permutation(101.0), 10 * rng.permutation(101.0)])[:, :, None]
+    ranks = np.stack([rng.permutation(101), 10 * rng.permutation(101)])[:, :, None]
     np.testing.assert_allclose(extremes(ranks), [[(1 + 10) / 2], [(99 + 990) / 2]])
 
 

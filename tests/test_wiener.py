@@ -11,6 +11,8 @@ from fsae.training.halo import spherical_harmonics
 from fsae.training.wiener import WAVES, WienerFilter, fit_basis, given, joint_gaussian, separate_gaussian
 
 ZOOM, WINDOW, PREVIOUS = 1, 3, 2
+FORCING = 0.6
+TREND = 0.5  # of all pixels with the forcing
 
 
 def autoregression(steps: int, features: int, seed: int) -> np.ndarray:
@@ -27,7 +29,8 @@ def fitted() -> tuple[WienerFilter, np.ndarray]:
     """A filter of two levels, and the latents (time, variable, pixel) it was fitted to."""
     latents = autoregression(500, npix(ZOOM), 0).astype(np.float32)[:, None]
     model = WienerFilter(zooms=(0, ZOOM), zoom=ZOOM, variables=1, window=WINDOW, previous=PREVIOUS)
-    model.fit([latents], spherical_harmonics(ZOOM, WAVES).T[:, None])
+    forcing = np.linspace(-1, 1, len(latents), dtype=np.float32)
+    model.fit([latents + TREND * forcing[:, None, None]], [forcing], spherical_harmonics(ZOOM, WAVES).T[:, None])
     return model, latents
 
 
@@ -55,20 +58,33 @@ def test_filter_is_the_conditional_mean(fitted, sigma: float, known: int) -> Non
     found = model(
         torch.from_numpy(noisy)[None],
         torch.tensor([sigma]),
+        torch.full((1, WINDOW), FORCING),
         torch.from_numpy(before)[None],
         torch.full((1, PREVIOUS), float(known)),
     )[0].numpy()
     covariance = covariance_of(model, known)
     basis = model.basis.double().numpy()
-    past = before[:, 0] @ basis
+    trend = np.append(np.array([1, FORCING]) @ model.lead_trend.double().numpy(), np.zeros(len(basis) - model.lead))
+    past = before[:, 0] @ basis - trend
     lead, rest = past[:, : model.lead].ravel() @ model.lead_mean.double().numpy(), past[:, model.lead :]
     expected = np.concatenate(
         [lead.reshape(WINDOW, -1), np.einsum("pk,ptk->tk", rest, model.rest_mean.double().numpy())], axis=1
     )
-    mean = known * (expected @ basis.T).ravel()
+    mean = ((known * expected + trend) @ basis.T).ravel()
     gain = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(covariance)))
     exact = mean + gain @ (noisy.ravel() - mean)
     np.testing.assert_allclose(found.ravel(), exact, atol=4e-3 * max(1, abs(exact).max()))  # tables in half precision
+
+
+def test_mean_follows_the_forcing(fitted) -> None:  # oracle: the trend that was added, in every pixel
+    model, _ = fitted
+    trend = model.basis[:, : model.lead] @ model.lead_trend[1]
+    np.testing.assert_allclose(trend.numpy().mean(), TREND, rtol=0.1)
+    noise = torch.zeros(1, WINDOW, 1, npix(ZOOM))
+    nothing = torch.zeros(1, PREVIOUS, 1, npix(ZOOM)), torch.zeros(1, PREVIOUS)
+    far = torch.tensor([1e4])
+    warm, cold = (model(noise, far, torch.full((1, WINDOW), forcing), *nothing) for forcing in (1.0, -1.0))
+    np.testing.assert_allclose((warm - cold).mean().item(), 2 * TREND, rtol=0.1)
 
 
 def test_statistics_are_those_of_the_series() -> None:  # oracle: a first-order autoregression, known in closed form
@@ -102,7 +118,10 @@ def test_patterns_are_orthonormal_and_keep_the_waves() -> None:  # oracle: varia
     np.testing.assert_allclose(basis.T @ basis, np.eye(npix(ZOOM)), atol=1e-10)
     lead = basis[:, : npix(ZOOM) - len(variance)]
     np.testing.assert_allclose(lead @ (lead.T @ waves), waves, atol=1e-10)
-    assert (np.diff(variance) <= 1e-12).all() and variance.min() >= 0
+    rest = basis[:, lead.shape[1] :]
+    own = np.square(series @ rest).mean(axis=0)
+    assert (variance >= 0.85 * own - 1e-12).all()
+    assert variance.sum() < 1.2 * own.sum()
 
 
 def test_waves_of_whitened_latents_give_waves_of_latents() -> None:  # oracle: the sum over the latents themselves

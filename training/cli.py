@@ -283,9 +283,21 @@ def samplers(
 
     counts = step_counts(steps)
     chosen = None if years is None else year_range(years)
-    write_figures(
-        json_path, lambda: samplers_of_model(model, members=members, steps=counts, years=chosen, data=data)
-    )
+    write_figures(json_path, lambda: samplers_of_model(model, members=members, steps=counts, years=chosen, data=data))
+
+
+@cli.command(context_settings={"show_default": True})
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("--members", type=click.IntRange(min=2), default=20, help="Members that every run draws.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
+def sources(runs: tuple[Path, ...], members: int, json_path: Path | None) -> None:
+    """What each source adds: ensembles of several RUNs on the evaluation years, side by side.
+
+    The runs share data and autoencoder; their diffusion models learned from other sources (table [sources]).
+    """
+    from .source_table import sources_of_runs
+
+    write_figures(json_path, lambda: sources_of_runs(runs, members))
 
 
 def write_figures(json_path: Path | None, make: Callable[[], tuple[str, str]]) -> None:

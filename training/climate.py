@@ -29,7 +29,8 @@ LAGS = 6  # [steps]
 NEAREST_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Fields that spectra and edges are taken of, at most: those of 20 members of ten years are five times as many.
 LARGEST_SAMPLE = 480
-LEVELS = ("pattern_share", "skewness", "kurtosis")  # figures of a stretch itself, not of its difference from another
+MAPS = ("mean", "low", "high", "skewness", "kurtosis")  # of which errors are figures
+LIKENESS = ("std", "low", "high")  # of which correlations are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,14 @@ class Moments:
     memory: F64  # autocorrelation (region, lag)
     pattern: F64  # first EOF of the tropical Pacific
     pattern_share: F64  # of the variance there, ()
-    extremes: F64  # (percentile, pixel)
+    low: F64  # 1st percentile
+    high: F64  # 99th percentile
     skewness: F64
     kurtosis: F64
+
+    def maps(self, names: Sequence[str]) -> F64:
+        """The maps of those names, (..., map, pixel)."""
+        return np.stack([getattr(self, name) for name in names], axis=-2)
 
 
 def moments(members: Floating, view: View, coefficients: Coefficients | None = None) -> Moments:
@@ -77,6 +83,7 @@ def moments(members: Floating, view: View, coefficients: Coefficients | None = N
         departures = coefficients - coefficients.mean(axis=0)
         power = cross_power(departures, departures)
     pattern, share = leading_pattern(own[..., tropical_pacific(zoom_of(own.shape[-1]))])
+    low, high = extremes(own)
     skewness, kurtosis = skewness_and_kurtosis(own)
     return Moments(
         mean=means.mean(axis=(0, 1)),
@@ -86,7 +93,8 @@ def moments(members: Floating, view: View, coefficients: Coefficients | None = N
         memory=regional_memory(own, np.stack(list(view.regions.values())), LAGS),
         pattern=pattern,
         pattern_share=np.array(share),
-        extremes=extremes(own),
+        low=low,
+        high=high,
         skewness=skewness,
         kurtosis=kurtosis,
     )
@@ -112,26 +120,29 @@ def differences(found: Moments, true: Moments, view: View) -> dict[str, F64]:
     that the grid is too coarse for is left out.
     """
     ratio = found.power / true.power
-    low, high = (found.extremes[:, i] for i in range(2))
+    # all maps in one call, (..., map, pixel): a call costs more than the maps do
+    errors = dict(zip(MAPS, map_rmse(found.maps(MAPS), true.maps(MAPS)).T, strict=True))
+    alike = dict(zip(LIKENESS, map_correlation(found.maps(LIKENESS), true.maps(LIKENESS)).T, strict=True))
+    pattern = map_correlation(found.pattern[..., None, :], true.pattern[None])[..., 0]
     figures = {
-        "mean_map_rmse": map_rmse(found.mean, true.mean),
-        "std_correlation": map_correlation(found.std, true.std),
+        "mean_map_rmse": errors["mean"],
+        "std_correlation": alike["std"],
         "std_ratio": found.std.mean(axis=-1) / true.std.mean(),
         "within_25": np.mean(np.abs(ratio - 1) <= 0.25, axis=-1),
         "within_20": np.mean(np.abs(ratio - 1) <= 0.20, axis=-1),
         "within_10": np.mean(np.abs(ratio - 1) <= 0.10, axis=-1),
         "spectrum_median": np.median(np.abs(ratio - 1), axis=-1),
         "edge_jump": np.max(found.jumps / true.jumps, axis=-1),
-        "pattern_correlation": np.abs(map_correlation(found.pattern, true.pattern)),  # EOFs have no sign
+        "pattern_correlation": np.abs(pattern),  # EOFs have no sign
         "pattern_share": found.pattern_share,
-        "low_rmse": map_rmse(low, true.extremes[0]),
-        "low_correlation": map_correlation(low, true.extremes[0]),
-        "high_rmse": map_rmse(high, true.extremes[1]),
-        "high_correlation": map_correlation(high, true.extremes[1]),
+        "low_rmse": errors["low"],
+        "low_correlation": alike["low"],
+        "high_rmse": errors["high"],
+        "high_correlation": alike["high"],
         "skewness": found.skewness.mean(axis=-1),
-        "skewness_rmse": map_rmse(found.skewness, true.skewness),
+        "skewness_rmse": errors["skewness"],
         "kurtosis": found.kurtosis.mean(axis=-1),
-        "kurtosis_rmse": map_rmse(found.kurtosis, true.kurtosis),
+        "kurtosis_rmse": errors["kurtosis"],
     }
     peak = cell_peak(ratio, view.latent_zoom)
     if peak is not None:

@@ -7,7 +7,9 @@ among themselves, or inside its tolerance where that is wider.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .report import Check, Climate, Stretches
+import numpy as np
+
+from .report import Check, Climate, Memory, MemoryRange, Stretches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,20 +21,21 @@ class ClimateTolerances:
     spectrum_share: float = 0.9  # of degrees within 20 % of the power
     std_correlation: float = 0.95
     std_ratio: tuple[float, float] = (0.9, 1.1)
-    memory: float = 0.1  # largest difference of the autocorrelation over the lags
+    memory: float = 0.1  # difference of an autocorrelation from the truth's
     pattern_correlation: float = 0.8
 
 
 def climate_checks(
     own: Climate,
     previous: Climate,
+    truth: Climate,
     generators: Sequence[Climate],
     stretches: Stretches,
     limits: ClimateTolerances,
     *,
     kelvin: bool,
 ) -> Iterator[Check]:
-    """Checks of the row `own`, beside the `previous` real period as a forecast and simple `generators`.
+    """Checks of the row `own`, beside the `previous` real period as a forecast, the truth and simple `generators`.
 
     Where there is neither a range nor a tolerance there is no check.
     """
@@ -57,14 +60,8 @@ def climate_checks(
         limits.std_correlation,
     )
     yield from _inside("standard deviation: mean ratio", own.std_ratio, stretches, "std_ratio", limits.std_ratio)
-    for memory in own.memory:
-        yield from _at_most_wider(
-            f"autocorrelation, {memory.region}: largest difference",
-            memory.difference,
-            stretches,
-            f"memory {memory.region}",
-            limits.memory,
-        )
+    for found, true, span in zip(own.memory, truth.memory, stretches.memory, strict=True):
+        yield _memory_check(found, true, span, limits.memory)
     yield from _at_least_wider(
         "El Nino-type pattern: correlation",
         own.pattern_correlation,
@@ -85,10 +82,25 @@ def climate_checks(
     yield from _at_most_wider("patches: jumps across cell edges", own.edge_jump, stretches, "edge_jump")
     yield from _scores(own, generators, stretches)
     if own.near_share is not None and own.nearest_training is not None:
-        yield from _inside("nearest training field: median", own.nearest_training, stretches, "nearest_training")
+        true = truth.nearest_training or own.nearest_training
+        yield from _inside(
+            "nearest training field: median", own.nearest_training, stretches, "nearest_training", (true, true)
+        )
         yield from _at_most_wider(
             "nearest training field: share below the truth's 5 %", own.near_share, stretches, "near_share"
         )
+
+
+def _memory_check(found: Memory, true: Memory, span: MemoryRange, tolerance: float) -> Check:
+    """Whether the autocorrelation at every lag is in the range of real stretches or within the tolerance of the true.
+
+    The value is how far it is outside at the lag where that is most.
+    """
+    low = np.minimum(span.low, np.array(true.autocorrelation) - tolerance)
+    high = np.maximum(span.high, np.array(true.autocorrelation) + tolerance)
+    value = float(np.maximum(low - found.autocorrelation, found.autocorrelation - high).clip(min=0).max())
+    name = f"autocorrelation, {found.region}: outside by"
+    return Check(name=name, value=value, limit=f"0 of range or {tolerance:.3g}", passed=value == 0)
 
 
 def _scores(own: Climate, generators: Sequence[Climate], stretches: Stretches) -> Iterator[Check]:
@@ -110,7 +122,8 @@ def _at_most_wider(
     span = stretches.range_of(figure)
     limits = [limit for limit in (None if span is None else span.high, tolerance) if limit is not None]
     if limits:
-        yield at_most(name, value, max(limits))
+        limit = f"<= {max(limits):.3g}{_named(tolerance, max(limits))}"
+        yield Check(name=name, value=value, limit=limit, passed=value <= max(limits))
 
 
 def _at_least_wider(
@@ -120,7 +133,13 @@ def _at_least_wider(
     span = stretches.range_of(figure)
     limits = [limit for limit in (None if span is None else span.low, tolerance) if limit is not None]
     if limits:
-        yield at_least(name, value, min(limits))
+        limit = f">= {min(limits):.3g}{_named(tolerance, min(limits))}"
+        yield Check(name=name, value=value, limit=limit, passed=value >= min(limits))
+
+
+def _named(tolerance: float | None, limit: float) -> str:
+    """The tolerance in words where the range of real stretches is wider."""
+    return "" if tolerance is None or tolerance == limit else f" (named {tolerance:.3g})"
 
 
 def _inside(
@@ -138,8 +157,3 @@ def _inside(
 def at_most(name: str, value: float, limit: float) -> Check:
     """The check that `value` does not exceed `limit`."""
     return Check(name=name, value=value, limit=f"<= {limit:.3g}", passed=value <= limit)
-
-
-def at_least(name: str, value: float, limit: float) -> Check:
-    """The check that `value` reaches `limit`."""
-    return Check(name=name, value=value, limit=f">= {limit:.3g}", passed=value >= limit)

@@ -3,6 +3,7 @@
 Everything is a departure from the training climatology; the truth is one realisation beside the members.
 """
 
+import logging
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -13,15 +14,15 @@ from numpy.typing import NDArray
 from fsae.runtime.errors import UsageError
 
 from .decades_report import Decade, DecadesReport, Extrapolation, Trend, VariableDecades, format_decades
-from .hindcast import joined
 from .long_runs import LongRun, Moved, count_pieces, generated_pieces, reduce_run, slope, yearly
-from .periods import Material, departures_of, open_material
+from .periods import Material, departures_of, joined, open_material, since
 from .record_json import as_json
 from .report import Check
 from .scores import correlation, rmse
 from .stability import stability, stability_steps
 from .subject import Period
 
+log = logging.getLogger("fsae.training")
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]  # (pieces done, pieces in all)
 
@@ -73,9 +74,11 @@ def decades(
     year = np.array([time.year for time in whole.times])
     parts = [steps_within(year, span) for span in spans]
     shape = (members, steps, *whole.values.shape[1:])
+    log.info("decades: %d members of %d steps under the calendar year", members, steps)
     drawn = reduce_run(generated_pieces(material, whole.times[0], steps, members, seed, moved=moved), shape, parts)
     known = departures_of(material.subject, whole)
     truth = reduce_run([(slice(0, 1), slice(0, steps), known[None])], (1, *shape[1:]), parts)
+    log.info("decades: %d members of %d years under constant forcing", stability_members, years)
     stable = stability(material, members=stability_members, years=years, seed=seed, moved=moved)
 
     training_years = (int(year[0]), int(training.times[-1].year))
@@ -148,12 +151,6 @@ def decade_years(period: Period) -> list[tuple[int, int]]:
             f"found the training years {years[0]} to {years[-1]}, expected five years of a decade at least"
         )
     return found
-
-
-def since(period: Period, year: int) -> Period:
-    """The steps of a period from the start of `year` on."""
-    first = [time.year for time in period.times].index(year)
-    return Period(values=period.values[first:], phase=period.phase[first:], times=period.times[first:])
 
 
 def steps_within(years: NDArray[np.int64], span: tuple[int, int]) -> slice:

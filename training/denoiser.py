@@ -102,8 +102,7 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Denoised (B, T, V, Nzb) of noisy, same shape, and previous (B, P, V, Nzb); EDM eq. 7 with sigma_data = 1."""
         variance = (sigma * sigma + 1)[:, None, None, None]
-        low, high = self.forcing_range[0], self.forcing_range[1]
-        relative = 2 * (forcing - low) / (high - low) - 1
+        relative = self.relative(forcing)
         conditions = torch.cat([noise_features, season.flatten(1), relative, source[:, None], previous_valid], dim=1)
         condition = self.embedding(conditions)
         scaled = noisy / variance.sqrt()  # c_in
@@ -119,8 +118,13 @@ class Denoiser(nn.Module):
             for level, gain, start, zoom in zip(levels, skip, entering, self.zooms, strict=True)
         ]
         network = recompose(levels, self.zooms).transpose(1, 2)  # (B, T, V, Nzb)
-        linear = self.wiener(noisy, sigma, known, previous_valid)  # in place of c_skip * noisy
+        linear: Tensor = self.wiener(noisy, sigma, relative, known, previous_valid)  # in place of c_skip * noisy
         return linear + sigma[:, None, None, None] / variance.sqrt() * network  # c_out
+
+    def relative(self, forcing: Tensor) -> Tensor:
+        """The forcing scaled so that training has seen -1 to 1."""
+        low, high = self.forcing_range[0], self.forcing_range[1]
+        return 2 * (forcing - low) / (high - low) - 1
 
     def _unit(self, zoom: int) -> float:
         """Standard deviation of unit pixel noise averaged over a cell of `zoom`."""

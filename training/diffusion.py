@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fsae.runtime import climatology
 from fsae.runtime.calendar import time_index
 from fsae.runtime.fields import Fields
-from fsae.runtime.pyramid import decompose, unwhiten, whiten
+from fsae.runtime.pyramid import decompose, seasonal_std, unwhiten, whiten
 
 from .autoencoder import Autoencoder
 from .config import Config
@@ -35,20 +37,36 @@ from .wiener import WAVES
 F32 = NDArray[np.float32]
 log = logging.getLogger("fsae.training")
 
+SPREAD_HARMONICS = 2
+PHASES = 12  # of the year, at which variances are taken
+KERNEL_YEARS = 1 / 12  # deviation of the Gaussian weight of steps around such a phase
 
-def latent_spread(latents: F32, zooms: tuple[int, ...]) -> dict[str, F32]:
-    """Tables of `pyramid.whiten`: standard deviation of each cell, and of each level after dividing by it.
+
+def latent_spread(latents: F32, season: F32, zooms: tuple[int, ...]) -> dict[str, F32]:
+    """Tables of `pyramid.whiten`: standard deviation of each cell by season, and of each level after dividing by it.
+
+    The variance at `PHASES` times of the year is a mean over the steps (time, variable, pixel) nearby, by their season
+    features (time, 2K); its logarithm is expanded in at most `SPREAD_HARMONICS` harmonics.
 
     The latent's mean over time is zero but for the autoencoder's rounding, as the climatology is gone. A residual of
     unit white noise has the mean square 1 - 4**-step: the level's own is measured against that.
     """
-    cell_std = np.sqrt(np.square(latents, dtype=np.float64).mean(axis=0))  # (variable, pixel)
+    harmonics = min(SPREAD_HARMONICS, season.shape[1] // 2)
+    times = (np.arange(PHASES) + 0.5) / PHASES
+    phase = np.arctan2(season[:, 1], season[:, 0]) / (2 * np.pi)  # of the first harmonic's cosine and sine
+    away = (phase - times[:, None] + 0.5) % 1 - 0.5  # (time of year, step), fraction of the year
+    weight = np.exp(-0.5 * (away / KERNEL_YEARS) ** 2)
+    weight /= weight.sum(axis=1, keepdims=True)
+    variance = np.tensordot(weight, np.square(latents, dtype=np.float64), axes=1)  # (time of year, variable, pixel)
+    table = climatology.fit(0.5 * np.log(variance), times, harmonics)  # (variable, 1 + 2H, pixel)
+    cell_std, season_std = np.exp(table[:, 0]), np.ascontiguousarray(table[:, 1:])
     level_std = []
-    for index, level in enumerate(decompose(latents / cell_std, zooms)):
+    for index, level in enumerate(decompose(latents / seasonal_std(cell_std, season_std, season), zooms)):
         share = 1.0 if index == 0 else 1 - 4.0 ** (zooms[index - 1] - zooms[index])
         level_std.append(np.sqrt(np.square(level).mean(axis=(0, 2)) / share))
     return {
         "latent_cell_std": cell_std.astype(np.float32),
+        "latent_season_std": season_std.astype(np.float32),
         "latent_level_std": np.stack(level_std, axis=1).astype(np.float32),  # (variable, level)
     }
 
@@ -74,18 +92,32 @@ def diffusion_stage(
         stretches.append(high_resolution_stretch(config, fields, model, folder))
     stretches += low_resolution_stretches(config, low_resolution, statistics, model, str(fields.step))
     zooms = config.autoencoder.latent_zooms
-    spread = latent_spread(np.concatenate([stretch.latents for stretch in stretches]), zooms)
+    spread = latent_spread(
+        np.concatenate([stretch.latents for stretch in stretches]),
+        np.concatenate([stretch.season for stretch in stretches]),
+        zooms,
+    )
     if is_first():
         write_statistics(folder, {**statistics, **spread})
-    cell_std, level_std = spread["latent_cell_std"], spread["latent_level_std"]
+    cell_std, season_std, level_std = (spread[f"latent_{name}_std"] for name in ("cell", "season", "level"))
     white = [
-        replace(stretch, latents=whiten(stretch.latents, zooms, cell_std, level_std).astype(np.float32))
+        replace(
+            stretch,
+            latents=whiten(
+                stretch.latents, zooms, seasonal_std(cell_std, season_std, stretch.season), level_std
+            ).astype(np.float32),
+        )
         for stretch in stretches
     ]
     denoiser = make_denoiser(config)
-    denoiser.wiener.fit(consecutive(white), large_waves(zooms, cell_std, level_std))
     forcing = np.concatenate([stretch.forcing for stretch in stretches])
     denoiser.forcing_range.copy_(torch.tensor([np.floor(forcing.min()), np.ceil(forcing.max())]))
+    parts = [part for stretch in white for part in consecutive(stretch)]
+    denoiser.wiener.fit(
+        [part.latents for part in parts],
+        [denoiser.relative(torch.from_numpy(part.forcing)).numpy() for part in parts],
+        large_waves(zooms, cell_std, level_std),
+    )
     shape, settings, seed = config.diffusion, config.diffusion_fit, config.seed + 1
     log.info("diffusion: %d steps of %d windows", settings.steps, settings.batch)
 
@@ -143,10 +175,16 @@ def large_waves(zooms: tuple[int, ...], cell_std: F32, level_std: F32) -> F32:
     return np.asarray(seen.reshape(-1, *cell_std.shape), dtype=np.float32)
 
 
-def consecutive(stretches: Sequence[Stretch]) -> list[F32]:
-    """Latents (time, V, Nzb) of the stretches, cut where steps are missing."""
+def consecutive(stretch: Stretch) -> list[Stretch]:
+    """The stretch, cut where steps are missing."""
+    ends = [*(np.flatnonzero(np.diff(stretch.index) != 1) + 1).tolist(), len(stretch.index)]
     return [
-        part
-        for stretch in stretches
-        for part in np.split(stretch.latents, np.flatnonzero(np.diff(stretch.index) != 1) + 1)
+        Stretch(
+            source=stretch.source,
+            index=stretch.index[first:last],
+            latents=stretch.latents[first:last],
+            season=stretch.season[first:last],
+            forcing=stretch.forcing[first:last],
+        )
+        for first, last in pairwise([0, *ends])
     ]

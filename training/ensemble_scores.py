@@ -36,10 +36,11 @@ def pointwise_crps(members: Floating, truth: Floating) -> Array:
 
 
 def spread_skill(variance: Floating, square_error: Floating, members: int) -> Array:
-    """Spread over root mean square error of the ensemble mean: one where spread tells the error (Fortin et al. 2014).
+    """Spread over root mean square error of the ensemble mean: one where spread tells the error.
 
-    sqrt((M + 1) / M * mean variance / mean square error), eq. 15 there: `variance` is the mean over cases of the
-    members' unbiased variance, `square_error` that of the ensemble mean's; the mean of M members is itself uncertain.
+    sqrt((M + 1) / M * mean variance / mean square error) (Fortin et al. 2014, J. Hydrometeor. 15, 1708): `variance` is
+    the mean over cases of the members' unbiased variance, `square_error` that of the ensemble mean's square error; the
+    mean of M members is itself uncertain.
 
     >>> spread_skill(np.array([4.0]), np.array([5.0]), 4).tolist()
     [1.0]
@@ -51,7 +52,7 @@ def spread_skill(variance: Floating, square_error: Floating, members: int) -> Ar
 def rank_counts(members: Floating, truth: Floating) -> Array:
     """How often the truth (..., case) has each of the ranks among members (member, ..., case): (..., M + 1).
 
-    Ties are shared out among the ranks they could have (Hamill 2001, doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2).
+    Ties are shared out among the ranks they could have (Hamill 2001, Mon. Wea. Rev. 129, 550).
     """
     known = _labelled(truth, members=False)
     shares = scores.probability.rank_histogram(
@@ -61,8 +62,9 @@ def rank_counts(members: Floating, truth: Floating) -> Array:
 
 
 def unevenness(counts: Floating) -> Array:
-    """Reliability index (Delle Monache et al. 2006) of rank counts (..., rank): sum of |share - 1 / ranks|.
+    """Reliability index of rank counts (..., rank), sum of |share - 1 / ranks|.
 
+    Delle Monache et al. (2006), J. Geophys. Res. 111, D24307.
     0 for a flat histogram, near 2 where all cases have one rank; half of it is the share that would have to move.
 
     >>> unevenness(np.array([[5, 5], [10, 0]])).tolist()

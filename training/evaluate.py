@@ -21,7 +21,17 @@ from .climate import LAGS, View, compare, moments
 from .climate_checks import ClimateTolerances, at_most, climate_checks
 from .climate_ranges import stretches_among_themselves
 from .reconstruction import from_block_means, from_eofs, reconstruction_rows, superresolution_rows
-from .report import GENERATED, LARGEST_RMSE_K, Check, Climate, FieldErrors, Report, Stretches, SuperResolution, VariableReport
+from .report import (
+    GENERATED,
+    LARGEST_RMSE_K,
+    Check,
+    Climate,
+    FieldErrors,
+    Report,
+    Stretches,
+    SuperResolution,
+    VariableReport,
+)
 from .scores import nearest_distances
 from .subject import Fields, Period, Subject, anomalies, rebuild
 
@@ -239,5 +249,6 @@ def _ensemble_checks(
     named = {row.name: row for row in rows}
     if GENERATED in named:
         simple = [named[name] for name in VAR if name in named]
-        own, previous, kelvin = named[GENERATED], named[PREVIOUS], units == limits.units
-        yield from climate_checks(own, previous, simple, stretches, limits.climate, kelvin=kelvin)
+        own, previous, truth = named[GENERATED], named[PREVIOUS], rows[-1]
+        kelvin = units == limits.units
+        yield from climate_checks(own, previous, truth, simple, stretches, limits.climate, kelvin=kelvin)

@@ -15,6 +15,7 @@ from fsae.runtime.ensemble import LatentModel, generate, latent_model
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.fields import Fields, VariableSpec, read_fields
 from fsae.runtime.generation import timeline
+from fsae.runtime.healpix import npix
 from fsae.runtime.manifest import Sampler, Time
 from fsae.runtime.session import Graphs, open_graphs
 from fsae.runtime.transforms import transformed_units
@@ -103,6 +104,7 @@ def of_run(run: Run) -> Candidate:
             shape=(len(config.data.variables), statistics["latent_cell_std"].shape[1]),
             zooms=config.autoencoder.latent_zooms,
             cell_std=statistics["latent_cell_std"],
+            season_std=statistics["latent_season_std"],
             level_std=statistics["latent_level_std"],
             sampler=Sampler(
                 name=chosen.name,
@@ -111,6 +113,7 @@ def of_run(run: Run) -> Candidate:
                 sigma_max=chosen.sigma_max,
                 rho=chosen.rho,
             ),
+            source=config.sources.labels[0],
         )
     return Candidate(
         subject=Subject(
@@ -188,27 +191,34 @@ def report_of(
     finally:
         fields.close()
 
-    def draw(count: int, start: Any, steps: int, seed: int) -> F32:
-        if candidate.latent is None:
-            raise DataError("found a model without a denoiser, expected one that generates")
-        line = timeline(candidate.time, candidate.latent.window, candidate.cell_methods, start, steps)
-        shape = (count, steps, len(candidate.variables), evaluation.values.shape[-1])
-        whole = np.empty(shape, dtype=np.float32)
-        units = generate(candidate.latent, candidate.graphs, range(count), line.steps, steps, seed, MEMBERS_AT_ONCE)
-        for unit in units:
-            whole[unit.members, unit.times] = unit.values
-        return whole
+    def generated(count: int, start: Any, steps: int, seed: int) -> F32:
+        return draw(candidate, count, start, steps, seed)
 
     report = evaluate(
         candidate.subject,
         training,
         evaluation,
-        generate=None if candidate.latent is None else draw,
+        generate=None if candidate.latent is None else generated,
         land=land,
         settings=Settings(members=members),
         progress=lambda message: log.info("evaluate: %s", message),
     )
     return format_report(report), report_json(report)
+
+
+def draw(candidate: Candidate, members: int, start: Any, steps: int, seed: int) -> F32:
+    """Generated fields (member, time, variable, pixel) [physical units] of `steps` steps from `start` on.
+
+    DataError where the candidate does not generate.
+    """
+    if candidate.latent is None:
+        raise DataError("found a model without a denoiser, expected one that generates")
+    line = timeline(candidate.time, candidate.latent.window, candidate.cell_methods, start, steps)
+    whole = np.empty((members, steps, len(candidate.variables), npix(candidate.subject.zooms[-1])), dtype=np.float32)
+    pieces = generate(candidate.latent, candidate.graphs, range(members), line.steps, steps, seed, MEMBERS_AT_ONCE)
+    for unit in pieces:
+        whole[unit.members, unit.times] = unit.values
+    return whole
 
 
 def period_of(fields: Fields, years: tuple[int, int]) -> Period:

@@ -114,6 +114,7 @@ def _format_variable(report: HindcastReport, variable: VariableHindcast) -> list
         "",
         "CRPS: fair, of a single member the absolute error; spread / RMSE: with the factor for the number of members,",
         "1 where the spread tells the error; correlation: of departures from the mean of the last 10 training years.",
+        "The error of a mean falls with the number of members, which differs; the fair CRPS does not depend on it.",
         "",
         "### Ranks of the truth among the members",
         "",

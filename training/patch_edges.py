@@ -16,7 +16,7 @@ Floating = NDArray[np.floating]
 F64 = NDArray[np.float64]
 
 PEAK_WIDTH = 0.05  # share of the degree that counts as the peak; one degree at least
-NEIGHBOURS = 1.5  # the degrees around it reach to its 1.5-fold and to its 1 / 1.5
+NEIGHBOURS = 1.5  # the degrees around it reach to its 1.5-fold, where the spectrum does, and as far down
 
 
 def repeat_degree(zoom: int) -> float:
@@ -39,9 +39,10 @@ def cell_peak(ratio: F64, latent_zoom: int) -> F64 | None:
     for zoom in range(1, latent_zoom + 1):
         centre = repeat_degree(zoom)
         at = np.abs(degrees - centre) <= max(1.0, PEAK_WIDTH * centre)
-        around = (degrees >= centre / NEIGHBOURS) & (degrees <= centre * NEIGHBOURS) & ~at
-        if degrees[-1] < centre * (1 + 2 * PEAK_WIDTH):
+        reach = min(NEIGHBOURS, degrees[-1] / centre)  # the same on both sides: a slope is no peak
+        if reach < 1 + 2 * PEAK_WIDTH:
             break
+        around = (degrees >= centre / reach) & (degrees <= centre * reach) & ~at
         peaks.append(ratio[..., at].mean(axis=-1) / np.median(ratio[..., around], axis=-1))
     return np.max(peaks, axis=0) if peaks else None
 

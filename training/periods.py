@@ -78,6 +78,21 @@ def _read(candidate: Candidate, store: Path, years: tuple[tuple[int, int], tuple
     return Material(candidate=candidate, latent=candidate.latent, training=training, evaluation=evaluation)
 
 
+def joined(one: Period, other: Period) -> Period:
+    """Two periods, one behind the other."""
+    return Period(
+        values=np.concatenate([one.values, other.values]),
+        phase=np.concatenate([one.phase, other.phase]),
+        times=[*one.times, *other.times],
+    )
+
+
+def since(period: Period, year: int) -> Period:
+    """The steps of a period from the start of `year` on."""
+    first = [time.year for time in period.times].index(year)
+    return Period(values=period.values[first:], phase=period.phase[first:], times=period.times[first:])
+
+
 def departures(subject: Subject, values: Fields, season: Fields) -> Fields:
     """Departures (..., time, variable, pixel) of physical fields from the training climatology, in `subject`'s units.
 

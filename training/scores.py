@@ -45,21 +45,20 @@ def correlation(forecast: Floating, truth: Floating) -> float:
 
 
 def map_rmse(maps: Floating, truth: Floating) -> NDArray[np.float64]:
-    """Root mean square difference (...) of each of the maps (..., pixel) from one map (pixel,)."""
-    axes = [f"axis{i}" for i in range(maps.ndim - 1)]
-    found = scores.continuous.rmse(
-        xr.DataArray(maps, dims=[*axes, "pixel"]), xr.DataArray(truth, dims=["pixel"]), reduce_dims="pixel"
-    )
+    """Root mean square difference (..., map) of maps (..., map, pixel) from the true ones (map, pixel), each its own."""
+    found = scores.continuous.rmse(*_maps(maps, truth), reduce_dims="pixel")
     return np.asarray(found, dtype=np.float64)
 
 
 def map_correlation(maps: Floating, truth: Floating) -> NDArray[np.float64]:
-    """Pattern correlation (...) of each of the maps (..., pixel) with one map (pixel,), their means removed."""
-    axes = [f"axis{i}" for i in range(maps.ndim - 1)]
-    found = scores.continuous.correlation.pearsonr(
-        xr.DataArray(maps, dims=[*axes, "pixel"]), xr.DataArray(truth, dims=["pixel"]), reduce_dims="pixel"
-    )
+    """Pattern correlation (..., map) of maps (..., map, pixel) with the true ones (map, pixel), their means removed."""
+    found = scores.continuous.correlation.pearsonr(*_maps(maps, truth), reduce_dims="pixel")
     return np.asarray(found, dtype=np.float64)
+
+
+def _maps(maps: Floating, truth: Floating) -> tuple[xr.DataArray, xr.DataArray]:
+    dims = [*(f"axis{i}" for i in range(maps.ndim - 2)), "map", "pixel"]
+    return xr.DataArray(maps, dims=dims), xr.DataArray(truth, dims=dims[-2:])
 
 
 def fair_crps(members: Floating, truth: Floating) -> float:

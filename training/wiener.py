@@ -31,7 +31,8 @@ WAVES = 9  # of each variable: spherical harmonics of degree 0 to 2
 FUNCTIONS = 6  # leading empirical orthogonal functions
 LENGTH_RADIANS = 0.4  # of the Gaussian damping: 2,500 km
 FLOOR = 0.1  # share of the covariance that no distance takes away
-UNIT_SHARE = 0.1  # of the rest's covariance replaced by unit white noise of the same trace
+UNIT_SHARE = 0.05  # of the rest's covariance replaced by unit white noise of the same trace
+OWN_SHARE = 0.85  # of a pattern's variance in the series, which it keeps at least: what later steps have of it
 OWN_MEMORY = 5  # leading patterns of the rest that have a memory of their own, those behind share with neighbours
 SHARED_MEMORY = 10  # neighbours on either side
 NUGGET = 1e-6  # share of the mean variance added where covariances are inverted
@@ -51,7 +52,7 @@ class Gaussian:
 
 
 def fit_basis(series: Sequence[F64], waves: F64) -> tuple[F64, F64]:
-    """Orthonormal patterns (feature, feature) of latents (time, feature), the leading ones first, and the rest's variances.
+    """Orthonormal patterns (feature, feature) of latents (time, feature), and the variances of all but the leading.
 
     The leading ones span `waves` (feature, wave) and as many empirical orthogonal functions as `FUNCTIONS`.
     """
@@ -67,7 +68,9 @@ def fit_basis(series: Sequence[F64], waves: F64) -> tuple[F64, F64]:
     rest = (1 - UNIT_SHARE) * rest + UNIT_SHARE * np.trace(rest) / len(rest) * np.eye(len(rest))
     variance, vectors = linalg.eigh(outside @ rest @ outside)
     kept = slice(None, lead.shape[1] - 1, -1)  # from the largest on, without the zeros of what is outside
-    return np.concatenate([lead, vectors[:, kept]], axis=1), np.maximum(variance[kept], 0)
+    variance, vectors = variance[kept], vectors[:, kept]
+    own = np.einsum("pk,pq,qk->k", vectors, covariance, vectors, optimize=True)  # damping has taken from the largest
+    return np.concatenate([lead, vectors], axis=1), np.maximum(variance, OWN_SHARE * own)
 
 
 def damping(pixels: int) -> F64:
@@ -128,6 +131,7 @@ class WienerFilter(nn.Module):
     """The filter on the levels up to `zoom`; finer levels are filtered as white noise, by EDM's c_skip."""
 
     basis: Tensor
+    lead_trend: Tensor
     lead_mean: Tensor
     lead_rotation: Tensor
     lead_variance: Tensor
@@ -143,6 +147,7 @@ class WienerFilter(nn.Module):
         self.lead = min(lead, count)
         rest, joint = count - self.lead, window * self.lead
         self.register_buffer("basis", torch.zeros(count, count))
+        self.register_buffer("lead_trend", torch.zeros(2, self.lead))
         self.register_buffer("lead_mean", torch.zeros(previous * self.lead, joint))
         self.register_buffer("lead_rotation", torch.zeros(2, joint, joint))
         self.register_buffer("lead_variance", torch.zeros(2, joint))
@@ -150,21 +155,28 @@ class WienerFilter(nn.Module):
         self.register_buffer("rest_rotation", torch.zeros(2, window, window, rest))
         self.register_buffer("rest_variance", torch.zeros(2, window, rest))
 
-    def fit(self, series: Sequence[F32], waves: F32) -> None:
+    def fit(self, series: Sequence[F32], forcing: Sequence[F32], waves: F32) -> None:
         """Take the statistics of whitened latents: stretches (time, variable, pixel) of consecutive steps.
 
+        The forcing (time,) of each, scaled as in the denoiser, moves the mean of the leading patterns linearly.
         waves (wave, variable, pixel): what multiplies whitened latents to give the largest waves of the latents.
         """
         steps = self.zooms[-1] - self.coarse[-1]
         unit = [
             (coarsen(part.astype(np.float64), steps) * 2**steps).reshape(len(part), -1) for part in series
         ]  # a mean over 4 cells has half their noise
-        basis, variance = fit_basis(unit, coarsen(waves.astype(np.float64), steps).reshape(len(waves), -1).T)
+        coarse: F64 = coarsen(waves.astype(np.float64), steps).reshape(len(waves), -1).T  # type: ignore[assignment]
+        basis, variance = fit_basis(unit, coarse)
         coefficients = [part @ basis for part in unit]
-        lead = joint_gaussian([part[:, : self.lead] for part in coefficients], self.window, self.previous)
+        leading = [part[:, : self.lead] for part in coefficients]
+        designs = [np.stack([np.ones(len(part)), part.astype(np.float64)], axis=1) for part in forcing]
+        trend = np.linalg.lstsq(np.concatenate(designs), np.concatenate(leading), rcond=None)[0]
+        departures = [part - design @ trend for part, design in zip(leading, designs, strict=True)]
+        lead = joint_gaussian(departures, self.window, self.previous)
         rest = separate_gaussian([part[:, self.lead :] for part in coefficients], variance, self.window, self.previous)
         tables = {
             "basis": basis,
+            "lead_trend": trend,
             "lead_mean": lead.mean,
             "lead_rotation": lead.rotation,
             "lead_variance": lead.variance,
@@ -176,17 +188,24 @@ class WienerFilter(nn.Module):
             # A bundle stores in half precision what it holds exactly, and the data determine far less than 11 bits.
             self.get_buffer(name).copy_(torch.from_numpy(table).half().float())
 
-    def forward(self, noisy: Tensor, sigma: Tensor, previous: Tensor, previous_valid: Tensor) -> Tensor:
-        """Filtered (B, T, V, Nzb) of noisy, same shape, at sigma (B,); previous (B, P, V, Nzb), zero where unknown."""
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, forcing: Tensor, previous: Tensor, previous_valid: Tensor
+    ) -> Tensor:
+        """Filtered (B, T, V, Nzb) of noisy, same shape, at sigma (B,) with scaled forcing (B, T).
+
+        previous (B, P, V, Nzb) is zero where unknown.
+        """
         known = previous_valid[:, :1]  # (B, 1): all are known or none
         square = (sigma * sigma)[:, None]
         levels = decompose(noisy, self.zooms)
         kept = len(self.coarse)
         field = self._coefficients(levels[:kept])  # (B, T, K)
         before = self._coefficients(decompose(previous, self.zooms)[:kept])  # (B, P, K)
-        lead = self._lead(field[..., : self.lead].flatten(1), before[..., : self.lead].flatten(1), known, square)
+        trend = self.lead_trend[0] + forcing[..., None] * self.lead_trend[1]  # (B, T, K)
+        departure, earlier = field[..., : self.lead] - trend, before[..., : self.lead] - trend[:, :1]
+        lead = self._lead(departure.flatten(1), earlier.flatten(1), known, square).reshape_as(trend) + trend
         rest = self._rest(field[..., self.lead :], before[..., self.lead :], known[..., None], square[..., None])
-        field = torch.cat([lead.reshape(*field.shape[:2], self.lead), rest], dim=-1)
+        field = torch.cat([lead, rest], dim=-1)
         coarse = (field @ self.basis.T).reshape(*noisy.shape[:3], -1) / self._unit
         finer = [level / (square + 1)[..., None, None] for level in levels[kept:]]
         return recompose([*decompose(coarse, self.coarse), *finer], self.zooms)

@@ -1,0 +1,132 @@
+"""Forecasts from many starts scored lead by lead: over the globe, its parts, and at the index of El Nino."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime.errors import DataError
+from fsae.runtime.healpix import pixel_centres, zoom_of
+
+from .ensemble_scores import pointwise_crps, rank_counts
+from .reference_forecasts import Forecast, Observed, recent_mean
+from .regions import region_weights
+
+Array = NDArray[np.float64]
+Fields = NDArray[np.float32]
+Progress = Callable[[int, int], None]  # (starts done, starts in all)
+
+NINO34 = "Nino 3.4"
+RANK_ZOOM = 2  # ranks are counted at one pixel for each cell of this zoom: neighbours say the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Means of a forecast's scores over each domain, (start, lead, variable, domain), and the ranks of the truth.
+
+    Squares and products are those of departures from the recent training mean, so that warming alone is no skill.
+    """
+
+    crps: Array
+    square_error: Array  # of the ensemble mean
+    variance: Array  # of the members, unbiased; zero for a single one
+    product: Array  # ensemble mean times truth
+    square_mean: Array
+    square_truth: Array
+    ranks: Array  # (lead, variable, rank)
+    members: int
+
+
+def domains(pixels: int) -> dict[str, Array]:
+    """Weights of the domains at the pixels and, behind them, at the Nino 3.4 index: (pixel + 1,), adding up to one."""
+    regions = region_weights(zoom_of(pixels))
+    parts = {name: regions[name] for name in ("global", "tropics")}
+    parts["extratropics"] = parts["global"] - parts["tropics"]
+    weights = {name: np.append(part / part.sum(), 0.0) for name, part in parts.items()}
+    return weights | {NINO34: np.append(np.zeros(pixels), 1.0)}
+
+
+def nino34(pixels: int) -> Array:
+    """Weights (pixel,) of the mean over 5 S ... 5 N, 170 W ... 120 W, where the index of that name is measured."""
+    lat_deg, lon_deg = pixel_centres(zoom_of(pixels))
+    inside = (np.abs(lat_deg) <= 5) & (np.abs(lon_deg % 360 - 215) <= 25)
+    if not inside.any():  # only the coarsest zooms: the pixel at the box's centre
+        distance = np.hypot(lat_deg, (lon_deg - 215 + 180) % 360 - 180)
+        inside = distance == distance.min()
+    weights: Array = inside / inside.sum()
+    return weights
+
+
+def score_all(
+    forecasts: dict[str, Forecast],
+    series: Observed,
+    starts: Sequence[int],
+    leads: int,
+    progress: Progress | None = None,
+) -> dict[str, Scored]:
+    """Every forecast scored at every start."""
+    parts: dict[str, list[Scored]] = {name: [] for name in forecasts}
+    centre = recent_mean(series).astype(np.float32)
+    pixels = series.values.shape[-1]
+    weights, box = np.stack(list(domains(pixels).values()), axis=-1), nino34(pixels).astype(np.float32)
+    for number, start in enumerate(starts, 1):
+        truth = series.values[start : start + leads] - centre
+        for name, forecast in forecasts.items():
+            drawn = forecast(start) - centre
+            if drawn.shape[1:] != truth.shape or not np.isfinite(drawn).all():
+                raise DataError(f"found a forecast {name} of shape {drawn.shape}, expected finite fields {truth.shape}")
+            parts[name].append(_score(drawn, truth, weights, box))
+        if progress is not None:
+            progress(number, len(starts))
+    return {name: _collect(part) for name, part in parts.items()}
+
+
+def _score(members: Fields, truth: Fields, weights: Array, box: Fields) -> Scored:
+    """Scores of one start: members (member, lead, variable, pixel), truth (lead, variable, pixel).
+
+    `weights` (pixel + 1, domain) count the pixels and, behind them, the mean over the `box` (pixel,).
+    """
+    forecast, known = (
+        np.concatenate([field, (field @ box)[..., None]], axis=-1).astype(np.float64) for field in (members, truth)
+    )
+    mean = forecast.mean(axis=0)
+    variance = forecast.var(axis=0, ddof=1) if len(forecast) > 1 else np.zeros_like(mean)
+    thin = thinned(truth.shape[-1])
+    return Scored(
+        crps=pointwise_crps(forecast, known) @ weights,
+        square_error=(mean - known) ** 2 @ weights,
+        variance=variance @ weights,
+        product=(mean * known) @ weights,
+        square_mean=mean**2 @ weights,
+        square_truth=known**2 @ weights,
+        ranks=rank_counts(members[..., thin], truth[..., thin]),
+        members=len(members),
+    )
+
+
+def thinned(pixels: int) -> NDArray[np.int64]:
+    """One pixel beside the centre of each cell of zoom `RANK_ZOOM`; all of them on coarser grids.
+
+    >>> thinned(768)[:3].tolist()
+    [3, 7, 11]
+    """
+    finer = zoom_of(pixels) - RANK_ZOOM
+    if finer <= 0:
+        return np.arange(pixels)
+    inside = 4**finer  # the children of a cell in nested order; the last quarter's first touches the centre
+    return np.asarray(np.arange(pixels // inside) * inside + 3 * inside // 4)
+
+
+def _collect(parts: Sequence[Scored]) -> Scored:
+    """Starts put together."""
+    return Scored(
+        crps=np.stack([part.crps for part in parts]),
+        square_error=np.stack([part.square_error for part in parts]),
+        variance=np.stack([part.variance for part in parts]),
+        product=np.stack([part.product for part in parts]),
+        square_mean=np.stack([part.square_mean for part in parts]),
+        square_truth=np.stack([part.square_truth for part in parts]),
+        ranks=np.sum([part.ranks for part in parts], axis=0),
+        members=parts[0].members,
+    )
