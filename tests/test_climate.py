@@ -19,12 +19,12 @@ VIEW = View.of(ZOOM, LATENT_ZOOM)
 
 
 def made_up(count: int, steps: int = STEPS, seed: int = 0) -> np.ndarray:
-    """Fields (member, time, pixel), noise that grows to the south and remembers half of the last step."""
+    """Fields (member, time, pixel), noise of one size in the north and another in the south, and of a memory."""
     rng = np.random.default_rng(seed)
     fields = rng.standard_normal((count, steps, npix(ZOOM))) * np.linspace(2, 1, npix(ZOOM))
     fields += rng.standard_normal((count, steps, 1))
     for time in range(1, steps):
-        fields[:, time] = 0.5 * fields[:, time - 1] + 0.75**0.5 * fields[:, time]
+        fields[:, time] = 0.8 * fields[:, time - 1] + 0.6 * fields[:, time]
     return fields.astype(np.float32)
 
 
@@ -116,7 +116,7 @@ def stretches() -> Stretches:
 
 
 def failures(own: Climate, stretches: Stretches, *others: Climate) -> set[str]:
-    checks = climate_checks(own, own, own, others, stretches, ClimateTolerances(), kelvin=False)
+    checks = climate_checks(own, own, row(TRUTH[None]), others, stretches, ClimateTolerances(), kelvin=False)
     return {check.name for check in checks if not check.passed}
 
 
@@ -124,7 +124,7 @@ def test_each_defect_fails_its_own_figures(stretches: Stretches) -> None:
     # oracle: what was done to another draw of the same climate; each change leaves the other figures alone
     drawn = made_up(4, seed=4)
     usual = failures(row(drawn), stretches)
-    assert len(usual) <= 1  # of 23 figures one may lie outside what 3 years span among themselves
+    assert len(usual) <= 2  # of 24 figures two may lie outside of what these few years span among themselves
     rng = np.random.default_rng(5)
     shuffled = failures(row(rng.permutation(drawn, axis=1)), stretches) - usual
     assert {f"autocorrelation, {part}: outside by" for part in ("global", "south")} <= shuffled
@@ -175,7 +175,7 @@ def test_tables_show_every_row_and_the_range(stretches: Stretches) -> None:
     first = next(line for line in lines if line.startswith("| generated "))
     assert f" {own.std_correlation:.3f} | {own.std_ratio:.3f} " in first
     assert own.nearest is None
-    assert next(line for line in reversed(lines) if line.startswith("| generated ")).endswith("|       |")
+    assert next(line for line in reversed(lines) if line.startswith("| generated ")).endswith("|        |")
     assert max(map(len, lines)) <= 120
     assert own.cell_peak is not None
 

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from fsae.export.card import model_card
 from fsae.runtime import climatology as harmonic
+from fsae.runtime.bundle import Bundle
 from fsae.runtime.errors import DataError
 from fsae.runtime.healpix import coarsen, npix, pixel_centres, refine
 from fsae.training import scores
 from fsae.training.baselines import bilinear, fit_eofs
+from fsae.training.climate_text import format_climate
+from fsae.training.config import DEFAULT, read_config
 from fsae.training.evaluate import Settings, evaluate
 from fsae.training.reconstruction import from_eofs
 from fsae.training.report import Report, VariableReport, report_json
@@ -236,6 +240,20 @@ def test_the_report_is_json_and_tables() -> None:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert max(map(len, text.splitlines())) <= 120
     assert all(line.endswith("|") for line in rows)
+
+
+def test_the_card_carries_the_climate(tiny_bundle: Bundle) -> None:
+    # oracle: the report's own tables, through JSON and back; without an ensemble the card has none
+    report, _, _ = report_of()
+    metrics = json.loads(report_json(report))
+    card = model_card(tiny_bundle.manifest, read_config(DEFAULT), metrics=metrics).splitlines()
+    for variable in report.variables:
+        lines = format_climate(variable.climate, variable.stretches, report.step, "####")
+        assert set(lines) <= set(card)
+    assert sum(line.startswith("| generated ") for line in card) == 4 * len(report.variables)
+    for part in metrics["variables"]:
+        part["climate"] = part["climate"][1:]
+    assert "EOF, VAR(1)" not in model_card(tiny_bundle.manifest, read_config(DEFAULT), metrics=metrics)
 
 
 @pytest.mark.parametrize("fault", ["overlap", "missing", "shape", "short", "ensemble"])

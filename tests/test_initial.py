@@ -172,6 +172,7 @@ def test_names_are_those_of_the_input(emulator: fsae.runtime.Emulator) -> None:
     data = months(weather())
     plain = read_initial(emulator.bundle, emulator.graphs, data, climatology="training")
     other = data.rename(tas="ts")
+    other["ts"].attrs["standard_name"] = "surface_temperature"  # else that finds it
     found = read_initial(emulator.bundle, emulator.graphs, other, climatology="training", names={"tas": "ts"})
     np.testing.assert_array_equal(found.initial.white, plain.initial.white)
     assert found.record == plain.record

@@ -15,7 +15,14 @@ from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.config import Config, Files, FitConfig, LowResolution, NoiseConfig, SourcesConfig, read_config
 from fsae.training.denoiser import DenoiserConfig
 from fsae.training.diffusion import consecutive
-from fsae.training.low_resolution import anomalies_of, encode_coarse, low_resolution_stretches
+from fsae.training.low_resolution import (
+    Reference,
+    amplified,
+    anomalies_of,
+    encode_coarse,
+    level_gains,
+    low_resolution_stretches,
+)
 from fsae.training.run import load_run, read_record, read_statistics
 from fsae.training.samples import Stretch, WindowSamples
 from fsae.training.stages import train
@@ -92,6 +99,19 @@ def test_coarse_fields_take_the_zero_shot_path() -> None:  # oracle: the same me
     np.testing.assert_allclose(encode_coarse(model, coarse, season, 2), expected.numpy(), atol=1e-5)
 
 
+def test_gains_are_what_coarse_fields_lose(config: Config) -> None:  # oracle: latents that are known multiples of seen
+    torch.manual_seed(2)
+    model = Autoencoder(config.autoencoder, torch.zeros(1, 5, npix(3)), torch.ones(1)).eval()
+    rng = np.random.default_rng(6)
+    anomalies = rng.normal(size=(24, 1, npix(3))).astype(np.float32)
+    season = climatology.season(months(2), 2)
+    zooms = config.autoencoder.latent_zooms
+    seen = encode_coarse(model, coarsen(anomalies, 1).astype(np.float32), season, 2)
+    wanted = np.array([[1.5, 0.5]])
+    reference = Reference(anomalies=anomalies, season=season, latents=amplified(seen, wanted, zooms))
+    np.testing.assert_allclose(level_gains(model, reference, 2, zooms), wanted, rtol=1e-4)
+
+
 def stretch(source: str, first: int, steps: int) -> Stretch:
     """Latents that hold their own step number."""
     values = np.arange(first, first + steps, dtype=np.float32)[:, None, None].repeat(12, axis=-1)
@@ -137,7 +157,7 @@ def test_hybrid_run_on_an_autoencoder_of_another_run(config: Config, tmp_path: P
     assert run.denoiser is not None
     assert run.denoiser.forcing_range.tolist() == [1990.0, 2010.0]
     statistics = read_statistics(tmp_path / "hybrid")
-    (found,) = low_resolution_stretches(hybrid, [[earlier]], statistics, run.autoencoder, "1 month")
+    (found,) = low_resolution_stretches(hybrid, [[earlier]], statistics, run.autoencoder, "1 month", None)
     assert (found.source, found.latents.shape) == ("lr", (12, 1, npix(1)))
     np.testing.assert_allclose(found.forcing, 1990 + (np.arange(12) + 0.5) / 12, atol=0.01)
     assert load_run(tmp_path / "hybrid").config == read_record(tmp_path / "hybrid" / "config.json", Config)

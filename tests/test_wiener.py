@@ -8,7 +8,16 @@ from fsae.runtime.healpix import npix
 from fsae.runtime.pyramid import unwhiten, whiten
 from fsae.training.diffusion import large_waves
 from fsae.training.halo import spherical_harmonics
-from fsae.training.wiener import WAVES, WienerFilter, fit_basis, given, joint_gaussian, separate_gaussian
+from fsae.training.wiener import (
+    WAVES,
+    WienerFilter,
+    fit_basis,
+    given,
+    joint_gaussian,
+    knot_weights,
+    mean_state,
+    separate_gaussian,
+)
 
 ZOOM, WINDOW, PREVIOUS = 1, 3, 2
 FORCING = 0.6
@@ -64,7 +73,7 @@ def test_filter_is_the_conditional_mean(fitted, sigma: float, known: int) -> Non
     )[0].numpy()
     covariance = covariance_of(model, known)
     basis = model.basis.double().numpy()
-    trend = np.append(np.array([1, FORCING]) @ model.lead_trend.double().numpy(), np.zeros(len(basis) - model.lead))
+    trend = (knot_weights(torch.tensor(FORCING)) @ model.state).double().numpy()
     past = before[:, 0] @ basis - trend
     lead, rest = past[:, : model.lead].ravel() @ model.lead_mean.double().numpy(), past[:, model.lead :]
     expected = np.concatenate(
@@ -76,15 +85,22 @@ def test_filter_is_the_conditional_mean(fitted, sigma: float, known: int) -> Non
     np.testing.assert_allclose(found.ravel(), exact, atol=4e-3 * max(1, abs(exact).max()))  # tables in half precision
 
 
-def test_mean_follows_the_forcing(fitted) -> None:  # oracle: the trend that was added, in every pixel
+def test_mean_follows_the_forcing(fitted) -> None:  # oracle: the trend that was added to every pixel, held at its end
     model, _ = fitted
-    trend = model.basis[:, : model.lead] @ model.lead_trend[1]
-    np.testing.assert_allclose(trend.numpy().mean(), TREND, rtol=0.1)
     noise = torch.zeros(1, WINDOW, 1, npix(ZOOM))
     nothing = torch.zeros(1, PREVIOUS, 1, npix(ZOOM)), torch.zeros(1, PREVIOUS)
     far = torch.tensor([1e4])
-    warm, cold = (model(noise, far, torch.full((1, WINDOW), forcing), *nothing) for forcing in (1.0, -1.0))
-    np.testing.assert_allclose((warm - cold).mean().item(), 2 * TREND, rtol=0.1)
+    cold, mild, warm, beyond = (
+        model(noise, far, torch.full((1, WINDOW), forcing), *nothing).mean().item() for forcing in (-0.8, 0.0, 0.8, 3.0)
+    )
+    np.testing.assert_allclose([warm - cold, mild, beyond], [1.6 * TREND, 0, 5 / 6 * TREND], atol=0.1)
+
+
+def test_mean_state_is_the_mean_of_its_steps() -> None:  # oracle: closed form of steps that lie on knots
+    weights = np.repeat(np.eye(6), 100, axis=0)
+    series = np.repeat(np.arange(6.0), 100)[:, None]
+    np.testing.assert_allclose(mean_state([series], [weights])[:, 0], np.arange(6) * 100 / 103, rtol=1e-12)
+    np.testing.assert_array_equal(mean_state([series[:300]], [weights[:300]])[3:], 0)
 
 
 def test_statistics_are_those_of_the_series() -> None:  # oracle: a first-order autoregression, known in closed form

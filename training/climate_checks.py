@@ -82,9 +82,9 @@ def climate_checks(
     yield from _at_most_wider("patches: jumps across cell edges", own.edge_jump, stretches, "edge_jump")
     yield from _scores(own, generators, stretches)
     if own.near_share is not None and own.nearest_training is not None:
-        true = truth.nearest_training or own.nearest_training
+        real = truth.nearest_training or own.nearest_training
         yield from _inside(
-            "nearest training field: median", own.nearest_training, stretches, "nearest_training", (true, true)
+            "nearest training field: median", own.nearest_training, stretches, "nearest_training", (real, real)
         )
         yield from _at_most_wider(
             "nearest training field: share below the truth's 5 %", own.near_share, stretches, "near_share"

@@ -54,7 +54,7 @@ def format_climate(rows: Sequence[Climate], stretches: Stretches, step: str, hea
         f"{stretches.side_by_side} stretches side by side, each beside the others.",
         "truth, ...: what encoding and decoding leaves of the truth, and with it of all that is generated.",
         "",
-        f"{heading} Memory: largest difference of the autocorrelation, lags 1 to {len(rows[0].autocorrelation)}; El Nino",
+        f"{heading} Memory: largest difference of autocorrelations, lags 1 to {len(rows[0].autocorrelation)}; El Nino",
         "",
     ]
     regions = tuple((memory.region, f"memory {memory.region}", "{:.3f}") for memory in rows[0].memory)

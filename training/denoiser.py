@@ -122,9 +122,9 @@ class Denoiser(nn.Module):
         return linear + sigma[:, None, None, None] / variance.sqrt() * network  # c_out
 
     def relative(self, forcing: Tensor) -> Tensor:
-        """The forcing scaled so that training has seen -1 to 1."""
+        """The forcing scaled so that training has seen -1 to 1; beyond, the last one seen stays."""
         low, high = self.forcing_range[0], self.forcing_range[1]
-        return 2 * (forcing - low) / (high - low) - 1
+        return (2 * (forcing - low) / (high - low) - 1).clamp(-1, 1)
 
     def _unit(self, zoom: int) -> float:
         """Standard deviation of unit pixel noise averaged over a cell of `zoom`."""

@@ -1,7 +1,7 @@
 """The diffusion stage of a run: latents of every source, their spread, and the denoiser trained on them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ from .autoencoder import Autoencoder
 from .config import Config
 from .fit import denoiser_loss, fit, forget_checkpoints
 from .halo import spherical_harmonics
-from .low_resolution import low_resolution_stretches
+from .low_resolution import Reference, lost_variance, low_resolution_stretches
 from .normalisation import normalised
 from .processes import is_first, wait_for
 from .run import (
@@ -87,10 +87,11 @@ def diffusion_stage(
     model = make_autoencoder(config, statistics)
     load_weights(model, folder / "autoencoder.safetensors")
     model.to(device)
-    stretches = []
+    stretches, reference = [], None
     if "hr" in config.sources.labels:
-        stretches.append(high_resolution_stretch(config, fields, model, folder))
-    stretches += low_resolution_stretches(config, low_resolution, statistics, model, str(fields.step))
+        reference = encode_training_years(config, fields, statistics, model)
+        stretches.append(high_resolution_stretch(config, fields, reference))
+    stretches += low_resolution_stretches(config, low_resolution, statistics, model, str(fields.step), reference)
     zooms = config.autoencoder.latent_zooms
     spread = latent_spread(
         np.concatenate([stretch.latents for stretch in stretches]),
@@ -149,15 +150,25 @@ def diffusion_stage(
     wait_for(folder / "denoiser.safetensors")
 
 
-def high_resolution_stretch(config: Config, fields: Fields, model: Autoencoder, folder: Path) -> Stretch:
-    """Latents of the training years."""
+def encode_training_years(
+    config: Config, fields: Fields, statistics: Mapping[str, F32], model: Autoencoder
+) -> Reference:
+    """Anomalies and latents of the training years."""
     part = part_of(fields, config.data.training_years)
-    anomalies, season = normalised(config, fields, read_statistics(folder), part)
+    anomalies, season = normalised(config, fields, statistics, part)
+    return Reference(anomalies=anomalies, season=season, latents=encode_series(model, anomalies, season))
+
+
+def high_resolution_stretch(config: Config, fields: Fields, reference: Reference) -> Stretch:
+    """The training years as a source, with the variance that their own climatology has taken from them."""
+    part = part_of(fields, config.data.training_years)
+    coefficients = 1 + 2 * config.data.harmonics if config.data.normalisation == "climatology" else 1
+    gain = lost_variance(coefficients, len(reference.latents))
     return Stretch(
         source="hr",
         index=np.array([time_index(time, str(fields.step)) for time in fields.times[part]]),
-        latents=encode_series(model, anomalies, season),
-        season=season,
+        latents=np.asarray(gain * reference.latents, dtype=np.float32),
+        season=reference.season,
         forcing=fields.year[part].astype(np.float32),
     )
 

@@ -6,6 +6,7 @@ Fields of a source are averaged to its coarse zoom, freed of their climatology a
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,12 @@ from fsae.runtime.calendar import time_index
 from fsae.runtime.errors import DataError
 from fsae.runtime.fields import Fields, read_fields
 from fsae.runtime.healpix import coarsen, refine
-from fsae.runtime.pyramid import level_mask
+from fsae.runtime.pyramid import decompose, level_mask, recompose
 from fsae.runtime.transforms import forward
 
 from .autoencoder import Autoencoder
 from .config import Config, LowResolution
-from .normalisation import transforms_of
+from .normalisation import Series, transforms_of
 from .samples import Stretch
 from .weights import healpy_weights
 
@@ -33,14 +34,31 @@ log = logging.getLogger("fsae.training")
 BATCH = 32  # steps encoded at once
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """High-resolution months: normalised anomalies (time, V, N), season (time, 2K) and latents (time, V, Nzb)."""
+
+    anomalies: Series
+    season: F32
+    latents: F32
+
+
 def low_resolution_stretches(
-    config: Config, files: Sequence[Sequence[Path]], statistics: Mapping[str, F32], model: Autoencoder, step: str
+    config: Config,
+    files: Sequence[Sequence[Path]],
+    statistics: Mapping[str, F32],
+    model: Autoencoder,
+    step: str,
+    reference: Reference | None,
 ) -> list[Stretch]:
     """Latents of every member of every low-resolution source of a configuration, whose `files` are given in its order.
 
-    DataError where a source has another time step than `step` or a grid too coarse for the zoom asked for.
+    Without its finer levels a field has weaker latents. With a `reference` each of their levels is amplified by what
+    the reference's own latents lose when only its coarse levels are encoded. DataError where a source has another time
+    step than `step` or a grid too coarse for the zoom asked for.
     """
     found = []
+    zooms = config.autoencoder.latent_zooms
     for source, paths in zip(config.sources.low_resolution, files, strict=True):
         for path in paths:
             fields = read_fields(
@@ -55,6 +73,10 @@ def low_resolution_stretches(
             finally:
                 fields.close()
             log.info("low resolution: %s, %d members of %d steps", path.name, len(stretches), len(stretches[0].index))
+            if reference is not None:
+                gains = level_gains(model, reference, source.zoom, zooms)
+                log.info("low resolution: levels amplified by %s", np.round(gains, 2).tolist())
+                stretches = [replace(part, latents=amplified(part.latents, gains, zooms)) for part in stretches]
             found += stretches
     return found
 
@@ -90,11 +112,28 @@ def _coarse(fields: Fields, member: int, part: slice, zoom: int) -> F32:
     return coarse
 
 
+def level_gains(model: Autoencoder, reference: Reference, zoom: int, zooms: tuple[int, ...]) -> F64:
+    """Standard deviation (variable, level) of the reference's latents over that of its fields averaged to `zoom`."""
+    levels = model.config.zoom - zoom
+    coarse = np.stack([coarsen(reference.anomalies[step], levels) for step in range(len(reference.anomalies))])
+    seen = encode_coarse(model, coarse.astype(np.float32), reference.season, zoom)
+    deviations = [
+        np.stack([np.sqrt(np.square(level, dtype=np.float64).mean(axis=(0, 2))) for level in decompose(latents, zooms)])
+        for latents in (reference.latents, seen)
+    ]
+    return np.asarray((deviations[0] / deviations[1]).T)
+
+
+def amplified(latents: F32, gains: F64, zooms: tuple[int, ...]) -> F32:
+    """Latents (time, variable, pixel) with every level times its gain (variable, level)."""
+    levels = [level * gains[:, k, None] for k, level in enumerate(decompose(latents, zooms))]
+    return np.asarray(recompose(levels, zooms), dtype=np.float32)
+
+
 def anomalies_of(config: Config, source: LowResolution, values: F32, phase: F64, statistics: Mapping[str, F32]) -> F32:
     """Normalised anomalies of transformed values (member, time, variable, pixel) at the source's zoom.
 
-    About the training climatology, or about the source's own. Anomalies about a climatology of p coefficients fitted
-    to n steps have lost p / n of their variance on average: they are scaled up by that.
+    About the training climatology, or about the source's own; then scaled up by what fitting that has taken.
     """
     levels = config.autoencoder.zoom - source.zoom
     if source.climatology == "training":
@@ -106,11 +145,22 @@ def anomalies_of(config: Config, source: LowResolution, values: F32, phase: F64,
         solver = climatology.projection(phase, harmonics)
         own = np.tensordot(solver, values.mean(axis=0, dtype=np.float64), axes=1).transpose(1, 0, 2)
         anomalies = values - climatology.evaluate(own, climatology.season(phase, harmonics))
-        anomalies *= (1 - len(solver) / (members * steps)) ** -0.5
+        anomalies *= lost_variance(len(solver), members * steps)
     scale = statistics["scale"][:, None]
     if "pixel_scale" in statistics:
         scale = scale * coarsen(statistics["pixel_scale"], levels)
     return np.asarray(anomalies / scale, dtype=np.float32)
+
+
+def lost_variance(coefficients: int, steps: int) -> float:
+    """What anomalies about a climatology fitted to the same steps are too small by.
+
+    They have lost the share coefficients / steps of their variance on average, where months are independent.
+
+    >>> round(lost_variance(9, 36), 6)
+    1.154701
+    """
+    return float((1 - coefficients / steps) ** -0.5)
 
 
 @torch.no_grad()

@@ -45,13 +45,13 @@ def correlation(forecast: Floating, truth: Floating) -> float:
 
 
 def map_rmse(maps: Floating, truth: Floating) -> NDArray[np.float64]:
-    """Root mean square difference (..., map) of maps (..., map, pixel) from the true ones (map, pixel), each its own."""
+    """Root mean square difference (..., map) of maps (..., map, pixel), each from the true one (map, pixel)."""
     found = scores.continuous.rmse(*_maps(maps, truth), reduce_dims="pixel")
     return np.asarray(found, dtype=np.float64)
 
 
 def map_correlation(maps: Floating, truth: Floating) -> NDArray[np.float64]:
-    """Pattern correlation (..., map) of maps (..., map, pixel) with the true ones (map, pixel), their means removed."""
+    """Pattern correlation (..., map) of maps (..., map, pixel), each with the true one (map, pixel), means removed."""
     found = scores.continuous.correlation.pearsonr(*_maps(maps, truth), reduce_dims="pixel")
     return np.asarray(found, dtype=np.float64)
 

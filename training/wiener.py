@@ -2,7 +2,9 @@
 
 For a Gaussian window of covariance C in white noise of level sigma the expected clean window is C (C + sigma^2)^-1 x
 (Wiener 1949; EDM's c_skip is the case C = 1). Where the steps before are known, expectation and covariance given them
-are used. What the network adds is what is not Gaussian or changes with season, forcing and source.
+are used. The mean follows the forcing by way of states at a few of its values, and stays at the last one beyond: the
+last decade is a better forecast of the next one's map than a trend is. What the network adds is what is not Gaussian
+or changes with season and source.
 
 Hundreds of steps determine the covariance of few patterns only. Those that carry the climate's memory, the largest
 waves of the sphere and the leading empirical orthogonal functions, have a full covariance among each other in space
@@ -35,6 +37,8 @@ UNIT_SHARE = 0.05  # of the rest's covariance replaced by unit white noise of th
 OWN_SHARE = 0.85  # of a pattern's variance in the series, which it keeps at least: what later steps have of it
 OWN_MEMORY = 5  # leading patterns of the rest that have a memory of their own, those behind share with neighbours
 SHARED_MEMORY = 10  # neighbours on either side
+KNOTS = 6  # of the forcing: a decade each in sixty years; what the last one is told persists beyond
+PRIOR_STEPS = 3.0
 NUGGET = 1e-6  # share of the mean variance added where covariances are inverted
 
 
@@ -117,6 +121,28 @@ def autocorrelation(series: Sequence[F64], lags: int) -> F64:
     return np.asarray((1 - weight) * own + weight * shared)
 
 
+def knot_weights(forcing: Tensor) -> Tensor:
+    """Weights (..., knot) of the mean states at a scaled forcing (...): linear between knots, constant beyond the ends.
+
+    The knots are the middles of `KNOTS` equal parts of -1 to 1.
+
+    >>> knot_weights(torch.tensor([-3.0, 0.0]))[:, :4].tolist()
+    [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    """
+    place = ((forcing + 1) * (KNOTS / 2) - 0.5).clamp(0, KNOTS - 1)
+    knots = torch.arange(KNOTS, dtype=forcing.dtype, device=forcing.device)
+    return (1 - (place[..., None] - knots).abs()).clamp(min=0)
+
+
+def mean_state(series: Sequence[F64], weights: Sequence[F64]) -> F64:
+    """Mean states (knot, K) of coefficients (time, K) whose knots weigh (time, knot), by least squares.
+
+    `PRIOR_STEPS` draw each towards zero, which is all there is of a knot without data.
+    """
+    design, values = np.concatenate(weights), np.concatenate(series)
+    return np.linalg.solve(design.T @ design + PRIOR_STEPS * np.eye(KNOTS), design.T @ values)
+
+
 def given(covariance: F64, known: int) -> Gaussian:
     """Of covariances (K, n, n) whose first `known` entries may be known."""
     first, later = covariance[:, :known, :known], covariance[:, known:, known:]
@@ -131,7 +157,7 @@ class WienerFilter(nn.Module):
     """The filter on the levels up to `zoom`; finer levels are filtered as white noise, by EDM's c_skip."""
 
     basis: Tensor
-    lead_trend: Tensor
+    state: Tensor
     lead_mean: Tensor
     lead_rotation: Tensor
     lead_variance: Tensor
@@ -147,7 +173,7 @@ class WienerFilter(nn.Module):
         self.lead = min(lead, count)
         rest, joint = count - self.lead, window * self.lead
         self.register_buffer("basis", torch.zeros(count, count))
-        self.register_buffer("lead_trend", torch.zeros(2, self.lead))
+        self.register_buffer("state", torch.zeros(KNOTS, count))
         self.register_buffer("lead_mean", torch.zeros(previous * self.lead, joint))
         self.register_buffer("lead_rotation", torch.zeros(2, joint, joint))
         self.register_buffer("lead_variance", torch.zeros(2, joint))
@@ -158,7 +184,7 @@ class WienerFilter(nn.Module):
     def fit(self, series: Sequence[F32], forcing: Sequence[F32], waves: F32) -> None:
         """Take the statistics of whitened latents: stretches (time, variable, pixel) of consecutive steps.
 
-        The forcing (time,) of each, scaled as in the denoiser, moves the mean of the leading patterns linearly.
+        The forcing (time,) of each, scaled as in the denoiser, moves the mean of the patterns.
         waves (wave, variable, pixel): what multiplies whitened latents to give the largest waves of the latents.
         """
         steps = self.zooms[-1] - self.coarse[-1]
@@ -168,15 +194,14 @@ class WienerFilter(nn.Module):
         coarse: F64 = coarsen(waves.astype(np.float64), steps).reshape(len(waves), -1).T  # type: ignore[assignment]
         basis, variance = fit_basis(unit, coarse)
         coefficients = [part @ basis for part in unit]
-        leading = [part[:, : self.lead] for part in coefficients]
-        designs = [np.stack([np.ones(len(part)), part.astype(np.float64)], axis=1) for part in forcing]
-        trend = np.linalg.lstsq(np.concatenate(designs), np.concatenate(leading), rcond=None)[0]
-        departures = [part - design @ trend for part, design in zip(leading, designs, strict=True)]
-        lead = joint_gaussian(departures, self.window, self.previous)
+        hats = [knot_weights(torch.from_numpy(part)).numpy().astype(np.float64) for part in forcing]
+        state = mean_state(coefficients, hats)
+        coefficients = [part - weight @ state for part, weight in zip(coefficients, hats, strict=True)]
+        lead = joint_gaussian([part[:, : self.lead] for part in coefficients], self.window, self.previous)
         rest = separate_gaussian([part[:, self.lead :] for part in coefficients], variance, self.window, self.previous)
         tables = {
             "basis": basis,
-            "lead_trend": trend,
+            "state": state,
             "lead_mean": lead.mean,
             "lead_rotation": lead.rotation,
             "lead_variance": lead.variance,
@@ -201,11 +226,11 @@ class WienerFilter(nn.Module):
         kept = len(self.coarse)
         field = self._coefficients(levels[:kept])  # (B, T, K)
         before = self._coefficients(decompose(previous, self.zooms)[:kept])  # (B, P, K)
-        trend = self.lead_trend[0] + forcing[..., None] * self.lead_trend[1]  # (B, T, K)
-        departure, earlier = field[..., : self.lead] - trend, before[..., : self.lead] - trend[:, :1]
-        lead = self._lead(departure.flatten(1), earlier.flatten(1), known, square).reshape_as(trend) + trend
+        state = knot_weights(forcing) @ self.state  # (B, T, K)
+        field, before = field - state, before - state[:, :1]
+        lead = self._lead(field[..., : self.lead].flatten(1), before[..., : self.lead].flatten(1), known, square)
         rest = self._rest(field[..., self.lead :], before[..., self.lead :], known[..., None], square[..., None])
-        field = torch.cat([lead, rest], dim=-1)
+        field = torch.cat([lead.reshape(*field.shape[:2], self.lead), rest], dim=-1) + state
         coarse = (field @ self.basis.T).reshape(*noisy.shape[:3], -1) / self._unit
         finer = [level / (square + 1)[..., None, None] for level in levels[kept:]]
         return recompose([*decompose(coarse, self.coarse), *finer], self.zooms)
