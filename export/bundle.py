@@ -16,7 +16,7 @@ from fsae.runtime.engines import INDEX, engine_folder, index_text, read_engine, 
 from fsae.runtime.errors import BundleError, DataError, OutputError, UsageError
 from fsae.runtime.manifest import Manifest, Parity, graph_file, is_safe_path
 from fsae.runtime.session import OUTPUTS
-from fsae.training.run import Run
+from fsae.training.run import Run, fast_levels
 
 from .card import model_card, read_metrics
 from .contents import make_manifest, make_tables, variables_of
@@ -106,7 +106,7 @@ def export_run(
 
 
 def _parts(run: Run, stretches: Stretches) -> dict[str, Part]:
-    """The graphs to export by name: encoder, decoder and, where the run has one, denoiser."""
+    """The graphs to export by name: encoder, decoder and, where the run has them, denoiser and distilled denoiser."""
     zooms = run.config.autoencoder.zooms
     encoder, decoder = EncoderGraph(run.autoencoder).eval(), DecoderGraph(run.autoencoder).eval()
     fields = encoder_inputs(stretches, zooms)
@@ -119,22 +119,21 @@ def _parts(run: Run, stretches: Stretches) -> dict[str, Part]:
     }
     if run.denoiser is not None and run.config.diffusion is not None:
         sampler = run.config.sampler
-        windows = denoiser_inputs(
-            latent,
-            stretches,
-            Whitening(
-                zooms=run.config.autoencoder.latent_zooms,
-                cell_std=run.statistics["latent_cell_std"],
-                season_std=run.statistics["latent_season_std"],
-                level_std=run.statistics["latent_level_std"],
-            ),
-            previous=run.config.diffusion.previous,
-            sigmas=np.geomspace(sampler.sigma_min, sampler.sigma_max, NOISE_LEVELS).tolist(),
+        whitening = Whitening(
+            zooms=run.config.autoencoder.latent_zooms,
+            cell_std=run.statistics["latent_cell_std"],
+            season_std=run.statistics["latent_season_std"],
+            level_std=run.statistics["latent_level_std"],
         )
-        denoiser = run.denoiser.eval()
-        parts["denoiser"] = Part(
-            module=denoiser, inputs=windows, expected=run_module(denoiser, windows), fields=decoded
-        )
+        models = {"denoiser": (run.denoiser, np.geomspace(sampler.sigma_min, sampler.sigma_max, NOISE_LEVELS))}
+        if run.fast is not None:
+            models["fast"] = (run.fast, fast_levels(run.config)[:-1])
+        for name, (model, sigmas) in models.items():
+            windows = denoiser_inputs(
+                latent, stretches, whitening, previous=run.config.diffusion.previous, sigmas=sigmas.tolist()
+            )
+            module = model.eval()
+            parts[name] = Part(module=module, inputs=windows, expected=run_module(module, windows), fields=decoded)
     return parts
 
 

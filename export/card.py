@@ -69,7 +69,8 @@ def _introduction(manifest: Manifest) -> list[str]:
         *lines,
         f"- Generation: a latent diffusion model draws {denoiser.window} steps at a time given the {denoiser.previous} "
         f"before; it knows the time of year and the {forcing.name} ({span} in training). "
-        f"Sampler {sampler.name}, {sampler.steps} steps.",
+        f"Sampler {sampler.name}, {sampler.steps} steps."
+        + ("" if manifest.fast is None else f" A distilled model takes {manifest.fast.steps} (`--sampler fast`)."),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Command line of `fsae-export`: a run to a bundle, a bundle to TensorRT engines.
+"""Command line of `fsae-export`: a run to a bundle, a bundle to TensorRT engines or a Triton model repository.
 
 Nothing here imports torch, onnx or the training code at once: engines are built where none of them is installed.
 """
@@ -18,6 +18,7 @@ from fsae.runtime.errors import DeviceError, FsaeError, UsageError
 from fsae.runtime.manifest import Parity
 
 from .engines import DEFAULT_PROFILE, BuildOptions, build_engines, build_target, pick_flavour
+from .triton import check_place, write_repository
 
 if TYPE_CHECKING:
     from .bundle import Exported
@@ -32,6 +33,7 @@ Examples:
   fsae-export --trt                         and TensorRT (or TensorRT-RTX) engines for this machine
   fsae-export engines/default --trt         engines for a bundle that is there; needs no torch
   fsae-export --trt --batch 1,16,64         engines for batches of 1 to 64, best at 16
+  fsae-export engines/default --triton DIR  a Triton model repository of a bundle's graphs
 """
 
 Say = Callable[[str], None]
@@ -46,6 +48,8 @@ class Request:
     name: str | None
     trt: bool
     batch: tuple[int, int, int] | None
+    triton: Path | None
+    overwrite: bool
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:
@@ -85,27 +89,37 @@ def export(request: Request, say: Say) -> str:
     options = BuildOptions(profile=request.batch or DEFAULT_PROFILE)
     if request.batch is not None and not request.trt:
         raise UsageError("--batch is for engines: give --trt as well")
+    if request.overwrite and request.triton is None:
+        raise UsageError("--overwrite is for a Triton repository: give --triton as well; bundles are always replaced")
+    if request.triton is not None:
+        check_place(request.triton, request.overwrite)  # fails now, not after minutes of exporting
     flavour = None
     if request.trt:
         flavour = pick_flavour()
         build_target(flavour)  # fails now, not after minutes of exporting
+    summary = []
     if isinstance(source, Bundle):
-        if flavour is None:
-            raise UsageError(f"{source.folder} is a bundle already: give --trt to build engines from it, or name a run")
+        if flavour is None and request.triton is None:
+            raise UsageError(
+                f"{source.folder} is a bundle already: give --trt to build engines from it, --triton to make a Triton "
+                "repository, or name a run"
+            )
         if request.out is not None or request.name is not None:
             raise UsageError("engines are built inside the bundle: --out and --name are for runs")
-        engines = build_engines(source, flavour, options, say=say)
-        _show_engines(engines)
-        return _engine_summary(source, engines)
-    exported = _export_run(source, request, say)
-    _show_bundle(exported)
-    summary = _bundle_summary(exported)
-    if flavour is not None:
+        bundle = source
+    else:
+        exported = _export_run(source, request, say)
+        _show_bundle(exported)
+        summary.append(_bundle_summary(exported))
         bundle = open_bundle(exported.folder)
+    if flavour is not None:
         engines = build_engines(bundle, flavour, options, say=say)
         _show_engines(engines)
-        summary += "; " + _engine_summary(bundle, engines)
-    return summary
+        summary.append(_engine_summary(bundle, engines))
+    if request.triton is not None:
+        names = write_repository(bundle, request.triton, overwrite=request.overwrite, say=say)
+        summary.append(f"Triton repository {request.triton}: {', '.join(names)}")
+    return "; ".join(summary)
 
 
 def _latest() -> Path:
@@ -186,14 +200,33 @@ def _distance(parity: Parity | None) -> str:
 @click.option("--name", help="Name of the bundle.  [default: that of the run's folder]")
 @click.option("--trt", is_flag=True, help="Build TensorRT engines, or TensorRT-RTX ones where only that is installed.")
 @click.option("--batch", metavar="MIN,BEST,MAX", help="Batch sizes of the engines.  [default: 1,8,32]")
+@click.option("--triton", metavar="DIR", type=click.Path(path_type=Path), help="Write a Triton model repository there.")
+@click.option("--overwrite", is_flag=True, help="Replace a Triton repository that was written before.")
 @click.version_option(package_name="fsae", prog_name="fsae-export")
-def command(source: str | None, out: Path | None, name: str | None, trt: bool, batch: str | None) -> None:
+def command(
+    source: str | None,
+    out: Path | None,
+    name: str | None,
+    trt: bool,
+    batch: str | None,
+    triton: Path | None,
+    overwrite: bool,
+) -> None:
     """Export a trained run as a bundle of ONNX graphs, and build TensorRT engines from a bundle.
 
-    RUN_OR_BUNDLE is the folder or name of a run, or of a bundle (with --trt). Without it the latest run under ./runs is
-    taken. The bundle is checked against the trained model and replaces an older one of its name as a whole.
+    RUN_OR_BUNDLE is the folder or name of a run, or of a bundle (with --trt or --triton). Without it the latest run
+    under ./runs is taken. The bundle is checked against the trained model and replaces an older one of its name as a
+    whole.
     """
-    request = Request(source=source, out=out, name=name, trt=trt, batch=None if batch is None else parse_batch(batch))
+    request = Request(
+        source=source,
+        out=out,
+        name=name,
+        trt=trt,
+        batch=None if batch is None else parse_batch(batch),
+        triton=triton,
+        overwrite=overwrite,
+    )
     click.echo(export(request, lambda message: click.echo(message, err=True)))
 
 

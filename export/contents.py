@@ -117,6 +117,7 @@ def make_manifest(
     config, facts, diffusion, sampler = run.config, run.facts, run.config.diffusion, run.config.sampler
     generates = run.denoiser is not None and diffusion is not None
     seeds = {"autoencoder": config.seed} | ({"diffusion": config.seed + 1} if generates else {})
+    seeds |= {"distillation": config.seed + 2} if config.fast is not None else {}
     tools = {tool: version(tool) for tool in ("fsae", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")}
     return Manifest(
         name=name,
@@ -143,6 +144,15 @@ def make_manifest(
         )
         if generates
         else None,
+        fast=None
+        if config.fast is None
+        else Sampler(
+            name="euler",
+            steps=config.fast.steps,
+            sigma_min=config.fast.sigma_min,
+            sigma_max=config.fast.sigma_max,
+            rho=config.fast.rho,
+        ),
         files=files,
         parity=parity,
         provenance=Provenance(

@@ -32,6 +32,13 @@ from .terminal import common, merged, name_pairs, open_emulator, prepare_output,
 )
 @with_names
 @with_climatology
+@click.option(
+    "--sampler",
+    type=click.Choice(["default", "fast"]),
+    default="default",
+    show_default=True,
+    help="fast: the distilled denoiser, cheaper and a little worse.",
+)
 @click.option("--out", metavar="OUT", default="ensemble.zarr", show_default=True, help="Output; .nc for NetCDF-4.")
 @click.option("--batch", type=click.IntRange(min=1), help="Members at once: for speed and memory, never for results.")
 @with_grid
@@ -50,6 +57,7 @@ def generate(
     initial: str | None,
     names: tuple[str, ...],
     climatology: str | None,
+    sampler: str,
     out: str,
     batch: int | None,
     grid: str,
@@ -65,6 +73,7 @@ def generate(
       fsae-run generate --members 100
       fsae-run generate --members 20 --start 2005-01 --steps 120 --seed 7 --out decade.zarr
       fsae-run generate --member-ids 37,90-99 --out some.nc --grid source
+      fsae-run generate --members 1000 --sampler fast --out many.zarr
       fsae-run generate --members 20 --forcing 1950.5 --out as-in-1950.zarr
       fsae-run generate --members 50 --initial tas-2004.nc --climatology training --steps 6 --out forecast.nc
     """
@@ -88,6 +97,7 @@ def generate(
             initial=initial,
             climatology=climatology,
             names=name_pairs(names),
+            sampler=sampler,
             grid=grid,
             batch=batch or generation.BATCH,
             overwrite=overwrite,

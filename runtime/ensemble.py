@@ -18,7 +18,7 @@ from .noise import member_noise
 from .output import Unit
 from .pyramid import seasonal_std, unwhiten
 from .sampler import SAMPLERS, noise_features, noise_levels
-from .session import F32, Graphs
+from .session import F32, DenoiserInputs, Graphs
 
 SOURCES = ("hr", "lr")  # labels of what denoisers learn from: their input `source` counts them from 0
 DRAW = 0  # the first noise of a step; later draws are for stochastic samplers
@@ -51,6 +51,7 @@ class LatentModel:
     level_std: F32  # (variable, level)
     sampler: Sampler
     source: str = "hr"  # the label drawn with, one of SOURCES
+    graph: str = "denoiser"  # or "fast", the distilled one, whose steps `sampler` then has
 
     def deviation(self, season: F32) -> F32:
         """Standard deviations (step, variable, latent pixel) of the cells at season features (step, 2K)."""
@@ -65,10 +66,14 @@ class Initial:
     valid: F32  # (P,), 1 where the step is known, else 0: all known or none, as in training
 
 
-def latent_model(bundle: Bundle) -> LatentModel:
-    """The diffusion model of a bundle; BundleError where it has none."""
+def latent_model(bundle: Bundle, fast: bool = False) -> LatentModel:
+    """The diffusion model of a bundle, or its distilled one; BundleError where it has none."""
     manifest, tables = bundle.manifest, bundle.tables
     denoiser, sampler = parts_of(manifest)
+    if fast:
+        if manifest.fast is None:
+            raise BundleError(f"bundle {manifest.name} has no distilled denoiser: leave out --sampler fast")
+        sampler = manifest.fast
     return LatentModel(
         window=denoiser.window,
         previous=denoiser.previous,
@@ -78,6 +83,7 @@ def latent_model(bundle: Bundle) -> LatentModel:
         season_std=tables.latent_season_std,
         level_std=tables.latent_level_std,
         sampler=sampler,
+        graph="fast" if fast else "denoiser",
         source="hr" if "hr" in denoiser.sources else denoiser.sources[0],
     )
 
@@ -106,7 +112,7 @@ def window_noise(seed: int, member: int, index: NDArray[np.int64], shape: tuple[
 
 
 def sample_window(
-    graphs: Graphs, sampler: Sampler, noise: F32, steps: Steps, previous: F32, previous_valid: F32, source: str
+    graphs: Graphs, model: LatentModel, noise: F32, steps: Steps, previous: F32, previous_valid: F32
 ) -> F32:
     """A window in white space, (member, time, variable, latent pixel), from its noise of that shape.
 
@@ -115,13 +121,15 @@ def sample_window(
     batch = noise.shape[0]
     season = np.repeat(steps.season[None], batch, axis=0)
     forcing = np.repeat(steps.forcing[None], batch, axis=0)
-    label = np.full(batch, SOURCES.index(source), dtype=np.float32)
+    label = np.full(batch, SOURCES.index(model.source), dtype=np.float32)
 
     def denoise(noisy: F32, sigma: float) -> F32:
         sigmas = np.full(batch, sigma, dtype=np.float32)
         features = np.repeat(noise_features(np.array([sigma])), batch, axis=0)
-        return graphs.denoise(noisy, sigmas, features, season, forcing, label, previous, previous_valid)
+        inputs = DenoiserInputs(noisy, sigmas, features, season, forcing, label, previous, previous_valid)
+        return graphs.denoise(inputs, model.graph)
 
+    sampler = model.sampler
     levels = noise_levels(sampler.steps, sampler.sigma_min, sampler.sigma_max, sampler.rho)
     return SAMPLERS[sampler.name](denoise, noise, levels)
 
@@ -159,7 +167,7 @@ def generate(
             now = steps.window(start, window)
             noise = np.stack([window_noise(seed, member, now.index, model.shape) for member in ids])
             # (member, time, variable, pixel)
-            white = sample_window(graphs, model.sampler, noise, now, previous, valid, model.source)
+            white = sample_window(graphs, model, noise, now, previous, valid)
             kept = min(window, count - start)
             fields = [decode_window(graphs, model, one, now.season)[:kept] for one in white]
             yield Unit(

@@ -46,6 +46,7 @@ class Request:
     seed: int
     forcing: Choice = None  # the calendar year
     known: KnownSteps | None = None  # those before the start
+    sampler: str = "default"  # or "fast": the distilled denoiser
 
     def __post_init__(self) -> None:
         if not self.members or min(self.members) < 0 or len(set(self.members)) != len(self.members):
@@ -54,6 +55,8 @@ class Request:
             raise UsageError(f"found {self.steps} steps, expected 1 or more")
         if self.seed < 0:
             raise UsageError(f"found the seed {self.seed}, expected 0 or above")
+        if self.sampler not in ("default", "fast"):
+            raise UsageError(f"found the sampler {self.sampler!r}, expected 'default' or 'fast'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ def make_request(
     initial: "str | os.PathLike[str] | xr.Dataset | None" = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
     names: Mapping[str, str] | None = None,
+    sampler: str = "default",
 ) -> Request:
     """The request in what a user gives; its start follows the last step of `initial`, where there is one."""
     manifest = bundle.manifest
@@ -119,6 +123,7 @@ def make_request(
         seed=seed,
         forcing=choice,
         known=known,
+        sampler=sampler,
     )
 
 
@@ -145,7 +150,7 @@ def timeline(known: Time, window: int, methods: str, start: Date, count: int, fo
 def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str = "native", batch: int = BATCH) -> Job:
     """Fields (realization, time, cell) of an ensemble, streamed window by window."""
     manifest = bundle.manifest
-    model = latent_model(bundle)
+    model = latent_model(bundle, fast=request.sampler == "fast")
     if batch < 1:
         raise UsageError(f"found a batch of {batch} members, expected 1 or more")
     methods = manifest.variables[0].cell_methods  # the variables of a bundle share their time axis
@@ -160,6 +165,7 @@ def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str 
         "seed": request.seed,
         "grid": grid,
         "forcing": forcing_record(request.forcing),
+        "sampler": request.sampler,
     }
     extra: tuple[Coordinate, ...] = (forcing_coordinate(parts_of(manifest)[0].forcing, forcing),)
     if known is not None:

@@ -13,7 +13,7 @@ from .sampler import SAMPLERS
 from .transforms import Transform
 
 SCHEMA_VERSION = 1
-GRAPHS = ("encoder", "decoder", "denoiser")
+GRAPHS = ("encoder", "decoder", "denoiser")  # of every bundle that generates; "fast" is the distilled denoiser
 CALENDARS = [
     "standard",
     "gregorian",
@@ -226,6 +226,7 @@ class Manifest:
     time: Time
     denoiser: Denoiser | None
     sampler: Sampler | None
+    fast: Sampler | None = None
     files: Mapping[str, FileEntry]
     parity: Mapping[str, Mapping[str, Parity]]
     provenance: Provenance
@@ -246,6 +247,7 @@ class Manifest:
         check(latent.ratio == 4 ** (self.grid.zoom - latent.zoom), f"latent.ratio is {latent.ratio}")
         check(latent.shape == (len(names), npix(latent.zoom)), f"latent.shape is {latent.shape}")
         check((self.denoiser is None) == (self.sampler is None), "denoiser and sampler go together: both or neither")
+        check(self.fast is None or self.denoiser is not None, "fast goes with a denoiser")
         for path in self.files:
             check(is_safe_path(path), f"file {path!r} is not a plain name inside the bundle")
         check("tables.npz" in self.files, "files lack tables.npz")
@@ -253,8 +255,10 @@ class Manifest:
 
     @property
     def graphs(self) -> tuple[str, ...]:
-        """Names of the graphs of this bundle: encoder, decoder and, where it generates, denoiser."""
-        return GRAPHS if self.denoiser is not None else GRAPHS[:2]
+        """Names of the graphs of this bundle: encoder, decoder and, where it generates, denoiser and distilled one."""
+        if self.denoiser is None:
+            return GRAPHS[:2]
+        return GRAPHS if self.fast is None else (*GRAPHS, "fast")
 
     @property
     def precisions(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ A named device is used or the call fails; only `auto` chooses, and it says what 
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,28 @@ F32 = NDArray[np.float32]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TensorFloat-32 keeps ten bits of a product's factors: not what a bundle's float32 tolerance was measured with.
 PROVIDER_OPTIONS = {"CPUExecutionProvider": {}, "CUDAExecutionProvider": {"use_tf32": "0"}}
+
+
+class DenoiserInputs(NamedTuple):
+    """Inputs of the denoisers, in the order of the graphs: T steps of a window, P before it, 2K season features."""
+
+    noisy: F32  # (batch, T, variable, latent pixel)
+    sigma: F32  # (batch,)
+    noise_features: F32  # (batch, features)
+    season: F32  # (batch, T, 2K)
+    forcing: F32  # (batch, T)
+    source: F32  # (batch,), place in the labels
+    previous: F32  # (batch, P, variable, latent pixel)
+    previous_valid: F32  # (batch, P)
+
+
 INPUTS = {
     "encoder": ("field", "season", "level_mask"),
     "decoder": ("latent", "season"),
-    "denoiser": ("noisy", "sigma", "noise_features", "season", "forcing", "source", "previous", "previous_valid"),
+    "denoiser": DenoiserInputs._fields,
+    "fast": DenoiserInputs._fields,
 }
-OUTPUTS = {"encoder": "latent", "decoder": "field", "denoiser": "denoised"}
+OUTPUTS = {"encoder": "latent", "decoder": "field", "denoiser": "denoised", "fast": "denoised"}
 # A row's result must not depend on how many rows run beside it. On a CPU only a batch of one may take other kernels
 # (matrix times vector) than a larger one; on a GPU every size may, so there the graph always sees this many rows.
 MIN_BATCH = 2
@@ -33,7 +49,7 @@ GPU_BATCH = 16
 
 
 class Graphs(Protocol):
-    """What a backend offers: the three graphs, batch first, float32 in and out."""
+    """What a backend offers: the graphs of a bundle, batch first, float32 in and out."""
 
     @property
     def device(self) -> str:
@@ -53,18 +69,11 @@ class Graphs(Protocol):
         """Field (batch, variable, pixel) in physical units of a latent."""
         ...
 
-    def denoise(
-        self,
-        noisy: F32,
-        sigma: F32,
-        noise_features: F32,
-        season: F32,
-        forcing: F32,
-        source: F32,
-        previous: F32,
-        previous_valid: F32,
-    ) -> F32:
-        """Expected clean window (batch, time, variable, latent pixel) of a noisy one, in white space."""
+    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
+        """Clean window (batch, T, variable, latent pixel) of a noisy one, in white space.
+
+        `graph` is "denoiser" or "fast", the distilled one.
+        """
         ...
 
 
@@ -152,20 +161,9 @@ class OnnxGraphs:
         """See `Graphs.decode`."""
         return self._run("decoder", latent, season)
 
-    def denoise(
-        self,
-        noisy: F32,
-        sigma: F32,
-        noise_features: F32,
-        season: F32,
-        forcing: F32,
-        source: F32,
-        previous: F32,
-        previous_valid: F32,
-    ) -> F32:
+    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
         """See `Graphs.denoise`."""
-        inputs = (noisy, sigma, noise_features, season, forcing, source, previous, previous_valid)
-        return self._run("denoiser", *inputs)
+        return self._run(graph, *inputs)
 
     def _session(self, graph: str) -> Any:
         """The session of a graph, made and checked at the first call."""

@@ -19,7 +19,7 @@ from .bundle import Bundle
 from .devices import LIBRARIES
 from .engines import Engine, Target, find_engine, read_engine, this_platform
 from .errors import BundleError, DeviceError
-from .session import F32, INPUTS, OUTPUTS, pad_batch
+from .session import F32, INPUTS, OUTPUTS, DenoiserInputs, pad_batch
 
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}  # flavour, which is also the device, to Python module
 HOST_TO_DEVICE, DEVICE_TO_HOST = "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"
@@ -250,20 +250,9 @@ class TensorRTGraphs:
         """See `Graphs.decode`."""
         return self._run("decoder", latent, season)
 
-    def denoise(
-        self,
-        noisy: F32,
-        sigma: F32,
-        noise_features: F32,
-        season: F32,
-        forcing: F32,
-        source: F32,
-        previous: F32,
-        previous_valid: F32,
-    ) -> F32:
+    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
         """See `Graphs.denoise`."""
-        inputs = (noisy, sigma, noise_features, season, forcing, source, previous, previous_valid)
-        return self._run("denoiser", *inputs)
+        return self._run(graph, *inputs)
 
     def _run(self, name: str, *arrays: F32) -> F32:
         """Output of a graph for any number of rows, in parts of the engine's batch."""

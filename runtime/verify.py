@@ -7,7 +7,7 @@ import numpy as np
 
 from .bundle import Bundle
 from .errors import BundleError
-from .session import F32, INPUTS, OUTPUTS, Graphs
+from .session import F32, INPUTS, OUTPUTS, DenoiserInputs, Graphs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,8 @@ def check_graphs(bundle: Bundle, graphs: Graphs, precision: str = "fp32") -> lis
     calls: dict[str, Callable[..., F32]] = {
         "encoder": graphs.encode,
         "decoder": graphs.decode,
-        "denoiser": graphs.denoise,
+        "denoiser": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs)),
+        "fast": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs), "fast"),
     }
     checks = []
     for graph in bundle.manifest.graphs:

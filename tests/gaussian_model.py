@@ -13,6 +13,7 @@ from fsae.runtime.ensemble import LatentModel
 from fsae.runtime.fields import VariableSpec
 from fsae.runtime.healpix import coarsen, npix, refine
 from fsae.runtime.manifest import Sampler, Time
+from fsae.runtime.session import DenoiserInputs
 from fsae.training.config import VariableConfig
 from fsae.training.evaluation import Candidate
 from fsae.training.periods import Material
@@ -40,17 +41,9 @@ class GaussianGraphs:
     def decode(self, latent: np.ndarray, season: np.ndarray) -> np.ndarray:
         return refine(latent, 1) * np.float32(SCALE) + harmonic.evaluate(self.climatology, season)
 
-    def denoise(
-        self,
-        noisy: np.ndarray,
-        sigma: np.ndarray,
-        noise_features: np.ndarray,
-        season: np.ndarray,
-        forcing: np.ndarray,
-        source: np.ndarray,
-        previous: np.ndarray,
-        previous_valid: np.ndarray,
-    ) -> np.ndarray:
+    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> np.ndarray:
+        noisy, sigma, forcing, previous = inputs.noisy, inputs.sigma, inputs.forcing, inputs.previous
+        previous_valid = inputs.previous_valid
         lead = np.arange(1, WINDOW + 1)
         known = previous_valid[:, -1:]  # (batch, 1)
         forced = self.trend * (forcing - MIDDLE_YEAR)  # (batch, time)
@@ -106,6 +99,7 @@ def gaussian_material(
     candidate = Candidate(
         subject=subject,
         graphs=graphs,
+        fast=None,
         latent=model,
         time=Time(calendar="noleap", step="1 month", harmonics=1),
         cell_methods="time: mean",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fsae.runtime.healpix import npix
-from fsae.training.climate import View, compare, differences, moments, stacked
+from fsae.training.climate import View, compare, moments, stacked
 from fsae.training.climate_checks import ClimateTolerances, climate_checks
 from fsae.training.climate_ranges import stretches_among_themselves
 from fsae.training.climate_text import format_climate
@@ -178,12 +178,6 @@ def test_tables_show_every_row_and_the_range(stretches: Stretches) -> None:
     assert next(line for line in reversed(lines) if line.startswith("| generated ")).endswith("|        |")
     assert max(map(len, lines)) <= 120
     assert own.cell_peak is not None
-
-
-def test_differences_of_a_stretch_from_itself() -> None:  # oracle: none
-    figures = differences(stacked([TRUE]), TRUE, VIEW)
-    assert figures["mean_map_rmse"] == figures["memory tropics"] == 0
-    assert figures["pattern_correlation"] == pytest.approx(1)
 
 
 def test_memory_beyond_range_and_tolerance_is_measured(stretches: Stretches) -> None:

@@ -97,6 +97,23 @@ def test_ideal_student_has_no_loss() -> None:  # oracle: closed form; a shifted 
     assert untrained > 0.01
 
 
+def test_states_are_those_the_student_comes_to() -> None:  # oracle: closed form of the flow from pure noise
+    class Watched(Gaussian):
+        def forward(self, noisy: Tensor, sigma: Tensor, *others: Tensor, **named: Tensor) -> Tensor:
+            seen.append(noisy)
+            return super().forward(noisy, sigma, *others, **named)
+
+    seen: list[Tensor] = []
+    inputs = batch()
+    loss = distil_loss(Gaussian(flow=False), LEVELS, FINE, "heun")  # type: ignore[arg-type]
+    loss(Watched(flow=True), inputs)  # type: ignore[arg-type]
+    mean, start = inputs["previous"][:, -1:], float(LEVELS[0])
+    assert float(seen[0].std()) == pytest.approx(start, rel=0.05)  # chance: 1.5 %
+    for now, state in zip(LEVELS[:-1], seen, strict=True):
+        expected = mean + (seen[0] - mean) * float(np.sqrt((STD**2 + now**2) / (STD**2 + start**2)))
+        torch.testing.assert_close(state, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_few_steps_of_the_ideal_student_draw_the_gaussian() -> None:  # oracle: the flow keeps mean and spread
     inputs = batch(rows=400)
     noise = torch.randn(inputs["clean"].shape, generator=torch.Generator().manual_seed(1))

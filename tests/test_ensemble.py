@@ -35,7 +35,7 @@ from fsae.runtime.jobs import in_memory
 from fsae.runtime.manifest import Manifest, Sampler
 from fsae.runtime.noise import member_noise
 from fsae.runtime.pyramid import unwhiten
-from fsae.runtime.session import Graphs, OnnxGraphs, pad_batch
+from fsae.runtime.session import DenoiserInputs, Graphs, OnnxGraphs, pad_batch
 
 SIGMA_MAX = 20.0
 
@@ -74,7 +74,7 @@ class ClosedForm:
     def decode(self, latent: np.ndarray, season: np.ndarray) -> np.ndarray:
         return tiny_decode(latent, season).astype(np.float32)
 
-    def denoise(self, *inputs: np.ndarray) -> np.ndarray:
+    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> np.ndarray:
         return tiny_denoise(*inputs).astype(np.float32)
 
 
@@ -90,11 +90,12 @@ def test_samples_follow_the_exact_flow(tiny_bundle: Bundle) -> None:
     # oracle: the probability flow of a Gaussian N(m, s^2) takes x at sigma to m + s / sqrt(s^2 + sigma^2) (x - m)
     fine = dataclasses.replace(tiny_bundle.manifest.sampler, steps=200)
     manifest = dataclasses.replace(tiny_bundle.manifest, sampler=fine)
+    model = dataclasses.replace(latent_model(tiny_bundle), sampler=fine)
     line = line_of(manifest, january(), WINDOW)
     noise = window_noise(0, 1, line.steps.index, manifest.latent.shape)[None]
     previous = np.ones((1, 2, VARIABLES, LATENT_PIXELS), dtype=np.float32)
     valid = np.ones((1, 2), dtype=np.float32)
-    found = sample_window(ClosedForm(), manifest.sampler, noise, line.steps, previous, valid, "hr")
+    found = sample_window(ClosedForm(), model, noise, line.steps, previous, valid)
     scalar = YEARLY * line.steps.season[:, 0] + TREND * (line.steps.forcing - 1990)
     mean = scalar[None, :, None, None] + MEMORY
     expected = mean + SPREAD / np.hypot(SPREAD, SIGMA_MAX) * (SIGMA_MAX * noise - mean)
@@ -132,7 +133,7 @@ def test_fewer_steps_are_the_first_of_more(tiny_bundle: Bundle, graphs: Graphs) 
 def test_the_second_window_knows_the_end_of_the_first(tiny_bundle: Bundle) -> None:
     # oracle: without noise every frame is its mean, and the mean holds MEMORY times the last frame of the window before
     class Means(ClosedForm):
-        def denoise(self, *inputs: np.ndarray) -> np.ndarray:
+        def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> np.ndarray:
             return tiny_denoise(np.zeros_like(inputs[0]), np.full(len(inputs[0]), 1e6), *inputs[2:]).astype(np.float32)
 
     line = line_of(tiny_bundle.manifest, january(), 6)

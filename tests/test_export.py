@@ -30,15 +30,17 @@ from fsae.runtime.healpix import pixel_centres
 from fsae.runtime.manifest import Parity, Variable
 from fsae.runtime.output import Layout, Unit, encode_times, open_output
 from fsae.runtime.regrid import apply
-from fsae.runtime.session import INPUTS, OUTPUTS, OnnxGraphs
+from fsae.runtime.session import INPUTS, OUTPUTS, DenoiserInputs, OnnxGraphs
 from fsae.runtime.verify import check_files, check_graphs
 from fsae.training.autoencoder import AutoencoderConfig
-from fsae.training.config import Config, DataConfig, FitConfig, VariableConfig
-from fsae.training.denoiser import DenoiserConfig
+from fsae.training.config import Config, DataConfig, FastConfig, FitConfig, VariableConfig
+from fsae.training.denoiser import Denoiser, DenoiserConfig
+from fsae.training.halo import spherical_harmonics
 from fsae.training.run import (
     Facts,
     InputFile,
     Run,
+    fast_levels,
     load_run,
     make_autoencoder,
     make_denoiser,
@@ -46,6 +48,7 @@ from fsae.training.run import (
     write_record,
     write_statistics,
 )
+from fsae.training.wiener import WAVES
 
 TAS = Variable(
     name="tas",
@@ -86,6 +89,8 @@ def tiny_config() -> Config:
         autoencoder_fit=loop,
         diffusion=DenoiserConfig(window=3, previous=2, token_zooms=(1,), width=8, heads=2, embedding=4),
         diffusion_fit=loop,
+        fast=FastConfig(steps=2, sigma_min=0.5),
+        fast_fit=loop,
     )
 
 
@@ -95,6 +100,14 @@ def stir(module: nn.Module) -> None:
     with torch.no_grad():
         for weight in module.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
+
+
+def fit_linear_part(model: Denoiser) -> None:
+    """Statistics of white noise with a memory for the denoiser's linear part."""
+    noise = np.random.default_rng(3).standard_normal((60, 1, 48)).astype(np.float32)
+    series = noise[1:] + 0.5 * noise[:-1]
+    waves = spherical_harmonics(1, WAVES).T[:, None].astype(np.float32)
+    model.wiener.fit([series], [np.linspace(-1, 1, len(series), dtype=np.float32)], waves)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +134,7 @@ def run_folder(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         "climatology": climatology,
         "scale": anomaly_scale(values, climatology, waves),
         "latent_cell_std": generator.uniform(0.5, 1.5, (1, 48)).astype(np.float32),
+        "latent_season_std": generator.uniform(-0.3, 0.3, (1, 2, 48)).astype(np.float32),
         "latent_level_std": generator.uniform(0.5, 1.5, (1, 2)).astype(np.float32),
     }
     assert isinstance(source.grid, LatLonGrid)
@@ -138,8 +152,15 @@ def run_folder(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         ),
     )
     write_statistics(folder, statistics)
-    for model, name in ((make_autoencoder(config, statistics), "autoencoder"), (make_denoiser(config), "denoiser")):
+    models = {
+        "autoencoder": make_autoencoder(config, statistics),
+        "denoiser": make_denoiser(config),
+        "fast": make_denoiser(config, fast_levels(config)),
+    }
+    for name, model in models.items():
         stir(model)
+        if isinstance(model, Denoiser):
+            fit_linear_part(model)
         save_weights(model, folder / f"{name}.safetensors")
     return folder
 
@@ -209,7 +230,12 @@ def test_golden_vectors_are_what_torch_computes(run: Run, bundle: Bundle) -> Non
 
 def test_parity_is_measured_and_small(bundle: Bundle) -> None:  # oracle: float32 rounding of fields near 300 K
     parity = bundle.manifest.parity["fp32"]
-    assert {graph: p.units for graph, p in parity.items()} == {"encoder": "K", "decoder": "K", "denoiser": "1"}
+    assert {graph: p.units for graph, p in parity.items()} == {
+        "encoder": "K",
+        "decoder": "K",
+        "denoiser": "1",
+        "fast": "1",
+    }
     assert all(p.max_abs_error <= p.tolerance for p in parity.values())
     assert 0 < parity["encoder"].max_abs_error < 1e-5  # not compared with itself
     assert parity["decoder"].max_abs_error < 2e-4
@@ -219,7 +245,12 @@ def test_parity_is_measured_and_small(bundle: Bundle) -> None:  # oracle: float3
 @pytest.mark.parametrize("graph", INPUTS)
 def test_rows_are_the_same_bits_in_every_batch(bundle: Bundle, graph: str) -> None:  # oracle: the rows of a batch of 8
     graphs = OnnxGraphs(bundle, "cpu")
-    call = {"encoder": graphs.encode, "decoder": graphs.decode, "denoiser": graphs.denoise}[graph]
+    call = {
+        "encoder": graphs.encode,
+        "decoder": graphs.decode,
+        "denoiser": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs)),
+        "fast": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs), "fast"),
+    }[graph]
     inputs = list(rows_of(bundle, graph, ROWS).values())
     whole = call(*inputs)
     assert len(np.unique(whole.reshape(ROWS, -1), axis=0)) == ROWS

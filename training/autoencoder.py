@@ -277,18 +277,6 @@ class Autoencoder(nn.Module):
         levels = self._run(self.decoder_fine, levels, condition)
         return recompose(conserve(levels, self.config.zooms), self.config.zooms)[:, :, 0]
 
-    @torch.no_grad()
-    def round_maps(self) -> None:
-        """Round the maps of the cells and of the sphere to half precision, in which a bundle stores them.
-
-        They are most of the weights, and 11 bits of each are far more than hundreds of months determine.
-        """
-        maps: list[Tensor | None] = [self.compress.own, self.decompress.own]
-        maps += [self.to_latent, self.from_latent] if self.config.global_zoom is not None else []
-        for values in maps:
-            if values is not None:
-                values.copy_(values.half().float())
-
     def _of_season(self, field: Tensor, maps: Tensor, season: Tensor) -> Tensor:
         """Field (B, V, 1, n) through the map (V, 1 + 2K, n, m) of its season (B, 2K or more): (B, V, 1, m)."""
         parts = (field[:, :, None] @ maps)[:, :, :, 0]  # (B, V, 1 + 2K, m)

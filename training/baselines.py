@@ -127,8 +127,8 @@ def linear_inverse_generator(
     """Ensemble (member, time, feature) of a linear inverse model (Penland and Sardeshmukh 1995, J. Climate 8, 1999).
 
     The leading `modes` coefficients follow the first-order vector autoregression, VAR(1), of the training years, the
-    others one of their own each. With `trend` each coefficient's linear trend over the training years is removed before the fit
-    and carried on to the wanted `time_years`, which must be spaced as the training steps are.
+    others one of their own each. With `trend` each coefficient's linear trend over the training years is removed before
+    the fit and carried on to the wanted `time_years`, which must be spaced as the training steps are.
     """
     design = np.stack([np.ones_like(eofs.time_years), eofs.time_years - eofs.time_years.mean()], axis=1)
     line = np.linalg.lstsq(design, eofs.coefficients, rcond=None)[0] if trend else np.zeros((2, eofs.patterns.shape[0]))

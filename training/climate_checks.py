@@ -43,7 +43,7 @@ def climate_checks(
         yield at_most("global-mean bias", abs(own.bias), limits.bias)
     yield from _at_most_wider("mean map RMSE", own.mean_map_rmse, stretches, "mean_map_rmse", previous.mean_map_rmse)
     yield from _at_most_wider(
-        "spectrum: median of |power ratio - 1|",
+        "spectrum: median distance of the power ratio from 1",
         own.spectrum_median,
         stretches,
         "spectrum_median",

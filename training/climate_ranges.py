@@ -11,21 +11,23 @@ from .spectra import harmonic_coefficients
 Floating = NDArray[np.floating]
 F64 = NDArray[np.float64]
 
-MOST_STRETCHES = 24  # one every second or third year serves: neighbours share most of their steps
+MOST_STRETCHES = 24  # one every second or third year serves: those of years side by side share most of their steps
 
 
-def stretches_among_themselves(known: Floating, length: int, steps_a_year: int, view: View) -> Stretches:
+def stretches_among_themselves(
+    known: Floating, length: int, steps_a_year: int, view: View, most: int = MOST_STRETCHES
+) -> Stretches:
     """Ranges of every figure over stretches of `length` steps of the training fields (time, pixel).
 
-    Each stretch that starts a whole number of years before the last one stands for an ensemble of one, beside each
-    other one that has no step in common with it, as truth. Scores of ensembles are those of stretches side by side,
-    one as truth and the others as members: their expectation does not depend on the number of members. Distances to
-    training fields are those of the stretches side by side to all steps outside of them; of the share that is nearer
-    than the 5 % quantile of a real stretch each of the others is measured by each.
+    Each stretch that starts a whole number of years before the last one, at most `most` of them, stands for an ensemble
+    of one, beside each other one that has no step in common with it, as truth. Scores of ensembles are those of
+    stretches side by side, one as truth and the others as members: their expectation does not depend on the number of
+    members. Distances to training fields are those of the stretches side by side to all steps outside of them; of the
+    share that is nearer than the 5 % quantile of a real stretch each of the others is measured by each.
     """
     last = len(known) - length
     count = last // steps_a_year + 1
-    starts = list(range(last, -1, -steps_a_year * -(-count // MOST_STRETCHES)))
+    starts = list(range(last, -1, -steps_a_year * -(-count // most)))
     waves = harmonic_coefficients(known, view.lmax)
     parts = [slice(start, start + length) for start in starts]
     found = [moments(known[None, part], view, waves[part]) for part in parts]

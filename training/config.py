@@ -188,6 +188,25 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FastConfig:
+    """The distilled denoiser: its Euler steps on levels of EDM eq. 5, and the teacher's steps within each of them."""
+
+    steps: int = 3
+    teacher_steps: int = 4
+    sigma_min: float = 0.5
+    sigma_max: float = 80.0
+    rho: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 4 or self.teacher_steps < 2:
+            raise UsageError(
+                f"fast.steps is {self.steps} and fast.teacher_steps {self.teacher_steps}, expected 1 to 4 and 2 or more"
+            )
+        if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
+            raise UsageError("fast needs 0 < sigma_min < sigma_max and rho above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """How Lightning runs the loops: one process for each device, which takes its share of the batch.
 
@@ -225,6 +244,8 @@ class Config:
     sources: SourcesConfig = field(default_factory=SourcesConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    fast: FastConfig | None = None
+    fast_fit: FitConfig | None = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def __post_init__(self) -> None:
@@ -246,6 +267,21 @@ class Config:
             )
         if (self.diffusion is None) != (self.diffusion_fit is None):
             raise UsageError("the tables [diffusion] and [diffusion_fit] go together: give both or neither")
+        if (self.fast is None) != (self.fast_fit is None) or (self.fast is not None and self.diffusion is None):
+            raise UsageError("the tables [fast] and [fast_fit] go together, and with [diffusion]: give both or neither")
+        self._check_sources()
+        if self.autoencoder.static_fields and not self.data.static:
+            raise UsageError("autoencoder.static_fields is true, expected data.static to name the files that hold them")
+        for name in ("autoencoder_fit", "diffusion_fit", "fast_fit"):
+            settings = getattr(self, name)
+            if settings is not None and settings.batch % self.trainer.devices:
+                raise UsageError(
+                    f"{name}.batch is {settings.batch}, expected a multiple of the {self.trainer.devices} devices that "
+                    "share it (trainer.devices)"
+                )
+
+    def _check_sources(self) -> None:
+        """Nothing, or UsageError for low-resolution sources that do not fit the rest."""
         if self.sources.low_resolution and self.diffusion is None:
             raise UsageError(
                 "found low-resolution sources without a table [diffusion]: only a diffusion model uses them"
@@ -262,14 +298,6 @@ class Config:
                 raise UsageError(
                     f"a low-resolution source of the training data's own has the years {source.years}, expected years "
                     f"outside the evaluation years [{first}, {last}]"
-                )
-        if self.autoencoder.static_fields and not self.data.static:
-            raise UsageError("autoencoder.static_fields is true, expected data.static to name the files that hold them")
-        for name, settings in (("autoencoder_fit", self.autoencoder_fit), ("diffusion_fit", self.diffusion_fit)):
-            if settings is not None and settings.batch % self.trainer.devices:
-                raise UsageError(
-                    f"{name}.batch is {settings.batch}, expected a multiple of the {self.trainer.devices} devices that "
-                    "share it (trainer.devices)"
                 )
 
 

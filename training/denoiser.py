@@ -42,9 +42,14 @@ class DenoiserConfig:
 
 
 class Denoiser(nn.Module):
-    """Expected clean window of a noisy one; `forcing_range` (2,) is the first and last forcing seen in training."""
+    """Expected clean window of a noisy one; `forcing_range` (2,) is the first and last forcing seen in training.
+
+    With falling noise `levels` (step + 1,), the last of them zero, it is made for as many Euler steps (distil.py): at
+    each level it gives the state that takes one step to the next.
+    """
 
     forcing_range: Tensor
+    levels: Tensor | None
 
     def __init__(
         self,
@@ -54,9 +59,11 @@ class Denoiser(nn.Module):
         variables: int,
         harmonics: int,
         forcing_range: Tensor,
+        levels: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config, self.zooms = config, zooms
+        self.register_buffer("levels", levels, persistent=False)
         self.register_buffer("forcing_range", forcing_range)
         self.wiener = WienerFilter(
             zooms=zooms,
@@ -118,8 +125,16 @@ class Denoiser(nn.Module):
             for level, gain, start, zoom in zip(levels, skip, entering, self.zooms, strict=True)
         ]
         network = recompose(levels, self.zooms).transpose(1, 2)  # (B, T, V, Nzb)
-        linear: Tensor = self.wiener(noisy, sigma, relative, known, previous_valid)  # in place of c_skip * noisy
+        # in place of c_skip * noisy
+        linear: Tensor = self.wiener(noisy, sigma, relative, known, previous_valid, self._following(sigma))
         return linear + sigma[:, None, None, None] / variance.sqrt() * network  # c_out
+
+    def _following(self, sigma: Tensor) -> Tensor | None:
+        """The noise level (B,) after each sigma (B,); None where any may follow."""
+        if self.levels is None:
+            return None
+        here = ((sigma[:, None] - self.levels[:-1]).abs() < 1e-3 * self.levels[:-1]).to(sigma.dtype)  # (B, step)
+        return here @ self.levels[1:]
 
     def relative(self, forcing: Tensor) -> Tensor:
         """The forcing scaled so that training has seen -1 to 1; beyond, the last one seen stays."""

@@ -12,21 +12,25 @@ from numpy.typing import NDArray
 
 from fsae.runtime import climatology
 from fsae.runtime.calendar import time_index
+from fsae.runtime.errors import UsageError
 from fsae.runtime.fields import Fields
 from fsae.runtime.pyramid import decompose, seasonal_std, unwhiten, whiten
 
 from .autoencoder import Autoencoder
 from .config import Config
-from .fit import denoiser_loss, fit, forget_checkpoints
+from .distil import distil_loss, student_of, teacher_levels
+from .fit import MakeSamples, denoiser_loss, fit, forget_checkpoints
 from .halo import spherical_harmonics
 from .low_resolution import Reference, lost_variance, low_resolution_stretches
 from .normalisation import normalised
 from .processes import is_first, wait_for
 from .run import (
+    fast_levels,
     load_weights,
     make_autoencoder,
     make_denoiser,
     read_statistics,
+    round_weights,
     save_weights,
     write_statistics,
 )
@@ -83,6 +87,44 @@ def diffusion_stage(
     """Spreads of the latents, made on `device`; then train the denoiser on the latents of every source, whitened."""
     if (folder / "denoiser.safetensors").exists() or config.diffusion is None or config.diffusion_fit is None:
         return
+    white, spread = whitened(config, fields, low_resolution, folder, device)
+    if is_first():
+        write_statistics(folder, {**read_statistics(folder), **spread})
+    cell_std, level_std = spread["latent_cell_std"], spread["latent_level_std"]
+    zooms = config.autoencoder.latent_zooms
+    denoiser = make_denoiser(config)
+    forcing = np.concatenate([stretch.forcing for stretch in white])
+    denoiser.forcing_range.copy_(torch.tensor([np.floor(forcing.min()), np.ceil(forcing.max())]))
+    parts = [part for stretch in white for part in consecutive(stretch)]
+    denoiser.wiener.fit(
+        [part.latents for part in parts],
+        [denoiser.relative(torch.from_numpy(part.forcing)).numpy() for part in parts],
+        large_waves(zooms, cell_std, level_std),
+    )
+    settings, seed = config.diffusion_fit, config.seed + 1
+    log.info("diffusion: %d steps of %d windows", settings.steps, settings.batch)
+
+    denoiser = fit(
+        denoiser,
+        denoiser_loss,
+        settings,
+        config.trainer,
+        window_samples(config, white, seed),
+        folder=folder / "diffusion",
+        seed=seed,
+        progress=progress,
+    )
+    if is_first():
+        round_weights(denoiser)
+        save_weights(denoiser, folder / "denoiser.safetensors")
+        forget_checkpoints(folder / "diffusion")
+    wait_for(folder / "denoiser.safetensors")
+
+
+def whitened(
+    config: Config, fields: Fields, low_resolution: Sequence[Sequence[Path]], folder: Path, device: torch.device
+) -> tuple[list[Stretch], dict[str, F32]]:
+    """Whitened latents of every source, encoded on `device`, and the spreads they were divided by."""
     statistics = read_statistics(folder)
     model = make_autoencoder(config, statistics)
     load_weights(model, folder / "autoencoder.safetensors")
@@ -98,8 +140,6 @@ def diffusion_stage(
         np.concatenate([stretch.season for stretch in stretches]),
         zooms,
     )
-    if is_first():
-        write_statistics(folder, {**statistics, **spread})
     cell_std, season_std, level_std = (spread[f"latent_{name}_std"] for name in ("cell", "season", "level"))
     white = [
         replace(
@@ -110,17 +150,14 @@ def diffusion_stage(
         )
         for stretch in stretches
     ]
-    denoiser = make_denoiser(config)
-    forcing = np.concatenate([stretch.forcing for stretch in stretches])
-    denoiser.forcing_range.copy_(torch.tensor([np.floor(forcing.min()), np.ceil(forcing.max())]))
-    parts = [part for stretch in white for part in consecutive(stretch)]
-    denoiser.wiener.fit(
-        [part.latents for part in parts],
-        [denoiser.relative(torch.from_numpy(part.forcing)).numpy() for part in parts],
-        large_waves(zooms, cell_std, level_std),
-    )
-    shape, settings, seed = config.diffusion, config.diffusion_fit, config.seed + 1
-    log.info("diffusion: %d steps of %d windows", settings.steps, settings.batch)
+    return white, spread
+
+
+def window_samples(config: Config, white: Sequence[Stretch], seed: int) -> MakeSamples:
+    """What makes the training samples of whitened latents."""
+    shape = config.diffusion
+    if shape is None:
+        raise UsageError(f"the run {config.name} has no [diffusion]")
 
     def samples(first: int, count: int) -> WindowSamples:
         return WindowSamples(
@@ -134,20 +171,42 @@ def diffusion_stage(
             count=count,
         )
 
-    denoiser = fit(
-        denoiser,
-        denoiser_loss,
-        settings,
+    return samples
+
+
+def fast_stage(
+    config: Config,
+    fields: Fields,
+    low_resolution: Sequence[Sequence[Path]],
+    folder: Path,
+    *,
+    device: torch.device,
+    progress: bool,
+) -> None:
+    """Distil the denoiser into one of few steps (distil.py)."""
+    if (folder / "fast.safetensors").exists() or config.fast is None or config.fast_fit is None:
+        return
+    teacher = make_denoiser(config)
+    load_weights(teacher, folder / "denoiser.safetensors")
+    levels, seed = fast_levels(config), config.seed + 2
+    within = teacher_levels(levels, config.fast.teacher_steps, config.sampler.sigma_min, config.sampler.rho)
+    white, _ = whitened(config, fields, low_resolution, folder, device)
+    log.info("distillation: %d steps of %d windows", config.fast_fit.steps, config.fast_fit.batch)
+    student = fit(
+        student_of(teacher, levels),
+        distil_loss(teacher, levels, within, config.sampler.name),
+        config.fast_fit,
         config.trainer,
-        samples,
-        folder=folder / "diffusion",
+        window_samples(config, white, seed),
+        folder=folder / "fast",
         seed=seed,
         progress=progress,
     )
     if is_first():
-        save_weights(denoiser, folder / "denoiser.safetensors")
-        forget_checkpoints(folder / "diffusion")
-    wait_for(folder / "denoiser.safetensors")
+        round_weights(student)
+        save_weights(student, folder / "fast.safetensors")
+        forget_checkpoints(folder / "fast")
+    wait_for(folder / "fast.safetensors")
 
 
 def encode_training_years(

@@ -31,9 +31,13 @@ Loss = Callable[[Denoiser, dict[str, Tensor]], Tensor]
 CONDITIONS = ("season", "forcing", "source", "previous", "previous_valid")
 
 
-def student_of(teacher: Denoiser) -> Denoiser:
-    """A copy of the teacher to be trained, without dropout: its targets are exact, there is nothing to be averaged."""
+def student_of(teacher: Denoiser, levels: F64) -> Denoiser:
+    """A copy of the teacher to be trained for Euler steps on `levels`, whose linear part takes them exactly.
+
+    Without dropout: its targets are exact, there is nothing to be averaged.
+    """
     student = deepcopy(teacher).requires_grad_(True).train()
+    student.levels = torch.from_numpy(levels).float()
     for module in student.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -58,7 +58,8 @@ def rank_counts(members: Floating, truth: Floating) -> Array:
     shares = scores.probability.rank_histogram(
         _labelled(members, members=True), known, "member", preserve_dims=list(known.dims[:-1])
     )
-    return np.asarray(shares.transpose(..., "rank").values, dtype=np.float64) * truth.shape[-1]
+    counts: Array = np.asarray(shares.transpose(..., "rank").values, dtype=np.float64) * truth.shape[-1]
+    return counts
 
 
 def unevenness(counts: Floating) -> Array:
@@ -82,7 +83,7 @@ def outer_share(counts: Floating) -> Array:
     (array(1.), array(2.))
     """
     outside: Array = (counts[..., 0] + counts[..., -1]) / counts.sum(axis=-1)
-    return np.asarray(outside * counts.shape[-1] / 2)
+    return np.asarray(outside * counts.shape[-1] / 2, dtype=np.float64)
 
 
 def lead_of_last_skill(own: Floating, other: Floating, years: NDArray[np.integer]) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from fsae.runtime.healpix import npix
 from . import baselines
 from .climate import LAGS, View, compare, moments
 from .climate_checks import ClimateTolerances, at_most, climate_checks
-from .climate_ranges import stretches_among_themselves
+from .climate_ranges import MOST_STRETCHES, stretches_among_themselves
 from .reconstruction import from_block_means, from_eofs, reconstruction_rows, superresolution_rows
 from .report import (
     GENERATED,
@@ -61,11 +61,15 @@ class Settings:
     lmax: int = 60  # lowered to 2 nside where the grid is coarser
     superresolution_zooms: tuple[int, ...] | None = None  # None: the two below the finest
     eof_ensembles: bool = True
+    stretches: int = MOST_STRETCHES  # of the training years, at most, that figures are compared with
     tolerances: Tolerances = field(default_factory=Tolerances)
 
     def __post_init__(self) -> None:
-        if self.members < 2 or self.lmax < 2:
-            raise UsageError(f"found {self.members} members and lmax {self.lmax}, expected two of each at least")
+        if min(self.members, self.lmax, self.stretches) < 2:
+            raise UsageError(
+                f"found {self.members} members, lmax {self.lmax} and {self.stretches} stretches, expected two of each "
+                "at least"
+            )
 
 
 def evaluate(
@@ -115,7 +119,8 @@ def evaluate(
     variables = []
     for v, (name, units) in enumerate(subject.variables):
         progress(f"stretches of the training years: {name}")
-        stretches = stretches_among_themselves(known[:, v] * physical[v], len(truth), _steps_a_year(training), view)
+        fields, a_year = known[:, v] * physical[v], _steps_a_year(training)
+        stretches = stretches_among_themselves(fields, len(truth), a_year, view, settings.stretches)
         finer = tuple(SuperResolution(zoom=zoom, rows=rows[v]) for zoom, rows in sharpened.items())
         checks = (
             *_codec_checks(subject, units, reconstruction[v][0], finer, settings.tolerances),

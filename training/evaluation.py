@@ -44,6 +44,7 @@ class Candidate:
     subject: Subject
     graphs: Graphs
     latent: LatentModel | None
+    fast: Sampler | None  # of the distilled denoiser
     time: Time
     cell_methods: str
     variables: tuple[VariableSpec, ...]
@@ -94,7 +95,7 @@ def candidate_of(model: str) -> Candidate:
 def of_run(run: Run) -> Candidate:
     """A training run, through PyTorch."""
     config, facts, statistics = run.config, run.facts, run.statistics
-    graphs = TorchGraphs(run.autoencoder, run.denoiser)
+    graphs = TorchGraphs(run.autoencoder, run.denoiser, run.fast)
     latent = None
     if config.diffusion is not None:
         chosen = config.sampler
@@ -130,6 +131,15 @@ def of_run(run: Run) -> Candidate:
         ),
         graphs=graphs,
         latent=latent,
+        fast=None
+        if config.fast is None
+        else Sampler(
+            name="euler",
+            steps=config.fast.steps,
+            sigma_min=config.fast.sigma_min,
+            sigma_max=config.fast.sigma_max,
+            rho=config.fast.rho,
+        ),
         time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
         cell_methods=config.data.variables[0].cell_methods,
         variables=config.data.variables,
@@ -157,6 +167,7 @@ def of_bundle(model: str) -> Candidate:
         ),
         graphs=graphs,
         latent=latent,
+        fast=manifest.fast,
         time=manifest.time,
         cell_methods=manifest.variables[0].cell_methods,
         variables=manifest.variables,

@@ -4,7 +4,7 @@ runs/<name>/config.json          the whole configuration, as resolved
             data.zarr/           prepared fields (CF, nested HEALPix)
             facts.json           inputs with hashes, calendar, step, period, versions
             statistics.npz       climatology, scale, static fields, then spreads of the latents
-            autoencoder.safetensors, denoiser.safetensors
+            autoencoder.safetensors, denoiser.safetensors, fast.safetensors
             autoencoder/, diffusion/   losses (metrics.csv) and, while unfinished, checkpoints
             metrics.json, train.log
 """
@@ -26,6 +26,7 @@ from torch import nn
 
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.records import decode_record, encode
+from fsae.runtime.sampler import noise_levels
 
 from .autoencoder import Autoencoder
 from .config import Config
@@ -64,6 +65,7 @@ class Run:
     facts: Facts
     autoencoder: Autoencoder
     denoiser: Denoiser | None
+    fast: Denoiser | None  # the distilled one
     statistics: dict[str, F32]
 
     @property
@@ -132,8 +134,15 @@ def make_autoencoder(config: Config, statistics: Mapping[str, F32]) -> Autoencod
     )
 
 
-def make_denoiser(config: Config) -> Denoiser:
-    """An untrained denoiser; the forcing range is that of the training years."""
+def fast_levels(config: Config) -> NDArray[np.float64]:
+    """Noise levels of the distilled denoiser's steps."""
+    if config.fast is None:
+        raise UsageError(f"the run {config.name} has no [fast]")
+    return noise_levels(config.fast.steps, config.fast.sigma_min, config.fast.sigma_max, config.fast.rho)
+
+
+def make_denoiser(config: Config, levels: NDArray[np.float64] | None = None) -> Denoiser:
+    """An untrained denoiser; the forcing range is that of the training years. `levels`: of a distilled one."""
     if config.diffusion is None:
         raise UsageError(f"the run {config.name} has no [diffusion]")
     torch.manual_seed(config.seed + 1)
@@ -145,7 +154,19 @@ def make_denoiser(config: Config) -> Denoiser:
         variables=len(config.data.variables),
         harmonics=config.data.harmonics,
         forcing_range=known,
+        levels=None if levels is None else torch.from_numpy(levels).float(),
     )
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module) -> None:
+    """Round weights and dense maps to half precision, in which a bundle stores what it holds exactly.
+
+    Its 11 bits of each are far more than hundreds of steps determine.
+    """
+    maps = [table for name, table in model.named_buffers() if name in ("to_latent", "from_latent")]
+    for values in (*model.parameters(), *maps):
+        values.copy_(values.half().float())
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -172,10 +193,12 @@ def is_finished(folder: Path) -> bool:
     if not config.exists() or not (folder / "autoencoder.safetensors").exists():
         return False
     try:
-        diffusion = json.loads(config.read_text(encoding="utf-8")).get("diffusion")
+        record = json.loads(config.read_text(encoding="utf-8"))
+        diffusion, fast = record.get("diffusion"), record.get("fast")
     except (ValueError, OSError, AttributeError):
         return False
-    return diffusion is None or (folder / "denoiser.safetensors").exists()
+    whole = diffusion is None or (folder / "denoiser.safetensors").exists()
+    return whole and (fast is None or (folder / "fast.safetensors").exists())
 
 
 def latest_run(folder: Path = Path("runs")) -> Path:
@@ -203,4 +226,16 @@ def load_run(path: Path) -> Run:
     if config.diffusion is not None:
         denoiser = make_denoiser(config)
         load_weights(denoiser, path / "denoiser.safetensors")
-    return Run(path=path, config=config, facts=facts, autoencoder=autoencoder, denoiser=denoiser, statistics=statistics)
+    fast = None
+    if config.fast is not None:
+        fast = make_denoiser(config, fast_levels(config))
+        load_weights(fast, path / "fast.safetensors")
+    return Run(
+        path=path,
+        config=config,
+        facts=facts,
+        autoencoder=autoencoder,
+        denoiser=denoiser,
+        fast=fast,
+        statistics=statistics,
+    )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .report import table
 
+DISTILLED = "fast"  # what the distilled denoiser's row is called
 WITHIN = 0.02  # a default's energy scores above the best ones
 
 NOTES = (
@@ -87,7 +88,8 @@ def rank(scores: NDArray[np.float64], year: NDArray[np.int64]) -> list[Energy]:
 
 def recommend(rows: Sequence[Row]) -> int:
     """The row of fewest denoiser calls whose energy scores are all within 2 % of the best; the closest if none is."""
-    near = [i for i, row in enumerate(rows) if row.excess <= WITHIN]
+    own = [i for i, row in enumerate(rows) if row.sampler != DISTILLED]
+    near = [i for i in own if rows[i].excess <= WITHIN]
     if not near:
         return min(range(len(rows)), key=lambda i: rows[i].excess)
     return min(near, key=lambda i: (rows[i].calls, rows[i].excess))

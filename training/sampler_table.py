@@ -30,7 +30,7 @@ from .energy import energy_scores
 from .evaluation import Candidate, of_bundle, of_run, period_of, prepared_inputs
 from .record_json import as_json
 from .run import latest_run, load_run
-from .sampler_report import Figures, Row, SamplerTable, format_table, rank, recommend
+from .sampler_report import DISTILLED, Figures, Row, SamplerTable, format_table, rank, recommend
 from .scores import fair_crps
 from .spectra import Spectrum, power_spectrum
 from .subject import Fields, Period, Subject, anomalies
@@ -51,6 +51,7 @@ class Choice:
 
     sampler: Sampler
     graphs: Graphs
+    graph: str = "denoiser"  # or "fast", the distilled one
 
 
 def samplers_of_model(
@@ -116,15 +117,21 @@ def years_to_use(config: Config, years: tuple[int, int] | None) -> tuple[int, in
 
 
 def choices_of(candidate: Candidate, steps: Sequence[int]) -> list[Choice]:
-    """Every sampler of second order with each number of steps, between the noise levels of the model's own."""
+    """Every sampler of second order with each number of steps, between the noise levels of the model's own.
+
+    Then the distilled denoiser, where the model has one.
+    """
     if candidate.latent is None:
         raise DataError("found a model without a denoiser, expected one that generates")
     own = candidate.latent.sampler
-    return [
+    choices = [
         Choice(sampler=replace(own, name=name, steps=count), graphs=candidate.graphs)
         for name in SECOND_ORDER
         for count in steps
     ]
+    if candidate.fast is not None:
+        choices.append(Choice(sampler=candidate.fast, graphs=candidate.graphs, graph="fast"))
+    return choices
 
 
 def _table_of(
@@ -161,7 +168,7 @@ def compare_samplers(candidate: Candidate, choices: Sequence[Choice], truth: Per
     ranked = [[rank(scores, year) for scores in kinds] for kinds in np.moveaxis(np.array(energies), 0, 2)]
     rows = tuple(
         Row(
-            sampler=choice.sampler.name,
+            sampler=DISTILLED if choice.graph == "fast" else choice.sampler.name,
             steps=choice.sampler.steps,
             calls=denoiser_calls(choice.sampler.name, choice.sampler.steps),
             milliseconds=costs[i],
@@ -203,7 +210,7 @@ def draw(
     A first window of one member is drawn and thrown away: graphs are loaded when they are first called.
     """
     count = len(truth.times)
-    model = replace(latent, sampler=choice.sampler)
+    model = replace(latent, sampler=choice.sampler, graph=choice.graph)
     line = timeline(candidate.time, model.window, candidate.cell_methods, truth.times[0], count)
     whole = np.empty((members, *truth.values.shape), dtype=np.float32)
     for _ in generate(model, choice.graphs, range(1), line.steps, 1, 0, 1):

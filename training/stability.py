@@ -69,8 +69,8 @@ def stability_of(run: LongRun, variable: int, scale: float, years: int) -> Stabi
         passed = abs(drift.change) <= limit
         checks.append(Check(name=name, value=abs(drift.change), limit=f"<= {limit:.3g}", passed=passed))
     for name, value, limit in (
-        ("standard deviation, |last decade / first - 1|", abs(std_ratio - 1), STD_RATIO),
-        ("power, median |last decade / first - 1|", median, SPECTRUM_MEDIAN),
+        ("standard deviation, change of last decade over first", abs(std_ratio - 1), STD_RATIO),
+        ("power, the same, median over degrees", median, SPECTRUM_MEDIAN),
     ):
         checks.append(Check(name=name, value=value, limit=f"<= {limit:.3g}", passed=value <= limit))
     checks.append(

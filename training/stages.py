@@ -18,7 +18,7 @@ from fsae.runtime.healpix import coarsen
 
 from .autoencoder import Autoencoder
 from .config import Config, Files
-from .diffusion import diffusion_stage
+from .diffusion import diffusion_stage, fast_stage
 from .fit import autoencoder_loss, check_trainer, fit, forget_checkpoints
 from .global_map import global_maps
 from .halo import spherical_harmonics
@@ -34,6 +34,7 @@ from .run import (
     make_autoencoder,
     read_record,
     read_statistics,
+    round_weights,
     save_weights,
     sha256,
     write_record,
@@ -77,6 +78,7 @@ def train(config: Config, files: Files, folder: Path, *, autoencoder: Path | Non
         autoencoder_stage(config, fields, folder, progress=progress)
         if config.diffusion is not None:
             diffusion_stage(config, fields, files.low_resolution, folder, device=device, progress=progress)
+            fast_stage(config, fields, files.low_resolution, folder, device=device, progress=progress)
     return load_run(folder)
 
 
@@ -217,7 +219,7 @@ def autoencoder_stage(config: Config, fields: Fields, folder: Path, *, progress:
         validation=_autoencoder_validation(config, fields, statistics),
     )
     if is_first():
-        model.round_maps()
+        round_weights(model)
         if config.autoencoder.sharpen:
             years = config.data.validation_years
             unseen = normalised(config, fields, statistics, part_of(fields, years)) if years else (anomalies, season)

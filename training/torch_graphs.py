@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import UsageError
+from fsae.runtime.session import DenoiserInputs
 
 from .autoencoder import Autoencoder
 from .denoiser import Denoiser
@@ -24,6 +25,7 @@ class TorchGraphs:
 
     autoencoder: Autoencoder
     denoiser: Denoiser | None
+    fast: Denoiser | None = None
     device: str = "cpu"
     backend: str = "torch"
 
@@ -40,20 +42,10 @@ class TorchGraphs:
         return field
 
     @torch.no_grad()
-    def denoise(
-        self,
-        noisy: F32,
-        sigma: F32,
-        noise_features: F32,
-        season: F32,
-        forcing: F32,
-        source: F32,
-        previous: F32,
-        previous_valid: F32,
-    ) -> F32:
+    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
         """Denoised windows in white space."""
-        if self.denoiser is None:
-            raise UsageError("this run has no diffusion model")
-        inputs = (noisy, sigma, noise_features, season, forcing, source, previous, previous_valid)
-        denoised: F32 = self.denoiser(*(_tensor(array) for array in inputs)).numpy()
+        model = self.denoiser if graph == "denoiser" else self.fast
+        if model is None:
+            raise UsageError(f"this run has no {graph} model")
+        denoised: F32 = model(*(_tensor(array) for array in inputs)).numpy()
         return denoised

@@ -153,6 +153,22 @@ def given(covariance: F64, known: int) -> Gaussian:
     return Gaussian(mean=mean, rotation=rotation, variance=np.maximum(variance, 0))
 
 
+Noise = tuple[Tensor, Tensor | None]  # level (B, 1), and the following one where the step is an exact one
+
+
+def gain(variance: Tensor, sigma: Tensor, following: Tensor | None) -> Tensor:
+    """Factor of a pattern of that variance at noise of level sigma: the Wiener filter's, or that of an exact flow step.
+
+    The probability flow takes x at sigma to x sqrt((v + s^2) / (v + sigma^2)) at s. An Euler step gets there with the
+    denoised state x (that root - s / sigma) / (1 - s / sigma).
+    """
+    if following is None:
+        return variance / (variance + sigma * sigma)
+    ratio = following / sigma
+    flow = ((variance + following * following) / (variance + sigma * sigma)).sqrt()
+    return (flow - ratio) / (1 - ratio)
+
+
 class WienerFilter(nn.Module):
     """The filter on the levels up to `zoom`; finer levels are filtered as white noise, by EDM's c_skip."""
 
@@ -214,25 +230,33 @@ class WienerFilter(nn.Module):
             self.get_buffer(name).copy_(torch.from_numpy(table).half().float())
 
     def forward(
-        self, noisy: Tensor, sigma: Tensor, forcing: Tensor, previous: Tensor, previous_valid: Tensor
+        self,
+        noisy: Tensor,
+        sigma: Tensor,
+        forcing: Tensor,
+        previous: Tensor,
+        previous_valid: Tensor,
+        following: Tensor | None = None,
     ) -> Tensor:
         """Filtered (B, T, V, Nzb) of noisy, same shape, at sigma (B,) with scaled forcing (B, T).
 
-        previous (B, P, V, Nzb) is zero where unknown.
+        previous (B, P, V, Nzb) is zero where unknown. With the noise level `following` (B,) the result is the state
+        that takes an Euler step from sigma to there exactly where a Gaussian's flow goes (see `gain`).
         """
         known = previous_valid[:, :1]  # (B, 1): all are known or none
-        square = (sigma * sigma)[:, None]
+        noise = (sigma[:, None], None if following is None else following[:, None])
         levels = decompose(noisy, self.zooms)
         kept = len(self.coarse)
         field = self._coefficients(levels[:kept])  # (B, T, K)
         before = self._coefficients(decompose(previous, self.zooms)[:kept])  # (B, P, K)
         state = knot_weights(forcing) @ self.state  # (B, T, K)
         field, before = field - state, before - state[:, :1]
-        lead = self._lead(field[..., : self.lead].flatten(1), before[..., : self.lead].flatten(1), known, square)
-        rest = self._rest(field[..., self.lead :], before[..., self.lead :], known[..., None], square[..., None])
+        lead = self._lead(field[..., : self.lead].flatten(1), before[..., : self.lead].flatten(1), known, noise)
+        rest = self._rest(field[..., self.lead :], before[..., self.lead :], known[..., None], noise)
         field = torch.cat([lead.reshape(*field.shape[:2], self.lead), rest], dim=-1) + state
         coarse = (field @ self.basis.T).reshape(*noisy.shape[:3], -1) / self._unit
-        finer = [level / (square + 1)[..., None, None] for level in levels[kept:]]
+        white = gain(torch.ones_like(noise[0]), *noise)[..., None, None]  # (B, 1, 1, 1)
+        finer = [white * level for level in levels[kept:]]
         return recompose([*decompose(coarse, self.coarse), *finer], self.zooms)
 
     @property
@@ -244,27 +268,27 @@ class WienerFilter(nn.Module):
         coefficients: Tensor = (self._unit * recompose(levels, self.coarse).flatten(2)) @ self.basis
         return coefficients
 
-    def _lead(self, field: Tensor, before: Tensor, known: Tensor, square: Tensor) -> Tensor:
+    def _lead(self, field: Tensor, before: Tensor, known: Tensor, noise: Noise) -> Tensor:
         """(B, T K) of the leading patterns -> the same, filtered."""
         expected = known * (before @ self.lead_mean)
         rest = field - expected
 
         def filtered(case: int) -> Tensor:
-            variance = self.lead_variance[case]
-            inside = (rest @ self.lead_rotation[case]) * (variance / (variance + square))
+            inside = (rest @ self.lead_rotation[case]) * gain(self.lead_variance[case], *noise)
             return inside @ self.lead_rotation[case].T
 
         without, within = filtered(0), filtered(1)
         return expected + without + known * (within - without)
 
-    def _rest(self, field: Tensor, before: Tensor, known: Tensor, square: Tensor) -> Tensor:
+    def _rest(self, field: Tensor, before: Tensor, known: Tensor, noise: Noise) -> Tensor:
         """(B, T, K) of the other patterns -> the same, filtered."""
         expected = known * (before[:, :, None] * self.rest_mean).sum(1)
         rest = field - expected
 
         def filtered(case: int) -> Tensor:
             rotation, variance = self.rest_rotation[case], self.rest_variance[case]  # (T, T, K), (T, K)
-            inside = (rest[:, :, None] * rotation).sum(1) * (variance / (variance + square))
+            gains = torch.stack([gain(part, *noise) for part in variance], dim=1)  # (B, T, K)
+            inside = (rest[:, :, None] * rotation).sum(1) * gains
             return (inside[:, None] * rotation).sum(2)
 
         without, within = filtered(0), filtered(1)

@@ -1,0 +1,161 @@
+"""A bundle's graphs as a model repository of the Triton inference server: one model per graph and precision.
+
+DIR/fsae_NAME_GRAPH/1/model.onnx with DIR/fsae_NAME_GRAPH/config.pbtxt beside the 1; other precisions than fp32 end in
+_PRECISION. The server's clients compute season and noise features and run the sampler, as export/examples does.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fsae.runtime.bundle import Bundle
+from fsae.runtime.errors import BundleError, DeviceError, OutputError
+from fsae.runtime.manifest import graph_file
+
+CONFIG, VERSION, MODEL = "config.pbtxt", "1", "model.onnx"  # names that Triton asks for; versions are whole numbers
+MARK = "# Written by fsae-export "
+MAX_BATCH = 32  # rows of one request: the largest batch that engines are built for unless told otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """An input or output of a graph: float32, `dims` without the batch, which always comes first."""
+
+    name: str
+    dims: tuple[int, ...]
+
+
+def model_name(bundle: str, graph: str, precision: str) -> str:
+    """Name of a graph in the repository, the name of its folder too.
+
+    >>> model_name("default", "encoder", "fp32"), model_name("default", "encoder", "fp16")
+    ('fsae_default_encoder', 'fsae_default_encoder_fp16')
+    """
+    return f"fsae_{bundle}_{graph}" + ("" if precision == "fp32" else f"_{precision}")
+
+
+def check_place(folder: Path, overwrite: bool) -> None:
+    """Nothing, or OutputError where `folder` may not be written: only what was written here before is replaced."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file, expected a folder for the Triton repository: choose another")
+    entries = sorted(folder.iterdir())
+    foreign = [path.name for path in entries if not _is_ours(path)]
+    if foreign:
+        raise OutputError(
+            f"{folder} holds {foreign[0]}, which fsae-export did not write: choose another folder for --triton (the "
+            "server takes several --model-repository)"
+        )
+    if entries and not overwrite:
+        raise OutputError(f"{folder} holds {entries[0].name} already: give --overwrite, or choose another folder")
+
+
+def write_repository(
+    bundle: Bundle, folder: Path, *, overwrite: bool = False, say: Callable[[str], None] = lambda message: None
+) -> list[str]:
+    """Names of the models in `folder`, after it was written aside and put into place as a whole."""
+    check_place(folder, overwrite)
+    folder = folder.resolve()
+    aside = folder.parent / f".partial-{os.getpid()}"
+    new, old = aside / "new", aside / "old"
+    try:
+        new.mkdir(parents=True)
+        names = []
+        for precision in bundle.manifest.precisions:
+            for graph in bundle.manifest.graphs:
+                name = model_name(bundle.manifest.name, graph, precision)
+                say(f"{graph} {precision}: writing {name}")
+                _write_model(bundle, graph_file(graph, precision), new / name)
+                names.append(name)
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}; is there space, and is it yours?") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return names
+
+
+def read_tensors(path: Path) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs and outputs of an ONNX file; BundleError where one is not float32 with the batch as its only free axis."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise DeviceError(
+            f'a Triton repository needs {error.name or "onnx"}, which cannot be imported: pip install "fsae[export]"'
+        ) from None
+    graph = onnx.load_model(path, load_external_data=False).graph
+    sides: list[list[Tensor]] = []
+    for values in (graph.input, graph.output):
+        side = []
+        for value in values:
+            kind = value.type.tensor_type
+            dims = tuple(dim.dim_value for dim in kind.shape.dim)  # 0 stands for a free axis
+            if kind.elem_type != onnx.TensorProto.FLOAT or not dims or dims[0] != 0 or not all(dims[1:]):
+                raise BundleError(
+                    f"{value.name} of {path.parent.parent.name} has the shape {list(dims)} (0: free or empty), "
+                    "expected float32 with the batch first and no other free or empty axis, as Triton needs for batches"
+                )
+            side.append(Tensor(name=value.name, dims=dims[1:]))
+        sides.append(side)
+    return sides[0], sides[1]
+
+
+def config_text(name: str, bundle: Bundle, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> str:
+    """The config.pbtxt of a model: Triton's ModelConfig message in the text format of protobuf.
+
+    There is no dynamic batching: the server would join requests into batches whose size depends on the traffic, and
+    members are reproducible only where the size of their batch cannot show.
+    """
+    sides = "".join(
+        f"{side} [\n" + ",\n".join(_tensor_text(tensor) for tensor in tensors) + "\n]\n"
+        for side, tensors in (("input", inputs), ("output", outputs))
+    )
+    return (
+        f"{MARK}from the bundle {bundle.manifest.name}, whose manifest.json says what goes in and comes out.\n"
+        f'name: "{name}"\n'
+        'platform: "onnxruntime_onnx"\n'
+        f'default_model_filename: "{MODEL}"\n'
+        f"max_batch_size: {MAX_BATCH}\n"
+        f"{sides}"
+        "instance_group [\n  {\n    count: 1\n    kind: KIND_AUTO\n  }\n]\n"
+        f'parameters {{\n  key: "fsae_manifest_sha256"\n  value {{ string_value: "{bundle.manifest_sha256}" }}\n}}\n'
+    )
+
+
+def _tensor_text(tensor: Tensor) -> str:
+    """One input or output; Triton wants one number a row as a row of length one, which it then reshapes."""
+    lines = [f'name: "{tensor.name}"', "data_type: TYPE_FP32", f"dims: [ {', '.join(map(str, tensor.dims)) or '1'} ]"]
+    if not tensor.dims:
+        lines.append("reshape: { shape: [ ] }")
+    return "  {\n" + "".join(f"    {line}\n" for line in lines) + "  }"
+
+
+def _write_model(bundle: Bundle, file: str, folder: Path) -> None:
+    """Nothing; writes one model: the graph, weights that lie beside it, and its configuration."""
+    version = folder / VERSION
+    version.mkdir(parents=True)
+    (version / MODEL).write_bytes(bundle.read(file))
+    for other in bundle.manifest.files:
+        if other.startswith(f"{file}."):  # weights of a graph above 2 GB, which it knows by this name
+            (version / other).write_bytes(bundle.read(other))
+    inputs, outputs = read_tensors(version / MODEL)
+    text = config_text(folder.name, bundle, inputs, outputs)
+    (folder / CONFIG).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a path is the folder of a model that was written here."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return (path / CONFIG).read_text(encoding="utf-8").startswith(MARK)
+    return False
