@@ -121,7 +121,7 @@ def test_tensorrt_rtx_builds_every_graph(default_bundle: Bundle, tmp_path: Path)
     folder = bundle.folder / COMPILED
     index = read_index(folder)
     assert sorted(index, key=lambda e: e.graph) == sorted(built, key=lambda e: e.graph)
-    assert {engine.graph for engine in index} == set(bundle.manifest.graphs) == {"encoder", "decoder", "denoiser"}
+    assert {engine.graph for engine in index} == set(bundle.manifest.graphs) == {"encoder", "decoder", "denoiser", "fast"}
     for engine in index:
         assert engine.graph_sha256 == bundle.manifest.files[f"{engine.graph}.fp32.onnx"].sha256
         assert hashlib.sha256((folder / engine.file).read_bytes()).hexdigest() == engine.sha256

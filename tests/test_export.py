@@ -202,6 +202,7 @@ def test_bundle_is_whole_and_agrees_with_its_golden_vectors(bundle: Bundle) -> N
         "encoder.fp32.onnx",
         "decoder.fp32.onnx",
         "denoiser.fp32.onnx",
+        "fast.fp32.onnx",
         "tables.npz",
         "golden.npz",
         "MODEL_CARD.md",

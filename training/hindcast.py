@@ -104,7 +104,7 @@ def model_forecast(material: Material, whole: Period, leads: int, members: int, 
         raise DataError("found a denoiser that knows no earlier steps, expected diffusion.previous of 1 or more")
 
     def forecast(start: int) -> Fields:
-        known = slice(start - latent.previous + 1, start + 1)
+        known = slice(start - latent.previous, start)
         initial = Initial(white=encode_white(material, whole, known), valid=np.ones(latent.previous, np.float32))
         line = timeline(candidate.time, latent.window, candidate.cell_methods, whole.times[start], leads)
         ids = range(start * members, (start + 1) * members)  # overlapping forecasts must not share their noise

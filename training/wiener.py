@@ -140,7 +140,7 @@ def mean_state(series: Sequence[F64], weights: Sequence[F64]) -> F64:
     `PRIOR_STEPS` draw each towards zero, which is all there is of a knot without data.
     """
     design, values = np.concatenate(weights), np.concatenate(series)
-    return np.linalg.solve(design.T @ design + PRIOR_STEPS * np.eye(KNOTS), design.T @ values)
+    return np.asarray(np.linalg.solve(design.T @ design + PRIOR_STEPS * np.eye(KNOTS), design.T @ values))
 
 
 def given(covariance: F64, known: int) -> Gaussian:

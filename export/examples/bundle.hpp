@@ -51,8 +51,8 @@ class Graph {
     Graph(Ort::Env& env, const Bundle& bundle, const std::string& name)
         : session_(env, (bundle.folder / (name + ".fp32.onnx")).c_str(), Ort::SessionOptions{}) {}
 
-    // The only output for `rows` rows of every input. A row alone is run twice: its result is then, bit for bit, that
-    // of the same row in a larger batch; a batch of one takes other kernels.
+    // The only output for `rows` rows of every input. A row alone is run twice, as a batch of one takes other kernels:
+    // so its result is, bit for bit, that of the same row in any larger batch.
     Floats run(size_t rows, const std::map<std::string, Floats>& inputs) {
         const size_t batch = rows < 2 ? 2 : rows;
         Ort::AllocatorWithDefaultOptions allocator;
