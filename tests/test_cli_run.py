@@ -246,7 +246,7 @@ def test_generate_writes_members_times_and_provenance(run: Run, tiny_bundle: Bun
         assert months == ["1990-11", "1990-12", "1991-01", "1991-02"]
         assert json.loads(found.attrs["fsae_request"]) == {
             "verb": "generate", "members": [0, 1, 2], "start": "1990-11-01T00:00:00", "steps": 4, "seed": 0,
-            "grid": "native", "forcing": "calendar year",
+            "grid": "native", "forcing": "calendar year", "sampler": "default",
         }  # fmt: skip
         assert found.attrs["fsae_manifest_sha256"] == tiny_bundle.manifest_sha256
         assert found.attrs["fsae_seed"] == 0

@@ -57,6 +57,14 @@ def test_members_are_reproducible(emulator: fsae.runtime.Emulator) -> None:  # o
     assert np.abs(five["tas"].values[0] - five["tas"].values[1]).max() > 1.0  # two members differ by weather
 
 
+def test_the_fast_sampler_draws_like_the_other(emulator: fsae.runtime.Emulator) -> None:  # oracle: the other sampler
+    one, other = (emulator.generate(4, steps=12, sampler=name)["tas"].values for name in ("default", "fast"))
+    differences = [fields - fields.mean(axis=0) for fields in (one, other)]
+    spread = [float(np.std(difference)) for difference in differences]
+    assert 0.85 < spread[1] / spread[0] < 1.1
+    assert np.corrcoef(differences[0].ravel(), differences[1].ravel())[0, 1] > 0.9  # from the same noise
+
+
 def test_two_members_look_like_a_climate(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
     # oracle: plain physics of near-surface temperature, and the valid range of the manifest
     emulator.generate_file(tmp_path / "ensemble.zarr", 2)
@@ -121,7 +129,9 @@ def test_tensorrt_rtx_builds_every_graph(default_bundle: Bundle, tmp_path: Path)
     folder = bundle.folder / COMPILED
     index = read_index(folder)
     assert sorted(index, key=lambda e: e.graph) == sorted(built, key=lambda e: e.graph)
-    assert {engine.graph for engine in index} == set(bundle.manifest.graphs) == {"encoder", "decoder", "denoiser", "fast"}
+    assert (
+        {engine.graph for engine in index} == set(bundle.manifest.graphs) == {"encoder", "decoder", "denoiser", "fast"}
+    )
     for engine in index:
         assert engine.graph_sha256 == bundle.manifest.files[f"{engine.graph}.fp32.onnx"].sha256
         assert hashlib.sha256((folder / engine.file).read_bytes()).hexdigest() == engine.sha256

@@ -139,7 +139,7 @@ def test_a_network_learns_its_teacher_s_long_way(network: Denoiser) -> None:
     # oracle: the loss falls, the teacher stays as it was, and the student is the same without and with training mode
     levels = noise_levels(2, 0.4, 20.0, 7.0)
     loss = distil_loss(network, levels, teacher_levels(levels, 3, 0.02, 7.0), "dpm2m")
-    student = student_of(network)
+    student = student_of(network, levels)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     inputs = batch(pixels=48, rows=8)
     torch.manual_seed(0)

@@ -67,7 +67,7 @@ WRONG = [
     (_set("time", "calendar"), "mayan", "time.calendar is 'mayan'"),
     (_set("time", "step"), "fortnight", "time.step is 'fortnight'"),
     (_set("sampler"), None, "denoiser and sampler go together"),
-    (_set("sampler", "name"), "euler", "sampler.name is 'euler'"),
+    (_set("sampler", "name"), "rk4", "sampler.name is 'rk4'"),
     (_set("sampler", "rho"), "NaN", "manifest.sampler.rho is 'NaN'"),
     (_set("name"), "a/b", "name is 'a/b'"),
     (_set("variables", 0, "name"), "uas", "expected different ones"),

@@ -295,7 +295,8 @@ def test_two_devices_do_what_one_does(
     assert any((a != b).any() for a, b in pairs)  # there were two indeed
     for stage in ("autoencoder", "diffusion"):
         one_loss, two_loss = (figures(tmp_path / run / stage, "loss") for run in ("one", "two"))
-        np.testing.assert_allclose(two_loss[0], one_loss[0], rtol=1e-4)  # other samples: tens of percent
+        # The stage before left weights rounded to half precision, some the other way; other samples: tens of percent.
+        np.testing.assert_allclose(two_loss[0], one_loss[0], rtol=1e-4 if stage == "autoencoder" else 2e-3)
         np.testing.assert_allclose(two_loss, one_loss, rtol=1e-2)
     for text in (done.stderr, (tmp_path / "two" / "train.log").read_text()):
         assert text.count("step 4/4") == 2  # once a stage

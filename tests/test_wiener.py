@@ -6,12 +6,14 @@ import torch
 
 from fsae.runtime.healpix import npix
 from fsae.runtime.pyramid import unwhiten, whiten
+from fsae.training.denoiser import Denoiser, DenoiserConfig
 from fsae.training.diffusion import large_waves
 from fsae.training.halo import spherical_harmonics
 from fsae.training.wiener import (
     WAVES,
     WienerFilter,
     fit_basis,
+    gain,
     given,
     joint_gaussian,
     knot_weights,
@@ -101,6 +103,26 @@ def test_mean_state_is_the_mean_of_its_steps() -> None:  # oracle: closed form o
     series = np.repeat(np.arange(6.0), 100)[:, None]
     np.testing.assert_allclose(mean_state([series], [weights])[:, 0], np.arange(6) * 100 / 103, rtol=1e-12)
     np.testing.assert_array_equal(mean_state([series[:300]], [weights[:300]])[3:], 0)
+
+
+def test_flow_gain_takes_exact_steps() -> None:  # oracle: the probability flow of a Gaussian, in closed form
+    variance = torch.tensor([0.01, 1.0, 50.0]).double()
+    for now, after in ((80.0, 6.0), (6.0, 0.5), (0.5, 0.0)):
+        sigma, following = torch.tensor([[now]]).double(), torch.tensor([[after]]).double()
+        denoised = gain(variance, sigma, following)  # of a state of one
+        step = after / now + (1 - after / now) * denoised
+        np.testing.assert_allclose(step[0], ((variance + after**2) / (variance + now**2)).sqrt(), rtol=1e-12)
+    np.testing.assert_allclose(gain(variance, sigma, None)[0], variance / (variance + 0.25), rtol=1e-12)
+
+
+def test_a_denoiser_of_few_steps_knows_what_follows() -> None:  # oracle: its levels
+    config = DenoiserConfig(window=3, previous=2, token_zooms=(0,), width=16, heads=2, embedding=8)
+    years, levels = torch.tensor([1948.0, 2005.0]), torch.tensor([80.0, 6.0, 0.5, 0.0])
+    settings = {"zooms": (0, 1), "variables": 1, "harmonics": 2, "forcing_range": years}
+    student = Denoiser(config, levels=levels, **settings)
+    assert student._following(levels[:-1]).tolist() == levels[1:].tolist()
+    assert Denoiser(config, **settings)._following(levels[:-1]) is None
+    assert "levels" not in student.state_dict()  # of the configuration, not of the weights
 
 
 def test_statistics_are_those_of_the_series() -> None:  # oracle: a first-order autoregression, known in closed form

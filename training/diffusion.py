@@ -18,6 +18,7 @@ from fsae.runtime.pyramid import decompose, seasonal_std, unwhiten, whiten
 
 from .autoencoder import Autoencoder
 from .config import Config
+from .denoiser import Denoiser
 from .distil import distil_loss, student_of, teacher_levels
 from .fit import MakeSamples, denoiser_loss, fit, forget_checkpoints
 from .halo import spherical_harmonics
@@ -90,17 +91,15 @@ def diffusion_stage(
     white, spread = whitened(config, fields, low_resolution, folder, device)
     if is_first():
         write_statistics(folder, {**read_statistics(folder), **spread})
-    cell_std, level_std = spread["latent_cell_std"], spread["latent_level_std"]
-    zooms = config.autoencoder.latent_zooms
     denoiser = make_denoiser(config)
-    forcing = np.concatenate([stretch.forcing for stretch in white])
-    denoiser.forcing_range.copy_(torch.tensor([np.floor(forcing.min()), np.ceil(forcing.max())]))
-    parts = [part for stretch in white for part in consecutive(stretch)]
-    denoiser.wiener.fit(
-        [part.latents for part in parts],
-        [denoiser.relative(torch.from_numpy(part.forcing)).numpy() for part in parts],
-        large_waves(zooms, cell_std, level_std),
-    )
+    start = folder / "diffusion" / "start.safetensors"  # the same for every process: eigenvectors differ by rounding
+    if is_first() and not start.exists():
+        fit_linear_part(denoiser, white, config.autoencoder.latent_zooms, spread)
+        start.parent.mkdir(exist_ok=True)
+        save_weights(denoiser, start)
+    wait_for(start)
+    load_weights(denoiser, start)
+    denoiser.train()
     settings, seed = config.diffusion_fit, config.seed + 1
     log.info("diffusion: %d steps of %d windows", settings.steps, settings.batch)
 
@@ -118,7 +117,22 @@ def diffusion_stage(
         round_weights(denoiser)
         save_weights(denoiser, folder / "denoiser.safetensors")
         forget_checkpoints(folder / "diffusion")
+        start.unlink()
     wait_for(folder / "denoiser.safetensors")
+
+
+def fit_linear_part(
+    denoiser: Denoiser, white: Sequence[Stretch], zooms: tuple[int, ...], spread: Mapping[str, F32]
+) -> None:
+    """Give a denoiser the range of the forcing and the Wiener filter of whitened latents."""
+    forcing = np.concatenate([stretch.forcing for stretch in white])
+    denoiser.forcing_range.copy_(torch.tensor([np.floor(forcing.min()), np.ceil(forcing.max())]))
+    parts = [part for stretch in white for part in consecutive(stretch)]
+    denoiser.wiener.fit(
+        [part.latents for part in parts],
+        [denoiser.relative(torch.from_numpy(part.forcing)).numpy() for part in parts],
+        large_waves(zooms, spread["latent_cell_std"], spread["latent_level_std"]),
+    )
 
 
 def whitened(

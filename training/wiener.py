@@ -188,14 +188,15 @@ class WienerFilter(nn.Module):
         count, lead = variables * npix(self.coarse[-1]), min(WAVES, npix(self.coarse[-1])) * variables + FUNCTIONS
         self.lead = min(lead, count)
         rest, joint = count - self.lead, window * self.lead
-        self.register_buffer("basis", torch.zeros(count, count))
+        # until it is fitted: unit white noise without memory
+        self.register_buffer("basis", torch.eye(count))
         self.register_buffer("state", torch.zeros(KNOTS, count))
         self.register_buffer("lead_mean", torch.zeros(previous * self.lead, joint))
-        self.register_buffer("lead_rotation", torch.zeros(2, joint, joint))
-        self.register_buffer("lead_variance", torch.zeros(2, joint))
+        self.register_buffer("lead_rotation", torch.eye(joint).repeat(2, 1, 1))
+        self.register_buffer("lead_variance", torch.ones(2, joint))
         self.register_buffer("rest_mean", torch.zeros(previous, window, rest))
-        self.register_buffer("rest_rotation", torch.zeros(2, window, window, rest))
-        self.register_buffer("rest_variance", torch.zeros(2, window, rest))
+        self.register_buffer("rest_rotation", torch.eye(window)[None, :, :, None].repeat(2, 1, 1, rest))
+        self.register_buffer("rest_variance", torch.ones(2, window, rest))
 
     def fit(self, series: Sequence[F32], forcing: Sequence[F32], waves: F32) -> None:
         """Take the statistics of whitened latents: stretches (time, variable, pixel) of consecutive steps.
