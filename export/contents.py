@@ -19,7 +19,6 @@ from fsae.runtime.manifest import (
     Manifest,
     Parity,
     Provenance,
-    Sampler,
     Source,
     Time,
     Variable,
@@ -27,7 +26,7 @@ from fsae.runtime.manifest import (
 from fsae.runtime.regrid import Weights, bilinear_weights, choose_method, conservative_weights, interpolation_weights
 from fsae.runtime.sampler import NOISE_FEATURES
 from fsae.training.denoiser import Denoiser as DenoiserNetwork
-from fsae.training.run import Run
+from fsae.training.run import Run, samplers_of
 
 
 def variables_of(run: Run) -> tuple[Variable, ...]:
@@ -114,7 +113,8 @@ def make_manifest(
     run: Run, name: str, parity: Mapping[str, Mapping[str, Parity]], files: Mapping[str, FileEntry]
 ) -> Manifest:
     """The manifest of a run's bundle."""
-    config, facts, diffusion, sampler = run.config, run.facts, run.config.diffusion, run.config.sampler
+    config, facts, diffusion = run.config, run.facts, run.config.diffusion
+    sampler, fast = samplers_of(config)
     generates = run.denoiser is not None and diffusion is not None
     seeds = {"autoencoder": config.seed} | ({"diffusion": config.seed + 1} if generates else {})
     seeds |= {"distillation": config.seed + 2} if config.fast is not None else {}
@@ -135,24 +135,8 @@ def make_manifest(
         )
         if run.denoiser is not None and diffusion is not None
         else None,
-        sampler=Sampler(
-            name=sampler.name,
-            steps=sampler.steps,
-            sigma_min=sampler.sigma_min,
-            sigma_max=sampler.sigma_max,
-            rho=sampler.rho,
-        )
-        if generates
-        else None,
-        fast=None
-        if config.fast is None
-        else Sampler(
-            name="euler",
-            steps=config.fast.steps,
-            sigma_min=config.fast.sigma_min,
-            sigma_max=config.fast.sigma_max,
-            rho=config.fast.rho,
-        ),
+        sampler=sampler if generates else None,
+        fast=fast,
         files=files,
         parity=parity,
         provenance=Provenance(

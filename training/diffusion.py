@@ -85,10 +85,25 @@ def diffusion_stage(
     device: torch.device,
     progress: bool,
 ) -> None:
-    """Spreads of the latents, made on `device`; then train the denoiser on the latents of every source, whitened."""
-    if (folder / "denoiser.safetensors").exists() or config.diffusion is None or config.diffusion_fit is None:
+    """Latents of every source, made on `device`; then the denoiser, and the distilled one, trained on them."""
+    trained = (folder / "denoiser.safetensors").exists()
+    distilled = config.fast is None or (folder / "fast.safetensors").exists()
+    if config.diffusion is None or (trained and distilled):
         return
     white, spread = whitened(config, fields, low_resolution, folder, device)
+    if not trained:
+        train_denoiser(config, white, spread, folder, progress=progress)
+    if not distilled:
+        distil_denoiser(config, white, folder, progress=progress)
+
+
+def train_denoiser(
+    config: Config, white: Sequence[Stretch], spread: Mapping[str, F32], folder: Path, *, progress: bool
+) -> None:
+    """Train the denoiser on whitened latents, whose spreads are kept with the run's statistics."""
+    settings, seed = config.diffusion_fit, config.seed + 1
+    if settings is None:
+        raise UsageError(f"the run {config.name} has no [diffusion_fit]")
     if is_first():
         write_statistics(folder, {**read_statistics(folder), **spread})
     denoiser = make_denoiser(config)
@@ -100,7 +115,6 @@ def diffusion_stage(
     wait_for(start)
     load_weights(denoiser, start)
     denoiser.train()
-    settings, seed = config.diffusion_fit, config.seed + 1
     log.info("diffusion: %d steps of %d windows", settings.steps, settings.batch)
 
     denoiser = fit(
@@ -188,23 +202,14 @@ def window_samples(config: Config, white: Sequence[Stretch], seed: int) -> MakeS
     return samples
 
 
-def fast_stage(
-    config: Config,
-    fields: Fields,
-    low_resolution: Sequence[Sequence[Path]],
-    folder: Path,
-    *,
-    device: torch.device,
-    progress: bool,
-) -> None:
-    """Distil the denoiser into one of few steps (distil.py)."""
-    if (folder / "fast.safetensors").exists() or config.fast is None or config.fast_fit is None:
-        return
+def distil_denoiser(config: Config, white: Sequence[Stretch], folder: Path, *, progress: bool) -> None:
+    """Distil the trained denoiser into one of few steps (distil.py)."""
+    if config.fast is None or config.fast_fit is None:
+        raise UsageError(f"the run {config.name} has no [fast]")
     teacher = make_denoiser(config)
     load_weights(teacher, folder / "denoiser.safetensors")
     levels, seed = fast_levels(config), config.seed + 2
     within = teacher_levels(levels, config.fast.teacher_steps, config.sampler.sigma_min, config.sampler.rho)
-    white, _ = whitened(config, fields, low_resolution, folder, device)
     log.info("distillation: %d steps of %d windows", config.fast_fit.steps, config.fast_fit.batch)
     student = fit(
         student_of(teacher, levels),

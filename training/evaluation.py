@@ -25,7 +25,7 @@ from .evaluate import Settings, evaluate
 from .prepare import prepare
 from .report import report_json
 from .report_text import format_report
-from .run import Run, latest_run, load_run
+from .run import Run, latest_run, load_run, samplers_of
 from .series import part_of
 from .static_fields import read_static
 from .subject import Period, Subject
@@ -96,9 +96,9 @@ def of_run(run: Run) -> Candidate:
     """A training run, through PyTorch."""
     config, facts, statistics = run.config, run.facts, run.statistics
     graphs = TorchGraphs(run.autoencoder, run.denoiser, run.fast)
+    sampler, fast = samplers_of(config)
     latent = None
     if config.diffusion is not None:
-        chosen = config.sampler
         latent = LatentModel(
             window=config.diffusion.window,
             previous=config.diffusion.previous,
@@ -107,13 +107,7 @@ def of_run(run: Run) -> Candidate:
             cell_std=statistics["latent_cell_std"],
             season_std=statistics["latent_season_std"],
             level_std=statistics["latent_level_std"],
-            sampler=Sampler(
-                name=chosen.name,
-                steps=chosen.steps,
-                sigma_min=chosen.sigma_min,
-                sigma_max=chosen.sigma_max,
-                rho=chosen.rho,
-            ),
+            sampler=sampler,
             source=config.sources.labels[0],
         )
     return Candidate(
@@ -131,15 +125,7 @@ def of_run(run: Run) -> Candidate:
         ),
         graphs=graphs,
         latent=latent,
-        fast=None
-        if config.fast is None
-        else Sampler(
-            name="euler",
-            steps=config.fast.steps,
-            sigma_min=config.fast.sigma_min,
-            sigma_max=config.fast.sigma_max,
-            rho=config.fast.rho,
-        ),
+        fast=fast,
         time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
         cell_methods=config.data.variables[0].cell_methods,
         variables=config.data.variables,

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.manifest import Sampler
 from fsae.runtime.records import decode_record, encode
 from fsae.runtime.sampler import noise_levels
 
@@ -131,6 +132,17 @@ def make_autoencoder(config: Config, statistics: Mapping[str, F32]) -> Autoencod
         torch.from_numpy(scale),
         static=None if static is None else torch.from_numpy(static),
         transforms=[variable.transform for variable in config.data.variables],
+    )
+
+
+def samplers_of(config: Config) -> tuple[Sampler, Sampler | None]:
+    """The sampler of a configuration's denoiser, and of its distilled one, where there is one."""
+    own, fast = config.sampler, config.fast
+    sampler = Sampler(name=own.name, steps=own.steps, sigma_min=own.sigma_min, sigma_max=own.sigma_max, rho=own.rho)
+    if fast is None:
+        return sampler, None
+    return sampler, Sampler(
+        name="euler", steps=fast.steps, sigma_min=fast.sigma_min, sigma_max=fast.sigma_max, rho=fast.rho
     )
 
 

@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.ensemble import LatentModel, generate
+from fsae.runtime.ensemble import LatentModel
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.fields import read_fields
-from fsae.runtime.generation import timeline
 from fsae.runtime.healpix import coarsen
 from fsae.runtime.manifest import Sampler
 from fsae.runtime.sampler import denoiser_calls
@@ -27,7 +26,7 @@ from fsae.runtime.session import Graphs
 
 from .config import DEFAULT, Config, read_config
 from .energy import energy_scores
-from .evaluation import Candidate, of_bundle, of_run, period_of, prepared_inputs
+from .evaluation import Candidate, draw, of_bundle, of_run, period_of, prepared_inputs
 from .record_json import as_json
 from .run import latest_run, load_run
 from .sampler_report import DISTILLED, Figures, Row, SamplerTable, format_table, rank, recommend
@@ -42,7 +41,6 @@ SECOND_ORDER = ("dpm2m", "heun")
 YEARS = 10  # the last of the training years, where none are chosen
 BLOCK_ZOOM = 2  # 192 cells of some 1,600 km: what of a month's field can be told apart from noise
 LMAX = 60
-MEMBERS_AT_ONCE = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +157,7 @@ def compare_samplers(candidate: Candidate, choices: Sequence[Choice], truth: Per
     costs, simple, energies = [], [], []
     for choice in choices:
         log.info("samplers: %s, %d steps", choice.sampler.name, choice.sampler.steps)
-        drawn, seconds = draw(candidate, latent, choice, truth, members)
+        drawn, seconds = timed_draw(candidate, latent, choice, truth, members)
         costs.append(1000 * seconds / (members * len(true)))
         fields = anomalies(subject, truth, drawn)
         simple.append([_simple(fields[:, :, v], true[:, v], known[v], lmax) for v in range(true.shape[1])])
@@ -202,22 +200,18 @@ def compare_samplers(candidate: Candidate, choices: Sequence[Choice], truth: Per
     )
 
 
-def draw(
+def timed_draw(
     candidate: Candidate, latent: LatentModel, choice: Choice, truth: Period, members: int
 ) -> tuple[Fields, float]:
     """Physical fields (member, time, variable, pixel) over the steps of `truth`, and the seconds they took.
 
     A first window of one member is drawn and thrown away: graphs are loaded when they are first called.
     """
-    count = len(truth.times)
     model = replace(latent, sampler=choice.sampler, graph=choice.graph)
-    line = timeline(candidate.time, model.window, candidate.cell_methods, truth.times[0], count)
-    whole = np.empty((members, *truth.values.shape), dtype=np.float32)
-    for _ in generate(model, choice.graphs, range(1), line.steps, 1, 0, 1):
-        pass
+    chosen = replace(candidate, latent=model, graphs=choice.graphs)
+    draw(chosen, 1, truth.times[0], 1, 0)
     start = time.perf_counter()
-    for unit in generate(model, choice.graphs, range(members), line.steps, count, 0, MEMBERS_AT_ONCE):
-        whole[unit.members, unit.times] = unit.values
+    whole = draw(chosen, members, truth.times[0], len(truth.times), 0)
     return whole, time.perf_counter() - start
 
 

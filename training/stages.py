@@ -18,7 +18,7 @@ from fsae.runtime.healpix import coarsen
 
 from .autoencoder import Autoencoder
 from .config import Config, Files
-from .diffusion import diffusion_stage, fast_stage
+from .diffusion import diffusion_stage
 from .fit import autoencoder_loss, check_trainer, fit, forget_checkpoints
 from .global_map import global_maps
 from .halo import spherical_harmonics
@@ -78,7 +78,6 @@ def train(config: Config, files: Files, folder: Path, *, autoencoder: Path | Non
         autoencoder_stage(config, fields, folder, progress=progress)
         if config.diffusion is not None:
             diffusion_stage(config, fields, files.low_resolution, folder, device=device, progress=progress)
-            fast_stage(config, fields, files.low_resolution, folder, device=device, progress=progress)
     return load_run(folder)
 
 
