@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.manifest import Manifest
+from fsae.runtime.manifest import NOT_RUN, Manifest
 from fsae.runtime.records import decode_record, encode
 from fsae.training.climate_text import format_climate
 from fsae.training.config import Config
@@ -133,18 +133,53 @@ def _climate(variable: Mapping[str, Any], step: str) -> list[str]:
 
 
 def _parity(manifest: Manifest) -> list[str]:
+    certificate = manifest.certificate
+    rows = []
+    for precision, graphs in manifest.parity.items():
+        for graph, parity in graphs.items():
+            worst = parity.worst
+            rows.append(
+                [
+                    f"{graph}, {precision}",
+                    f"{worst.max_abs_error:.2g} {_unit(worst.units)}",
+                    "" if worst.rmse is None else f"{worst.rmse:.2g} {_unit(worst.units)}",
+                    f"{worst.tolerance:.2g} {_unit(worst.units)}",
+                    f"{worst.variable}, zoom {worst.zoom}",
+                    parity.device if parity.device == NOT_RUN else f"{parity.device}: {parity.backend}",
+                ]
+            )
+    lines = ["## Fidelity of the graphs", ""]
+    if certificate is not None:
+        first, last = certificate.period
+        lines += [
+            f"Differences between the graphs and the trained model in PyTorch on {certificate.steps} real fields of "
+            f"{first} to {last}, outside training, measured on {certificate.date}. Of each graph the row that comes "
+            "closest to its tolerance; `manifest.json` has every variable and zoom. `fsae-run verify` measures again, "
+            "on the device it runs on.",
+            "",
+        ]
+    lines += table(["graph", "largest", "RMS", "tolerance", "where", "measured on"], rows)
+    if certificate is None or not certificate.ensembles:
+        return lines
+    units = {variable.name: variable.units for variable in manifest.variables}
     rows = [
-        [f"{graph}, {precision}", f"{p.max_abs_error:.2g} {_unit(p.units)}", f"{p.tolerance:.2g} {_unit(p.units)}"]
-        for precision, graphs in manifest.parity.items()
-        for graph, p in graphs.items()
+        [
+            precision,
+            f"{entry.rmse:.2g} {_unit(units[entry.variable])}",
+            f"{entry.spectrum:.2%} ({entry.spectrum_tolerance:.2%})",
+            f"{entry.crps:.5g} {_unit(units[entry.variable])} ({entry.crps_fp32:.5g} ± {entry.crps_tolerance:.2g})",
+        ]
+        for precision, entries in certificate.ensembles.items()
+        for entry in entries
     ]
     return [
-        "## Fidelity of the graphs",
+        *lines,
         "",
-        "Largest difference between the graphs in ONNX Runtime and the trained model in PyTorch, on real fields of "
-        "years outside training.",
+        f"Ensembles of {certificate.members} members and {certificate.ensemble_steps} steps beside the same members in "
+        "float32: RMS difference, largest change of the power of any degree (tolerance), and CRPS (float32's, and what "
+        "it may move).",
         "",
-        *table(["graph", "largest difference", "tolerance"], rows),
+        *table(["precision", "RMS difference", "spectrum", "CRPS"], rows),
     ]
 
 

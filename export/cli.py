@@ -4,7 +4,7 @@ Nothing here imports torch, onnx or the training code at once: engines are built
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from fsae.runtime.bundle import MANIFEST, Bundle, open_bundle
-from fsae.runtime.describe import human
-from fsae.runtime.engines import Engine, engine_folder
+from fsae.runtime.devices import PRECISIONS
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
-from fsae.runtime.manifest import Parity
 
-from .engines import DEFAULT_PROFILE, BuildOptions, build_engines, build_target, pick_flavour
+from .build_progress import show_builds
+from .builder import DEFAULT_PROFILE, WORKSPACE_BYTES, BuildOptions, workspace_bytes
+from .engines import build_engines, build_target, pick_flavour
+from .summary import bundle_summary, engine_summary, show_bundle, show_engines
 from .triton import check_place, write_repository
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ EXAMPLES = """\b
 Examples:
   fsae-export                               the latest run under ./runs to ./engines/<its name>/
   fsae-export runs/mine --name default      that run to ./engines/default/
+  fsae-export --precision fp32,fp16,int8    graphs in several precisions, each compared with the trained model
   fsae-export --trt                         and TensorRT (or TensorRT-RTX) engines for this machine
   fsae-export engines/default --trt         engines for a bundle that is there; needs no torch
   fsae-export --trt --batch 1,16,64         engines for batches of 1 to 64, best at 16
   fsae-export engines/default --triton DIR  a Triton model repository of a bundle's graphs
+  fsae-export upgrade engines/mine          a bundle of an older schema in the newest one
 """
 
 Say = Callable[[str], None]
@@ -46,8 +49,12 @@ class Request:
     source: str | None
     out: Path | None
     name: str | None
+    precisions: tuple[str, ...] | None
+    opset: int | None
     trt: bool
     batch: tuple[int, int, int] | None
+    workspace_bytes: int | None
+    layers: bool
     triton: Path | None
     overwrite: bool
 
@@ -69,6 +76,18 @@ def parse_batch(text: str) -> tuple[int, int, int]:
     return numbers[0], numbers[1], numbers[2]
 
 
+def parse_precisions(text: str) -> tuple[str, ...]:
+    """Precisions of a text such as "fp32,fp16", each once.
+
+    >>> parse_precisions("fp32,int8")
+    ('fp32', 'int8')
+    """
+    found = tuple(part.strip() for part in text.split(","))
+    if not set(found) <= set(PRECISIONS) or len(set(found)) != len(found):
+        raise UsageError(f"found --precision {text}, expected some of {','.join(PRECISIONS)}, each once")
+    return found
+
+
 def find_source(source: str | None) -> Path | Bundle:
     """The folder of a run, or the opened bundle, that the argument means; None means the latest run."""
     if source is None:
@@ -86,9 +105,14 @@ def find_source(source: str | None) -> Path | Bundle:
 def export(request: Request, say: Say) -> str:
     """The summary line, after everything that was asked for is done."""
     source = find_source(request.source)
-    options = BuildOptions(profile=request.batch or DEFAULT_PROFILE)
-    if request.batch is not None and not request.trt:
-        raise UsageError("--batch is for engines: give --trt as well")
+    options = BuildOptions(
+        profile=request.batch or DEFAULT_PROFILE,
+        workspace_bytes=request.workspace_bytes or WORKSPACE_BYTES,
+        layers=request.layers,
+    )
+    for name, value in (("batch", request.batch), ("workspace", request.workspace_bytes), ("layers", request.layers)):
+        if value and not request.trt:
+            raise UsageError(f"--{name} is for engines: give --trt as well")
     if request.overwrite and request.triton is None:
         raise UsageError("--overwrite is for a Triton repository: give --triton as well; bundles are always replaced")
     if request.triton is not None:
@@ -104,18 +128,19 @@ def export(request: Request, say: Say) -> str:
                 f"{source.folder} is a bundle already: give --trt to build engines from it, --triton to make a Triton "
                 "repository, or name a run"
             )
-        if request.out is not None or request.name is not None:
-            raise UsageError("engines are built inside the bundle: --out and --name are for runs")
+        if any(value is not None for value in (request.out, request.name, request.precisions, request.opset)):
+            raise UsageError("--out, --name, --precision and --opset are for runs: a bundle has its graphs already")
         bundle = source
     else:
         exported = _export_run(source, request, say)
-        _show_bundle(exported)
-        summary.append(_bundle_summary(exported))
+        show_bundle(exported.manifest, exported.seconds)
+        summary.append(bundle_summary(exported.folder, exported.manifest))
         bundle = open_bundle(exported.folder)
     if flavour is not None:
-        engines = build_engines(bundle, flavour, options, say=say)
-        _show_engines(engines)
-        summary.append(_engine_summary(bundle, engines))
+        with show_builds() as (tell, progress):
+            engines = build_engines(bundle, flavour, options, say=tell, progress=progress)
+        show_engines(engines)
+        summary.append(engine_summary(bundle, engines))
     if request.triton is not None:
         names = write_repository(bundle, request.triton, overwrite=request.overwrite, say=say)
         summary.append(f"Triton repository {request.triton}: {', '.join(names)}")
@@ -135,9 +160,17 @@ def _export_run(source: Path, request: Request, say: Say) -> "Exported":
         from fsae.training.run import load_run
 
         from .bundle import export_run
+        from .graphs import OPSET
 
         say(f"run {source}")
-        return export_run(load_run(source), request.out or ENGINES, request.name, say=say)
+        return export_run(
+            load_run(source),
+            request.out or ENGINES,
+            request.name,
+            precisions=request.precisions or PRECISIONS[:1],
+            opset=request.opset or OPSET,
+            say=say,
+        )
     except ImportError as error:  # torch imports some of what the exporter needs only when it exports
         raise _no_exporter(error) from None
 
@@ -149,57 +182,16 @@ def _no_exporter(error: ImportError) -> DeviceError:
     )
 
 
-def _bundle_summary(exported: "Exported") -> str:
-    size = sum(entry.size for entry in exported.manifest.files.values())
-    graphs = ", ".join(exported.manifest.graphs)
-    return f"exported {exported.folder}: {graphs}; {human(size)}"
-
-
-def _engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
-    target = engines[0].target
-    return (
-        f"{len(engines)} engines in {engine_folder(bundle)} for {target.flavour} {target.version}, "
-        f"compute capability {target.compute_capability}; {human(sum(engine.size for engine in engines))}"
-    )
-
-
-def _show_bundle(exported: "Exported") -> None:
-    """Print the files of a bundle, their sizes, nodes and distance from the trained model on stderr."""
-    rows = []
-    for name, entry in exported.manifest.files.items():
-        graph, _, rest = name.partition(".")
-        parity = exported.manifest.parity.get(rest.removesuffix(".onnx"), {}).get(graph)
-        nodes = str(exported.nodes[name]) if name in exported.nodes else ""
-        rows.append((name, human(entry.size), nodes, _distance(parity)))
-    _show(("file", "size", "nodes", "difference (tolerance)"), rows)
-
-
-def _show_engines(engines: Sequence[Engine]) -> None:
-    """Print engines, their sizes and batches on stderr."""
-    rows = [(e.file, human(e.size), ", ".join(map(str, e.profile))) for e in engines]
-    _show(("engine", "size", "batch"), rows)
-
-
-def _show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stderr, as plain lines so that logs can hold it."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=True)
-
-
-def _distance(parity: Parity | None) -> str:
-    if parity is None:
-        return ""
-    units = "" if parity.units == "1" else f" {parity.units}"
-    return f"{parity.max_abs_error:.1e}{units} ({parity.tolerance:.1e})"
-
-
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="[RUN_OR_BUNDLE]", required=False)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of bundles.  [default: engines]")
 @click.option("--name", help="Name of the bundle.  [default: that of the run's folder]")
+@click.option("--precision", metavar="LIST", help="Of fp32, fp16, bf16, int8, with commas.  [default: fp32]")
+@click.option("--opset", type=int, metavar="N", help="ONNX operator set of the graphs, 18 to 22.  [default: 18]")
 @click.option("--trt", is_flag=True, help="Build TensorRT engines, or TensorRT-RTX ones where only that is installed.")
 @click.option("--batch", metavar="MIN,BEST,MAX", help="Batch sizes of the engines.  [default: 1,8,32]")
+@click.option("--workspace", type=float, metavar="GIB", help="Scratch memory a kernel may use.  [default: 2]")
+@click.option("--layers", is_flag=True, help="Write a report of each engine's layers beside it.")
 @click.option("--triton", metavar="DIR", type=click.Path(path_type=Path), help="Write a Triton model repository there.")
 @click.option("--overwrite", is_flag=True, help="Replace a Triton repository that was written before.")
 @click.version_option(package_name="fsae", prog_name="fsae-export")
@@ -207,8 +199,12 @@ def command(
     source: str | None,
     out: Path | None,
     name: str | None,
+    precision: str | None,
+    opset: int | None,
     trt: bool,
     batch: str | None,
+    workspace: float | None,
+    layers: bool,
     triton: Path | None,
     overwrite: bool,
 ) -> None:
@@ -222,8 +218,12 @@ def command(
         source=source,
         out=out,
         name=name,
+        precisions=None if precision is None else parse_precisions(precision),
+        opset=opset,
         trt=trt,
         batch=None if batch is None else parse_batch(batch),
+        workspace_bytes=None if workspace is None else workspace_bytes(workspace),
+        layers=layers,
         triton=triton,
         overwrite=overwrite,
     )
@@ -232,8 +232,14 @@ def command(
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code of `fsae-export` with the arguments `argv` (default: those of the process)."""
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        command.main(args=argv, prog_name="fsae-export", standalone_mode=False)
+        if arguments[:1] == ["upgrade"]:  # a run of that name is ./upgrade
+            from .upgrade import upgrade
+
+            upgrade.main(args=arguments[1:], prog_name="fsae-export upgrade", standalone_mode=False)
+        else:
+            command.main(args=arguments, prog_name="fsae-export", standalone_mode=False)
     except FsaeError as error:
         click.echo(f"fsae-export: {error}", err=True)
         return error.exit_code

@@ -1,6 +1,5 @@
 """What a bundle says and holds beside its graphs: the manifest and the tables, out of a finished run."""
 
-import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from fsae.runtime.grids import LatLonGrid
 from fsae.runtime.healpix import npix, pixel_centres
 from fsae.runtime.manifest import (
+    Certificate,
     Denoiser,
     FileEntry,
     Forcing,
@@ -110,7 +110,11 @@ def forcing_range(denoiser: DenoiserNetwork) -> tuple[float, float]:
 
 
 def make_manifest(
-    run: Run, name: str, parity: Mapping[str, Mapping[str, Parity]], files: Mapping[str, FileEntry]
+    run: Run,
+    name: str,
+    parity: Mapping[str, Mapping[str, Parity]],
+    certificate: Certificate,
+    files: Mapping[str, FileEntry],
 ) -> Manifest:
     """The manifest of a run's bundle."""
     config, facts, diffusion = run.config, run.facts, run.config.diffusion
@@ -118,7 +122,6 @@ def make_manifest(
     generates = run.denoiser is not None and diffusion is not None
     seeds = {"autoencoder": config.seed} | ({"diffusion": config.seed + 1} if generates else {})
     seeds |= {"distillation": config.seed + 2} if config.fast is not None else {}
-    tools = {tool: version(tool) for tool in ("fsae", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")}
     return Manifest(
         name=name,
         grid=Grid(zoom=config.autoencoder.zoom),
@@ -139,12 +142,13 @@ def make_manifest(
         fast=fast,
         files=files,
         parity=parity,
+        certificate=certificate,
         provenance=Provenance(
             data=tuple(Source(name=entry.name, sha256=entry.sha256) for entry in facts.inputs),
             period=facts.period,
             seeds=seeds,
             revision=facts.versions.get("fsae", version("fsae")),
-            versions={**facts.versions, **tools, "python": platform.python_version()},
+            versions=facts.versions,
         ),
         licence=config.data.licence,
     )

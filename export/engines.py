@@ -4,46 +4,44 @@ Needs neither torch nor onnx: the ONNX files of the bundle and one of the two li
 """
 
 import contextlib
+import itertools
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from fsae.runtime.bundle import Bundle, file_entry
+from fsae.runtime.describe import human
 from fsae.runtime.engines import (
     INDEX,
     PORTABLE,
     Engine,
+    Index,
     Target,
+    TimingCache,
     engine_folder,
+    graph_hash,
     index_text,
+    load_index,
     read_engine,
-    read_index,
     this_platform,
 )
 from fsae.runtime.errors import BundleError, DeviceError, OutputError, UsageError
+from fsae.runtime.external import read_graph
 from fsae.runtime.manifest import graph_file
-from fsae.runtime.tensorrt import MODULES, find_gpu, import_tensorrt, make_logger, this_target
+from fsae.runtime.tensorrt import MODULES, find_gpu, import_tensorrt, this_target
 
-DEFAULT_PROFILE = (1, 8, 32)
-WORKSPACE_BYTES = 2 << 30  # scratch memory a kernel may use; far above what fields of these sizes need
+from .builder import BuildOptions, Progress, build_engine
+from .layers import SUFFIX, layer_report, report_name
+
+FOR_CPUS = "int8"  # graphs of this precision round as CPUs do
 # What TensorRT-RTX compiles for when no target is given (its support matrix): one engine for all of these.
 PORTABLE_CAPABILITIES = ("8.6", "8.9", "12.0")
+TIMINGS = ".timings"  # ends the names of timing caches
 
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """How engines are built; `profile` is the smallest, the best and the largest batch."""
-
-    profile: tuple[int, int, int] = DEFAULT_PROFILE
-    workspace_bytes: int = WORKSPACE_BYTES
-
-    def __post_init__(self) -> None:
-        low, best, high = self.profile
-        if not 1 <= low <= best <= high:
-            raise UsageError(f"batch sizes are {self.profile}, expected smallest, best and largest, rising, from 1")
+Write = Callable[[str, bytes], None]  # name of a file in the engines' folder, content
 
 
 def pick_flavour() -> str:
@@ -86,82 +84,89 @@ def build_engines(
     options: BuildOptions | None = None,
     *,
     say: Callable[[str], None] = lambda message: None,
+    progress: Progress = lambda phase, done, total: None,
 ) -> list[Engine]:
     """The engines of every graph and precision of the bundle, in its `trt/`, after building those that are not there.
 
     Every engine is written under the name of its own hash and the index last, each aside and then renamed: whoever
-    reads meanwhile finds the old engines or the new ones. Engines of older graphs are removed, engines of other
-    libraries, GPUs and batch sizes stay.
+    reads meanwhile finds the old engines or the new ones, and where a build fails or is interrupted the folder stays as
+    it was. Engines of older graphs are removed, engines of other libraries, GPUs and batch sizes stay. `progress` is
+    told of the phases of each build.
     """
     options = options or BuildOptions()
+    precisions = _precisions(bundle, say)
     trt, target = build_target(flavour)
     folder = engine_folder(bundle)
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(folder, error) from None
-    known = _usable(bundle, say)
+    index = _read_index(bundle, say)
+    known = _usable(bundle, index.engines, say)
+    timings = _read_timings(bundle, index, target, say)
     built = []
-    for precision in bundle.manifest.precisions:
-        for graph in bundle.manifest.graphs:
-            model = bundle.read(graph_file(graph, precision))
+    with _all_or_nothing(folder) as write:
+        for precision, graph in itertools.product(precisions, bundle.manifest.graphs):
+            label = f"{graph} {precision}"
+            model, path = read_graph(bundle, graph_file(graph, precision))
             wanted = Engine(
                 graph=graph,
                 precision=precision,
-                graph_sha256=file_entry(model).sha256,
+                graph_sha256=graph_hash(bundle.manifest, graph, precision) or "",
                 target=target,
                 profile=options.profile,
                 file="",
                 sha256="",
                 size=0,
             )
-            same = [engine for engine in known if engine.key == wanted.key]
-            if same:
-                say(f"{graph} {precision}: up to date")
-                built.append(same[0])
-                continue
-            say(f"{graph} {precision}: building with {trt.__name__} {trt.__version__}")
-            data = build_engine(trt, model, f"{graph}.{precision}", target, options)
-            entry = file_entry(data)
-            name = f"{graph}.{precision}.{flavour}.{entry.sha256[:16]}.engine"
-            _write(folder / name, data)
-            built.append(replace(wanted, file=name, sha256=entry.sha256, size=entry.size))
-    keys = {engine.key for engine in built}
-    kept = [*built, *(engine for engine in known if engine.key not in keys)]
-    _write(folder / INDEX, index_text(kept).encode())
-    _sweep(folder, {engine.file for engine in kept})
+            engine = next((engine for engine in known if engine.key == wanted.key), None)
+            if engine is not None:
+                say(f"{label}: up to date")
+                data = read_engine(bundle, engine)
+            else:
+                say(f"{label}: building with {trt.__name__} {trt.__version__}")
+                began = time.monotonic()
+                done = build_engine(
+                    trt,
+                    model,
+                    f"{graph}.{precision}",
+                    target,
+                    options,
+                    path=path,
+                    timings=timings,
+                    progress=_labelled(progress, label),
+                )
+                data, timings = done.engine, done.timings
+                entry = file_entry(data)
+                name = f"{graph}.{precision}.{flavour}.{entry.sha256[:16]}.engine"
+                engine = replace(wanted, file=name, sha256=entry.sha256, size=entry.size)
+                write(name, data)
+                say(f"{label}: {human(engine.size)} in {time.monotonic() - began:.1f} s")
+            if options.layers:
+                report = layer_report(trt, engine, data, model, path)
+                write(report_name(engine.file), report)
+                say(f"{label}: layers in {report_name(engine.file)}")
+            built.append(engine)
+        keys = {engine.key for engine in built}
+        kept = [*built, *(engine for engine in known if engine.key not in keys)]
+        caches = [cache for cache in index.timing_caches if cache.target != target]
+        if timings:
+            caches.append(_write_timings(write, target, timings))
+        write(INDEX, index_text(kept, caches).encode())
+    _sweep(folder, kept, caches)
     return built
 
 
-def build_engine(trt: ModuleType, model: bytes, name: str, target: Target, options: BuildOptions) -> bytes:
-    """The serialised engine of an ONNX file; DeviceError with the operator or layer the library stumbled over."""
-    logger, messages = make_logger(trt)
-    try:
-        builder = trt.Builder(logger)
-    except TypeError:  # the bindings' way to say that the library returned nothing: no driver, or too old a one
-        raise DeviceError(f"{trt.__name__} cannot start: {_last(messages)}") from None
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(model):
-        errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        reasons = [f"{e.node_operator()} node {e.node_name()!r}: {e.desc()}" for e in errors]
-        raise DeviceError(f"{trt.__name__} cannot read the graph {name}: {'; '.join(reasons) or _last(messages)}")
-    config = builder.create_builder_config()
-    # TensorFloat-32 is on by default and keeps 10 bits of each factor, which fp32 does not promise.
-    config.clear_flag(trt.BuilderFlag.TF32)
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-    _set_target(trt, config, target)
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        fixed = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, *((batch, *fixed) for batch in options.profile))
-    if config.add_optimization_profile(profile) < 0:
-        raise DeviceError(f"{trt.__name__} refuses the batch sizes {options.profile} for {name}: {_last(messages)}")
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise DeviceError(f"{trt.__name__} cannot build {name}: {_last(messages)}")
-    return bytes(engine)
+def _precisions(bundle: Bundle, say: Callable[[str], None]) -> list[str]:
+    """The bundle's precisions that engines are built of; UsageError where there is none."""
+    have = bundle.manifest.precisions
+    found = [precision for precision in have if precision != FOR_CPUS]
+    if not found:
+        raise UsageError(f"bundle {bundle.manifest.name} has {FOR_CPUS} graphs only, which are for CPUs: no engine")
+    if FOR_CPUS in have:
+        say(f"{FOR_CPUS} graphs are for CPUs: no engine")
+    return found
+
+
+def _labelled(progress: Progress, label: str) -> Progress:
+    """`progress` with a label before every phase."""
+    return lambda phase, done, total: progress(f"{label}: {phase}", done, total)
 
 
 def _portable(flavour: str, trt: ModuleType) -> Target:
@@ -169,32 +174,20 @@ def _portable(flavour: str, trt: ModuleType) -> Target:
     return Target(flavour=flavour, version=trt.__version__, compute_capability=PORTABLE, platform=this_platform())
 
 
-def _set_target(trt: ModuleType, config: Any, target: Target) -> None:
-    """Nothing; makes TensorRT-RTX compile for the GPU that is there where its default set leaves that one out."""
-    if target.flavour != "trt-rtx" or target.compute_capability == PORTABLE:
-        return
-    config.num_compute_capabilities = 1
-    if not config.set_compute_capability(trt.ComputeCapability.CURRENT, 0):
-        raise DeviceError(f"{trt.__name__} {trt.__version__} does not compile for GPUs of {target.compute_capability}")
-
-
-def _last(messages: list[str]) -> str:
-    """The newest complaints of TensorRT in one line; the first of a chain names the layer, the last one what failed."""
-    errors = [message for message in messages if "error" in message.split(":")[0]] or messages
-    return " | ".join(errors[-3:]) or "it gave no reason"
-
-
-def _usable(bundle: Bundle, say: Callable[[str], None]) -> list[Engine]:
-    """Engines in the bundle's index whose file is whole and whose graph is still the bundle's; says what it leaves."""
+def _read_index(bundle: Bundle, say: Callable[[str], None]) -> Index:
+    """The bundle's index, an empty one in place of one that cannot be used, which it says."""
     try:
-        engines = read_index(engine_folder(bundle))
+        return load_index(engine_folder(bundle))
     except BundleError as error:
         say(f"starting a new index: {error}")
-        return []
+        return Index(engines=())
+
+
+def _usable(bundle: Bundle, engines: Sequence[Engine], say: Callable[[str], None]) -> list[Engine]:
+    """Engines whose file is whole and whose graph is still the bundle's; says what it leaves."""
     found = []
     for engine in engines:
-        file = bundle.manifest.files.get(graph_file(engine.graph, engine.precision))
-        if file is None or file.sha256 != engine.graph_sha256:
+        if graph_hash(bundle.manifest, engine.graph, engine.precision) != engine.graph_sha256:
             say(f"dropping {engine.file}: it was built from an older graph")
             continue
         try:
@@ -204,6 +197,51 @@ def _usable(bundle: Bundle, say: Callable[[str], None]) -> list[Engine]:
             continue
         found.append(engine)
     return found
+
+
+def _read_timings(bundle: Bundle, index: Index, target: Target, say: Callable[[str], None]) -> bytes:
+    """Kernel timings of earlier builds on the target; empty where there are none or their file is not the index's."""
+    for cache in index.timing_caches:
+        if cache.target == target:
+            try:
+                return read_engine(bundle, cache)
+            except BundleError:
+                say(f"dropping {cache.file}: missing or altered")
+    return b""
+
+
+def _write_timings(write: Write, target: Target, timings: bytes) -> TimingCache:
+    """The index's entry of kernel timings, after they were written."""
+    entry = file_entry(timings)
+    name = f"{target.flavour}-{target.version}-{target.compute_capability}.{entry.sha256[:16]}{TIMINGS}"
+    write(name, timings)
+    return TimingCache(target=target, file=name, sha256=entry.sha256, size=entry.size)
+
+
+@contextlib.contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[Write]:
+    """A function that writes files into `folder`; if the work fails, files that it added go again, and a new folder."""
+    made, added = not folder.exists(), list[Path]()
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+    def write(name: str, data: bytes) -> None:
+        path = folder / name
+        if not path.exists():
+            added.append(path)
+        _write(path, data)
+
+    try:
+        yield write
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in added:
+                path.unlink(missing_ok=True)
+            if made:
+                folder.rmdir()
+        raise
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -222,8 +260,11 @@ def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror}; is there space, and is the folder yours?")
 
 
-def _sweep(folder: Path, keep: set[str]) -> None:
-    """Nothing; removes engines that the index does not name, and what interrupted builds left."""
+def _sweep(folder: Path, engines: Sequence[Engine], caches: Sequence[TimingCache]) -> None:
+    """Nothing; removes what the index does not name: engines, their reports, timings, and what broken builds left."""
+    keep = {engine.file for engine in engines} | {cache.file for cache in caches}
+    keep |= {report_name(engine.file) for engine in engines}
     for path in folder.iterdir():
-        if path.name not in keep and (path.suffix == ".engine" or ".partial-" in path.name):
+        ours = path.name.endswith((".engine", SUFFIX, TIMINGS)) or ".partial-" in path.name
+        if ours and path.name not in keep:
             path.unlink(missing_ok=True)

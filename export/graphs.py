@@ -1,26 +1,35 @@
 """ONNX graphs of the trained models: one file each, every table inside, only the batch axis dynamic."""
 
+import ast
 import contextlib
+import hashlib
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 
 import numpy as np
 import onnx
 import onnx_ir
 import torch
 from numpy.typing import NDArray
-from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import Tensor, nn
 
 from fsae.runtime.errors import BundleError
+from fsae.runtime.external import weights_file
+from fsae.runtime.manifest import graph_file
 from fsae.runtime.session import OUTPUTS
 from fsae.training.autoencoder import Autoencoder
 
+from .external import Files, check_model_files, content_of, split_weights
+from .tidy import tidy
+
+F32 = NDArray[np.float32]
+
 # 18 is read by every ONNX Runtime and TensorRT still in use; at 23 attention becomes one op that TensorRT cannot build.
 OPSET = 18
+OPSETS = range(18, 23)
 MAX_RANK = 6  # some execution providers stop there
 FOLDED = 8192  # elements of a result that the optimiser may put in place of its constant inputs
 SMALL = 16  # elements; shapes and axes, which ONNX wants in int64, stay below
@@ -31,8 +40,10 @@ RANDOM = frozenset(("RandomNormal", "RandomUniform", "RandomNormalLike", "Random
 FORBIDDEN = BATCH_DEPENDENT | UNWANTED | RANDOM
 
 
-def export_graph(name: str, module: nn.Module, inputs: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """The ONNX file of graph `name` computed by `module`, checked; the same weights give the same bytes.
+def export_graph(
+    name: str, module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], opset: int = OPSET
+) -> dict[str, bytes]:
+    """The files of graph `name` computed by `module`, checked; the same weights give the same bytes.
 
     `inputs` are examples in the order of the module's arguments; their names become the graph's, and their first axis
     (two or more, so that it is not taken for a constant) becomes the dynamic axis `batch`.
@@ -44,7 +55,7 @@ def export_graph(name: str, module: nn.Module, inputs: Mapping[str, NDArray[np.f
             module.eval(),
             example,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=list(inputs),
             output_names=[OUTPUTS[name]],
             dynamic_shapes=tuple({0: batch} for _ in example),
@@ -56,41 +67,35 @@ def export_graph(name: str, module: nn.Module, inputs: Mapping[str, NDArray[np.f
     model = program.model
     # What is folded must not be much larger than what it is made of: files would grow by more than calls get faster.
     optimizer.optimize_ir(model, output_size_limit=FOLDED)
+    _name_nodes(model)
     _narrow_tables(model)
     _halve_constants(model)
-    # The optimiser writes a shared table once per use, and leaves paths of this machine in the metadata.
-    tidy = onnx_ir.passes.Sequential(
-        passes.DeduplicateInitializersPass(size_limit=2**40),
-        passes.RemoveUnusedNodesPass(),
-        passes.ClearMetadataAndDocStringPass(),
-    )
-    tidy(model)
-    model.producer_name, model.producer_version = "fsae", version("fsae")
     model.graph.name = name
-    data: bytes = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
-    check_graph(name, data, {key: value.shape[1:] for key, value in inputs.items()})
-    return data
+    tidy(model)
+    files = split_weights(model, graph_file(name, "fp32"))
+    check_graph(name, files, {key: value.shape[1:] for key, value in inputs.items()})
+    return files
 
 
-def check_graph(name: str, data: bytes, inputs: Mapping[str, tuple[int, ...]]) -> None:
-    """Nothing, or BundleError saying in what the ONNX file breaks the rules every backend relies on.
+def check_graph(name: str, files: Files, inputs: Mapping[str, tuple[int, ...]]) -> None:
+    """Nothing, or BundleError saying in what the files of a graph break the rules every backend relies on.
 
     `inputs` are the expected input names and their shapes without the batch axis.
     """
-    model = onnx.load_from_string(data)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-        model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BundleError(f"the graph {name} is not valid ONNX: {error}") from None
-    problems = [*_interface_problems(model, name, inputs), *_operator_problems(model), *_constant_problems(model)]
+    model = check_model_files(files)
+    weights = files.get(weights_file(next(iter(files))), b"")
+    problems = [
+        *_interface_problems(model, name, inputs),
+        *_operator_problems(model),
+        *_constant_problems(model, weights),
+    ]
     if problems:
         raise BundleError(f"the graph {name} cannot be shipped: {'; '.join(problems)}")
 
 
-def node_count(data: bytes) -> int:
-    """Number of nodes of an ONNX file."""
-    return len(onnx.load_from_string(data).graph.node)
+def node_count(files: Files) -> int:
+    """Number of nodes of a graph."""
+    return len(onnx.load_from_string(next(iter(files.values()))).graph.node)
 
 
 def _interface_problems(model: onnx.ModelProto, name: str, inputs: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
@@ -126,17 +131,15 @@ def _operator_problems(model: onnx.ModelProto) -> Iterator[str]:
             yield f"{value.name} has {len(shape)} axes, expected at most {MAX_RANK}"
 
 
-def _constant_problems(model: onnx.ModelProto) -> Iterator[str]:
-    """Constants outside the file, in int64, or held twice, and text that tells of the machine it was made on."""
+def _constant_problems(model: onnx.ModelProto, weights: bytes) -> Iterator[str]:
+    """Constants in int64 or held twice, and text that tells of the machine it was made on."""
     seen: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     for constant in model.graph.initializer:
         size = int(np.prod(constant.dims))
-        if constant.data_location == onnx.TensorProto.EXTERNAL:
-            yield f"{constant.name} lies in another file"
-            continue
         if constant.data_type == onnx.TensorProto.INT64 and size > SMALL:
             yield f"the table {constant.name} is int64, expected int32"
-        twin = seen.setdefault((constant.data_type, tuple(constant.dims), constant.raw_data), constant.name)
+        content = hashlib.sha256(content_of(constant, weights)).digest()
+        twin = seen.setdefault((constant.data_type, tuple(constant.dims), content), constant.name)
         if size > 1 and twin != constant.name:
             yield f"{constant.name} is a second copy of {twin}"
     texts = [model.doc_string, model.graph.doc_string, *(node.doc_string for node in model.graph.node)]
@@ -150,6 +153,17 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
         return None
     sizes = value.type.tensor_type.shape.dim
     return tuple(size.dim_value if size.HasField("dim_value") else size.dim_param for size in sizes)
+
+
+def _name_nodes(model: onnx_ir.Model) -> None:
+    """Nodes named by the module they come from, in place, such as blocks.0.mlp.0/MatMul_0: for people and tools."""
+    count = Counter[str]()
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        module = max(scopes[:-1], key=len, default="")  # the last one is the call inside the module
+        stem = f"{module}/{node.op_type}" if module else f"model/{node.op_type}"
+        node.name = f"{stem}_{count[stem]}"
+        count[stem] += 1
 
 
 def _narrow_tables(model: onnx_ir.Model) -> None:
@@ -187,7 +201,7 @@ def _halve_constants(model: onnx_ir.Model) -> None:
             continue
         stored = onnx_ir.Value(name=f"{name}_half", type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT16))
         stored.shape, stored.const_value = value.shape, onnx_ir.tensor(half, name=f"{name}_half")
-        cast = onnx_ir.node("Cast", [stored], attributes={"to": onnx_ir.DataType.FLOAT.value})
+        cast = onnx_ir.node("Cast", [stored], attributes={"to": onnx_ir.DataType.FLOAT.value}, name=f"{name}/Cast")
         full = cast.outputs[0]
         full.name, full.type, full.shape = f"{name}_full", value.type, value.shape
         onnx_ir.convenience.replace_all_uses_with(value, full)

@@ -148,7 +148,7 @@ def _write_model(bundle: Bundle, file: str, folder: Path) -> None:
     (version / MODEL).write_bytes(bundle.read(file))
     for other in bundle.manifest.files:
         if other.startswith(f"{file}."):  # weights of a graph above 2 GB, which it knows by this name
-            (version / other).write_bytes(bundle.read(other))
+            shutil.copyfile(bundle.check(other), version / other)
     inputs, outputs = read_tensors(version / MODEL)
     text = config_text(folder.name, bundle, inputs, outputs)
     (folder / CONFIG).write_text(text, encoding="utf-8", newline="\n")

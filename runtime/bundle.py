@@ -21,6 +21,7 @@ from .manifest import FileEntry, Manifest
 from .regrid import Weights
 
 MANIFEST = "manifest.json"
+BLOCK_BYTES = 1 << 20  # of a file that is hashed without being held
 COMPILED = "trt"  # engines belong to one GPU and have an index of their own, so they are no part of the manifest
 
 
@@ -29,10 +30,20 @@ def file_entry(data: bytes) -> FileEntry:
     return FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
+def hash_file(path: Path) -> FileEntry:
+    """Hash and size of a file, read in blocks: weights can be larger than the memory."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return FileEntry(sha256=digest.hexdigest(), size=size)
+
+
 def hash_files(folder: Path) -> dict[str, FileEntry]:
     """Entries of every file directly in `folder` but the manifest, sorted by name: the manifest's `files`."""
     paths = sorted(p for p in folder.iterdir() if p.is_file() and p.name != MANIFEST)
-    return {path.name: file_entry(path.read_bytes()) for path in paths}
+    return {path.name: hash_file(path) for path in paths}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
@@ -195,21 +206,44 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """Content of a file of the manifest; BundleError where it is missing or its hash or size differs."""
-        entry = self.manifest.files.get(name)
-        if entry is None:
-            raise BundleError(f"bundle {self.manifest.name} has no file {name}; it has {sorted(self.manifest.files)}")
+        self._entry(name)
         try:
             data = (self.folder / name).read_bytes()
         except OSError as error:
-            raise BundleError(f"cannot read {self.folder / name}: {error.strerror}; get the bundle again") from None
-        if len(data) != entry.size:
+            raise self._unreadable(name, error) from None
+        self._compare(name, file_entry(data))
+        return data
+
+    def check(self, name: str) -> Path:
+        """Path of a file of the manifest whose hash is right, without holding its content; BundleError as of `read`."""
+        self._entry(name)
+        try:
+            found = hash_file(self.folder / name)
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+        self._compare(name, found)
+        return self.folder / name
+
+    def _entry(self, name: str) -> FileEntry:
+        """What the manifest says of a file."""
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError(f"bundle {self.manifest.name} has no file {name}; it has {sorted(self.manifest.files)}")
+        return entry
+
+    def _compare(self, name: str, found: FileEntry) -> None:
+        """Nothing, or BundleError where a file is another than the manifest says."""
+        entry = self._entry(name)
+        if found.size != entry.size:
             raise BundleError(
-                f"{self.folder / name} is truncated or altered: found {len(data)} bytes, expected {entry.size}; "
+                f"{self.folder / name} is truncated or altered: found {found.size} bytes, expected {entry.size}; "
                 "get the bundle again"
             )
-        if file_entry(data) != entry:
+        if found != entry:
             raise BundleError(f"{self.folder / name} is altered: its SHA-256 differs from the manifest's; get it again")
-        return data
+
+    def _unreadable(self, name: str, error: OSError) -> BundleError:
+        return BundleError(f"cannot read {self.folder / name}: {error.strerror}; get the bundle again")
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """The arrays of an .npz file of the bundle."""

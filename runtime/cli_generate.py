@@ -64,6 +64,7 @@ def generate(
     overwrite: bool,
     model: str | None,
     device: str | None,
+    precision: str | None,
     threads: int | None,
 ) -> None:
     """Generate an ensemble: of the climate, or from known steps on; --name and --climatology are for those.
@@ -79,7 +80,7 @@ def generate(
     """
     from . import generation
 
-    options = merged(context, model, device, threads)
+    options = merged(context, model, device, precision, threads)
     if members is not None and member_ids is not None:
         raise UsageError("found --members and --member-ids: give one of them")
     wanted = generation.member_ids(member_ids) if member_ids is not None else generation.members_of(members or 100)

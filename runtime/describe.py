@@ -4,6 +4,7 @@ import importlib.metadata
 
 from .bundle import COMPILED, Bundle
 from .devices import LIBRARIES
+from .manifest import NOT_RUN
 
 
 def installed(names: tuple[str, ...]) -> str | None:
@@ -48,10 +49,14 @@ def describe(bundle: Bundle) -> str:
     indent = f"\n{'':14}"
     variables = [f"{v.name} [{v.units}] {v.long_name} ({v.standard_name})" for v in manifest.variables]
     parity = [
-        f"{graph} {precision}: {limit.max_abs_error:.2g} {limit.units}, allowed {limit.tolerance:.2g}"
+        f"{graph} {precision}: {entry.worst}" + (f" ({NOT_RUN})" if entry.device == NOT_RUN else "")
         for precision, graphs in manifest.parity.items()
-        for graph, limit in graphs.items()
+        for graph, entry in graphs.items()
     ]
+    certificate = manifest.certificate
+    if certificate is not None:
+        first, last = certificate.period
+        parity.append(f"measured on {certificate.date} with {certificate.steps} fields of {first} to {last}")
     generates = "no: it has no denoiser"
     if manifest.denoiser is not None and manifest.sampler is not None:
         forcing = manifest.denoiser.forcing

@@ -18,3 +18,4 @@ LIBRARIES = {
     "trt-rtx": Library(extra="trt-rtx", distributions=("tensorrt-rtx-cu13",)),
 }
 DEVICES = ("auto", *LIBRARIES)
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of graphs

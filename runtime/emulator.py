@@ -29,27 +29,29 @@ def load(
     model: PathLike | None = None,
     device: str = "auto",
     *,
-    precision: str = "fp32",
+    precision: str | None = None,
     threads: int | None = None,
     say: Say = silent,
 ) -> "Emulator":
     """An emulator: a bundle (path or name; default the newest in ./engines, else the shipped one) on a device.
 
-    `device` is cpu, cuda, trt, trt-rtx or auto; a named one is used or DeviceError is raised. `say` is told which
-    bundle and which device were chosen, and of every warning.
+    `device` is cpu, cuda, trt, trt-rtx or auto; a named one is used or DeviceError is raised. `precision` is one that
+    the bundle has of fp32, fp16, bf16 and int8, by default fp32 or else its first. `say` is told which bundle and which
+    device were chosen, and of every warning.
     """
     bundle = open_bundle(model)
     say(f"bundle {bundle.manifest.name} ({bundle.folder})")
+    precision = bundle.manifest.precisions[0] if precision is None else precision
     graphs = open_graphs(bundle, device, precision=precision, threads=threads, say=say)
-    return Emulator(bundle, graphs, precision=precision, say=say)
+    return Emulator(bundle, graphs, say=say)
 
 
 class Emulator:
     """A bundle on a device. Datasets in and out are CF: variables by the model's names or standard names."""
 
-    def __init__(self, bundle: Bundle, graphs: Graphs, *, precision: str = "fp32", say: Say = silent) -> None:
+    def __init__(self, bundle: Bundle, graphs: Graphs, *, say: Say = silent) -> None:
         self.bundle, self.graphs = bundle, graphs
-        self._precision, self._say = precision, say
+        self._say = say
 
     def compress(
         self,
@@ -206,10 +208,16 @@ class Emulator:
     def verify(self) -> list[Check]:
         """Checks of all graphs on this device, after all hashes; ToleranceError where one is outside its tolerance."""
         check_files(self.bundle)
-        checks = check_graphs(self.bundle, self.graphs, self._precision)
-        missed = [str(check) for check in checks if not check.good]
+        checks = check_graphs(self.bundle, self.graphs)
+        for check in checks:
+            self._say(str(check))
+        missed = [check for check in checks if not check.good]
         if missed:
-            raise ToleranceError(f"device {self.graphs.device} misses the golden vectors: {'; '.join(missed)}")
+            found = "; ".join(f"the {check.graph} by {check.worst}" for check in missed)
+            raise ToleranceError(
+                f"device {self.graphs.device} misses the golden vectors of the trained model: {found}; take another "
+                "--device or --precision, or update the driver and libraries"
+            )
         return checks
 
     def _told(self, job: Job) -> Job:

@@ -1,23 +1,27 @@
 """Index of the compiled engines in a bundle's `trt/`: what each was built for, so that no other one is ever loaded.
 
 An engine belongs to one graph, one library version, one kind of GPU and one operating system. The bundle's manifest
-does not list engines, because every machine builds its own; `trt/index.json` does, with a hash of each.
+does not list engines, because every machine builds its own; `trt/index.json` does, with a hash of each. So it does with
+TensorRT's timing caches, which only a build reads. What the index does not list, or lists with another hash, is never
+given to a library.
 """
 
 import hashlib
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from .bundle import COMPILED, Bundle, file_entry
 from .errors import BundleError, DeviceError
-from .manifest import graph_file, is_safe_path
+from .external import weights_file
+from .manifest import Manifest, graph_file, is_safe_path
 from .records import decode_record, encode
 
 INDEX = "index.json"
-INDEX_SCHEMA = 1
+INDEX_SCHEMA = 2  # 1 had no timing caches; it is read as an index without any
 PORTABLE = "portable"  # a TensorRT-RTX engine for every GPU that library compiles for by default
 
 
@@ -57,11 +61,22 @@ class Engine:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TimingCache:
+    """What TensorRT measured of its kernels on a target, for any graph: the next build there need not do so again."""
+
+    target: Target
+    file: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Index:
     """What index.json holds."""
 
     schema_version: int = INDEX_SCHEMA
     engines: tuple[Engine, ...]
+    timing_caches: tuple[TimingCache, ...] = ()
 
 
 def engine_folder(bundle: Bundle) -> Path:
@@ -69,19 +84,36 @@ def engine_folder(bundle: Bundle) -> Path:
     return bundle.folder / COMPILED
 
 
-def index_text(engines: list[Engine]) -> str:
-    """The text of index.json, engines in a fixed order."""
-    ordered = tuple(sorted(engines, key=lambda e: (e.graph, e.precision, e.file)))
-    return json.dumps(encode(Index, Index(engines=ordered)), indent=2) + "\n"
+def graph_hash(manifest: Manifest, graph: str, precision: str) -> str | None:
+    """Hash of a graph with all its weights, those in a file beside it too; None where the bundle has no such graph."""
+    name = graph_file(graph, precision)
+    own, weights = manifest.files.get(name), manifest.files.get(weights_file(name))
+    if own is None or weights is None:
+        return None if own is None else own.sha256
+    return hashlib.sha256(f"{own.sha256} {weights.sha256}".encode()).hexdigest()
+
+
+def index_text(engines: Sequence[Engine], timing_caches: Sequence[TimingCache] = ()) -> str:
+    """The text of index.json, its entries in a fixed order."""
+    index = Index(
+        engines=tuple(sorted(engines, key=lambda e: (e.graph, e.precision, e.file))),
+        timing_caches=tuple(sorted(timing_caches, key=lambda cache: cache.file)),
+    )
+    return json.dumps(encode(Index, index), indent=2) + "\n"
 
 
 def read_index(folder: Path) -> list[Engine]:
-    """Engines listed in `folder`/index.json, none where it is absent; BundleError where it is damaged or newer."""
+    """Engines listed in `folder`/index.json; see `load_index`."""
+    return list(load_index(folder).engines)
+
+
+def load_index(folder: Path) -> Index:
+    """`folder`/index.json, an empty one where it is absent; BundleError where it is damaged or newer."""
     path = folder / INDEX
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return []
+        return Index(engines=())
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"cannot read {path} ({error}): delete {folder} and run fsae-export BUNDLE --trt") from None
     todo = f"delete {folder} and run fsae-export BUNDLE --trt"
@@ -92,10 +124,14 @@ def read_index(folder: Path) -> list[Engine]:
     if isinstance(raw, dict) and isinstance(raw.get("schema_version"), int) and raw["schema_version"] > INDEX_SCHEMA:
         raise BundleError(f"{path} was written by a newer fsae (schema {raw['schema_version']}): {todo}")
     index: Index = decode_record(Index, raw, str(path), BundleError)
+    for file in [entry.file for entry in index.engines] + [entry.file for entry in index.timing_caches]:
+        if not is_safe_path(f"{COMPILED}/{file}"):
+            raise BundleError(f"{path} names the file {file!r}, expected a plain name: {todo}")
     for engine in index.engines:
-        if not is_safe_path(f"{COMPILED}/{engine.file}"):
-            raise BundleError(f"{path} names the file {engine.file!r}, expected a plain name: {todo}")
-    return list(index.engines)
+        low, best, high = engine.profile
+        if not 1 <= low <= best <= high:
+            raise BundleError(f"{path} names batches of {engine.profile}, expected rising ones from 1: {todo}")
+    return index
 
 
 def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> Engine:
@@ -104,7 +140,7 @@ def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> E
     An engine counts only if it was built from the very graph of the manifest by the same library version for this kind
     of GPU (or as a portable one) on this platform.
     """
-    sha256 = bundle.manifest.files[graph_file(graph, precision)].sha256
+    sha256 = graph_hash(bundle.manifest, graph, precision)
     name = bundle.manifest.name
     todo = f"build one on this machine with: fsae-export {bundle.folder} --trt"
     candidates = [e for e in read_index(engine_folder(bundle)) if (e.graph, e.precision) == (graph, precision)]
@@ -130,14 +166,14 @@ def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> E
     )
 
 
-def read_engine(bundle: Bundle, engine: Engine) -> bytes:
-    """Content of an engine's file; BundleError where it is missing or its hash or size differs from the index."""
-    path = engine_folder(bundle) / engine.file
+def read_engine(bundle: Bundle, entry: Engine | TimingCache) -> bytes:
+    """Content of a file of the index; BundleError where it is missing or its hash or size is another."""
+    path = engine_folder(bundle) / entry.file
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}; run fsae-export {bundle.folder} --trt") from None
     found = file_entry(data)
-    if (found.sha256, found.size) != (engine.sha256, engine.size):
+    if (found.sha256, found.size) != (entry.sha256, entry.size):
         raise BundleError(f"{path} is altered or truncated: run fsae-export {bundle.folder} --trt again")
     return data

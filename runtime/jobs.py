@@ -74,6 +74,7 @@ def provenance(
         "fsae_manifest_sha256": bundle.manifest_sha256,
         "fsae_request": normalised(request),
         "fsae_device": graphs.device,
+        "fsae_precision": graphs.precision,
         "fsae_versions": normalised(versions(graphs)),
     }
     return attributes | ({"comment": " ".join(notes)} if notes else {})

@@ -1,18 +1,19 @@
 """`manifest.json` of a bundle as frozen records: strict both ways, so that what is written is what is read."""
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from .errors import BundleError
 from .healpix import npix
 from .records import decode_record, encode
 from .sampler import SAMPLERS
+from .schema import SCHEMA_VERSION, check, migrate, read_json
 from .transforms import Transform
 
-SCHEMA_VERSION = 1
 GRAPHS = ("encoder", "decoder", "denoiser")  # of every bundle that generates; "fast" is the distilled denoiser
 CALENDARS = [
     "standard",
@@ -26,14 +27,9 @@ CALENDARS = [
     "360_day",
 ]
 STEP = re.compile(r"[1-9][0-9]* (minute|hour|day|month|year)s?")
+DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 # One plain name, or one in the folder of compiled engines: nothing that could leave the bundle on any platform.
 SAFE_PATH = re.compile(r"(trt/)?[A-Za-z0-9_][A-Za-z0-9._+-]*")
-
-
-def check(condition: bool, message: str) -> None:
-    """Nothing, or BundleError with `message` where the condition does not hold."""
-    if not condition:
-        raise BundleError(f"bad manifest: {message}")
 
 
 def is_safe_path(path: str) -> bool:
@@ -52,17 +48,6 @@ def graph_file(graph: str, precision: str) -> str:
     'encoder.fp32.onnx'
     """
     return f"{graph}.{precision}.onnx"
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dict; BundleError where a key stands twice."""
-    found = dict(pairs)
-    check(len(found) == len(pairs), f"a key stands twice among {[key for key, _ in pairs]}")
-    return found
-
-
-def _refuse_constant(text: str) -> Any:
-    raise BundleError(f"bad manifest: it holds {text}, expected finite numbers only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +166,109 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
-    """Largest distance of a graph from the trained model, and what is allowed; `verify` uses the tolerance too."""
+class Difference:
+    """How far a graph's output is from the trained model's, in means over the cells of `zoom`.
 
+    Errors and tolerance in `units`: the variable's, also for latents; "1" for the denoisers, which are dimensionless.
+    """
+
+    variable: str
+    zoom: int
     max_abs_error: float
-    tolerance: float
+    rmse: float | None  # None where an older fsae did not keep it
+    tolerance: float  # of max_abs_error; `verify` uses it too
     units: str
+
+    def __post_init__(self) -> None:
+        check(self.zoom >= 0, f"a difference of {self.variable} is at zoom {self.zoom}")
+        check(self.tolerance > 0, f"the tolerance of {self.variable} at zoom {self.zoom} is {self.tolerance}")
+        errors = (self.max_abs_error, 0.0 if self.rmse is None else self.rmse)
+        check(not any(error < 0 for error in errors), f"a difference of {self.variable} is below 0")  # NaN is not
+
+    def __str__(self) -> str:
+        units = "" if self.units == "1" else f" {self.units}"
+        return f"{self.max_abs_error:.2g}{units} in {self.variable}, allowed {self.tolerance:.2g}"
+
+    @property
+    def good(self) -> bool:
+        """Whether the largest error is inside the tolerance; NaN is not."""
+        return self.max_abs_error <= self.tolerance
+
+
+def worst_of(differences: Iterable[Difference]) -> Difference:
+    """The difference that comes closest to its tolerance, or goes furthest beyond; NaN goes furthest."""
+    return max(differences, key=lambda d: d.max_abs_error / d.tolerance if d.max_abs_error >= 0 else math.inf)
+
+
+NOT_RUN = "not run on a device"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """What was measured of one graph in one precision.
+
+    `device` and `backend` name what ran it; the device is "not run on a device" where none here has that precision, and
+    `verify` on one that has it completes the measurement.
+    """
+
+    device: str
+    backend: str
+    nodes: int | None  # of the graph; None where an older fsae did not count them
+    differences: tuple[Difference, ...]  # of every variable and zoom
+
+    def __post_init__(self) -> None:
+        check(self.nodes is None or self.nodes >= 1, f"a graph of parity has {self.nodes} nodes")
+        check(bool(self.differences), "an entry of parity has no differences")
+
+    @property
+    def worst(self) -> Difference:
+        """The difference that comes closest to its tolerance, or goes furthest beyond."""
+        return worst_of(self.differences)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleParity:
+    """How an ensemble drawn in a precision differs from the same members in float32, for one variable.
+
+    `rmse` and CRPS in the variable's units, the CRPS against the fields of the certificate's period; `spectrum` is the
+    largest relative change of power over the degrees.
+    """
+
+    variable: str
+    rmse: float
+    spectrum: float
+    spectrum_tolerance: float
+    crps: float
+    crps_fp32: float
+    crps_tolerance: float  # of the difference of the two
+
+    def __post_init__(self) -> None:
+        good = self.spectrum_tolerance > 0 and self.crps_tolerance > 0
+        check(good, f"a tolerance of the ensembles of {self.variable} is not above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What the graphs were compared on and with: `parity` of the manifest has the outcome.
+
+    `steps` fields of `period` (first and last date, outside training), and ensembles of `members` x `ensemble_steps`.
+    """
+
+    date: str
+    period: tuple[str, str]
+    steps: int
+    members: int
+    ensemble_steps: int
+    ensembles: Mapping[str, tuple[EnsembleParity, ...]]  # by precision
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for date in (self.date, *self.period):
+            check(DATE.fullmatch(date) is not None, f"certificate holds {date!r}, expected a date as 1948-01-01")
+        check(self.period[0] <= self.period[1], f"certificate.period is {self.period}, expected the first date first")
+        check(self.steps >= 1, f"certificate.steps is {self.steps}, expected 1 or more")
+        drawn = (self.members, self.ensemble_steps)
+        check(min(drawn) >= (1 if self.ensembles else 0), f"certificate counts {drawn} members and steps of ensembles")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +310,8 @@ class Manifest:
     sampler: Sampler | None
     fast: Sampler | None = None
     files: Mapping[str, FileEntry]
-    parity: Mapping[str, Mapping[str, Parity]]
+    parity: Mapping[str, Mapping[str, Parity]]  # by precision, then by graph
+    certificate: Certificate | None = None  # None in bundles of an older schema
     provenance: Provenance
     licence: str
 
@@ -252,6 +335,32 @@ class Manifest:
             check(is_safe_path(path), f"file {path!r} is not a plain name inside the bundle")
         check("tables.npz" in self.files, "files lack tables.npz")
         check(bool(self.precisions), f"files lack {' and '.join(graph_file(g, 'fp32') for g in self.graphs)}")
+        for precision, graphs in self.parity.items():
+            for graph, parity in graphs.items():
+                self._check_parity(graph, precision, parity)
+        for precision, ensembles in ({} if self.certificate is None else self.certificate.ensembles).items():
+            found = [entry.variable for entry in ensembles]
+            where = f"certificate.ensembles.{precision}"
+            check(precision in self.precisions, f"{where} is of a precision without its graphs")
+            check(sorted(found) == sorted(names), f"{where} is of the variables {found}, expected {names}")
+
+    def _check_parity(self, graph: str, precision: str, parity: Parity) -> None:
+        """Nothing, or BundleError where an entry of `parity` is of something the bundle does not have, or not whole."""
+        where, file = f"parity.{precision}.{graph}", graph_file(graph, precision)
+        check(graph in (*GRAPHS, "fast") and file in self.files, f"{where} is of a graph that files lack")
+        own = self.output_zoom(graph)
+        found = [(entry.variable, entry.zoom) for entry in parity.differences]
+        names, zooms = [v.name for v in self.variables], [zoom for zoom in self.zooms if zoom <= own]
+        for name, zoom in found:
+            check(name in names, f"{where} has a difference of {name!r}, expected one of {names}")
+            check(zoom in zooms, f"{where} has a difference at zoom {zoom}, expected one of {zooms}")
+            check(found.count((name, zoom)) == 1, f"{where} has two differences of {name} at zoom {zoom}")
+        lacking = [name for name in names if (name, own) not in found]
+        check(not lacking, f"{where} has no difference of {lacking} at zoom {own}")
+
+    def output_zoom(self, graph: str) -> int:
+        """Zoom of what a graph gives: fields for the decoder, latents for the others."""
+        return self.grid.zoom if graph == "decoder" else self.latent.zoom
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -278,18 +387,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The manifest in `text`; BundleError for unknown or missing keys, wrong types and newer schemas."""
-        try:
-            raw = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"bad manifest: not JSON ({error}); get the bundle again") from None
-        check(isinstance(raw, dict), "expected a JSON object")
-        version = raw.get("schema_version")
-        check(type(version) is int, f"schema_version is {version!r}, expected a whole number")
-        if version > SCHEMA_VERSION:  # before anything else: a newer schema has keys this one does not know
-            raise BundleError(
-                f"the manifest has schema version {version}, this fsae reads versions up to {SCHEMA_VERSION}: "
-                "update with `pip install --upgrade fsae`"
-            )
+        """The manifest in `text`, of this schema or an older one (schema.py).
+
+        BundleError for unknown or missing keys, wrong types and newer schemas.
+        """
+        raw = migrate(read_json(text))
         manifest: Self = decode_record(cls, raw, "manifest", BundleError)
         return manifest

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from .bundle import Bundle
 from .devices import DEVICES, LIBRARIES
 from .errors import BundleError, DeviceError
+from .external import read_graph
 from .manifest import graph_file
 
 F32 = NDArray[np.float32]
@@ -59,6 +60,11 @@ class Graphs(Protocol):
     @property
     def backend(self) -> str:
         """Library and version in use, such as "onnxruntime 1.22.0"."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Precision of the graphs: fp32, fp16, bf16 or int8."""
         ...
 
     def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
@@ -139,9 +145,14 @@ class OnnxGraphs:
         if precision not in bundle.manifest.precisions:
             found = ", ".join(bundle.manifest.precisions)
             raise BundleError(f"bundle {bundle.manifest.name} has no precision {precision}, it has {found}")
-        self.device = device
+        if (device, precision) == ("cpu", "bf16"):
+            raise DeviceError(
+                "device cpu cannot run bf16: ONNX Runtime has no kernels for it there: take another --precision of the "
+                f"bundle ({', '.join(bundle.manifest.precisions)}), or a GPU"
+            )
+        self.device, self.precision = device, precision
         self._onnxruntime = import_onnxruntime(device)
-        self._bundle, self._precision, self._threads = bundle, precision, threads
+        self._bundle, self._threads = bundle, threads
         self._sessions: dict[str, Any] = {}
         if device == "cuda":
             if hasattr(self._onnxruntime, "preload_dlls"):
@@ -171,16 +182,19 @@ class OnnxGraphs:
             return self._sessions[graph]
         if graph not in self._bundle.manifest.graphs:
             raise BundleError(f"bundle {self._bundle.manifest.name} has no {graph}: it cannot generate")
-        name = graph_file(graph, self._precision)
-        model = self._bundle.read(name)
+        name = graph_file(graph, self.precision)
+        model, path = read_graph(self._bundle, name)
         runtime = self._onnxruntime
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # fatal only: what matters is raised, and stderr is the user's
+        # Its own format would pass unseen by `read_graph`.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         asked = PROVIDERS[self.device]
         try:
-            session = runtime.InferenceSession(model, options, providers=[(asked, PROVIDER_OPTIONS[asked])])
+            source = model if path is None else str(path)
+            session = runtime.InferenceSession(source, options, providers=[(asked, PROVIDER_OPTIONS[asked])])
         except _errors(runtime) as error:
             text = str(error).splitlines()[0]
             if self.device != "cpu":

@@ -144,11 +144,15 @@ class _Graph:
         name = f"the engine of the {engine.graph}"
         self._engine = runtime.deserialize_cuda_engine(data)
         if self._engine is None:
-            raise DeviceError(f"{name} cannot be loaded by {trt.__name__} {trt.__version__}")
+            library = f"{trt.__name__} {trt.__version__}"
+            raise DeviceError(f"{name} cannot be loaded by {library}: build it again with fsae-export BUNDLE --trt")
         found = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
         expected = {*INPUTS[engine.graph], OUTPUTS[engine.graph]}
         if found != expected:
-            raise BundleError(f"{name} has the tensors {sorted(found)}, expected {sorted(expected)}")
+            raise BundleError(
+                f"{name} has the tensors {sorted(found)}, expected {sorted(expected)}: build it again with "
+                "fsae-export BUNDLE --trt"
+            )
         self._context = _make_context(trt, self._engine)
         if self._context is None:
             raise DeviceError(f"{name} cannot run: TensorRT made no execution context, likely for want of GPU memory")
@@ -218,7 +222,7 @@ class TensorRTGraphs:
         if precision not in bundle.manifest.precisions:
             found = ", ".join(bundle.manifest.precisions)
             raise BundleError(f"bundle {bundle.manifest.name} has no precision {precision}, it has {found}")
-        self.device = flavour
+        self.device, self.precision = flavour, precision
         self._trt, self._cuda = trt, import_cuda(flavour)
         self._lock = threading.Lock()
         target = this_target(flavour, trt, gpu)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .devices import DEVICES
+from .devices import DEVICES, PRECISIONS
 from .errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Options:
 
     model: str | None = None
     device: str | None = None
+    precision: str | None = None
     threads: int | None = None
 
 
@@ -54,7 +55,10 @@ def common(command: Command) -> Command:
     device = click.option(
         "--device", type=click.Choice(DEVICES), help="Default auto: TensorRT engine, then CUDA, then CPU."
     )(threads)
-    return with_model(device)
+    precision = click.option(
+        "--precision", type=click.Choice(PRECISIONS), help="One the bundle has; default fp32, else its first."
+    )(device)
+    return with_model(precision)
 
 
 def one(name: str, before: Value | None, after: Value | None) -> Value | None:
@@ -64,12 +68,15 @@ def one(name: str, before: Value | None, after: Value | None) -> Value | None:
     return before if after is None else after
 
 
-def merged(context: click.Context, model: str | None, device: str | None, threads: int | None) -> Options:
+def merged(
+    context: click.Context, model: str | None, device: str | None, precision: str | None, threads: int | None
+) -> Options:
     """Options given before and after the verb as one set; UsageError where they contradict each other."""
     before: Options = context.obj
     return Options(
         model=one("model", before.model, model),
         device=one("device", before.device, device),
+        precision=one("precision", before.precision, precision),
         threads=one("threads", before.threads, threads),
     )
 
@@ -77,8 +84,8 @@ def merged(context: click.Context, model: str | None, device: str | None, thread
 def model_alone(context: click.Context, model: str | None) -> str | None:
     """The bundle given before or after a verb that runs no graph; UsageError where a device or threads were given."""
     before: Options = context.obj
-    if before.device is not None or before.threads is not None:
-        raise UsageError(f"{context.info_name} runs nothing on a device: leave out --device and --threads")
+    if any(value is not None for value in (before.device, before.precision, before.threads)):
+        raise UsageError(f"{context.info_name} runs nothing on a device: leave out --device, --precision and --threads")
     return one("model", before.model, model)
 
 
@@ -98,7 +105,7 @@ def open_emulator(options: Options) -> "Emulator":
     """The emulator that the options ask for; it says which bundle and device that is."""
     from .emulator import load
 
-    return load(options.model, options.device or "auto", threads=options.threads, say=say)
+    return load(options.model, options.device or "auto", precision=options.precision, threads=options.threads, say=say)
 
 
 @contextlib.contextmanager

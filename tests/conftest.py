@@ -1,6 +1,7 @@
 """Shared fixtures; among them a tiny bundle whose graphs are closed forms, so that every result is known."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from fsae.runtime.grids import LatLonGrid
 from fsae.runtime.healpix import npix, pixel_centres
 from fsae.runtime.manifest import (
     Denoiser,
+    Difference,
     FileEntry,
     Forcing,
     Grid,
@@ -26,6 +28,10 @@ from fsae.runtime.manifest import (
     Variable,
 )
 from fsae.runtime.regrid import Weights, bilinear_weights, interpolation_weights
+
+if TYPE_CHECKING:
+    from fsae.export.bundle import Exported
+    from fsae.training.run import Run
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SAMPLE = Path(__file__).parents[1] / "training" / "sample"
@@ -356,7 +362,20 @@ def tiny_manifest() -> Manifest:
         parity={
             "fp32": {
                 graph: Parity(
-                    max_abs_error=tolerance / 10, tolerance=tolerance, units="K" if graph == "decoder" else "1"
+                    device="cpu",
+                    backend="closed form",
+                    nodes=7,
+                    differences=tuple(
+                        Difference(
+                            variable=name,
+                            zoom=ZOOM if graph == "decoder" else LATENT_ZOOM,
+                            max_abs_error=tolerance / 10,
+                            rmse=tolerance / 20,
+                            tolerance=tolerance,
+                            units="1" if graph == "denoiser" else units,
+                        )
+                        for name, units in (("tas", "K"), ("uas", "m s-1"))
+                    ),
                 )
                 for graph, tolerance in parity.items()
             }
@@ -395,3 +414,33 @@ def tiny_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundle(tiny_bundle_path: Path) -> Bundle:
     """The tiny bundle, opened."""
     return open_bundle(tiny_bundle_path)
+
+
+@pytest.fixture(scope="session")
+def run_folder(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny run (tiny_run.py)."""
+    from tiny_run import write_run  # torch is imported by those tests alone that need it
+
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny-run", sample_data)
+
+
+@pytest.fixture(scope="session")
+def run(run_folder: Path) -> "Run":
+    """The tiny run, read back."""
+    from fsae.training.run import load_run
+
+    return load_run(run_folder)
+
+
+@pytest.fixture(scope="session")
+def exported(run: "Run", tmp_path_factory: pytest.TempPathFactory) -> "Exported":
+    """The tiny run's bundle in every precision; tests that change it copy it first."""
+    from fsae.export.bundle import export_run
+
+    return export_run(run, tmp_path_factory.mktemp("exported"), precisions=("fp32", "fp16", "bf16", "int8"))
+
+
+@pytest.fixture(scope="session")
+def bundle(exported: "Exported") -> Bundle:
+    """The tiny run's bundle, opened."""
+    return open_bundle(exported.folder)

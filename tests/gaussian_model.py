@@ -33,6 +33,7 @@ class GaussianGraphs:
     trend: float = 0.0  # of the mean, a year
     device: str = "cpu"
     backend: str = "numpy"
+    precision: str = "fp32"
 
     def encode(self, field: np.ndarray, season: np.ndarray, level_mask: np.ndarray) -> np.ndarray:
         assert (level_mask == 1).all()

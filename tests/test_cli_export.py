@@ -17,6 +17,8 @@ from fsae.runtime.engines import read_index
 from fsae.runtime.errors import ToleranceError, UsageError
 from fsae.training import run as training_run
 
+Call = tuple[Path, Path, str | None, tuple[str, ...], int]
+
 BLOCKER = """
 import sys
 
@@ -56,15 +58,17 @@ def here(tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Path, str | None]]:
-    """Runs that were exported, as (run, out, name); the exporter itself is replaced by the tiny bundle."""
-    calls: list[tuple[Path, Path, str | None]] = []
+def asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """What was exported: run, out, name, precisions, opset; the exporter itself is replaced by the tiny bundle."""
+    calls: list[Call] = []
 
-    def exporter(run: Path, out: Path, name: str | None, *, say: object) -> Exported:
-        calls.append((run, out, name))
+    def exporter(
+        run: Path, out: Path, name: str | None, *, precisions: tuple[str, ...], opset: int, say: object
+    ) -> Exported:
+        calls.append((run, out, name, precisions, opset))
         bundle = open_bundle(here / "engines" / "tiny")
-        nodes = {file: 7 for file in bundle.manifest.files if file.endswith(".onnx")}
-        return Exported(folder=bundle.folder, manifest=bundle.manifest, nodes=nodes)
+        seconds = {file: 1.25 for file in bundle.manifest.files if file.endswith(".onnx")}
+        return Exported(folder=bundle.folder, manifest=bundle.manifest, seconds=seconds)
 
     monkeypatch.setattr(training_run, "load_run", lambda path: path)
     monkeypatch.setattr(export_bundle, "export_run", exporter)
@@ -93,27 +97,31 @@ def test_help_has_examples_and_version_is_ours(capsys: pytest.CaptureFixture[str
 
 
 def test_without_arguments_the_latest_run_is_taken(
-    here: Path, asked: list[tuple[Path, Path, str | None]], capsys: pytest.CaptureFixture[str]
+    here: Path, asked: list[Call], capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run(here / "runs" / "older", age_s=100)
     make_run(here / "runs" / "newer")
     assert main([]) == 0
-    assert asked == [(Path("runs/newer"), Path("engines"), None)]
+    assert asked == [(Path("runs/newer"), Path("engines"), None, ("fp32",), 18)]
     printed = capsys.readouterr()
     assert printed.out.count("\n") == 1  # the summary and nothing else
     assert "encoder, decoder, denoiser" in printed.out
     table = [line.split() for line in printed.err.splitlines()]
-    assert ["encoder.fp32.onnx", "7", "1.0e-05", "(1.0e-04)"] in [
-        [w for i, w in enumerate(r) if i not in (1, 2)] for r in table
-    ]
+    # file, size, nodes, time; variable, zoom, largest, rms, tolerance of each difference
+    row = next(row for row in table if row[0] == "encoder.fp32.onnx")
+    assert row[3:] == ["7", "1.2", "s", "tas", "1", "1.0e-05", "K", "5.0e-06", "K", "1.0e-04", "K"]
+    assert table[table.index(row) + 1][:2] == ["uas", "1"]
 
 
-def test_runs_are_found_by_folder_and_by_name(here: Path, asked: list[tuple[Path, Path, str | None]]) -> None:
+def test_runs_are_found_by_folder_and_by_name(here: Path, asked: list[Call]) -> None:
     make_run(here / "runs" / "mine")
     make_run(here / "elsewhere")
     assert main(["mine", "--name", "default", "--out", "bundles"]) == 0
-    assert main(["elsewhere"]) == 0
-    assert asked == [(Path("runs/mine"), Path("bundles"), "default"), (Path("elsewhere"), Path("engines"), None)]
+    assert main(["elsewhere", "--precision", "fp16,int8", "--opset", "20"]) == 0
+    assert asked == [
+        (Path("runs/mine"), Path("bundles"), "default", ("fp32",), 18),
+        (Path("elsewhere"), Path("engines"), None, ("fp16", "int8"), 20),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +129,12 @@ def test_runs_are_found_by_folder_and_by_name(here: Path, asked: list[tuple[Path
     [
         ([], 2, "no finished run in runs"),
         (["engines/tiny"], 2, "is a bundle already: give --trt"),
-        (["engines/tiny", "--trt", "--name", "x"], 2, "--out and --name are for runs"),
+        (["engines/tiny", "--trt", "--name", "x"], 2, "--precision and --opset are for runs"),
+        (["engines/tiny", "--trt", "--precision", "fp16"], 2, "--precision and --opset are for runs"),
+        (["mine", "--precision", "fp32,fp64"], 2, "found --precision fp32,fp64, expected some of fp32,fp16,bf16,int8"),
+        (["mine", "--precision", "fp16,fp16"], 2, "each once"),
+        (["engines/tiny", "--layers"], 2, "--layers is for engines: give --trt"),
+        (["engines/tiny", "--trt", "--workspace", "0"], 2, "found a workspace of 0 GiB"),
         (["engines/tiny", "--batch", "1,8,32"], 2, "--batch is for engines"),
         (["engines/tiny", "--trt", "--batch", "8,1"], 2, "found --batch 8,1"),
         (["engines"], 2, "engines is no run"),
@@ -141,7 +154,7 @@ def test_mistakes_have_one_sentence_and_a_code(
 
 def test_tolerance_has_its_code(
     here: Path,
-    asked: list[tuple[Path, Path, str | None]],
+    asked: list[Call],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -156,7 +169,7 @@ def test_tolerance_has_its_code(
 
 def test_neither_tensorrt_is_said_before_any_work(
     here: Path,
-    asked: list[tuple[Path, Path, str | None]],
+    asked: list[Call],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

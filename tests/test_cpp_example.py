@@ -144,7 +144,7 @@ def test_mistakes_are_one_sentence(program: Path, tiny_bundle_path: Path, tmp_pa
 
     copy = shutil.copytree(tiny, tmp_path / "copy")
     text = (copy / "manifest.json").read_text(encoding="utf-8")
-    (copy / "manifest.json").write_text(text.replace('"schema_version": 1', '"schema_version": 99'), encoding="utf-8")
+    (copy / "manifest.json").write_text(text.replace('"schema_version": 2', '"schema_version": 99'), encoding="utf-8")
     assert "newer schema version" in refused(copy, "compress", field, latent, "0.5")
     (copy / "manifest.json").write_text(text[:-40], encoding="utf-8")
     assert "manifest.json is damaged at byte" in refused(copy, "compress", field, latent, "0.5")

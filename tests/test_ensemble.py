@@ -66,7 +66,7 @@ def run(bundle: Bundle, graphs: Graphs, members: tuple[int, ...], steps: int, ba
 class ClosedForm:
     """The tiny graphs in NumPy, float64 inside: no ONNX Runtime."""
 
-    device, backend = "cpu", "numpy 0"
+    device, backend, precision = "cpu", "numpy 0", "fp32"
 
     def encode(self, field: np.ndarray, season: np.ndarray, level_mask: np.ndarray) -> np.ndarray:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""From a run to a bundle: graphs, parity, golden vectors, tables, manifest, and how it takes its place."""
+"""From a run to a bundle: what is in it, golden vectors, tables, manifest, and how it takes its place."""
 
 import hashlib
 import shutil
@@ -7,209 +7,36 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
+from tiny_run import SAMPLE, TAS, model_of
 from torch import nn
 
-from fsae.export import bundle as export_bundle
-from fsae.export.bundle import Exported, export_run
+from fsae.export import certify
+from fsae.export.bundle import export_run
 from fsae.export.card import model_card, to_toml
 from fsae.export.engines import BuildOptions, build_engines
-from fsae.export.graphs import check_graph, export_graph
-from fsae.export.parity import check_batches, check_parity, compare
-from fsae.export.samples import run_module
 from fsae.runtime.bundle import Bundle, open_bundle
-from fsae.runtime.climatology import anomaly_scale, fit, season
 from fsae.runtime.engines import INDEX, engine_folder, read_index
-from fsae.runtime.errors import BundleError, DataError, OutputError, ToleranceError, UsageError
-from fsae.runtime.fields import read_fields
-from fsae.runtime.grids import LatLonGrid
+from fsae.runtime.errors import DataError, OutputError, ToleranceError, UsageError
 from fsae.runtime.healpix import pixel_centres
-from fsae.runtime.manifest import Parity, Variable
-from fsae.runtime.output import Layout, Unit, encode_times, open_output
+from fsae.runtime.manifest import NOT_RUN
 from fsae.runtime.regrid import apply
-from fsae.runtime.session import INPUTS, OUTPUTS, DenoiserInputs, OnnxGraphs
+from fsae.runtime.session import INPUTS, OUTPUTS, OnnxGraphs
 from fsae.runtime.verify import check_files, check_graphs
-from fsae.training.autoencoder import AutoencoderConfig
-from fsae.training.config import Config, DataConfig, FastConfig, FitConfig, VariableConfig
-from fsae.training.denoiser import Denoiser, DenoiserConfig
-from fsae.training.halo import spherical_harmonics
-from fsae.training.run import (
-    Facts,
-    InputFile,
-    Run,
-    fast_levels,
-    load_run,
-    make_autoencoder,
-    make_denoiser,
-    save_weights,
-    write_record,
-    write_statistics,
-)
-from fsae.training.wiener import WAVES
+from fsae.training.run import Run
 
-TAS = Variable(
-    name="tas",
-    standard_name="air_temperature",
-    long_name="near-surface air temperature",
-    units="K",
-    cell_methods="time: mean",
-    valid_range=(150.0, 350.0),
-)
-SAMPLE = "ncep1-tas-mon-200501-201412.nc"
-ROWS = 8
-
-
-def tiny_config() -> Config:
-    """A run as small as it can be that still has every part."""
-    loop = FitConfig(steps=1, batch=1, learning_rate=1e-3)
-    return Config(
-        name="tiny-run",
-        data=DataConfig(
-            inputs=("/somewhere/on/this/machine/a.nc",),
-            variables=(
-                VariableConfig(
-                    name=TAS.name,
-                    standard_name=TAS.standard_name,
-                    long_name=TAS.long_name,
-                    units=TAS.units,
-                    valid_range=TAS.valid_range,
-                ),
-            ),
-            harmonics=2,
-            training_years=(2005, 2011),
-            evaluation_years=(2012, 2014),
-            licence="public domain",
-        ),
-        autoencoder=AutoencoderConfig(
-            zoom=2, latent_zoom=1, fine_token_zoom=1, coarse_token_zoom=0, width=8, heads=2, embedding=4
-        ),
-        autoencoder_fit=loop,
-        diffusion=DenoiserConfig(window=3, previous=2, token_zooms=(1,), width=8, heads=2, embedding=4),
-        diffusion_fit=loop,
-        fast=FastConfig(steps=2, sigma_min=0.5),
-        fast_fit=loop,
-    )
-
-
-def stir(module: nn.Module) -> None:
-    """Move every weight, so that no part of the model is still the identity or zero."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-
-
-def fit_linear_part(model: Denoiser) -> None:
-    """Statistics of white noise with a memory for the denoiser's linear part."""
-    noise = np.random.default_rng(3).standard_normal((60, 1, 48)).astype(np.float32)
-    series = noise[1:] + 0.5 * noise[:-1]
-    waves = spherical_harmonics(1, WAVES).T[:, None].astype(np.float32)
-    model.wiener.fit([series], [np.linspace(-1, 1, len(series), dtype=np.float32)], waves)
-
-
-@pytest.fixture(scope="module")
-def run_folder(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run on real fields, its weights not trained but stirred."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny-run"
-    folder.mkdir()
-    config = tiny_config()
-    source = read_fields(sample_data / SAMPLE, [TAS], zoom=2)
-    values = source.read()[0]
-    layout = Layout(
-        variables={"tas": {"standard_name": TAS.standard_name, "units": "K", "cell_methods": TAS.cell_methods}},
-        attributes={"Conventions": "CF-1.12"},
-        time=encode_times(source.times, None, source.calendar),
-        zoom=2,
-        time_chunk=12,
-    )
-    with open_output(folder / "data.zarr", layout) as write:
-        write(Unit(members=slice(0, 1), times=slice(0, len(values)), values=values[None]))
-    waves = season(source.phase, config.data.harmonics)
-    climatology = fit(values, source.phase, config.data.harmonics)
-    generator = np.random.default_rng(2)
-    statistics = {
-        "climatology": climatology,
-        "scale": anomaly_scale(values, climatology, waves),
-        "latent_cell_std": generator.uniform(0.5, 1.5, (1, 48)).astype(np.float32),
-        "latent_season_std": generator.uniform(-0.3, 0.3, (1, 2, 48)).astype(np.float32),
-        "latent_level_std": generator.uniform(0.5, 1.5, (1, 2)).astype(np.float32),
-    }
-    assert isinstance(source.grid, LatLonGrid)
-    write_record(folder / "config.json", config)
-    write_record(
-        folder / "facts.json",
-        Facts(
-            inputs=(InputFile(name=SAMPLE, sha256="ab" * 32),),
-            calendar=source.calendar,
-            step="1 month",
-            period=("2005-01-01", "2011-12-01"),
-            source_lat_deg=tuple(map(float, source.grid.lat_deg)),
-            source_lon_deg=tuple(map(float, source.grid.lon_deg)),
-            versions={"torch": torch.__version__},
-        ),
-    )
-    write_statistics(folder, statistics)
-    models = {
-        "autoencoder": make_autoencoder(config, statistics),
-        "denoiser": make_denoiser(config),
-        "fast": make_denoiser(config, fast_levels(config)),
-    }
-    for name, model in models.items():
-        stir(model)
-        if isinstance(model, Denoiser):
-            fit_linear_part(model)
-        save_weights(model, folder / f"{name}.safetensors")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(run_folder: Path) -> Run:
-    return load_run(run_folder)
-
-
-@pytest.fixture(scope="module")
-def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The run's bundle; tests that change it copy it first."""
-    return export_run(run, tmp_path_factory.mktemp("engines"))
-
-
-@pytest.fixture(scope="module")
-def bundle(exported: Exported) -> Bundle:
-    return open_bundle(exported.folder)
-
-
-def model_of(bundle: Bundle, graph: str) -> onnx.ModelProto:
-    return onnx.load_from_string(bundle.read(f"{graph}.fp32.onnx"))
-
-
-def rows_of(bundle: Bundle, graph: str, count: int) -> dict[str, np.ndarray]:
-    """Inputs of a graph: golden rows in turn, each moved a little."""
-    golden = bundle.arrays("golden.npz")
-    shift = np.linspace(0, 1, count, dtype=np.float32)
-    found = {}
-    for name in INPUTS[graph]:
-        array = golden[f"{graph}.{name}"]
-        rows = np.resize(array, (count, *array.shape[1:]))
-        found[name] = rows + shift.reshape(-1, *[1] * (array.ndim - 1))
-    return found
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def test_bundle_is_whole_and_agrees_with_its_golden_vectors(bundle: Bundle) -> None:  # oracle: torch, by golden.npz
-    names = [
-        "encoder.fp32.onnx",
-        "decoder.fp32.onnx",
-        "denoiser.fp32.onnx",
-        "fast.fp32.onnx",
-        "tables.npz",
-        "golden.npz",
-        "MODEL_CARD.md",
-    ]
+    graphs = [f"{graph}.{precision}.onnx" for graph in INPUTS for precision in PRECISIONS]
+    names = ["tables.npz", "golden.npz", "MODEL_CARD.md", *graphs]
     assert sorted(bundle.manifest.files) == sorted(names)
     assert check_files(bundle) == len(names)
-    assert all(check.good for check in check_graphs(bundle, OnnxGraphs(bundle, "cpu")))
+    for precision in ("fp32", "fp16", "int8"):
+        assert all(check.good for check in check_graphs(bundle, OnnxGraphs(bundle, "cpu", precision)))
     assert [p.name for p in bundle.folder.parent.iterdir()] == [bundle.folder.name]  # nothing is left beside it
 
 
@@ -226,90 +53,43 @@ def test_golden_vectors_are_what_torch_computes(run: Run, bundle: Bundle) -> Non
     assert not mask[1].all()  # the second row enters at a coarser zoom
     assert golden["denoiser.previous_valid"].numpy().tolist() == [[0, 0], [1, 1]]
     assert not golden["denoiser.source"].any()  # training knows one source
-    assert not export_bundle._parts(run, export_bundle._stretches(run))["denoiser"].inputs["source"].any()
+    assert not certify.make_parts(run, certify.real_stretches(run, (2012, 2014)))["denoiser"].inputs["source"].any()
 
 
-def test_parity_is_measured_and_small(bundle: Bundle) -> None:  # oracle: float32 rounding of fields near 300 K
-    parity = bundle.manifest.parity["fp32"]
-    assert {graph: p.units for graph, p in parity.items()} == {
-        "encoder": "K",
-        "decoder": "K",
-        "denoiser": "1",
-        "fast": "1",
-    }
-    assert all(p.max_abs_error <= p.tolerance for p in parity.values())
-    assert 0 < parity["encoder"].max_abs_error < 1e-5  # not compared with itself
-    assert parity["decoder"].max_abs_error < 2e-4
-    assert parity["decoder"].tolerance < 1e-3
+def test_certificate_has_every_graph_precision_variable_and_zoom(bundle: Bundle) -> None:
+    # oracle: float32 rounding of fields near 300 K, and fewer bits in fewer places
+    manifest, certificate = bundle.manifest, bundle.manifest.certificate
+    assert set(manifest.parity) == set(PRECISIONS)
+    for precision, graphs in manifest.parity.items():
+        assert set(graphs) == set(INPUTS)
+        for graph, parity in graphs.items():
+            zooms = (0, 1, 2) if graph == "decoder" else (0, 1)
+            assert [(row.variable, row.zoom) for row in parity.differences] == [("tas", zoom) for zoom in zooms]
+            assert {row.units for row in parity.differences} == {"K" if graph in ("encoder", "decoder") else "1"}
+            assert 0 < parity.worst.max_abs_error <= parity.worst.tolerance
+            assert all(row.rmse is not None and row.rmse <= row.max_abs_error for row in parity.differences)
+            assert parity.nodes == len(model_of(bundle, graph, precision).graph.node)
+            assert parity.device == (NOT_RUN if precision == "bf16" else "cpu")
+            if graph in ("encoder", "decoder"):  # means over base cells pass in float32
+                assert parity.differences[0].max_abs_error < 1e-4
+    found = {p: graphs["decoder"].differences[-1].rmse for p, graphs in manifest.parity.items()}
+    assert found["fp32"] < 1e-5 < found["fp16"] < found["bf16"] < 0.1
+    assert found["bf16"] / found["fp16"] == pytest.approx(8, rel=0.5)  # three bits fewer
+    assert certificate is not None
+    assert (certificate.period, certificate.members, certificate.ensemble_steps) == (
+        ("2012-01-01", "2014-12-31"),
+        8,
+        24,
+    )
+    assert set(certificate.ensembles) == {"fp16", "bf16", "int8"}
+    assert certificate.versions["torch"] == torch.__version__
+    drift = {precision: entry.rmse for precision, (entry,) in certificate.ensembles.items()}
+    assert 0 < drift["fp16"] < drift["bf16"] < 0.1
 
 
-@pytest.mark.parametrize("graph", INPUTS)
-def test_rows_are_the_same_bits_in_every_batch(bundle: Bundle, graph: str) -> None:  # oracle: the rows of a batch of 8
-    graphs = OnnxGraphs(bundle, "cpu")
-    call = {
-        "encoder": graphs.encode,
-        "decoder": graphs.decode,
-        "denoiser": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs)),
-        "fast": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs), "fast"),
-    }[graph]
-    inputs = list(rows_of(bundle, graph, ROWS).values())
-    whole = call(*inputs)
-    assert len(np.unique(whole.reshape(ROWS, -1), axis=0)) == ROWS
-    for size in (1, 2, 3, 4):
-        parts = [call(*(array[i : i + size] for array in inputs)) for i in range(0, ROWS, size)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
-    # any other host may run a single row, for which some processors take another kernel
-    session = onnxruntime.InferenceSession(bundle.read(f"{graph}.fp32.onnx"), providers=["CPUExecutionProvider"])
-    (single,) = session.run(None, {name: array[:1] for name, array in zip(INPUTS[graph], inputs, strict=True)})
-    np.testing.assert_allclose(single, whole[:1], rtol=0, atol=bundle.manifest.parity["fp32"][graph].tolerance)
-
-
-@pytest.mark.parametrize("graph", INPUTS)
-def test_graphs_keep_the_rules(bundle: Bundle, graph: str) -> None:  # oracle: the rules of graphs.py, read anew
-    model = onnx.shape_inference.infer_shapes(model_of(bundle, graph), strict_mode=True, data_prop=True)
-    assert model.opset_import[0].version in (18, 20)
-    assert {node.domain for node in model.graph.node} == {""}
-    assert not {node.op_type for node in model.graph.node} & {"Sin", "Cos", "Log", "Loop", "If", "Scan", "GatherND"}
-    for value in (*model.graph.input, *model.graph.output):
-        first, *others = value.type.tensor_type.shape.dim
-        assert first.dim_param == "batch"
-        assert all(size.dim_value > 0 for size in others)
-    for value in model.graph.value_info:
-        assert len(value.type.tensor_type.shape.dim) <= 6
-    large = {c.name: numpy_helper.to_array(c) for c in model.graph.initializer if np.prod(c.dims) > 16}
-    assert large
-    assert {array.dtype for array in large.values()} <= {np.dtype("int32"), np.dtype("float32")}
-    contents = [array.tobytes() for array in large.values()]
-    assert len(set(contents)) == len(contents)  # one copy of each
-    if graph in ("encoder", "decoder"):
-        tables = [array for array in large.values() if array.dtype == np.int32]
-        assert tables  # the halo
-        assert max(int(table.max()) for table in tables) == 191
-
-
-def test_climatology_is_inside(run: Run, bundle: Bundle) -> None:  # oracle: decode(0) - decode(0) of another season
-    graphs = OnnxGraphs(bundle, "cpu")
-    waves = season(np.array([0.1, 0.6]), 2)
-    mean = run.autoencoder.mean(torch.from_numpy(waves)).numpy()
-    assert np.abs(mean[0] - mean[1]).max() > 5
-    found = graphs.decode(np.zeros((2, 1, 48), np.float32), waves)
-    anomaly = (found - mean) / run.statistics["scale"][:, None]
-    assert np.abs(anomaly).max() < 1.5  # what is left is the stirred network's own
-
-
-def test_no_trace_of_this_machine(bundle: Bundle, run: Run) -> None:  # oracle: the folders we are in
-    for name in bundle.manifest.files:
-        data = bundle.read(name)
-        for word in (str(run.path), str(Path(__file__).parents[1]), str(Path.home()), "site-packages", "/somewhere"):
-            assert word.encode() not in data, f"{name} holds {word}"
-        if name.endswith(".onnx"):
-            assert b".py" not in data
-
-
-def test_same_weights_give_the_same_bytes(run: Run, bundle: Bundle) -> None:  # oracle: the bytes of the first time
-    rows = {name: array[:2] for name, array in rows_of(bundle, "encoder", 2).items()}
-    again = export_graph("encoder", export_bundle.EncoderGraph(run.autoencoder), rows)
-    assert again == bundle.read("encoder.fp32.onnx")  # other examples of the same shapes change nothing
+def test_date_of_a_certificate_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: by hand
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(86400 * 365))
+    assert certify.date_of_export() == "1971-01-01"
 
 
 def test_tables_turn_a_smooth_field_round(bundle: Bundle) -> None:  # oracle: the field itself, linear in sin(lat)
@@ -382,15 +162,15 @@ def fingerprint(folder: Path) -> dict[str, str]:
 def quick(monkeypatch: pytest.MonkeyPatch, bundle: Bundle, spoil: str | None = None) -> None:
     """Let the exporter give the graphs of `bundle` at once, the one named `spoil` with its weights 1 % off."""
 
-    def ready(graph: str, module: nn.Module, inputs: dict[str, np.ndarray]) -> bytes:
+    def ready(graph: str, module: nn.Module, inputs: dict[str, np.ndarray], opset: int) -> dict[str, bytes]:
         model = model_of(bundle, graph)
         for constant in model.graph.initializer if graph == spoil else ():
             if constant.data_type == onnx.TensorProto.FLOAT and len(constant.dims) == 2:
                 array = numpy_helper.to_array(constant) * np.float32(1.01)
                 constant.CopyFrom(numpy_helper.from_array(array, constant.name))
-        return model.SerializeToString(deterministic=True)
+        return {f"{graph}.fp32.onnx": model.SerializeToString(deterministic=True)}
 
-    monkeypatch.setattr(export_bundle, "export_graph", ready)
+    monkeypatch.setattr(certify, "export_graph", ready)
 
 
 @pytest.mark.parametrize("graph", INPUTS)
@@ -400,7 +180,7 @@ def test_above_tolerance_nothing_is_written(
     shutil.copytree(bundle.folder, tmp_path / "tiny-run")
     before = fingerprint(tmp_path)
     quick(monkeypatch, bundle, spoil=graph)
-    with pytest.raises(ToleranceError, match=f"the exported {graph} differs from the trained one") as failure:
+    with pytest.raises(ToleranceError, match=f"the fp32 {graph} differs from the trained one") as failure:
         export_run(run, tmp_path)
     assert failure.value.exit_code == 6
     assert fingerprint(tmp_path) == before
@@ -425,7 +205,7 @@ def test_bundle_replaces_an_older_one_and_keeps_valid_engines(
     assert read_index(engine_folder(again)) == sorted(engines, key=lambda e: e.graph)
     (engine_folder(again) / engines[0].file).write_bytes(b"damaged")
     export_run(run, tmp_path, "other", say=said.append)
-    assert any(f"engine {engines[0].file} is dropped" in line for line in said)
+    assert any(f"{engines[0].file} is dropped: it is damaged" in line for line in said)
     assert len(read_index(engine_folder(again))) == len(engines) - 1
     assert (engine_folder(again) / INDEX).exists()
 
@@ -465,82 +245,3 @@ def test_damaged_figures_are_said(run: Run, run_folder: Path, bundle: Bundle, tm
     with pytest.raises(DataError, match=r"cannot read the figures .*metrics\.json"):
         export_run(replace(run, path=copy), tmp_path / "engines")
     assert list((tmp_path / "engines").iterdir()) == []
-
-
-def simple(op: str, constants: dict[str, np.ndarray] | None = None, to: int = 4, **attributes: object) -> bytes:
-    """A graph y = op(field) for the checks; named as the decoder's so that only what is wrong in it is reported."""
-    value = helper.make_tensor_value_info
-    node = helper.make_node(op, ["latent", *(constants or {})], ["field"], **attributes)
-    tables = [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
-    inputs = [value("latent", 1, ["batch", 4])]
-    graph = helper.make_graph([node], "g", inputs, [value("field", 1, ["batch", to])], tables)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
-
-
-@pytest.mark.parametrize(
-    ("data", "shape", "words"),
-    [
-        (simple("Sin"), (4,), r"operators \['Sin'\]"),
-        (simple("Gather", {"table": np.arange(20) % 4}, axis=1, to=20), (4,), "the table table is int64"),
-        (simple("Relu"), (5,), r"latent has the shape \('batch', 4\)"),
-        (simple("Relu", doc_string="made at /home/me"), (4,), "metadata"),
-        (simple("NoSuchOperator"), (4,), "not valid ONNX"),
-    ],
-)
-def test_graphs_that_break_a_rule_are_refused(data: bytes, shape: tuple[int, ...], words: str) -> None:
-    with pytest.raises(BundleError, match=words):
-        check_graph("decoder", data, {"latent": shape})
-
-
-def test_second_copies_are_refused() -> None:
-    value, table = helper.make_tensor_value_info, np.arange(4, dtype=np.float32)
-    nodes = [helper.make_node("Add", ["latent", "a"], ["x"]), helper.make_node("Mul", ["x", "b"], ["field"])]
-    tables = [numpy_helper.from_array(table, name) for name in ("a", "b")]
-    ends = [value("latent", 1, ["batch", 4])], [value("field", 1, ["batch", 4])]
-    graph = helper.make_graph(nodes, "g", *ends, tables)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    with pytest.raises(BundleError, match="b is a second copy of a"):
-        check_graph("decoder", model.SerializeToString(), {"latent": (4,)})
-
-
-def test_parity_is_in_physical_units_and_for_every_variable() -> None:  # oracle: by hand
-    wind = replace(TAS, name="uas", units="m s-1", valid_range=(-100.0, 100.0))
-    fields = np.stack([np.full((3, 8), 300.0), np.full((3, 8), 8.0)], axis=1).astype(np.float32)
-    scale = np.array([2.0, 0.5], dtype=np.float32)
-    expected = np.zeros((3, 2, 8), dtype=np.float32)
-    found = expected.copy()
-    found[1, 0, 2], found[2, 1, 3] = 1e-4, -3e-4
-    encoder = compare("encoder", expected, found, fields=fields, scale=scale, variables=(TAS, wind))
-    assert [p.units for p in encoder] == ["K", "m s-1"]
-    np.testing.assert_allclose([p.max_abs_error for p in encoder], [2e-4, 1.5e-4], rtol=1e-6)
-    # 8 units in the last place of 300 (2**-15) and 8 (2**-20), and 2e-4 of the scales
-    np.testing.assert_allclose([p.tolerance for p in encoder], [8 * 2.0**-15 + 4e-4, 8 * 2.0**-20 + 1e-4], rtol=1e-6)
-    with pytest.raises(ToleranceError, match="m s-1"):
-        check_parity("encoder", encoder)
-    assert check_parity("encoder", encoder[:1]) == encoder[0]
-    with pytest.raises(ToleranceError):
-        check_parity("denoiser", [Parity(max_abs_error=float("nan"), tolerance=1.0, units="1")])
-
-
-def test_batch_dependence_is_noticed() -> None:  # oracle: an operator over the whole batch
-    value = helper.make_tensor_value_info
-    nodes = [
-        helper.make_node("ReduceMean", ["latent"], ["mean"], keepdims=1),
-        helper.make_node("Add", ["latent", "mean"], ["field"]),
-    ]
-    ends = [value("latent", 1, ["batch", 4])], [value("field", 1, ["batch", 4])]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", *ends), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-    )
-    rows = {"latent": np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)}
-    with pytest.raises(ToleranceError, match="gives another result in batches of"):
-        check_batches("decoder", model.SerializeToString(), rows)
-
-
-def test_modules_run_in_parts(run: Run) -> None:  # oracle: all rows at once
-    rows = {"latent": np.random.default_rng(0).normal(size=(19, 1, 48)).astype(np.float32)}
-    rows["season"] = season(np.linspace(0, 1, 19), 2)
-    with torch.no_grad():
-        whole = run.autoencoder.decode(*map(torch.from_numpy, rows.values())).numpy()
-    found = run_module(export_bundle.DecoderGraph(run.autoencoder), rows)
-    np.testing.assert_allclose(found, whole, rtol=0, atol=2e-4)  # sum order, at 300 K

@@ -207,6 +207,47 @@ class FastConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What graphs of one precision may differ from the trained model; above it nothing is exported.
+
+    The largest error of a field or latent is in the variable's units in `fields`, else `share` of the variable's scale
+    (the deviation of its anomalies); beside it the rounding of what enters and leaves is allowed. `denoiser` is the
+    largest error of a denoised window of unit variance. Of an ensemble, the power of a degree may change by `spectrum`
+    of itself, and the CRPS by `crps` of itself.
+    """
+
+    share: float
+    denoiser: float
+    spectrum: float = 0.0
+    crps: float = 0.0
+    fields: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.share, self.denoiser, *self.fields.values()) <= 0 or min(self.spectrum, self.crps) < 0:
+            raise UsageError(f"tolerances are {self}, expected numbers above 0 (spectrum and crps 0 or more)")
+
+    def of(self, variable: str, scale: float) -> float:
+        """The largest error of a variable, in its units, beside the rounding of what enters and leaves."""
+        return self.fields.get(variable, self.share * scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Tolerances of `fsae-export` by precision."""
+
+    # In float32 some hundred roundings of 6e-8 add up to less than 2e-5 of the scale. Ten times that leaves room for
+    # other processors and GPUs, and is less than what TensorFloat-32 or 16 bits do, which must not pass for float32.
+    fp32: Tolerance = field(default_factory=lambda: Tolerance(share=2e-4, denoiser=5e-4))
+    # Half of the last of 11 bits is 5e-4 of an update of up to five scales, and six blocks' and maps' worth may add up.
+    fp16: Tolerance = field(default_factory=lambda: Tolerance(share=0.015, denoiser=0.003, spectrum=0.002, crps=0.002))
+    # The same with 8 bits, eight times as much: at its worst half, on average a hundredth of what compression costs.
+    bf16: Tolerance = field(default_factory=lambda: Tolerance(share=0.12, denoiser=0.025, spectrum=0.01, crps=0.005))
+    # One step of 8 bits is a hundredth of the largest number of a token, which sets the scale for all. Rare extremes
+    # are some tenths of a scale off, the average stays below a tenth of what compression costs.
+    int8: Tolerance = field(default_factory=lambda: Tolerance(share=0.6, denoiser=0.15, spectrum=0.05, crps=0.01))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
     """How Lightning runs the loops: one process for each device, which takes its share of the batch.
 
@@ -247,6 +288,7 @@ class Config:
     fast: FastConfig | None = None
     fast_fit: FitConfig | None = None
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", self.name):
@@ -270,6 +312,11 @@ class Config:
         if (self.fast is None) != (self.fast_fit is None) or (self.fast is not None and self.diffusion is None):
             raise UsageError("the tables [fast] and [fast_fit] go together, and with [diffusion]: give both or neither")
         self._check_sources()
+        known = {variable.name for variable in self.data.variables}
+        for precision in ("fp32", "fp16", "bf16", "int8"):
+            unknown = sorted(set(getattr(self.export, precision).fields) - known)
+            if unknown:
+                raise UsageError(f"export.{precision}.fields names {unknown}, expected variables of {sorted(known)}")
         if self.autoencoder.static_fields and not self.data.static:
             raise UsageError("autoencoder.static_fields is true, expected data.static to name the files that hold them")
         for name in ("autoencoder_fit", "diffusion_fit", "fast_fit"):

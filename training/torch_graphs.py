@@ -28,6 +28,7 @@ class TorchGraphs:
     fast: Denoiser | None = None
     device: str = "cpu"
     backend: str = "torch"
+    precision: str = "fp32"
 
     @torch.no_grad()
     def encode(self, field: F32, season: F32, level_mask: F32) -> F32:

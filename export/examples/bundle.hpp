@@ -10,7 +10,7 @@
 #include "readers.hpp"
 #include "sampler.hpp"
 
-constexpr int schema_version = 1;  // the newest that this program reads
+constexpr int schema_version = 2;  // the newest that this program reads
 
 // Pixels of a HEALPix grid.
 inline size_t pixels(int zoom) { return size_t{12} << (2 * zoom); }
@@ -27,7 +27,7 @@ struct Bundle {
         const std::string text = read_file(path / "manifest.json");
         manifest = JsonReader(text).read();
         if (manifest["schema_version"].number() > schema_version)
-            throw std::runtime_error("the manifest has a newer schema version than 1: build a newer program");
+            throw std::runtime_error("the manifest has a newer schema version than 2: build a newer program");
         variables = manifest["variables"].array().size();
         zoom = whole("grid", "zoom");
         latent_zoom = whole("latent", "zoom");

@@ -1,0 +1,87 @@
+"""What a precision does to generated ensembles: members, their spectrum and their score, beside float32's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime.errors import ToleranceError
+from fsae.runtime.fields import read_fields
+from fsae.runtime.manifest import EnsembleParity
+from fsae.runtime.session import Graphs
+from fsae.training.config import Tolerance
+from fsae.training.ensemble_scores import pointwise_crps
+from fsae.training.evaluation import draw, of_run, period_of
+from fsae.training.run import Run
+from fsae.training.spectra import power_spectrum
+
+F32 = NDArray[np.float32]
+
+MEMBERS, STEPS = 8, 24  # two years of months: each season twice, and four windows one after the other
+LMAX = 60  # above it little power is left, at zoom 5 and finer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """An ensemble (member, step, variable, pixel) and the real fields (step, variable, pixel) of the same dates."""
+
+    members: F32
+    truth: F32
+
+
+def draw_ensemble(run: Run, graphs: Graphs, years: tuple[int, int]) -> Drawn:
+    """The run's ensemble by these graphs, from the beginning of the `years`; its real fields end with them."""
+    candidate = replace(of_run(run), graphs=graphs)
+    zoom = candidate.subject.zooms[-1]
+    fields = read_fields(run.fields, candidate.variables, zoom=zoom, finest_zoom=zoom)
+    try:
+        period = period_of(fields, years)
+    finally:
+        fields.close()
+    steps = min(STEPS, len(period.values))
+    return Drawn(members=draw(candidate, MEMBERS, period.times[0], steps, seed=0), truth=period.values[:steps])
+
+
+def compare_ensembles(run: Run, exact: Drawn, found: Drawn, tolerance: Tolerance) -> tuple[EnsembleParity, ...]:
+    """One entry for each variable: `found` is drawn in another precision with the same seed as `exact`.
+
+    The spectrum is that of the members' deviations from the mean of the `exact` ones at each step.
+    """
+    mean = exact.members.mean(axis=0, dtype=np.float64)
+    zoom = run.config.autoencoder.zoom
+    entries = []
+    for number, variable in enumerate(run.config.data.variables):
+        one, other = exact.members[:, :, number], found.members[:, :, number]
+        truth = exact.truth[:, number]
+        powers = [power_spectrum(part - mean[:, number], min(LMAX, 2 << zoom))[1:] for part in (one, other)]
+        scores = [float(pointwise_crps(part, truth).mean()) for part in (one, other)]
+        entries.append(
+            EnsembleParity(
+                variable=variable.name,
+                rmse=float(np.sqrt(np.mean((other - one.astype(np.float64)) ** 2))),
+                spectrum=float(np.abs(powers[1] / powers[0] - 1).max()),
+                spectrum_tolerance=tolerance.spectrum,
+                crps=scores[1],
+                crps_fp32=scores[0],
+                crps_tolerance=tolerance.crps * scores[0],
+            )
+        )
+    return tuple(entries)
+
+
+def check_ensembles(ensembles: Mapping[str, tuple[EnsembleParity, ...]]) -> None:
+    """Nothing, or ToleranceError where a precision moves the spectrum or the score too far."""
+    for precision, entries in ensembles.items():
+        for entry in entries:
+            if not entry.spectrum <= entry.spectrum_tolerance:
+                raise ToleranceError(
+                    f"{precision} changes the power of {entry.variable} at some degree by {entry.spectrum:.2%}, "
+                    f"expected at most {entry.spectrum_tolerance:.2%}: nothing was written; export another precision"
+                )
+            if not abs(entry.crps - entry.crps_fp32) <= entry.crps_tolerance:
+                raise ToleranceError(
+                    f"{precision} takes the CRPS of {entry.variable} from {entry.crps_fp32:.4g} to {entry.crps:.4g}, "
+                    f"expected a change of at most {entry.crps_tolerance:.2g}: nothing was written; export another "
+                    "precision"
+                )

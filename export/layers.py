@@ -1,0 +1,88 @@
+"""The layers of an engine as a JSON file beside it, so that precisions or libraries can be compared line by line.
+
+TensorRT's inspector tells what an engine is made of, but only where the engine can be loaded, on a GPU. Elsewhere the
+report lists the layers the library reads from the graph, before it fuses them, with the types that it will keep to.
+"""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fsae.runtime.engines import Engine
+from fsae.runtime.errors import DeviceError
+from fsae.runtime.tensorrt import find_gpu, make_logger
+
+from .builder import parse_graph
+
+SUFFIX = ".layers.json"
+FROM_ENGINE = "layers of the engine, from the library's inspector"
+FROM_GRAPH = "layers the library reads from the graph, not those of the engine, which could not be inspected here: "
+
+
+def report_name(engine_file: str) -> str:
+    """Name of the report of an engine.
+
+    >>> report_name("encoder.fp16.trt.0123456789abcdef.engine")
+    'encoder.fp16.trt.0123456789abcdef.layers.json'
+    """
+    return engine_file.removesuffix(".engine") + SUFFIX
+
+
+def layer_report(trt: ModuleType, engine: Engine, data: bytes, model: bytes, path: Path | None = None) -> bytes:
+    """Text of the report of an engine whose file holds `data`, built from the graph `model`, one layer a line.
+
+    Lines have no numbers: a cast more in one precision would change all that follow. `path` is where the graph lies if
+    its weights lie beside it.
+    """
+    name = f"{engine.graph}.{engine.precision}"
+    try:
+        layers, source = inspected_layers(trt, engine.target.flavour, data), FROM_ENGINE
+    except DeviceError as error:
+        layers, source = parsed_layers(trt, model, name, path), f"{FROM_GRAPH}{error}"
+    header = {
+        "graph": engine.graph,
+        "precision": engine.precision,
+        "engine": engine.file,
+        "library": f"{trt.__name__} {trt.__version__}",
+        "layers_are": source,
+    }
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in header.items()]
+    rows = ",\n".join(f"    {json.dumps(layer)}" for layer in layers)
+    return "\n".join(["{", *lines, '  "layers": [', rows, "  ]", "}", ""]).encode()
+
+
+def parsed_layers(trt: ModuleType, model: bytes, name: str, path: Path | None = None) -> list[dict[str, Any]]:
+    """Layers of the network read from an ONNX file: name, kind, node, and type and shape (-1: batch) of each output."""
+    parsed = parse_graph(trt, model, name, path)
+    layers = [parsed.network.get_layer(index) for index in range(parsed.network.num_layers)]
+    return [
+        {
+            "name": layer.name,
+            "type": layer.type.name,
+            "node": layer.metadata,
+            "outputs": [_tensor(layer.get_output(index)) for index in range(layer.num_outputs)],
+        }
+        for layer in layers
+    ]
+
+
+def inspected_layers(trt: ModuleType, flavour: str, data: bytes) -> list[Any]:
+    """Layers of a serialised engine, as the library's inspector describes them; DeviceError where it cannot load it."""
+    find_gpu(flavour)  # asks CUDA, which gives an error code where TensorRT would print
+    logger, messages = make_logger(trt)
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(data)
+    if engine is None:
+        raise DeviceError(f"{trt.__name__} cannot load it ({' '.join(messages[-1:]) or 'no reason given'})")
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    try:
+        layers = json.loads(text)["Layers"]
+    except (ValueError, TypeError, KeyError):
+        raise DeviceError(f"the inspector of {trt.__name__} gave no list of layers") from None
+    return list(layers)
+
+
+def _tensor(tensor: Any) -> dict[str, Any]:
+    """Name, type and shape of a tensor of a network."""
+    return {"name": tensor.name, "dtype": tensor.dtype.name, "shape": list(tensor.shape)}

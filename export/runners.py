@@ -1,0 +1,108 @@
+"""ONNX graphs run for comparison: by ONNX Runtime on the CPU, or node by node by ONNX's reference implementation.
+
+The reference rounds the result of every node to the node's own type, as a GPU does. ONNX Runtime's CPU computes 16-bit
+nodes in float32 and leaves roundings between them out, so that errors come out several times too small, and it has no
+bfloat16 at all.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from fsae.runtime.session import INPUTS, MIN_BATCH, DenoiserInputs, import_onnxruntime, pad_batch
+
+from .external import Files, placed
+from .samples import BATCH, Inputs, take
+
+F32 = NDArray[np.float32]
+Runner = Callable[[Inputs], F32]  # all inputs of a graph, batch first, to its output
+
+
+class MatMul(OpRun):
+    """A product as devices compute it: 16-bit factors, sums in float32, one rounding."""
+
+    op_domain = ""
+
+    def _run(self, left: NDArray[np.generic], right: NDArray[np.generic]) -> tuple[NDArray[np.generic]]:
+        if left.dtype == np.float32:
+            return (np.matmul(left, right),)
+        return (np.matmul(left.astype(np.float32), right.astype(np.float32)).astype(left.dtype),)
+
+
+def onnxruntime_runner(files: Files, output: str) -> Runner:
+    """A graph on the CPU by ONNX Runtime."""
+    onnxruntime = import_onnxruntime("cpu")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    with placed(files) as path:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Inputs) -> F32:
+        result: F32 = session.run([output], inputs)[0]
+        return result
+
+    return run
+
+
+def reference_runner(files: Files, output: str) -> Runner:
+    """A graph by ONNX's reference implementation, in NumPy; overflow gives infinities and NaN, no warning."""
+    with placed(files) as path:
+        evaluator = ReferenceEvaluator(onnx.load(path), new_ops=[MatMul])
+
+    def run(inputs: Inputs) -> F32:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (result,) = evaluator.run([output], inputs)
+        return np.asarray(result, dtype=np.float32)
+
+    return run
+
+
+# Runners of a graph's files by the library they stand on.
+FILE_RUNNERS: dict[str, Callable[[Files, str], Runner]] = {"onnxruntime": onnxruntime_runner, "onnx": reference_runner}
+
+
+def backend_name(library: str) -> str:
+    """Name and version of what a runner stands on, for the certificate: "onnxruntime", "onnx" or "torch"."""
+    return f"{'onnx reference' if library == 'onnx' else library} {version(library)}"
+
+
+def run_rows(runner: Runner, inputs: Mapping[str, F32], batch: int = BATCH) -> F32:
+    """Output for all rows, `batch` rows at a time."""
+    count = len(next(iter(inputs.values())))
+    joined: F32 = np.concatenate([runner(take(inputs, slice(i, i + batch))) for i in range(0, count, batch)])
+    return joined
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerGraphs:
+    """Runners by graph behind the runtime's interface, see `fsae.runtime.session.Graphs`."""
+
+    runners: Mapping[str, Runner]
+    backend: str
+    precision: str
+    device: str = "cpu"
+
+    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
+        """Latents of physical fields."""
+        return self._run("encoder", field, season, level_mask)
+
+    def decode(self, latent: F32, season: F32) -> F32:
+        """Physical fields of latents."""
+        return self._run("decoder", latent, season)
+
+    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
+        """Denoised windows in white space."""
+        return self._run(graph, *inputs)
+
+    def _run(self, graph: str, *arrays: F32) -> F32:
+        rows = max(len(arrays[0]), MIN_BATCH)
+        inputs = {name: pad_batch(array, rows) for name, array in zip(INPUTS[graph], arrays, strict=True)}
+        return self.runners[graph](inputs)[: len(arrays[0])]

@@ -1,0 +1,79 @@
+"""What `fsae-export` prints when it is done: tables on stderr, and the line for stdout."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from fsae.runtime.bundle import Bundle
+from fsae.runtime.describe import human
+from fsae.runtime.engines import Engine, engine_folder
+from fsae.runtime.manifest import NOT_RUN, Manifest
+
+
+def bundle_summary(folder: Path, manifest: Manifest) -> str:
+    """The line that says what was exported."""
+    size = sum(entry.size for entry in manifest.files.values())
+    graphs = ", ".join(manifest.graphs)
+    return f"exported {folder}: {graphs}; {human(size)}"
+
+
+def engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
+    """The line that says which engines there are now."""
+    target = engines[0].target
+    return (
+        f"{len(engines)} engines in {engine_folder(bundle)} for {target.flavour} {target.version}, "
+        f"compute capability {target.compute_capability}; {human(sum(engine.size for engine in engines))}"
+    )
+
+
+def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
+    """Print the files of a bundle on stderr: size, nodes, time, and how far each graph is from the trained model."""
+    rows = []
+    for name, entry in manifest.files.items():
+        graph, _, rest = name.partition(".")
+        parity = manifest.parity.get(rest.removesuffix(".onnx"), {}).get(graph)
+        if parity is None:
+            rows.append((name, human(entry.size), *[""] * 7))
+            continue
+        facts = (name, human(entry.size), str(parity.nodes or ""), f"{seconds.get(name, 0):.1f} s")
+        for number, row in enumerate(parity.differences):
+            units = "" if row.units == "1" else f" {row.units}"
+            rms = "" if row.rmse is None else f"{row.rmse:.1e}{units}"
+            where = (row.variable, str(row.zoom), f"{row.max_abs_error:.1e}{units}", rms, f"{row.tolerance:.1e}{units}")
+            rows.append((*(facts if number == 0 else [""] * 4), *where))
+        if parity.device == NOT_RUN:
+            rows.append((*[""] * 4, f"{NOT_RUN}: complete it with fsae-run verify on one", *[""] * 4))
+    _show(("file", "size", "nodes", "time", "variable", "zoom", "largest", "rms", "tolerance"), rows)
+    certificate = manifest.certificate
+    if certificate is not None and certificate.ensembles:
+        _show(
+            ("ensembles", "variable", "rms", "spectrum", "tolerance", "crps", "fp32", "tolerance"),
+            [
+                (
+                    precision,
+                    e.variable,
+                    f"{e.rmse:.1e}",
+                    f"{e.spectrum:.2%}",
+                    f"{e.spectrum_tolerance:.2%}",
+                    f"{e.crps:.5g}",
+                    f"{e.crps_fp32:.5g}",
+                    f"{e.crps_tolerance:.1e}",
+                )
+                for precision, entries in certificate.ensembles.items()
+                for e in entries
+            ],
+        )
+
+
+def show_engines(engines: Sequence[Engine]) -> None:
+    """Print engines, their sizes and batches on stderr."""
+    rows = [(e.file, human(e.size), ", ".join(map(str, e.profile))) for e in engines]
+    _show(("engine", "size", "batch"), rows)
+
+
+def _show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stderr, as plain lines so that logs can hold it."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=True)

@@ -1,0 +1,70 @@
+"""Write the golden bundle of the current schema: python tests/golden/make_bundle.py
+
+A schema's golden bundle is `bundle-schema-N/` beside this file. `test_schema.py` opens every one of them, for ever, so
+none is written twice: this refuses where the folder is there. Delete it only while its schema has not been released.
+
+The bundle is the tiny one of `conftest.py`, whose graphs are closed forms, with everything that the schema has: a table
+of deviations that vary with the season, a certificate, and ensembles in it. Where a new schema brings something else,
+add it here.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent
+sys.path.insert(0, str(GOLDEN.parent))
+
+from conftest import LATENT_PIXELS, VARIABLES, make_tiny_bundle, tiny_manifest, tiny_tables  # noqa: E402
+
+from fsae.runtime.bundle import write_manifest  # noqa: E402
+from fsae.runtime.manifest import Certificate, EnsembleParity, Manifest  # noqa: E402
+from fsae.runtime.schema import SCHEMA_VERSION  # noqa: E402
+
+
+def season_std() -> np.ndarray:
+    """latent_season_std (variable, 2H, latent pixel) with H = 1: the deviations swing by some ten per cent a year."""
+    return np.random.default_rng(23).normal(0, 0.1, size=(VARIABLES, 2, LATENT_PIXELS)).astype(np.float32)
+
+
+def manifest() -> Manifest:
+    """The tiny manifest with a certificate, whose figures are made up."""
+    ensembles = tuple(
+        EnsembleParity(
+            variable=name,
+            rmse=3e-5 * size,
+            spectrum=2e-6,
+            spectrum_tolerance=1e-3,
+            crps=0.51 * size,
+            crps_fp32=0.5 * size,
+            crps_tolerance=0.02 * size,
+        )
+        for name, size in (("tas", 1.0), ("uas", 0.25))
+    )
+    certificate = Certificate(
+        date="2026-11-23",
+        period=("2005-01-01", "2014-12-31"),
+        steps=120,
+        members=4,
+        ensemble_steps=12,
+        ensembles={"fp32": ensembles},
+        versions={"onnxruntime": "1.23.2", "numpy": "2.3.5"},
+    )
+    return dataclasses.replace(tiny_manifest(), certificate=certificate)
+
+
+def make(folder: Path) -> Path:
+    """The folder after the golden bundle was written there."""
+    make_tiny_bundle(folder)
+    np.savez_compressed(folder / "tables.npz", **tiny_tables(), latent_season_std=season_std())
+    write_manifest(folder, manifest())
+    return folder
+
+
+if __name__ == "__main__":
+    place = GOLDEN / f"bundle-schema-{SCHEMA_VERSION}"
+    if place.exists():
+        sys.exit(f"{place} is there already, and what was released changes no more: delete it only before a release")
+    print(make(place))

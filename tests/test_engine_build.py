@@ -1,0 +1,258 @@
+"""Engines built by TensorRT-RTX, which needs no GPU for that: indexed, kept, interrupted, never half there."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+import types
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from stand_in_gpu import an_engine, install_cuda, write_index
+
+from fsae.export import builder
+from fsae.export import engines as export_engines
+from fsae.export.builder import BuildOptions, workspace_bytes
+from fsae.export.engines import TIMINGS, build_engines, build_target, pick_flavour
+from fsae.export.external import split_weights
+from fsae.runtime.bundle import Bundle, file_entry, open_bundle, write_manifest
+from fsae.runtime.engines import (
+    INDEX,
+    TimingCache,
+    engine_folder,
+    find_engine,
+    graph_hash,
+    index_text,
+    load_index,
+    read_engine,
+    read_index,
+)
+from fsae.runtime.errors import DeviceError, UsageError
+
+SMALL = BuildOptions(profile=(2, 2, 2))
+
+
+@pytest.fixture
+def bundle(tiny_bundle_path: Path, tmp_path: Path) -> Bundle:
+    """A copy of the tiny bundle to build engines in."""
+    return open_bundle(shutil.copytree(tiny_bundle_path, tmp_path / "tiny"))
+
+
+@pytest.fixture
+def rtx() -> types.ModuleType:
+    return pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'fsae[trt-rtx]'")
+
+
+def fingerprint(folder: Path) -> dict[str, bytes]:
+    """Content of every file below a folder."""
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def rewritten(bundle: Bundle) -> Bundle:
+    """The bundle after its files were changed: its manifest written anew."""
+    write_manifest(bundle.folder, replace(bundle.manifest, parity={}))
+    return open_bundle(bundle.folder)
+
+
+def test_engines_are_built_indexed_and_kept(rtx: types.ModuleType, bundle: Bundle) -> None:
+    # oracle: the library's own header check, and the rules in build_engines's docstring
+    said: list[str] = []
+    built = build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 2, 4)), say=said.append)
+    assert [engine.graph for engine in built] == list(bundle.manifest.graphs)
+    assert sum("building with tensorrt_rtx" in line for line in said) == 3
+    assert sorted(read_index(engine_folder(bundle)), key=lambda e: e.key) == sorted(built, key=lambda e: e.key)
+    _, target = build_target("trt-rtx")
+    for engine in built:
+        assert engine.target == target
+        assert find_engine(bundle, engine.graph, "fp32", target) == engine
+        assert len(read_engine(bundle, engine)) == engine.size > 1000
+    # again: nothing is built; another batch: beside the first; a graph that changed: the old engine goes
+    said.clear()
+    assert build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 2, 4)), say=said.append) == built
+    assert said == [f"{graph} fp32: up to date" for graph in bundle.manifest.graphs]
+    wider = build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 4, 8)))
+    assert len(read_index(engine_folder(bundle))) == 6
+    path = engine_folder(bundle) / wider[0].file
+    path.write_bytes(path.read_bytes()[:-1])
+    said.clear()
+    build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 4, 8)), say=said.append)
+    assert f"dropping {wider[0].file}: missing or altered" in said
+    assert {p.name for p in engine_folder(bundle).iterdir()} == {
+        INDEX,
+        *(engine.file for engine in read_index(engine_folder(bundle))),
+    }
+
+
+def test_engines_of_an_older_graph_are_dropped(rtx: types.ModuleType, bundle: Bundle) -> None:
+    old = an_engine(bundle, target=build_target("trt-rtx")[1])
+    write_index(bundle, replace(old, graph_sha256="1" * 64))
+    said: list[str] = []
+    build_engines(bundle, "trt-rtx", BuildOptions(profile=(2, 2, 2)), say=said.append)
+    assert f"dropping {old.file}: it was built from an older graph" in said
+    assert not (engine_folder(bundle) / old.file).exists()
+
+
+def test_weights_beside_a_graph_belong_to_it(rtx: types.ModuleType, bundle: Bundle) -> None:
+    # oracle: the graph with its weights inside, and the rule that an engine belongs to all of its graph
+    name = "denoiser.fp32.onnx"
+    inside = build_engines(bundle, "trt-rtx", SMALL)
+    for file, data in split_weights(bundle.read(name), name, limit_bytes=9000).items():
+        (bundle.folder / file).write_bytes(data)
+    bundle = rewritten(bundle)
+    assert f"{name}.data" in bundle.manifest.files
+    said: list[str] = []
+    beside = build_engines(bundle, "trt-rtx", SMALL, say=said.append)
+    assert said[0] == f"dropping {inside[2].file}: it was built from an older graph"
+    assert beside[2].graph_sha256 == graph_hash(bundle.manifest, "denoiser", "fp32") != inside[2].graph_sha256
+    weights = bundle.folder / f"{name}.data"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    bundle = rewritten(bundle)
+    with pytest.raises(DeviceError, match="older graph"):
+        find_engine(bundle, "denoiser", "fp32", beside[2].target)
+
+
+def test_graphs_for_cpus_are_left_out(rtx: types.ModuleType, bundle: Bundle) -> None:
+    for graph in bundle.manifest.graphs:
+        shutil.copy(bundle.folder / f"{graph}.fp32.onnx", bundle.folder / f"{graph}.int8.onnx")
+    bundle = rewritten(bundle)
+    assert bundle.manifest.precisions == ("fp32", "int8")
+    said: list[str] = []
+    built = build_engines(bundle, "trt-rtx", SMALL, say=said.append)
+    assert [engine.precision for engine in built] == ["fp32"] * 3
+    assert said[0] == "int8 graphs are for CPUs: no engine"
+    for graph in bundle.manifest.graphs:
+        (bundle.folder / f"{graph}.fp32.onnx").unlink()
+    with pytest.raises(UsageError, match="has int8 graphs only, which are for CPUs"):
+        build_engines(rewritten(bundle), "trt-rtx", SMALL)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["new folder", "old folder"])
+def test_an_interrupted_build_leaves_the_folder_as_it_was(
+    rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, bundle: Bundle, first: bool
+) -> None:  # oracle: what lay there before
+    if not first:
+        build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 1, 1), layers=True))
+    before = fingerprint(bundle.folder)
+    told: list[str] = []
+    monkeypatch.setattr(builder, "WAKE_S", 0.05)
+
+    def interrupt(phase: str, done: int, total: int) -> None:
+        told.append(phase)
+        if phase == "decoder fp32: Building engine" and done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)  # for the other thread to see it
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engines(bundle, "trt-rtx", replace(SMALL, layers=True), progress=interrupt)
+    assert "encoder fp32: Building engine" in told
+    assert told[-1] == "decoder fp32: Building engine"  # nothing after the step it was in
+    assert told.count(told[-1]) == 2
+    assert fingerprint(bundle.folder) == before
+    assert engine_folder(bundle).exists() != first
+
+
+def test_what_progress_raises_ends_the_build(rtx: types.ModuleType, bundle: Bundle) -> None:
+    told: list[str] = []
+
+    def broken(phase: str, done: int, total: int) -> None:
+        told.append(phase)
+        raise OSError("stderr is gone")
+
+    with pytest.raises(OSError, match="stderr is gone"):
+        build_engines(bundle, "trt-rtx", SMALL, progress=broken)
+    assert len(told) < 10
+    assert not engine_folder(bundle).exists()
+
+
+@pytest.mark.filterwarnings("ignore:Use Deprecated:DeprecationWarning")
+def test_timings_are_kept_for_the_next_build(
+    rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+) -> None:
+    # oracle: what each build is given; TensorRT-RTX stands in for TensorRT, whose calls it has
+    install_cuda(monkeypatch)
+    monkeypatch.setitem(sys.modules, "tensorrt", rtx)
+    given: list[bytes] = []
+    build = export_engines.build_engine
+
+    def spied(*arguments, timings: bytes, **options):
+        given.append(timings)
+        return build(*arguments, timings=timings, **options)
+
+    monkeypatch.setattr(export_engines, "build_engine", spied)
+    engines = build_engines(bundle, "trt", SMALL)
+    (cache,) = load_index(engine_folder(bundle)).timing_caches
+    content = read_engine(bundle, cache)
+    assert cache.target == engines[0].target
+    assert cache.file.startswith(f"trt-{rtx.__version__}-8.9.")
+    assert given == [b"", content, content]  # each graph profits from those before
+    build_engines(bundle, "trt", BuildOptions(profile=(3, 3, 3)))
+    assert given[3:] == [content] * 3
+    path = engine_folder(bundle) / cache.file
+    path.write_bytes(content[:-1])  # damaged: the library never sees it
+    said: list[str] = []
+    build_engines(bundle, "trt", BuildOptions(profile=(4, 4, 4)), say=said.append)
+    assert f"dropping {cache.file}: missing or altered" in said
+    assert given[6] == b""
+    entry = file_entry(b"garbage" * 20)
+    (engine_folder(bundle) / f"garbage{TIMINGS}").write_bytes(b"garbage" * 20)
+    listed = TimingCache(target=cache.target, file=f"garbage{TIMINGS}", sha256=entry.sha256, size=entry.size)
+    (engine_folder(bundle) / INDEX).write_text(index_text(read_index(engine_folder(bundle)), [listed]))
+    build_engines(bundle, "trt", BuildOptions(profile=(5, 5, 5)))  # listed, but the library refuses it
+    assert given[9:] == [b"garbage" * 20, content, content]
+    assert [path.name for path in engine_folder(bundle).glob(f"*{TIMINGS}")] == [cache.file]
+
+
+@pytest.mark.parametrize(("refused", "used"), [(None, b""), (b"old", b""), (b"other", b"old")])
+def test_timings_the_library_refuses_are_left(refused: bytes | None, used: bytes) -> None:
+    # oracle: the library's two ways to refuse, no cache at all and a cache that is not taken
+    asked: list[bytes] = []
+
+    class Config:
+        def create_timing_cache(self, content: bytes) -> bytes | None:
+            asked.append(content)
+            return None if content and refused is None else content
+
+        def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+            assert not ignore_mismatch
+            return cache != refused
+
+    assert builder._use_timings(Config(), b"old") == used
+    assert asked[0] == b"old"
+
+
+def test_tensorrt_rtx_keeps_no_timings(rtx: types.ModuleType, bundle: Bundle) -> None:
+    build_engines(bundle, "trt-rtx", SMALL)
+    assert load_index(engine_folder(bundle)).timing_caches == ()
+
+
+def test_neither_library_names_both_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DeviceError, match=r"fsae\[trt\].*fsae\[trt-rtx\]"):
+        pick_flavour()
+
+
+def test_tensorrt_is_preferred_where_both_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+    assert pick_flavour() == "trt"
+
+
+@pytest.mark.parametrize("profile", [(0, 1, 2), (2, 1, 4), (1, 8, 4)])
+def test_batches_must_rise(profile: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match="rising"):
+        BuildOptions(profile=profile)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**63])
+def test_the_workspace_must_be_a_size(size: int) -> None:
+    with pytest.raises(UsageError, match="workspace is"):
+        BuildOptions(workspace_bytes=size)
+
+
+@pytest.mark.parametrize("gib", [0.0, -2.0, 1e-12, float("nan"), float("inf")])
+def test_the_workspace_of_the_command_line_must_be_a_size(gib: float) -> None:
+    with pytest.raises(UsageError, match="found a workspace of"):
+        workspace_bytes(gib)

@@ -1,0 +1,168 @@
+"""The graphs themselves: rules every backend relies on, rows that batches cannot change, bytes that come again."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from tiny_run import call_of, files_of, model_of, rows_of
+
+from fsae.export.external import split_weights
+from fsae.export.graphs import DecoderGraph, EncoderGraph, check_graph, export_graph
+from fsae.export.precision import convert
+from fsae.export.runners import onnxruntime_runner, reference_runner
+from fsae.export.samples import run_module
+from fsae.runtime.bundle import Bundle
+from fsae.runtime.climatology import season
+from fsae.runtime.errors import BundleError
+from fsae.runtime.session import INPUTS, OnnxGraphs
+from fsae.training.halo import halo_table
+from fsae.training.run import Run
+
+ROWS = 8
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("graph", INPUTS)
+def test_rows_are_the_same_bits_in_every_batch(
+    bundle: Bundle, graph: str, precision: str
+) -> None:  # oracle: the rows of a batch of 8
+    graphs = OnnxGraphs(bundle, "cpu", precision)
+    call = call_of(graphs, graph)
+    inputs = list(rows_of(bundle, graph, ROWS).values())
+    whole = call(*inputs)
+    assert len(np.unique(whole.reshape(ROWS, -1), axis=0)) == ROWS
+    for size in (1, 2, 3, 4):
+        parts = [call(*(array[i : i + size] for array in inputs)) for i in range(0, ROWS, size)]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    # any other host may run a single row, for which some processors take another kernel
+    session = onnxruntime.InferenceSession(bundle.read(f"{graph}.{precision}.onnx"), providers=["CPUExecutionProvider"])
+    (single,) = session.run(None, {name: array[:1] for name, array in zip(INPUTS[graph], inputs, strict=True)})
+    np.testing.assert_allclose(
+        single, whole[:1], rtol=0, atol=bundle.manifest.parity["fp32"][graph].differences[-1].tolerance
+    )
+
+
+@pytest.mark.parametrize("graph", INPUTS)
+def test_graphs_keep_the_rules(bundle: Bundle, graph: str) -> None:  # oracle: the rules of graphs.py, read anew
+    model = onnx.shape_inference.infer_shapes(model_of(bundle, graph), strict_mode=True, data_prop=True)
+    assert model.opset_import[0].version in (18, 20)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not {node.op_type for node in model.graph.node} & {"Sin", "Cos", "Log", "Loop", "If", "Scan", "GatherND"}
+    for value in (*model.graph.input, *model.graph.output):
+        first, *others = value.type.tensor_type.shape.dim
+        assert first.dim_param == "batch"
+        assert all(size.dim_value > 0 for size in others)
+    for value in model.graph.value_info:
+        assert len(value.type.tensor_type.shape.dim) <= 6
+    large = {c.name: numpy_helper.to_array(c) for c in model.graph.initializer if np.prod(c.dims) > 16}
+    assert large
+    assert {array.dtype for array in large.values()} <= {np.dtype("int32"), np.dtype("float32"), np.dtype("float16")}
+    contents = [array.tobytes() for array in large.values()]
+    assert len(set(contents)) == len(contents)  # one copy of each
+    if graph in ("encoder", "decoder"):
+        tables = [array for array in large.values() if array.dtype == np.int32]
+        assert tables  # the halo
+        assert max(int(table.max()) for table in tables) == 191
+
+
+def test_climatology_is_inside(run: Run, bundle: Bundle) -> None:  # oracle: decode(0) - decode(0) of another season
+    graphs = OnnxGraphs(bundle, "cpu")
+    waves = season(np.array([0.1, 0.6]), 2)
+    mean = run.autoencoder.mean(torch.from_numpy(waves)).numpy()
+    assert np.abs(mean[0] - mean[1]).max() > 5
+    found = graphs.decode(np.zeros((2, 1, 48), np.float32), waves)
+    anomaly = (found - mean) / run.statistics["scale"][:, None]
+    assert np.abs(anomaly).max() < 1.5  # what is left is the stirred network's own
+
+
+def test_no_trace_of_this_machine(bundle: Bundle, run: Run) -> None:  # oracle: the folders we are in
+    for name in bundle.manifest.files:
+        data = bundle.read(name)
+        for word in (str(run.path), str(Path(__file__).parents[1]), str(Path.home()), "site-packages", "/somewhere"):
+            assert word.encode() not in data, f"{name} holds {word}"
+        if name.endswith(".onnx"):
+            assert b".py" not in data
+
+
+def test_same_weights_give_the_same_bytes(run: Run, bundle: Bundle) -> None:  # oracle: the bytes of the first time
+    rows = {name: array[:2] for name, array in rows_of(bundle, "encoder", 2).items()}
+    again = export_graph("encoder", EncoderGraph(run.autoencoder), rows)
+    assert again == files_of(bundle, "encoder")  # other examples of the same shapes change nothing
+
+
+def test_tables_are_those_of_healpy(bundle: Bundle) -> None:  # oracle: the ring tables, themselves held to healpy
+    # encoder of zooms 0 to 2 with tokens of zoom 1, then 0; levels coarser than the cells are seen at the cells' zoom
+    wanted = {halo_table(zoom, 1).tobytes() for zoom in (1, 2)} | {halo_table(zoom, 0).tobytes() for zoom in (0, 1)}
+    constants = model_of(bundle, "encoder").graph.initializer
+    tables = [numpy_helper.to_array(c) for c in constants if c.data_type == onnx.TensorProto.INT32]
+    assert {table.tobytes() for table in tables} == wanted
+
+
+def test_weights_beside_a_graph_change_nothing(bundle: Bundle) -> None:  # oracle: the graph in one file
+    whole = files_of(bundle, "decoder")
+    (name,) = whole
+    parts = split_weights(whole[name], name, limit_bytes=66_500)
+    assert list(parts) == [name, f"{name}.data"]
+    rows = rows_of(bundle, "decoder", 3)
+    check_graph("decoder", parts, {key: value.shape[1:] for key, value in rows.items()})
+    for make in (onnxruntime_runner, reference_runner):
+        np.testing.assert_array_equal(make(parts, "field")(rows), make(whole, "field")(rows))
+    assert convert(parts, "fp16") == convert(whole, "fp16") == files_of(bundle, "decoder", "fp16")
+
+
+def test_a_newer_opset_computes_the_same(run: Run, bundle: Bundle) -> None:  # oracle: the graph of the usual one
+    rows = rows_of(bundle, "encoder", 4)
+    files = export_graph("encoder", EncoderGraph(run.autoencoder), rows, opset=22)
+    model = onnx.load_from_string(files["encoder.fp32.onnx"])
+    assert [entry.version for entry in model.opset_import] == [22]
+    usual = onnxruntime_runner(files_of(bundle, "encoder"), "latent")(rows)
+    np.testing.assert_allclose(onnxruntime_runner(files, "latent")(rows), usual, rtol=0, atol=1e-5)
+
+
+def simple(op: str, constants: dict[str, np.ndarray] | None = None, to: int = 4, **attributes: object) -> bytes:
+    """A graph y = op(field) for the checks; named as the decoder's so that only what is wrong in it is reported."""
+    value = helper.make_tensor_value_info
+    node = helper.make_node(op, ["latent", *(constants or {})], ["field"], **attributes)
+    tables = [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
+    inputs = [value("latent", 1, ["batch", 4])]
+    graph = helper.make_graph([node], "g", inputs, [value("field", 1, ["batch", to])], tables)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "words"),
+    [
+        (simple("Sin"), (4,), r"operators \['Sin'\]"),
+        (simple("Gather", {"table": np.arange(20) % 4}, axis=1, to=20), (4,), "the table table is int64"),
+        (simple("Relu"), (5,), r"latent has the shape \('batch', 4\)"),
+        (simple("Relu", doc_string="made at /home/me"), (4,), "metadata"),
+        (simple("NoSuchOperator"), (4,), "not valid ONNX"),
+    ],
+)
+def test_graphs_that_break_a_rule_are_refused(data: bytes, shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(BundleError, match=words):
+        check_graph("decoder", {"decoder.fp32.onnx": data}, {"latent": shape})
+
+
+def test_second_copies_are_refused() -> None:
+    value, table = helper.make_tensor_value_info, np.arange(4, dtype=np.float32)
+    nodes = [helper.make_node("Add", ["latent", "a"], ["x"]), helper.make_node("Mul", ["x", "b"], ["field"])]
+    tables = [numpy_helper.from_array(table, name) for name in ("a", "b")]
+    ends = [value("latent", 1, ["batch", 4])], [value("field", 1, ["batch", 4])]
+    graph = helper.make_graph(nodes, "g", *ends, tables)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    with pytest.raises(BundleError, match="b is a second copy of a"):
+        check_graph("decoder", {"decoder.fp32.onnx": model.SerializeToString()}, {"latent": (4,)})
+
+
+def test_modules_run_in_parts(run: Run) -> None:  # oracle: all rows at once
+    rows = {"latent": np.random.default_rng(0).normal(size=(19, 1, 48)).astype(np.float32)}
+    rows["season"] = season(np.linspace(0, 1, 19), 2)
+    with torch.no_grad():
+        whole = run.autoencoder.decode(*map(torch.from_numpy, rows.values())).numpy()
+    found = run_module(DecoderGraph(run.autoencoder), rows)
+    np.testing.assert_allclose(found, whole, rtol=0, atol=2e-4)  # sum order, at 300 K

@@ -1,0 +1,168 @@
+"""What is measured of a graph, what measures it, and what stops an export."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from tiny_run import TAS
+
+from fsae.export.certify import make_parts, measure, real_stretches
+from fsae.export.ensembles import Drawn, check_ensembles, compare_ensembles
+from fsae.export.graphs import EncoderGraph, export_graph
+from fsae.export.parity import check_batches, check_parity, compare, larger
+from fsae.export.precision import convert
+from fsae.export.runners import onnxruntime_runner, reference_runner
+from fsae.export.samples import take
+from fsae.runtime.errors import ToleranceError, UsageError
+from fsae.runtime.manifest import Difference
+from fsae.training.config import Tolerance, read_config
+from fsae.training.run import Run
+
+LOOSE, EXACT = Tolerance(share=0.1, denoiser=0.2), Tolerance(share=2e-4, denoiser=5e-4)
+WIND = replace(TAS, name="uas", units="m s-1", valid_range=(-100.0, 100.0))
+
+
+def test_differences_are_physical_and_of_every_variable_and_zoom() -> None:  # oracle: by hand
+    fields = np.stack([np.full((3, 192), 300.0), np.full((3, 192), 8.0)], axis=1).astype(np.float32)
+    scale = np.array([2.0, 0.5], dtype=np.float32)
+    expected = np.zeros((3, 2, 48), dtype=np.float32)
+    found = expected.copy()
+    found[1, 0, 2], found[2, 1, 3] = 4e-3, -8e-3
+    settings = {"zooms": (0, 1), "fields": fields, "scale": scale, "variables": (TAS, WIND)}
+    rows = compare("encoder", expected, found, **settings, tolerance=LOOSE, exact=EXACT)
+    assert [(row.variable, row.zoom, row.units) for row in rows] == [
+        ("tas", 0, "K"),
+        ("tas", 1, "K"),
+        ("uas", 0, "m s-1"),
+        ("uas", 1, "m s-1"),
+    ]
+    # times the scale; a quarter of it in the mean over four cells
+    np.testing.assert_allclose([row.max_abs_error for row in rows], [2e-3, 8e-3, 1e-3, 4e-3], rtol=1e-6)
+    np.testing.assert_allclose([row.rmse for row in rows], [2e-3 / 6, 8e-3 / 12, 1e-3 / 6, 4e-3 / 12], rtol=1e-6)
+    # 8 units in the last place of 300 (2**-15) and 8 (2**-20); of the scale 2e-4 where means are kept, else 0.1
+    ulps = [8 * 2.0**-15, 8 * 2.0**-20]
+    wanted = [ulps[0] + 4e-4, ulps[0] + 0.2, ulps[1] + 1e-4, ulps[1] + 0.05]
+    np.testing.assert_allclose([row.tolerance for row in rows], wanted, rtol=1e-6)
+    with pytest.raises(ToleranceError, match=r"the fp16 encoder differs .* 0\.002 K in tas at zoom 0, .*\[export.fp16"):
+        check_parity("encoder", "fp16", rows)
+    check_parity("encoder", "fp16", rows[1:2])
+    windows = [np.repeat(part[:, None], 2, axis=1) for part in (expected, found)]  # (row, step, variable, pixel)
+    rows = compare("denoiser", *windows, **settings, tolerance=LOOSE, exact=EXACT)
+    np.testing.assert_allclose([row.max_abs_error for row in rows], [1e-3, 4e-3, 2e-3, 8e-3], rtol=1e-6)
+    assert {(row.units, row.tolerance) for row in rows} == {("1", 0.2)}
+
+
+def test_means_of_a_root_are_no_means() -> None:  # oracle: the rule in compare's docstring
+    rooted = replace(TAS, transform="sqrt")
+    fields = np.full((1, 1, 48), 8.0, dtype=np.float32)
+    rows = compare(
+        "decoder",
+        fields,
+        fields,
+        zooms=(0, 1),
+        fields=fields,
+        scale=np.ones(1, np.float32),
+        variables=(rooted,),
+        tolerance=LOOSE,
+        exact=EXACT,
+    )
+    assert [row.tolerance for row in rows] == [8 * 2.0**-20 + 0.1] * 2
+
+
+def test_tolerances_of_the_configuration_count() -> None:  # oracle: by hand
+    named = Tolerance(share=0.1, denoiser=0.2, fields={"tas": 0.25})
+    assert (named.of("tas", 2.0), named.of("uas", 2.0)) == (0.25, 0.2)
+    shipped = Path(__file__).parents[1] / "training" / "configs" / "default.toml"
+    nothing, unknown = "share = 0.0, denoiser = 1.0", "share = 1.0, denoiser = 1.0, fields = {x = 1.0}"
+    for change, words in ((nothing, "above 0"), (unknown, r"export\.fp16\.fields names \['x'\]")):
+        with pytest.raises(UsageError, match=words):
+            read_config(shipped, [f"export.fp16 = {{{change}}}"])
+
+
+def test_the_worse_of_two_measurements_counts_and_nan_is_the_worst() -> None:  # oracle: by hand
+    row = Difference(variable="tas", zoom=1, max_abs_error=1.0, rmse=0.5, tolerance=2.0, units="K")
+    other = replace(row, max_abs_error=0.5, rmse=0.7)
+    assert larger([row], [other]) == larger([other], [row]) == [replace(row, rmse=0.7)]
+    (lost,) = larger([row], [replace(row, max_abs_error=float("nan"))])
+    with pytest.raises(ToleranceError, match="no finite number for tas at zoom 1"):
+        check_parity("decoder", "fp16", [lost])
+
+
+def sixteen_bit(kind: int) -> dict[str, bytes]:
+    """y = float(low(x) @ low([1, 1])) for two columns."""
+    value = helper.make_tensor_value_info
+    ones = numpy_helper.from_array(np.ones((2, 1), np.float32), "ones")
+    nodes = [
+        helper.make_node("Cast", ["x"], ["low"], to=kind),
+        helper.make_node("Cast", ["ones"], ["low_ones"], to=kind),
+        helper.make_node("MatMul", ["low", "low_ones"], ["product"]),
+        helper.make_node("Cast", ["product"], ["y"], to=TensorProto.FLOAT),
+    ]
+    graph = helper.make_graph(nodes, "g", [value("x", 1, ["batch", 2])], [value("y", 1, ["batch", 1])], [ones])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return {"g.onnx": model.SerializeToString()}
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(TensorProto.FLOAT16, 11), (TensorProto.BFLOAT16, 8)])
+def test_the_reference_rounds_every_result_once(kind: int, bits: int) -> None:  # oracle: rounding to even, by hand
+    x = np.array([[1.0, 2.0**-bits], [1.0, 3 * 2.0**-bits], [1 + 2.0**-bits, 0.0]], np.float32)
+    found = reference_runner(sixteen_bit(kind), "y")({"x": x})
+    assert found.ravel().tolist() == [1.0, 1 + 4 * 2.0**-bits, 1.0]
+
+
+def test_overflow_of_half_precision_is_caught(run: Run) -> None:
+    # oracle: the same function in float32. Values of attention are 30,000 times larger and what follows on them as
+    # much smaller, which no float32 or bfloat16 notices and float16 cannot hold.
+    part = make_parts(run, real_stretches(run, (2012, 2014)))["encoder"]
+    part = replace(part, module=EncoderGraph(copy.deepcopy(run.autoencoder)).eval())
+    block = part.module.autoencoder.encoder_fine[0]
+    width = block.attention_out.in_features
+    with torch.no_grad():
+        block.query_key_value.weight[2 * width :] *= 3e4
+        block.query_key_value.bias[2 * width :] *= 3e4
+        block.attention_out.weight /= 3e4
+    data = export_graph("encoder", part.module, take(part.inputs, [0, 1]))
+    for precision in ("fp32", "bf16"):
+        own = data if precision == "fp32" else convert(data, precision)
+        assert measure(run, "encoder", precision, part, own).worst.max_abs_error < 0.2
+    with pytest.raises(ToleranceError, match=r"fp16 encoder gives no finite number .* leave the range of fp16"):
+        measure(run, "encoder", "fp16", part, convert(data, "fp16"))
+
+
+def test_ensembles_are_compared_by_member_spectrum_and_score(run: Run) -> None:  # oracle: closed forms
+    generator = np.random.default_rng(0)
+    members = generator.normal(280, 1, (4, 6, 1, 192)).astype(np.float32)
+    mean = members.mean(axis=0)
+    exact = Drawn(members=members, truth=mean)
+    wider = Drawn(members=(mean + 1.01 * (members - mean)).astype(np.float32), truth=mean)
+    tolerance = Tolerance(share=1.0, denoiser=1.0, spectrum=0.03, crps=0.1)
+    (same,) = compare_ensembles(run, exact, exact, tolerance)
+    assert (same.rmse, same.spectrum, same.crps) == (0.0, 0.0, same.crps_fp32)
+    (other,) = compare_ensembles(run, exact, wider, tolerance)
+    np.testing.assert_allclose(other.spectrum, 1.01**2 - 1, rtol=1e-3)  # power goes with the square
+    np.testing.assert_allclose(other.rmse, 0.01 * np.std(members - mean), rtol=1e-3)
+    np.testing.assert_allclose(other.crps / other.crps_fp32, 1.01, rtol=1e-3)  # all distances grow
+    check_ensembles({"fp16": (other,)})
+    with pytest.raises(ToleranceError, match=r"fp16 changes the power of tas at some degree by 2\.01%"):
+        check_ensembles({"fp16": (replace(other, spectrum_tolerance=0.02),)})
+    with pytest.raises(ToleranceError, match="takes the CRPS of tas from"):
+        check_ensembles({"fp16": (replace(other, crps_tolerance=1e-6),)})
+
+
+def test_batch_dependence_is_noticed() -> None:  # oracle: an operator over the whole batch
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("ReduceMean", ["latent"], ["mean"], keepdims=1),
+        helper.make_node("Add", ["latent", "mean"], ["field"]),
+    ]
+    ends = [value("latent", 1, ["batch", 4])], [value("field", 1, ["batch", 4])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", *ends), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    )
+    rows = {"latent": np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)}
+    with pytest.raises(ToleranceError, match="gives another result in batches of"):
+        check_batches("decoder", onnxruntime_runner({"g.onnx": model.SerializeToString()}, "field"), rows)
