@@ -42,9 +42,10 @@ def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
             rms = "" if row.rmse is None else f"{row.rmse:.1e}{units}"
             where = (row.variable, str(row.zoom), f"{row.max_abs_error:.1e}{units}", rms, f"{row.tolerance:.1e}{units}")
             rows.append((*(facts if number == 0 else [""] * 4), *where))
-        if parity.device == NOT_RUN:
-            rows.append((*[""] * 4, f"{NOT_RUN}: complete it with fsae-run verify on one", *[""] * 4))
     _show(("file", "size", "nodes", "time", "variable", "zoom", "largest", "rms", "tolerance"), rows)
+    waiting = sorted({p for p, own in manifest.parity.items() for parity in own.values() if parity.device == NOT_RUN})
+    for precision in waiting:
+        click.echo(f"{precision}: {NOT_RUN}; fsae-run verify --precision {precision} on a GPU completes it", err=True)
     certificate = manifest.certificate
     if certificate is not None and certificate.ensembles:
         _show(

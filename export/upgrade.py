@@ -8,7 +8,6 @@ compiled engines, whose index names graphs by their hash, are the same bytes as 
 import os
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
@@ -71,7 +70,7 @@ def _check_golden(bundle: Bundle, say: Say) -> None:
 
 
 def _replace_manifest(bundle: Bundle) -> None:
-    """Nothing; writes the manifest aside and renames it. Its time stays: by it hosts know which bundle is the newest."""
+    """Nothing; writes the manifest aside and renames it. Its time stays: hosts take by it what is the newest bundle."""
     path = bundle.folder / MANIFEST
     aside = path.with_name(f"{MANIFEST}.partial-{os.getpid()}")
     try:
@@ -85,7 +84,7 @@ def _replace_manifest(bundle: Bundle) -> None:
             aside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror}; the bundle stays as it was: is the folder yours, and is there space?"
+            f"cannot write {path}: {error.strerror}; the bundle stays as it was: is it yours, and is there space?"
         ) from None
 
 

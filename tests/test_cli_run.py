@@ -21,6 +21,7 @@ import xarray as xr
 import zarr
 from conftest import (
     PIXELS,
+    SCALE,
     VARIABLES,
     make_tiny_bundle,
     tiny_decode,
@@ -32,12 +33,14 @@ from conftest import (
 
 import fsae.runtime
 from fsae.runtime import stores
-from fsae.runtime.bundle import Bundle, write_manifest
+from fsae.runtime.bundle import Bundle, hash_files, open_bundle, write_manifest
 from fsae.runtime.cli import main
 from fsae.runtime.climatology import season
 from fsae.runtime.healpix import coarsen, refine
+from fsae.runtime.manifest import NOT_RUN
 from fsae.runtime.output import Layout, Unit, encode_times, open_output, to_dataset
 from fsae.runtime.regrid import apply
+from fsae.runtime.schema import SCHEMA_VERSION
 
 STEPS = 14  # more than one chunk of time
 
@@ -298,14 +301,83 @@ def test_info_and_verify_report(run: Run, tiny_bundle: Bundle) -> None:
     code, out, _ = run("info")
     assert code == 0
     facts = ("tas [K]", "uas [m s-1]", "zooms 0, 1, 2", "4x, latents at zoom 1", "1948-01-01 to 2004-12-31")
-    facts += ("cpu     onnxruntime", "decoder fp32: 0.0001 K, allowed 0.001", "1 month, calendar standard")
+    facts += ("cpu     onnxruntime", "decoder fp32: 0.0001 K in tas, allowed 0.001", "1 month, calendar standard")
+    facts += ("denoiser fp32: 1e-05 in tas, allowed 0.0001", "precision     fp32\n")
     for fact in facts:
         assert fact in out
     assert f"{tiny_bundle.size / 1e3:.1f} kB in 6 files" in out
     code, out, err = run("verify")
     assert code == 0
     assert out == f"verified tiny: 6 files, 3 graphs within tolerance on cpu (onnxruntime {onnxruntime.__version__})\n"
-    assert "denoiser: " in err
+    lines = [line for line in err.splitlines() if "pass" in line]
+    assert [line.split(",")[0] for line in lines] == [
+        f"fsae-run: {graph} fp32: pass" for graph in ("encoder", "decoder", "denoiser")
+    ]
+    assert [line.split(", allowed ")[1] for line in lines] == ["0.0001", "0.001", "0.0001"]
+
+
+def with_precisions(folder: Path, precisions: Sequence[str], device: str = "cpu") -> Path:
+    """The tiny bundle with the same graphs under other precisions, their parity measured on `device`."""
+    bundle, manifest = make_tiny_bundle(folder), tiny_manifest()
+    for graph in manifest.graphs:
+        data = (bundle / f"{graph}.fp32.onnx").read_bytes()
+        (bundle / f"{graph}.fp32.onnx").unlink()
+        for precision in precisions:
+            (bundle / f"{graph}.{precision}.onnx").write_bytes(data)
+    parity = {
+        graph: dataclasses.replace(entry, device=device) for graph, entry in dict(manifest.parity["fp32"]).items()
+    }
+    files = hash_files(bundle)
+    write_manifest(bundle, dataclasses.replace(manifest, files=files, parity=dict.fromkeys(precisions, parity)))
+    return bundle
+
+
+def test_the_precision_is_the_one_asked_for_else_fp32_else_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: the golden fields of one precision's own graphs, which lie under its name
+    both = with_precisions(tmp_path / "both", ("fp16", "fp32", "int8"))
+    other = with_precisions(tmp_path / "other", ("int8", "fp16"))
+    for bundle, words, expected in (
+        (both, [], "fp32"),
+        (both, ["--precision", "int8"], "int8"),
+        (other, [], "fp16"),
+    ):
+        assert main(["--model", str(bundle), "--device", "cpu", "verify", *words]) == 0
+        out, err = capsys.readouterr()
+        assert out.startswith("verified tiny: ")
+        assert err.count(f" {expected}: pass") == 3
+    assert fsae.runtime.load(both, "cpu", precision="fp16").graphs.precision == "fp16"
+    capsys.readouterr()
+    assert main(["--model", str(other), "--device", "cpu", "verify", "--precision", "fp32"]) == 4
+    assert "bundle tiny has no precision fp32, it has fp16, int8" in one_sentence(capsys.readouterr().err)
+    assert main(["--model", str(other), "verify", "--precision", "fp8"]) == 2
+
+
+def test_only_the_graphs_of_the_precision_are_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # oracle: a file that is no graph fails where it is opened, and nowhere else
+    bundle = with_precisions(tmp_path / "bundle", ("fp16", "fp32"))
+    (bundle / "decoder.fp16.onnx").write_bytes(b"not a graph")
+    write_manifest(bundle, open_bundle(bundle).manifest)
+    for precision, code in (("fp32", 0), ("fp16", 4)):
+        assert main(["--model", str(bundle), "--device", "cpu", "--precision", precision, "verify"]) == code
+    assert "decoder.fp16.onnx" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bf16_is_not_run_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = with_precisions(tmp_path / "bundle", ("bf16", "fp32"))
+    for verb in (["verify"], ["generate", "--out", str(tmp_path / "out.zarr")]):
+        assert main(["--model", str(bundle), "--device", "cpu", "--precision", "bf16", *verb]) == 3
+        sentence = one_sentence(capsys.readouterr().err)
+        assert "device cpu cannot run bf16: ONNX Runtime has no kernels for it there" in sentence
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_verify_completes_what_the_exporter_could_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = with_precisions(tmp_path / "bundle", ("fp16",), device=NOT_RUN)
+    assert main(["info", "--model", str(bundle)]) == 0
+    assert "decoder fp16: 0.0001 K in tas, allowed 0.001 (not run on a device)" in capsys.readouterr().out
+    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 0
+    assert capsys.readouterr().err.count(", its first run on a device\n") == 3
 
 
 def test_options_stand_before_or_after_the_verb(tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,12 +386,15 @@ def test_options_stand_before_or_after_the_verb(tiny_bundle_path: Path, capsys: 
         assert main(words) == 0
     assert main([*device, "verify", *model, "--device", "cuda"]) == 2
     assert "found --device twice, cpu and cuda: give it once" in capsys.readouterr().err
+    assert main([*device, "--precision", "fp32", "verify", *model, "--precision", "fp32"]) == 0
+    assert main([*device, "--precision", "fp32", "verify", *model, "--precision", "fp16"]) == 2
+    assert "found --precision twice, fp32 and fp16: give it once" in capsys.readouterr().err
 
 
 def test_verbs_that_run_nothing_take_no_device(
     run: Run, tiny_bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # oracle: an option is used or refused
-    for option in (["--device", "cpu"], ["--threads", "1"]):
+    for option in (["--device", "cpu"], ["--threads", "1"], ["--precision", "fp32"]):
         for words in (["info"], ["climatology", "in.nc", str(tmp_path / "out.nc")]):
             assert main([*option, *words, "--model", str(tiny_bundle_path)]) == 2
             assert f"{words[0]} runs nothing on a device" in one_sentence(capsys.readouterr().err)
@@ -588,7 +663,7 @@ def damaged(folder: Path, what: str) -> Path:
     manifest, decoder = bundle / "manifest.json", bundle / "decoder.fp32.onnx"
     raw = json.loads(manifest.read_text())
     if what == "newer schema":
-        manifest.write_text(json.dumps(raw | {"schema_version": 2}))
+        manifest.write_text(json.dumps(raw | {"schema_version": SCHEMA_VERSION + 1}))
     elif what == "unknown key":
         manifest.write_text(json.dumps(raw | {"colour": "green"}))
     elif what == "truncated manifest":
@@ -608,7 +683,7 @@ def damaged(folder: Path, what: str) -> Path:
 
 
 BAD_BUNDLES = {
-    "newer schema": "has schema version 2, this fsae reads versions up to 1",
+    "newer schema": f"has schema version {SCHEMA_VERSION + 1}, this fsae reads versions up to {SCHEMA_VERSION}",
     "unknown key": "unknown keys ['colour']",
     "truncated manifest": "not JSON",
     "truncated graph": "is truncated or altered",
@@ -628,16 +703,56 @@ def test_bad_bundles_are_exit_code_4(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
+def shifted_golden(bundle: Path, **shifts: tuple[int, float]) -> None:
+    """Nothing; moves golden values of a variable in a bundle, as if the device computed otherwise."""
+    golden = dict(np.load(bundle / "golden.npz"))
+    for name, (variable, shift) in shifts.items():
+        golden[name.replace("_", ".")][0, ..., variable, 5] += shift
+    np.savez(bundle / "golden.npz", **golden)
+    write_manifest(bundle, open_bundle(bundle).manifest)
+
+
 def test_a_device_that_computes_otherwise_is_exit_code_6(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundle")
-    golden = dict(np.load(bundle / "golden.npz"))
-    golden["decoder.field"][0, 1, 5] += 0.1
-    np.savez(bundle / "golden.npz", **golden)
-    write_manifest(bundle, tiny_manifest())
+    shifted_golden(bundle, decoder_field=(1, 0.1))
     assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
-    assert "device cpu misses the golden vectors: decoder: 0.1 K, allowed 0.001" in one_sentence(
-        capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert (
+        "device cpu misses the golden vectors of the trained model: the decoder by 0.1 m s-1 in uas, allowed 0.001;"
+        in (err.splitlines()[-1])
     )
+    told = [line.split(",")[0] for line in err.splitlines() if " fp32: " in line]  # all of them, and then the error
+    assert told == [
+        "fsae-run: encoder fp32: pass",
+        "fsae-run: decoder fp32: FAIL",
+        "fsae-run: denoiser fp32: pass",
+    ]
+
+
+@pytest.mark.parametrize(("name", "variable", "units"), [("tas", 0, "K"), ("uas", 1, "m s-1")])
+def test_latents_are_compared_in_physical_units(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, variable: int, units: str
+) -> None:  # oracle: the tiny scale of each variable, 2 K and 0.5 m s-1
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    shifted_golden(bundle, encoder_latent=(variable, 1.0), denoiser_denoised=(variable, 1.0))
+    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert f"the encoder by {float(SCALE[variable]):.2g} {units} in {name}, allowed 0.0001" in sentence
+    assert f"the denoiser by 1 in {name}, allowed 0.0001" in sentence
+
+
+def test_the_variable_nearest_to_its_own_tolerance_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: 0.5 K of 1 K is good and 0.1 m s-1 of 0.001 m s-1 is not, though it is less
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    shifted_golden(bundle, decoder_field=(0, 0.5))
+    shifted_golden(bundle, decoder_field=(1, 0.1))
+    raw = json.loads((bundle / "manifest.json").read_text())
+    raw["parity"]["fp32"]["decoder"]["differences"][0]["tolerance"] = 1.0
+    (bundle / "manifest.json").write_text(json.dumps(raw))
+    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
+    assert "the decoder by 0.1 m s-1 in uas, allowed 0.001" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("device", ["cuda", "trt", "trt-rtx"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,15 +11,7 @@ import pytest
 from conftest import tiny_manifest
 
 from fsae.runtime.errors import BundleError
-from fsae.runtime.manifest import (
-    NOT_RUN,
-    Certificate,
-    Difference,
-    EnsembleParity,
-    Manifest,
-    is_safe_path,
-    worst_of,
-)
+from fsae.runtime.manifest import Difference, Manifest, is_safe_path, worst_of
 
 
 def test_round_trip_is_identical() -> None:  # oracle: identity, both as records and as text
@@ -36,6 +29,25 @@ def test_numpy_numbers_and_whole_floats_are_written_as_json_reads_them() -> None
     assert Manifest.from_json(manifest.to_json()).to_json() == manifest.to_json()
 
 
+def test_certificates_survive_the_round_trip() -> None:  # oracle: the JSON that went in
+    assert json.loads(Manifest.from_json(json.dumps(certified())).to_json()) == certified()
+    raw = certified()
+    raw["certificate"] |= {"members": 0, "ensemble_steps": 0, "ensembles": {}}  # of a bundle that does not generate
+    assert json.loads(Manifest.from_json(json.dumps(raw)).to_json()) == raw
+
+
+def test_the_worst_difference_is_the_one_nearest_its_tolerance() -> None:  # oracle: ratios by hand
+    near, far, broken = (
+        Difference(variable="tas", zoom=1, max_abs_error=error, rmse=None, tolerance=tolerance, units="K")
+        for error, tolerance in ((0.9, 1.0), (5.0, 10.0), (math.nan, 1.0))
+    )
+    assert worst_of([far, near]) is worst_of([near, far]) is near
+    assert worst_of([far, broken, near]) is worst_of([broken, far]) is broken
+    assert [near.good, broken.good, dataclasses.replace(near, max_abs_error=1.0).good] == [True, False, True]
+    assert str(near) == "0.9 K in tas, allowed 1"
+    assert str(dataclasses.replace(near, units="1")) == "0.9 in tas, allowed 1"
+
+
 def test_a_bundle_without_a_denoiser_is_whole() -> None:
     manifest = dataclasses.replace(tiny_manifest(), denoiser=None, sampler=None)
     assert Manifest.from_json(manifest.to_json()) == manifest
@@ -51,7 +63,35 @@ def _set(*path: str | int) -> Callable[[dict[str, Any], Any], None]:
     return change
 
 
+def row(**changes: Any) -> dict[str, Any]:
+    """A difference of an encoder, as JSON."""
+    good = {"variable": "tas", "zoom": 1, "max_abs_error": 1.0, "rmse": 0.5, "tolerance": 2.0, "units": "K"}
+    return good | changes
+
+
+def ensemble(variable: str) -> dict[str, Any]:
+    """What a certificate says of a variable's ensembles, as JSON."""
+    spectra = {"spectrum": 1e-6, "spectrum_tolerance": 1e-3}
+    return {"variable": variable, "rmse": 0.1, **spectra, "crps": 0.5, "crps_fp32": 0.5, "crps_tolerance": 0.01}
+
+
+def certified() -> dict[str, Any]:
+    """The tiny manifest with a certificate, as JSON."""
+    raw: dict[str, Any] = json.loads(tiny_manifest().to_json())
+    raw["certificate"] = {
+        "date": "2026-11-23",
+        "period": ["2005-01-01", "2014-12-31"],
+        "steps": 120,
+        "members": 4,
+        "ensemble_steps": 12,
+        "ensembles": {"fp32": [ensemble("tas"), ensemble("uas")]},
+        "versions": {"numpy": "2.3.5"},
+    }
+    return raw
+
+
 ENTRY = {"sha256": "0" * 64, "size": 1}
+PARITY = {"device": "cpu", "backend": "closed form", "nodes": 7, "differences": [row(), row(variable="uas")]}
 WRONG = [
     (_set("extra"), 1, "manifest has unknown keys \\['extra'\\]"),
     (_set("grid", "extra"), 1, "manifest.grid has unknown keys"),
@@ -77,13 +117,35 @@ WRONG = [
     (_set("files", "/etc/passwd"), ENTRY, "is not a plain name"),
     (_set("files", "a\\b"), ENTRY, "is not a plain name"),
     (_set("files", "tables.npz"), {"sha256": "short", "size": 1}, "is no SHA-256"),
-    (_set("parity", "fp32", "encoder", "tolerance"), None, "tolerance is None"),
+    (_set("parity", "fp32", "encoder", "extra"), 1, "manifest.parity.fp32.encoder has unknown keys"),
+    (_set("parity", "fp32", "encoder", "nodes"), 0, "a graph of parity has 0 nodes"),
+    (_set("parity", "fp32", "encoder", "differences"), [], "an entry of parity has no differences"),
+    (_set("parity", "fp32", "encoder", "differences"), [row(zoom=0)] * 2, "two differences of tas at zoom 0"),
+    (_set("parity", "fp32", "encoder", "differences"), [row()], r"encoder has no difference of \['uas'\] at zoom 1"),
+    (_set("parity", "fp32", "encoder", "differences", 0), row(zoom=2), r"at zoom 2, expected one of \[0, 1\]"),
+    (_set("parity", "fp32", "decoder", "differences", 0), row(zoom=-1), "a difference of tas is at zoom -1"),
+    (_set("parity", "fp32", "encoder", "differences", 0), row(variable="ts"), "a difference of 'ts', expected one of"),
+    (_set("parity", "fp32", "encoder", "differences", 0), row(tolerance=0), "the tolerance of tas at zoom 1 is 0.0"),
+    (_set("parity", "fp32", "encoder", "differences", 0), row(tolerance=None), "tolerance is None"),
+    (_set("parity", "fp32", "encoder", "differences", 0), row(rmse=-1), "a difference of tas is below 0"),
+    (_set("parity", "fp32", "encoder", "differences", 0), row(max_abs_error=-1), "a difference of tas is below 0"),
+    (_set("parity", "fp32", "fast"), PARITY, "parity.fp32.fast is of a graph that files lack"),
+    (_set("parity", "fp16"), {"encoder": PARITY}, "parity.fp16.encoder is of a graph that files lack"),
+    (_set("parity", "fp32", "classifier"), PARITY, "parity.fp32.classifier is of a graph that files lack"),
+    (_set("certificate", "extra"), 1, "manifest.certificate has unknown keys"),
+    (_set("certificate", "date"), "yesterday", "certificate holds 'yesterday', expected a date"),
+    (_set("certificate", "period"), ["2014-12-31", "2005-01-01"], "expected the first date first"),
+    (_set("certificate", "steps"), 0, "certificate.steps is 0"),
+    (_set("certificate", "members"), 0, r"certificate counts \(0, 12\) members and steps"),
+    (_set("certificate", "ensembles", "fp16"), [ensemble("tas"), ensemble("uas")], "fp16 is of a precision without"),
+    (_set("certificate", "ensembles", "fp32"), [ensemble("tas")], r"fp32 is of the variables \['tas'\], expected"),
+    (_set("certificate", "ensembles", "fp32", 0, "crps_tolerance"), 0.0, "the ensembles of tas is not above 0"),
 ]
 
 
 @pytest.mark.parametrize(("change", "value", "message"), WRONG)
 def test_wrong_content_is_named(change: Callable[[dict[str, Any], Any], None], value: Any, message: str) -> None:
-    raw = json.loads(tiny_manifest().to_json())
+    raw = certified()
     change(raw, value)
     with pytest.raises(BundleError, match=message):
         Manifest.from_json(json.dumps(raw))

@@ -157,7 +157,7 @@ def test_every_precision_is_checked_but_the_one_of_no_cpu(old: Path) -> None:
     def list_them(raw: dict[str, dict[str, object]]) -> None:
         for path in old.glob("*.onnx"):
             raw["files"][path.name] = vars(file_entry(path.read_bytes()))
-        raw["parity"] |= {precision: raw["parity"]["fp32"] for precision in ("fp16", "bf16", "int8")}
+        raw["parity"] |= dict.fromkeys(("fp16", "bf16", "int8"), raw["parity"]["fp32"])
 
     change_manifest(old, list_them)
     change_golden(old, "encoder.latent", 0.1)
@@ -176,7 +176,9 @@ def test_a_folder_that_cannot_be_written(old: Path, monkeypatch: pytest.MonkeyPa
     for name in ("write_bytes", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(Path, name, _refuse)
-            with pytest.raises(OutputError, match=r"^cannot write .*/manifest\.json: Read-only .*; the bundle stays as"):
+            with pytest.raises(
+                OutputError, match=r"^cannot write .*/manifest\.json: Read-only .*; the bundle stays as"
+            ):
                 upgrade_bundle(old)
         assert contents(old) == before
     with monkeypatch.context() as patch:
@@ -309,7 +311,9 @@ def test_it_needs_neither_torch_nor_onnx(old: Path) -> None:  # oracle: an inter
     before = contents(old)
     done = run_blocked("onnxruntime", "upgrade", str(old))
     assert done.returncode == 3
-    assert done.stderr.splitlines()[-1].startswith("fsae-export: device cpu needs onnxruntime, which cannot be imported")
+    assert done.stderr.splitlines()[-1].startswith(
+        "fsae-export: device cpu needs onnxruntime, which cannot be imported"
+    )
     assert 'pip install "fsae[cpu]"' in done.stderr
     assert contents(old) == before
     assert run_blocked("onnxruntime", "upgrade", NEWEST).returncode == 0  # there is nothing to compute
