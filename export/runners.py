@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from fsae.runtime.session import INPUTS, MIN_BATCH, DenoiserInputs, import_onnxruntime, pad_batch
+from fsae.runtime.session import INPUTS, MIN_BATCH, GraphCalls, import_onnxruntime, pad_batch
 
 from .external import Files, placed
 from .samples import BATCH, Inputs, take
@@ -82,25 +82,13 @@ def run_rows(runner: Runner, inputs: Mapping[str, F32], batch: int = BATCH) -> F
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunnerGraphs:
+class RunnerGraphs(GraphCalls):
     """Runners by graph behind the runtime's interface, see `fsae.runtime.session.Graphs`."""
 
     runners: Mapping[str, Runner]
     backend: str
     precision: str
     device: str = "cpu"
-
-    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
-        """Latents of physical fields."""
-        return self._run("encoder", field, season, level_mask)
-
-    def decode(self, latent: F32, season: F32) -> F32:
-        """Physical fields of latents."""
-        return self._run("decoder", latent, season)
-
-    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
-        """Denoised windows in white space."""
-        return self._run(graph, *inputs)
 
     def _run(self, graph: str, *arrays: F32) -> F32:
         rows = max(len(arrays[0]), MIN_BATCH)

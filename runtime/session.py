@@ -133,7 +133,26 @@ def pad_batch(array: F32, rows: int) -> F32:
     return array if lacking <= 0 else np.concatenate([array, np.repeat(array[-1:], lacking, axis=0)])
 
 
-class OnnxGraphs:
+class GraphCalls:
+    """The calls of `Graphs` by one that takes a graph's name and its inputs in the order of `INPUTS`."""
+
+    def _run(self, graph: str, *arrays: F32) -> F32:
+        raise NotImplementedError
+
+    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
+        """See `Graphs.encode`."""
+        return self._run("encoder", field, season, level_mask)
+
+    def decode(self, latent: F32, season: F32) -> F32:
+        """See `Graphs.decode`."""
+        return self._run("decoder", latent, season)
+
+    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
+        """See `Graphs.denoise`."""
+        return self._run(graph, *inputs)
+
+
+class OnnxGraphs(GraphCalls):
     """`Graphs` by ONNX Runtime on "cpu" or "cuda"; a graph is loaded, hash checked, when it is first called."""
 
     def __init__(
@@ -163,18 +182,6 @@ class OnnxGraphs:
     def backend(self) -> str:
         """Library and version in use."""
         return f"onnxruntime {self._onnxruntime.__version__}"
-
-    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
-        """See `Graphs.encode`."""
-        return self._run("encoder", field, season, level_mask)
-
-    def decode(self, latent: F32, season: F32) -> F32:
-        """See `Graphs.decode`."""
-        return self._run("decoder", latent, season)
-
-    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
-        """See `Graphs.denoise`."""
-        return self._run(graph, *inputs)
 
     def _session(self, graph: str) -> Any:
         """The session of a graph, made and checked at the first call."""

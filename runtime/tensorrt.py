@@ -19,7 +19,7 @@ from .bundle import Bundle
 from .devices import LIBRARIES
 from .engines import Engine, Target, find_engine, read_engine, this_platform
 from .errors import BundleError, DeviceError
-from .session import F32, INPUTS, OUTPUTS, DenoiserInputs, pad_batch
+from .session import F32, INPUTS, OUTPUTS, GraphCalls, pad_batch
 
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}  # flavour, which is also the device, to Python module
 HOST_TO_DEVICE, DEVICE_TO_HOST = "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"
@@ -209,7 +209,7 @@ def _make_context(trt: ModuleType, engine: Any) -> Any:
     return engine.create_execution_context(config)
 
 
-class TensorRTGraphs:
+class TensorRTGraphs(GraphCalls):
     """`Graphs` by TensorRT engines of the bundle; every call runs at the engine's best batch, padded where needed.
 
     One stream and one set of buffers, so calls are serialised by a lock. All engines are found, hash checked and loaded
@@ -246,28 +246,16 @@ class TensorRTGraphs:
         """Library and version in use."""
         return f"{self._trt.__name__} {self._trt.__version__}"
 
-    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
-        """See `Graphs.encode`."""
-        return self._run("encoder", field, season, level_mask)
-
-    def decode(self, latent: F32, season: F32) -> F32:
-        """See `Graphs.decode`."""
-        return self._run("decoder", latent, season)
-
-    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
-        """See `Graphs.denoise`."""
-        return self._run(graph, *inputs)
-
-    def _run(self, name: str, *arrays: F32) -> F32:
+    def _run(self, graph: str, *arrays: F32) -> F32:
         """Output of a graph for any number of rows, in parts of the engine's batch."""
-        if name not in self._graphs:
-            raise BundleError(f"this bundle has no {name}: it cannot generate")
-        graph = self._graphs[name]
+        if graph not in self._graphs:
+            raise BundleError(f"this bundle has no {graph}: it cannot generate")
+        engine = self._graphs[graph]
         with self._lock:
             # the current device belongs to the thread, and this may be another one than the one that opened the session
             _check(self._cuda, self._cuda.cudaSetDevice(0), "cudaSetDevice")
-            starts = range(0, arrays[0].shape[0], graph.batch)
-            parts = [graph.run(self._stream, tuple(a[i : i + graph.batch] for a in arrays)) for i in starts]
+            starts = range(0, arrays[0].shape[0], engine.batch)
+            parts = [engine.run(self._stream, tuple(a[i : i + engine.batch] for a in arrays)) for i in starts]
         whole: NDArray[np.float32] = np.concatenate(parts)
         return whole
 
