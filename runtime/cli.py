@@ -9,8 +9,16 @@ from collections.abc import Sequence
 import click
 
 from .cli_generate import generate
-from .errors import FsaeError
-from .options import from_file_to_file, with_climatology, with_grid, with_names, with_overwrite, with_zoom
+from .errors import FsaeError, Stopped
+from .options import (
+    from_file_to_file,
+    with_climatology,
+    with_grid,
+    with_names,
+    with_overwrite,
+    with_resume,
+    with_zoom,
+)
 from .terminal import (
     PROGRAM,
     Options,
@@ -94,6 +102,7 @@ def verify(
 @with_names
 @with_climatology
 @with_overwrite
+@with_resume
 @common
 @click.pass_context
 def compress(
@@ -105,6 +114,7 @@ def compress(
     names: tuple[str, ...],
     climatology: str | None,
     overwrite: bool,
+    resume: bool,
     model: str | None,
     device: str | None,
     precision: str | None,
@@ -118,7 +128,7 @@ def compress(
       fsae-run compress other-model.nc latents.nc --climatology other-climatology.nc
     """
     options = merged(context, model, device, precision, threads)
-    path, began = prepare_output(out, overwrite, source), time.monotonic()
+    path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
     emulator = open_emulator(options)
     with progress_bar("compress") as progress:
         job = emulator.compress_file(
@@ -128,6 +138,7 @@ def compress(
             climatology=climatology,
             names=name_pairs(names),
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
     click.echo(summary("compressed", job, path, emulator.graphs.device, began))
@@ -137,6 +148,7 @@ def compress(
 @from_file_to_file
 @with_grid
 @with_overwrite
+@with_resume
 @common
 @click.pass_context
 def decompress(
@@ -146,6 +158,7 @@ def decompress(
     *,
     grid: str,
     overwrite: bool,
+    resume: bool,
     model: str | None,
     device: str | None,
     precision: str | None,
@@ -159,10 +172,10 @@ def decompress(
       fsae-run decompress latents.zarr fields.nc --grid source
     """
     options = merged(context, model, device, precision, threads)
-    path, began = prepare_output(out, overwrite, source), time.monotonic()
+    path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
     emulator = open_emulator(options)
     with progress_bar("decompress") as progress:
-        job = emulator.decompress_file(source, path, grid=grid, overwrite=overwrite, progress=progress)
+        job = emulator.decompress_file(source, path, grid=grid, overwrite=overwrite, resume=resume, progress=progress)
     click.echo(summary("decompressed", job, path, emulator.graphs.device, began))
 
 
@@ -173,6 +186,7 @@ def decompress(
 @with_climatology
 @with_grid
 @with_overwrite
+@with_resume
 @common
 @click.pass_context
 def superres(
@@ -185,6 +199,7 @@ def superres(
     climatology: str | None,
     grid: str,
     overwrite: bool,
+    resume: bool,
     model: str | None,
     device: str | None,
     precision: str | None,
@@ -199,7 +214,7 @@ def superres(
       fsae-run superres tas-2005-2014.nc fine.nc --zoom 3 --climatology training --grid source
     """
     options = merged(context, model, device, precision, threads)
-    path, began = prepare_output(out, overwrite, source), time.monotonic()
+    path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
     emulator = open_emulator(options)
     with progress_bar("superres") as progress:
         job = emulator.superres_file(
@@ -210,6 +225,7 @@ def superres(
             names=name_pairs(names),
             grid=grid,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
     click.echo(summary("super-resolved", job, path, emulator.graphs.device, began))
@@ -272,13 +288,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except FsaeError as error:
-        say(f"error: {error}")
+        say(str(error) if isinstance(error, Stopped) else f"error: {error}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        say("interrupted; unfinished output was removed")
+        say("interrupted before anything was finished")
         return INTERRUPTED
-    except MemoryError:
-        say("error: not enough memory: give a smaller --batch, or free some")
+    except MemoryError as error:
+        notes = "; ".join(["", *getattr(error, "__notes__", ())])
+        say(f"error: not enough memory: give a smaller --batch, or free some{notes}")
         return FsaeError.exit_code
     except BrokenPipeError:  # the reader of stdout has gone, as in `fsae-run info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,7 @@ import time
 import click
 
 from .errors import UsageError
-from .options import with_climatology, with_grid, with_names, with_overwrite
+from .options import with_climatology, with_grid, with_names, with_overwrite, with_resume
 from .terminal import common, merged, name_pairs, open_emulator, prepare_output, progress_bar, summary
 
 
@@ -43,6 +43,7 @@ from .terminal import common, merged, name_pairs, open_emulator, prepare_output,
 @click.option("--batch", type=click.IntRange(min=1), help="Members at once: for speed and memory, never for results.")
 @with_grid
 @with_overwrite
+@with_resume
 @common
 @click.pass_context
 def generate(
@@ -62,6 +63,7 @@ def generate(
     batch: int | None,
     grid: str,
     overwrite: bool,
+    resume: bool,
     model: str | None,
     device: str | None,
     precision: str | None,
@@ -84,8 +86,8 @@ def generate(
     if members is not None and member_ids is not None:
         raise UsageError("found --members and --member-ids: give one of them")
     wanted = generation.member_ids(member_ids) if member_ids is not None else generation.members_of(members or 100)
-    prepare_output(out, overwrite, forcing)
-    path, began = prepare_output(out, overwrite, initial), time.monotonic()
+    prepare_output(out, overwrite or resume, forcing)
+    path, began = prepare_output(out, overwrite or resume, initial), time.monotonic()
     emulator = open_emulator(options)
     with progress_bar("generate") as progress:
         job = emulator.generate_file(
@@ -102,6 +104,7 @@ def generate(
             grid=grid,
             batch=batch or generation.BATCH,
             overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
     click.echo(summary("generated", job, path, emulator.graphs.device, began))

@@ -19,6 +19,7 @@ from .grids import LatLonGrid
 from .healpix import refine
 from .inputs import READ_ERRORS, find_dates, member_dim, open_source, reason
 from .jobs import TIME_CHUNK, Job, field_layout, nothing, on_grid, phase_coordinate, provenance, time_chunks
+from .ledger import Finished
 from .manifest import Variable, graph_file
 from .output import Layout, Unit, encode_times
 from .pyramid import level_mask
@@ -140,11 +141,13 @@ def encode(bundle: Bundle, graphs: Graphs, given: Input, values: F32, times: sli
     return graphs.encode(whole, seasons, masks), seasons
 
 
-def _latents(bundle: Bundle, graphs: Graphs, given: Input) -> Iterator[tuple[Unit, F32]]:
-    """Units of latents and their seasons, one member and time chunk at a time."""
+def _latents(bundle: Bundle, graphs: Graphs, given: Input, done: Finished) -> Iterator[tuple[Unit, F32]]:
+    """Units of latents and their seasons, one member and time chunk at a time, but for those that are done."""
     fields = given.fields
     for member in range(len(fields.members or (0,))):
         for times in time_chunks(len(fields.times)):
+            if done.has(member, times.start):
+                continue
             values = fields.read(times, member if fields.members else None)[0]  # (time, variable, pixel)
             latent, seasons = encode(bundle, graphs, given, values, times)
             yield Unit(members=slice(member, member + 1), times=times, values=latent[None]), seasons
@@ -173,7 +176,11 @@ def compress_job(
         time_chunk=TIME_CHUNK,
         extra=(phase_coordinate(given.phase),),
     )
-    units = (on_grid(bundle, layout, unit) for unit, _ in _latents(bundle, graphs, given))
+
+    def units(done: Finished) -> Iterator[Unit]:
+        for unit, _ in _latents(bundle, graphs, given, done):
+            yield on_grid(bundle, layout, unit)
+
     return Job(layout=layout, units=units, notes=given.notes, close=given.close)
 
 
@@ -196,12 +203,12 @@ def superres_job(
     time = encode_times(fields.times, fields.bounds, fields.calendar)
     layout = field_layout(bundle, grid, time, fields.members, attributes)
 
-    def units() -> Iterator[Unit]:
-        for unit, seasons in _latents(bundle, graphs, given):
+    def units(done: Finished) -> Iterator[Unit]:
+        for unit, seasons in _latents(bundle, graphs, given, done):
             values = graphs.decode(unit.values[0], seasons)[None]
             yield on_grid(bundle, layout, Unit(members=unit.members, times=unit.times, values=values))
 
-    return Job(layout=layout, units=units(), notes=notes, close=given.close)
+    return Job(layout=layout, units=units, notes=notes, close=given.close)
 
 
 def _check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
@@ -261,10 +268,12 @@ def decompress_job(
     time = encode_times(dates.stamps, dates.bounds, str(dates.stamps[0].calendar))
     layout = field_layout(bundle, grid, time, members, attributes)
 
-    def units() -> Iterator[Unit]:
+    def units(done: Finished) -> Iterator[Unit]:
         for place in range(len(members or (0,))):
             here = {member: place} if member is not None else {}
             for times in time_chunks(len(dates.stamps)):
+                if done.has(place, times.start):
+                    continue
                 try:
                     parts = [array.isel({**here, "time": times}).values for array in arrays]
                 except READ_ERRORS as error:
@@ -275,4 +284,4 @@ def decompress_job(
                 yield on_grid(bundle, layout, Unit(members=slice(place, place + 1), times=times, values=values))
 
     close = dataset.close if isinstance(source, str | os.PathLike) else nothing
-    return Job(layout=layout, units=units(), close=close)
+    return Job(layout=layout, units=units, close=close)

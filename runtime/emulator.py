@@ -9,7 +9,8 @@ from .bundle import Bundle, open_bundle
 from .compression import compress_job, decompress_job, open_fields, superres_job
 from .errors import ToleranceError
 from .generation import BATCH, generate_job, make_request
-from .jobs import Job, in_memory, to_file
+from .jobs import Job, in_memory
+from .restart import to_file
 from .session import Graphs, open_graphs
 from .source_climate import write_source
 from .verify import Check, check_files, check_graphs
@@ -136,11 +137,16 @@ class Emulator:
         climatology: PathLike | None = None,
         names: Mapping[str, str] | None = None,
         overwrite: bool = False,
+        resume: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
-        """The finished job: `compress` from file to file, streamed; `progress` gets fields done and in all."""
+        """The finished job: `compress` from file to file, streamed; `progress` gets fields done and in all.
+
+        An interrupted run keeps what is finished beside `path`, and the same call with `resume` goes on with it.
+        """
         job = compress_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, names=names)
-        return self._write(job, path, overwrite, progress)
+        inputs = {"input": source, "climatology": climatology}
+        return self._write(job, path, overwrite, resume, inputs, progress)
 
     def decompress_file(
         self,
@@ -149,10 +155,12 @@ class Emulator:
         *,
         grid: str = "native",
         overwrite: bool = False,
+        resume: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `decompress` from file to file, streamed."""
-        return self._write(decompress_job(self.bundle, self.graphs, source, grid=grid), path, overwrite, progress)
+        job = decompress_job(self.bundle, self.graphs, source, grid=grid)
+        return self._write(job, path, overwrite, resume, {"input": source}, progress)
 
     def superres_file(
         self,
@@ -164,11 +172,13 @@ class Emulator:
         names: Mapping[str, str] | None = None,
         grid: str = "native",
         overwrite: bool = False,
+        resume: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `superres` from file to file, streamed."""
         job = superres_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, names=names, grid=grid)
-        return self._write(job, path, overwrite, progress)
+        inputs = {"input": source, "climatology": climatology}
+        return self._write(job, path, overwrite, resume, inputs, progress)
 
     def generate_file(
         self,
@@ -186,6 +196,7 @@ class Emulator:
         grid: str = "native",
         batch: int = BATCH,
         overwrite: bool = False,
+        resume: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `generate` to a file, streamed."""
@@ -203,7 +214,8 @@ class Emulator:
             sampler=sampler,
         )
         job = generate_job(self.bundle, self.graphs, request, grid=grid, batch=batch)
-        return self._write(job, path, overwrite, progress)
+        inputs = {"forcing": forcing, "initial": initial, "climatology": climatology}
+        return self._write(job, path, overwrite, resume, inputs, progress)
 
     def verify(self) -> list[Check]:
         """Checks of all graphs on this device, after all hashes; ToleranceError where one is outside its tolerance."""
@@ -225,7 +237,15 @@ class Emulator:
             self._say(f"warning: {note}")
         return job
 
-    def _write(self, job: Job, path: PathLike, overwrite: bool, progress: Callable[[int, int], None] | None) -> Job:
+    def _write(
+        self,
+        job: Job,
+        path: PathLike,
+        overwrite: bool,
+        resume: bool,
+        inputs: Mapping[str, object],
+        progress: Callable[[int, int], None] | None,
+    ) -> Job:
         done = 0
 
         def count(fields: int) -> None:
@@ -234,7 +254,15 @@ class Emulator:
             if progress is not None:
                 progress(done, job.fields)
 
-        to_file(self._told(job), Path(path), overwrite=overwrite, progress=count)
+        to_file(
+            self._told(job),
+            Path(path),
+            overwrite=overwrite,
+            resume=resume,
+            inputs=inputs,
+            progress=count,
+            say=self._say,
+        )
         return job
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle
 from .errors import BundleError
+from .ledger import Finished
 from .manifest import Denoiser, Manifest, Sampler
 from .noise import member_noise
 from .output import Unit
@@ -21,6 +22,7 @@ from .sampler import SAMPLERS, noise_features, noise_levels
 from .session import F32, DenoiserInputs, Graphs
 
 SOURCES = ("hr", "lr")  # labels of what denoisers learn from: their input `source` counts them from 0
+NOTHING = Finished()
 DRAW = 0  # the first noise of a step; later draws are for stochastic samplers
 
 
@@ -149,30 +151,60 @@ def generate(
     seed: int,
     batch: int,
     initial: Initial | None = None,
+    done: Finished = NOTHING,
 ) -> Iterator[Unit]:
-    """Finished pieces of an ensemble of `count` steps, `batch` members at a time, each piece one window.
+    """Finished pieces of an ensemble of `count` steps, `batch` members at a time, each piece one window of a member.
 
     `steps` covers whole windows, so it may be longer than `count`; what is beyond is drawn but not given out. With
-    `initial` the members go on from the steps it holds, else the first window is drawn from the climate.
+    `initial` the members go on from the steps it holds, else the first window is drawn from the climate. What is done
+    is left out: a member goes on from the state that came with its last window, its last steps in white space.
     """
-    window = model.window
-    for first in range(0, len(members), batch):
-        ids = members[first : first + batch]
-        previous = np.zeros((len(ids), model.previous, *model.shape), dtype=np.float32)
-        valid = np.zeros((len(ids), model.previous), dtype=np.float32)
-        if initial is not None:
-            previous[:], valid[:] = initial.white, initial.valid
-        for number in range(windows_needed(count, window)):
-            start = number * window
-            now = steps.window(start, window)
-            noise = np.stack([window_noise(seed, member, now.index, model.shape) for member in ids])
-            # (member, time, variable, pixel)
-            white = sample_window(graphs, model, noise, now, previous, valid)
-            kept = min(window, count - start)
-            fields = [decode_window(graphs, model, one, now.season)[:kept] for one in white]
-            yield Unit(
-                members=slice(first, first + len(ids)), times=slice(start, start + kept), values=np.stack(fields)
-            )
-            if model.previous:
-                previous = np.concatenate([previous, white], axis=1)[:, -model.previous :]
-                valid = np.concatenate([valid, np.ones(white.shape[:2], np.float32)], axis=1)[:, -model.previous :]
+    groups: dict[int, list[int]] = {}  # places of members by windows done, so that a batch works on the same steps
+    for place in range(len(members)):
+        groups.setdefault(windows_needed(done.steps(place), model.window), []).append(place)
+    for windows, places in groups.items():
+        if windows < windows_needed(count, model.window):
+            for first in range(0, len(places), batch):
+                part = places[first : first + batch]
+                yield from _go_on(model, graphs, members, part, windows, steps, count, seed, initial, done)
+
+
+def _go_on(
+    model: LatentModel,
+    graphs: Graphs,
+    members: Sequence[int],
+    places: Sequence[int],
+    windows: int,
+    steps: Steps,
+    count: int,
+    seed: int,
+    initial: Initial | None,
+    done: Finished,
+) -> Iterator[Unit]:
+    """The rest of the members at some places, of which so many windows are done."""
+    window, known = model.window, model.previous
+    previous = np.zeros((len(places), known, *model.shape), dtype=np.float32)
+    valid = np.zeros(known, dtype=np.float32)
+    if initial is not None:
+        previous[:], valid[:] = initial.white, initial.valid
+    if windows:
+        previous[:] = [done.state(place) for place in places]
+        valid = _later(valid, np.ones(windows * window, np.float32), known)
+    for start in range(windows * window, count, window):
+        now = steps.window(start, window)
+        noise = np.stack([window_noise(seed, members[place], now.index, model.shape) for place in places])
+        # (member, time, variable, pixel)
+        white = sample_window(graphs, model, noise, now, previous, np.repeat(valid[None], len(places), axis=0))
+        previous = np.stack([_later(*pair, known) for pair in zip(previous, white, strict=True)])
+        valid = _later(valid, np.ones(window, np.float32), known)
+        kept = min(window, count - start)
+        for place, one, state in zip(places, white, previous, strict=True):
+            values = decode_window(graphs, model, one, now.season)[None, :kept]
+            times = slice(start, start + kept)
+            yield Unit(members=slice(place, place + 1), times=times, values=values, state=state)
+
+
+def _later(before: F32, new: F32, known: int) -> F32:
+    """The last `known` of the steps before and the new ones, along the first axis."""
+    whole = np.concatenate([before, new])
+    return whole[len(whole) - known :]

@@ -7,7 +7,7 @@
     ├── DataError       5      input fields: file type, grid, units, variables, times, missing values
     ├── ToleranceError  6      a result outside its tolerance
     ├── OutputError     7      output that exists, is full or cannot be written
-    └── Stopped        75      training was interrupted; what is finished is kept
+    └── Stopped        75      interrupted; what is finished is kept
 
 Every message says what was found, what was expected and what to do.
 """
@@ -56,6 +56,6 @@ class OutputError(FsaeError):
 
 
 class Stopped(FsaeError):
-    """The training was interrupted; what is finished is kept, and it can go on from there."""
+    """A training or a run was interrupted; what is finished is kept, and it can go on from there."""
 
     exit_code = 75

@@ -25,6 +25,7 @@ from .errors import UsageError
 from .forcing import Choice, forcing_at, forcing_coordinate, forcing_note, forcing_record, read_forcing
 from .initial import KnownSteps, lead_coordinates, read_initial
 from .jobs import Job, field_layout, on_grid, provenance
+from .ledger import Finished
 from .manifest import Manifest, Time
 from .output import Unit, encode_times
 from .session import Graphs
@@ -175,7 +176,7 @@ def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str 
     time = encode_times(line.stamps, line.bounds, manifest.time.calendar)
     layout = field_layout(bundle, grid, time, request.members, attributes, time_chunk=model.window, extra=extra)
 
-    def units() -> Iterator[Unit]:
+    def units(done: Finished) -> Iterator[Unit]:
         pieces = generate(
             model,
             graphs,
@@ -185,11 +186,12 @@ def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str 
             seed=request.seed,
             batch=batch,
             initial=None if known is None else known.initial,
+            done=done,
         )
         for unit in pieces:
             yield on_grid(bundle, layout, unit)
 
-    return Job(layout=layout, units=units(), notes=notes)
+    return Job(layout=layout, units=units, notes=notes)
 
 
 def members_of(members: int | Sequence[int]) -> tuple[int, ...]:

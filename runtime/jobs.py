@@ -1,18 +1,19 @@
 """Work as a layout and the units that fill it: what goes to a file and what comes back in memory is one thing."""
 
 import contextlib
+import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .bundle import Bundle
 from .errors import ToleranceError, UsageError
+from .ledger import Finished
 from .manifest import Variable
-from .output import Layout, TimeAxis, Unit, normalised, open_output, to_dataset
+from .output import Layout, TimeAxis, Unit, normalised, to_dataset
 from .regrid import apply
 from .session import Graphs
 from .stores import F32, Attribute, Coordinate
@@ -40,13 +41,13 @@ def time_chunks(steps: int) -> Iterator[slice]:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to write: a layout and, in one pass, the units that fill it.
+    """What to write: a layout and, in one pass, the units that fill it, but for those that are finished.
 
     `notes` are warnings for the user, `close` closes the input and is called when all is done or has failed.
     """
 
     layout: Layout
-    units: Iterator[Unit]
+    units: Callable[[Finished], Iterator[Unit]]
     notes: tuple[str, ...] = ()
     close: Callable[[], None] = nothing
 
@@ -131,7 +132,7 @@ def on_grid(bundle: Bundle, layout: Layout, unit: Unit) -> Unit:
     if layout.zoom is not None:
         return unit
     values = apply(bundle.tables.to_source, unit.values).astype(np.float32)
-    return Unit(members=unit.members, times=unit.times, values=values)
+    return dataclasses.replace(unit, values=values)
 
 
 def in_memory(job: Job) -> "xr.Dataset":
@@ -140,17 +141,9 @@ def in_memory(job: Job) -> "xr.Dataset":
     members = len(layout.members or (0,))
     whole: F32 = np.empty((members, layout.time.values.size, len(layout.variables), layout.points), dtype=np.float32)
     with contextlib.closing(job):
-        for unit in job.units:
+        for unit in job.units(Finished()):
             whole[unit.members, unit.times] = unit.values
     return to_dataset(layout, whole)
-
-
-def to_file(job: Job, path: Path, *, overwrite: bool, progress: Callable[[int], None]) -> None:
-    """Nothing; the result is streamed to `path`, and `progress` is told of every few fields written."""
-    with contextlib.closing(job), open_output(path, job.layout, overwrite) as write:
-        for unit in job.units:
-            write(unit)
-            progress(unit.values.shape[0] * unit.values.shape[1])
 
 
 def phase_coordinate(phase: np.ndarray) -> Coordinate:

@@ -25,6 +25,9 @@ with_names = click.option(
     help="What the input calls a variable of the model; may be given for each.",
 )
 with_overwrite = click.option("--overwrite", is_flag=True, help="Replace existing output.")
+with_resume = click.option(
+    "--resume", is_flag=True, help="Go on with the unfinished run of the same command, where there is one."
+)
 with_zoom = click.option(
     "--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports."
 )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .healpix import npix, pixel_centres
-from .stores import CONVENTIONS, F32, Array, Attribute, Coordinate, open_store, output_errors
+from .stores import CONVENTIONS, F32, Array, Attribute, Coordinate, Store, open_store, output_errors
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,6 +30,7 @@ class Unit:
     members: slice
     times: slice
     values: F32
+    state: F32 | None = None  # of a single member: what its next unit needs of this one and those before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,26 +189,35 @@ def normalised(request: Mapping[str, Any]) -> str:
     return json.dumps(request, sort_keys=True, allow_nan=False)
 
 
+def make_frame(store: Store, layout: Layout) -> None:
+    """Nothing; the store has all of a layout but its values."""
+    for item in coordinates(layout):
+        store.put(item)
+    for name in layout.variables:
+        attributes = data_attributes(layout, name)
+        store.create(
+            Array(name=name, dims=layout.dims, shape=layout.shape, chunks=layout.chunks, attributes=attributes)
+        )
+
+
+def write_unit(store: Store, layout: Layout, unit: Unit) -> None:
+    """Nothing; the unit's values stand in their places."""
+    place = layout.place(unit.members, unit.times)
+    lead = unit.values.shape[:2] if layout.members is not None else unit.values.shape[1:2]
+    for i, name in enumerate(layout.variables):
+        store.write(name, place, unit.values[:, :, i].reshape(*lead, *layout.grid_shape))
+
+
 @contextlib.contextmanager
 def open_output(path: Path, layout: Layout, overwrite: bool = False) -> Iterator[Callable[[Unit], None]]:
     """A function that writes units of a layout; the file is whole and has its name when the block ends, or is not."""
     with open_store(path, layout.attributes, overwrite) as store:
         with output_errors(path):
-            for item in coordinates(layout):
-                store.put(item)
-            for name in layout.variables:
-                attributes = data_attributes(layout, name)
-                array = Array(
-                    name=name, dims=layout.dims, shape=layout.shape, chunks=layout.chunks, attributes=attributes
-                )
-                store.create(array)
+            make_frame(store, layout)
 
         def write(unit: Unit) -> None:
-            place = layout.place(unit.members, unit.times)
-            lead = unit.values.shape[:2] if layout.members is not None else unit.values.shape[1:2]
             with output_errors(path):
-                for i, name in enumerate(layout.variables):
-                    store.write(name, place, unit.values[:, :, i].reshape(*lead, *layout.grid_shape))
+                write_unit(store, layout, unit)
 
         yield write
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import OutputError, UsageError
-from .inputs import ZARR_MARKS, reason
+from .inputs import READ_ERRORS, ZARR_MARKS, reason
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -25,6 +25,7 @@ F32 = NDArray[np.float32]
 Attribute = str | int | float
 
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
+RUN = "run.json"  # stands in the folder of a run that can go on after an interruption, see ledger.py
 # What people call NetCDF-4 files; without this a Zarr folder of that name would surprise them.
 NEARLY_NETCDF = (".nc4", ".netcdf", ".h5")
 
@@ -75,6 +76,25 @@ def is_netcdf(path: Path) -> bool:
     return path.suffix == ".nc"
 
 
+def partial_of(path: Path) -> Path:
+    """Where output is written until it is whole."""
+    return path.with_name(path.name + ".partial")
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Global attributes of a file or store; OutputError where it cannot be read."""
+    import h5netcdf
+    import zarr
+
+    try:
+        if is_netcdf(path):
+            with h5netcdf.File(path, "r") as file:
+                return dict(file.attrs)
+        return dict(zarr.open_group(path, mode="r").attrs)
+    except READ_ERRORS as error:
+        raise OutputError(f"{path} exists and cannot be read: {reason(error)}; give another path") from None
+
+
 def check_output(path: Path, overwrite: bool) -> None:
     """Nothing, or OutputError where the path exists (without `overwrite`) or cannot be written.
 
@@ -97,7 +117,7 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise OutputError(f"cannot write {path}: no permission to write in {parent}")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Nothing is left at the path; files and folders alike."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -105,7 +125,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _publish(partial: Path, path: Path) -> None:
+def publish(partial: Path, path: Path) -> None:
     """The finished file or store takes its name; what stood there before goes only then."""
     if not path.exists():
         partial.rename(path)
@@ -113,14 +133,14 @@ def _publish(partial: Path, path: Path) -> None:
         partial.replace(path)
     else:  # a folder cannot be replaced in one step
         before = path.with_name(path.name + ".replaced")
-        _remove(before)
+        remove(before)
         path.rename(before)
         try:
             partial.rename(path)
         except OSError:
             before.rename(path)
             raise
-        _remove(before)
+    remove(path.with_name(path.name + ".replaced"))  # also that of a run that was killed right here
 
 
 @contextlib.contextmanager
@@ -142,8 +162,8 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def output_errors(path: Path) -> Iterator[None]:
-    """A block of writing: not interrupted, and failures of the file system become one OutputError.
+def output_errors(path: Path, left: str = "; nothing was left there") -> Iterator[None]:
+    """A block of writing: not interrupted, and failures of the file system become one OutputError that ends in `left`.
 
     HDF5 gives some of them as RuntimeError.
     """
@@ -152,41 +172,50 @@ def output_errors(path: Path) -> Iterator[None]:
             yield
     except (OSError, RuntimeError) as error:
         why = (isinstance(error, OSError) and error.strerror) or reason(error)
-        raise OutputError(f"cannot write {path}: {why}; nothing was left there") from None
+        raise OutputError(f"cannot write {path}: {why}{left}") from None
 
 
 @contextlib.contextmanager
 def open_store(path: Path, attributes: Mapping[str, Attribute], overwrite: bool = False) -> Iterator[Store]:
     """An empty store; it gets its name when the block ends, and is removed where the block fails."""
     check_output(path, overwrite)
-    partial = path.with_name(path.name + ".partial")
+    partial = partial_of(path)
+    if (partial / RUN).is_file():
+        raise OutputError(f"{partial} holds an unfinished run: finish it with --resume, or remove it")
     store: Store | None = None
     try:
         with output_errors(path):
-            _remove(partial)  # of a run that was killed
+            remove(partial)  # of a run that was killed
             everything = {"Conventions": CONVENTIONS, **attributes}
             store = NetcdfStore(partial, everything) if is_netcdf(path) else ZarrStore(partial, everything)
         yield store
         with output_errors(path):
             store.close()
-            _publish(partial, path)
+            publish(partial, path)
     except BaseException:
         with contextlib.suppress(OSError, RuntimeError):
             if store is not None:
                 store.close()
         with contextlib.suppress(OSError):
-            _remove(partial)
+            remove(partial)
         raise
 
 
 class ZarrStore:
-    """A Zarr v3 group; every piece is whole chunks, so nothing is ever read back."""
+    """A Zarr v3 group; every piece is whole chunks, so none is read to write another.
 
-    def __init__(self, path: Path, attributes: Mapping[str, Attribute]) -> None:
+    Without attributes it is the group that stands at the path, to be written on.
+    """
+
+    def __init__(self, path: Path, attributes: Mapping[str, Attribute] | None) -> None:
         import zarr
 
-        self._group = zarr.create_group(store=str(path), zarr_format=3, attributes=dict(attributes))
-        self._arrays: dict[str, Any] = {}
+        if attributes is not None:
+            self._group = zarr.create_group(store=str(path), zarr_format=3, attributes=dict(attributes))
+            self._arrays: dict[str, Any] = {}
+        else:
+            self._group = zarr.open_group(store=str(path), mode="r+", zarr_format=3, use_consolidated=False)
+            self._arrays = dict(self._group.arrays())
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""
@@ -218,6 +247,11 @@ class ZarrStore:
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
         """See `Store.write`."""
         self._arrays[name][place] = values
+
+    def read(self, name: str, place: tuple[slice, ...]) -> F32:
+        """What was written there."""
+        found: F32 = self._arrays[name][place]
+        return found
 
     def close(self) -> None:
         """See `Store.close`."""

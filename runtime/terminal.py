@@ -168,7 +168,7 @@ def summary(verb: str, job: "Job", path: Path, device: str, began: float) -> str
 
 @contextlib.contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside, so that unfinished output is removed on the way out."""
+    """SIGTERM raises KeyboardInterrupt inside, so that what is finished is kept and the rest removed on the way out."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

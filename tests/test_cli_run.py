@@ -804,7 +804,7 @@ def test_a_full_disk_is_exit_code_7(run: Run, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_leaves_nothing(tiny_bundle_path: Path, tmp_path: Path, number: int) -> None:
+def test_an_interrupted_run_keeps_what_is_finished(tiny_bundle_path: Path, tmp_path: Path, number: int) -> None:
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs ignore it
     program = f"{listen}; import sys; from fsae.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program]
@@ -812,14 +812,15 @@ def test_an_interrupted_run_leaves_nothing(tiny_bundle_path: Path, tmp_path: Pat
     command += ["generate", "--members", "5000", "--steps", "3", "--out", str(tmp_path / "out.zarr")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("*.partial/tas/c")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("*.partial/fields.zarr/tas/c")) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "fsae-run: interrupted; unfinished output was removed"
+    assert process.returncode == 75, err
+    sentence = r"fsae-run: stopped; \d+ of 15000 fields are kept in \S+out\.zarr\.partial: the same command with --resume "
+    assert re.fullmatch(sentence + "goes on", err.splitlines()[-1])
     assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr.partial"]
 
 
 def test_help_has_examples_for_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,207 @@
+"""Runs that can be stopped at any moment and go on: units are kept in OUT.partial, OUT is whole or not there.
+
+    OUT.partial/lock           held by the run that writes, see lock.py
+    OUT.partial/run.json, ...  what is finished, see ledger.py
+    OUT.partial/fields.zarr    the output so far, a Zarr store whatever OUT is
+    OUT.partial/fields.nc      being put together from that at the end, where OUT is NetCDF
+
+The store becomes OUT by one renaming, after which the rest is removed; so the ledger outlives every other step.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from .errors import FsaeError, OutputError, Stopped, UsageError
+from .jobs import Job
+from .ledger import Ledger, difference, identity, mend_log, read_ledger, same_request, start_ledger
+from .lock import clear, locked
+from .output import Layout, Unit, make_frame, write_unit
+from .stores import (
+    CONVENTIONS,
+    NetcdfStore,
+    ZarrStore,
+    check_output,
+    is_netcdf,
+    output_errors,
+    partial_of,
+    publish,
+    read_attributes,
+    remove,
+    uninterrupted,
+)
+from .writer import open_writer
+
+FIELDS = "fields.zarr"
+ASSEMBLED = "fields.nc"
+
+
+def to_file(
+    job: Job,
+    path: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    inputs: Mapping[str, object] | None = None,
+    progress: Callable[[int], None],
+    say: Callable[[str], None],
+) -> None:
+    """Nothing; the result is streamed to `path`, and `progress` is told of every few fields written.
+
+    With `resume` an earlier run's finished units are kept; UsageError where that run was another one. `inputs` are the
+    files that the job reads, by what they are. Stopped where SIGINT or SIGTERM came and something is finished.
+    """
+    partial = partial_of(path)
+    with contextlib.closing(job):
+        check_output(path, overwrite or resume)
+        if partial.is_file():  # of a run that made no folder of it
+            partial.unlink()
+        with locked(partial):
+            wanted = identity(job.layout, inputs or {})
+            if path.exists() and not overwrite:
+                _check_finished(job.layout, path, resume)
+                _forget(partial, wanted)
+                say(f"{path} is complete: nothing was left to do")
+                progress(job.fields)
+                return
+            ledger = _known(path, partial, wanted, overwrite, resume)
+            if ledger is not None:
+                say(f"going on with {partial}: {ledger.fields} of {ledger.total} fields are there")
+                progress(ledger.fields)
+            elif resume:
+                say(f"there is no unfinished run at {partial}: starting from the beginning")
+            _write(job, path, partial, ledger, wanted, progress)
+
+
+def _check_finished(layout: Layout, path: Path, resume: bool) -> None:
+    """Nothing where `path` is finished output of the same request and that is asked about, else OutputError."""
+    if not resume:  # came into being since it was checked
+        raise OutputError(f"{path} exists: give another path or --overwrite")
+    other = same_request(layout, read_attributes(path))
+    if other:
+        raise OutputError(f"{path} exists and is the output of another run: {other}; give another path or --overwrite")
+
+
+def _forget(partial: Path, wanted: Mapping[str, str]) -> None:
+    """Nothing; what was left of the run that gave the finished output is removed."""
+    ledger = read_ledger(partial)
+    if ledger is None or ledger.identity == wanted:
+        with uninterrupted():
+            clear(partial)
+
+
+def _known(path: Path, partial: Path, wanted: Mapping[str, str], overwrite: bool, resume: bool) -> Ledger | None:
+    """The ledger to go on with, mended; None where the run is to start from the beginning, and the place is clear."""
+    ledger = read_ledger(partial)
+    if ledger is not None and not resume and not overwrite:
+        raise OutputError(
+            f"{partial} holds an unfinished run of {ledger.fields} of {ledger.total} fields: --resume goes on with it, "
+            "--overwrite starts again"
+        )
+    if ledger is None or not resume:
+        with output_errors(path, ""):
+            clear(partial)
+        return None
+    other = difference(ledger.identity, wanted)
+    if other:
+        raise UsageError(
+            f"found an unfinished run in {partial} that differs from this one: {other}; give the same command and "
+            "files with --resume, or start again with --overwrite"
+        )
+    with output_errors(path, f"; what is finished is kept in {partial}"):
+        mend_log(partial)
+        remove(partial / ASSEMBLED)
+        for torn in (partial / FIELDS).rglob("*.partial"):  # chunks that zarr was writing aside
+            torn.unlink()
+    return ledger
+
+
+def _write(
+    job: Job,
+    path: Path,
+    partial: Path,
+    ledger: Ledger | None,
+    wanted: Mapping[str, str],
+    progress: Callable[[int], None],
+) -> None:
+    """Nothing; what the ledger lacks is made, and the output published."""
+    layout = job.layout
+    with _keeping(partial):
+        with output_errors(path, ""):
+            if ledger is None:
+                store = ZarrStore(partial / FIELDS, {"Conventions": CONVENTIONS, **layout.attributes})
+                make_frame(store, layout)
+                book = start_ledger(partial, job.fields, wanted)
+            else:
+                store, book = ZarrStore(partial / FIELDS, None), ledger
+
+        def write(unit: Unit) -> None:
+            with output_errors(path, ""):
+                write_unit(store, layout, unit)
+                book.record(unit)
+
+        def written(unit: Unit) -> None:
+            progress(unit.values.shape[0] * unit.values.shape[1])
+
+        with open_writer(write, written) as writer:
+            for unit in job.units(book):
+                writer.add(unit)
+        with output_errors(path, ""):
+            store.close()
+        if is_netcdf(path):
+            _assemble(store, layout, partial / ASSEMBLED, path)
+        with output_errors(path, ""):
+            publish(partial / (ASSEMBLED if is_netcdf(path) else FIELDS), path)
+    with uninterrupted(), contextlib.suppress(OSError):  # the output is there, and this is no part of it
+        clear(partial)
+
+
+def _assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None:
+    """Nothing; a NetCDF file stands at `place`, made of the store's chunks one by one."""
+    with output_errors(path, ""):
+        file = NetcdfStore(place, {"Conventions": CONVENTIONS, **layout.attributes})
+    try:
+        with output_errors(path, ""):
+            make_frame(file, layout)
+        lead = layout.shape[: len(layout.shape) - len(layout.grid_shape)]
+        blocks = [
+            [slice(first, min(first + size, length)) for first in range(0, length, size)]
+            for length, size in zip(lead, layout.chunks, strict=False)
+        ]
+        for name in layout.variables:
+            for block in itertools.product(*blocks):
+                with output_errors(path, ""):
+                    file.write(name, block, parts.read(name, block))
+        with output_errors(path, ""):
+            file.close()
+    except BaseException:
+        with contextlib.suppress(OSError, RuntimeError):
+            file.close()
+        with contextlib.suppress(OSError):
+            remove(place)
+        raise
+
+
+@contextlib.contextmanager
+def _keeping(partial: Path) -> Iterator[None]:
+    """A block after whose failure what is finished is kept, and said to be; where nothing is, nothing is left."""
+    try:
+        yield
+    except BaseException as error:
+        with uninterrupted():
+            ledger = read_ledger(partial)
+            if ledger is None:
+                with contextlib.suppress(OSError):
+                    clear(partial)
+        if ledger is None:
+            if isinstance(error, OutputError):
+                raise OutputError(f"{error}; nothing was left there") from None
+            raise
+        kept = f"{ledger.fields} of {ledger.total} fields are kept in {partial}: the same command with --resume goes on"
+        if isinstance(error, KeyboardInterrupt):
+            raise Stopped(f"stopped; {kept}") from None
+        if isinstance(error, FsaeError):
+            raise type(error)(f"{error}; {kept}") from None
+        error.add_note(kept)
+        raise
