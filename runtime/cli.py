@@ -291,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(str(error) if isinstance(error, Stopped) else f"error: {error}")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        say("interrupted before anything was finished")
+        say("interrupted before this run finished anything")
         return INTERRUPTED
     except MemoryError as error:
         notes = "; ".join(["", *getattr(error, "__notes__", ())])

@@ -29,6 +29,7 @@ from .stores import (
     publish,
     read_attributes,
     remove,
+    replaced_by,
     uninterrupted,
 )
 from .writer import open_writer
@@ -57,11 +58,11 @@ def to_file(
         check_output(path, overwrite or resume)
         if partial.is_file():  # of a run that made no folder of it
             partial.unlink()
-        with locked(partial):
+        with _stopping(partial), locked(partial):
             wanted = identity(job.layout, inputs or {})
             if path.exists() and not overwrite:
                 _check_finished(job.layout, path, resume)
-                _forget(partial, wanted)
+                _forget(path, partial, wanted)
                 say(f"{path} is complete: nothing was left to do")
                 progress(job.fields)
                 return
@@ -83,11 +84,13 @@ def _check_finished(layout: Layout, path: Path, resume: bool) -> None:
         raise OutputError(f"{path} exists and is the output of another run: {other}; give another path or --overwrite")
 
 
-def _forget(partial: Path, wanted: Mapping[str, str]) -> None:
+def _forget(path: Path, partial: Path, wanted: Mapping[str, str]) -> None:
     """Nothing; what was left of the run that gave the finished output is removed."""
     ledger = read_ledger(partial)
     if ledger is None or ledger.identity == wanted:
-        with uninterrupted():
+        with output_errors(path, ""):
+            if ledger is not None:  # it was killed while it published
+                remove(replaced_by(path))
             clear(partial)
 
 
@@ -198,10 +201,26 @@ def _keeping(partial: Path) -> Iterator[None]:
             if isinstance(error, OutputError):
                 raise OutputError(f"{error}; nothing was left there") from None
             raise
-        kept = f"{ledger.fields} of {ledger.total} fields are kept in {partial}: the same command with --resume goes on"
         if isinstance(error, KeyboardInterrupt):
-            raise Stopped(f"stopped; {kept}") from None
+            raise  # see `_stopping`
+        kept = _kept(partial, ledger)
         if isinstance(error, FsaeError):
             raise type(error)(f"{error}; {kept}") from None
         error.add_note(kept)
         raise
+
+
+@contextlib.contextmanager
+def _stopping(partial: Path) -> Iterator[None]:
+    """A block whose interruption is Stopped where something is finished, of this run or of the one it goes on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        ledger = read_ledger(partial)
+        if ledger is None:
+            raise
+        raise Stopped(f"stopped; {_kept(partial, ledger)}") from None
+
+
+def _kept(partial: Path, ledger: Ledger) -> str:
+    return f"{ledger.fields} of {ledger.total} fields are kept in {partial}: the same command with --resume goes on"

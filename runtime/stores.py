@@ -125,6 +125,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def replaced_by(path: Path) -> Path:
+    """Where what stood at a path is until its successor has taken the name."""
+    return path.with_name(path.name + ".replaced")
+
+
 def publish(partial: Path, path: Path) -> None:
     """The finished file or store takes its name; what stood there before goes only then."""
     if not path.exists():
@@ -132,7 +137,7 @@ def publish(partial: Path, path: Path) -> None:
     elif path.is_file():
         partial.replace(path)
     else:  # a folder cannot be replaced in one step
-        before = path.with_name(path.name + ".replaced")
+        before = replaced_by(path)
         remove(before)
         path.rename(before)
         try:
@@ -140,7 +145,7 @@ def publish(partial: Path, path: Path) -> None:
         except OSError:
             before.rename(path)
             raise
-    remove(path.with_name(path.name + ".replaced"))  # also that of a run that was killed right here
+    remove(replaced_by(path))  # also that of a run that was killed right here
 
 
 @contextlib.contextmanager

@@ -817,8 +817,8 @@ def test_an_interrupted_run_keeps_what_is_finished(tiny_bundle_path: Path, tmp_p
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    sentence = r"fsae-run: stopped; \d+ of 15000 fields are kept in \S+out\.zarr\.partial: the same command with --resume "
-    assert re.fullmatch(sentence + "goes on", err.splitlines()[-1])
+    sentence = r"fsae-run: stopped; \d+ of 15000 fields are kept in \S+out\.zarr\.partial: the same command "
+    assert re.fullmatch(sentence + "with --resume goes on", err.splitlines()[-1])
     assert "Traceback" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr.partial"]
 

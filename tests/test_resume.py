@@ -1,0 +1,730 @@
+"""Runs that are killed, stopped, or fail at any moment, and go on: the bytes of a run that nothing disturbed."""
+
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from fsae.runtime import ledger, restart, stores, writer
+from fsae.runtime.bundle import Bundle
+from fsae.runtime.cli import main
+from fsae.runtime.emulator import Emulator
+from fsae.runtime.errors import OutputError, Stopped, ToleranceError, UsageError
+from fsae.runtime.ledger import read_ledger
+from fsae.runtime.lock import locked
+from fsae.runtime.output import Unit
+from fsae.runtime.session import OnnxGraphs
+
+MEMBERS, STEPS = 12, 12  # of windows of 3 steps: 48 units
+FIELDS = MEMBERS * STEPS
+
+# A process that forks one that runs a command for every line it is given: [slow decoding [s], die at this many file
+# operations below the folder (0: never), folder, words]. It answers with the process number, then with how it ended.
+NURSERY = """
+import json, os, signal, sys, time
+import numpy, onnxruntime, xarray, zarr, zarr.api.synchronous, h5netcdf
+import fsae.runtime.emulator
+from fsae.runtime.cli import main
+from fsae.runtime.session import OnnxGraphs
+
+def run(slow_s, fatal, folder, words, log):
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    decode, seen = OnnxGraphs.decode, [0]
+    def slowly(self, *given):
+        print("fsae-test: working", file=sys.stderr, flush=True)
+        time.sleep(slow_s)
+        return decode(self, *given)
+    if slow_s:
+        OnnxGraphs.decode = slowly
+    def count(event, arguments):
+        if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate") and isinstance(
+            arguments[0], (str, os.PathLike)
+        ) and os.fspath(arguments[0]).startswith(folder):
+            seen[0] += 1
+            if seen[0] == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+    if fatal:
+        sys.addaudithook(count)
+    code = main(words)
+    if fatal:
+        print("fsae-test: operations", seen[0], file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(code)
+
+print("ready", flush=True)
+for line in sys.stdin:
+    given = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        try:
+            run(*given)
+        finally:
+            os._exit(99)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Nursery:
+    """Starts commands in fresh processes, without the second that imports take; `log` is what the last one said."""
+
+    def __init__(self, bundle: Path, folder: Path) -> None:
+        self.log = folder / "stderr"
+        self._words = ["--model", str(bundle), "--device", "cpu", "--threads", "1"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._read() == "ready"
+
+    def start(self, *words: str | Path, slow_s: float = 0.0, fatal: int = 0, folder: Path | None = None) -> int:
+        """Number of the process that runs the command."""
+        assert self._process.stdin is not None
+        self.log.unlink(missing_ok=True)
+        line = [slow_s, fatal, str(folder or ""), [*self._words, *map(str, words)], str(self.log)]
+        self._process.stdin.write(json.dumps(line) + "\n")
+        self._process.stdin.flush()
+        return int(self._read())
+
+    def wait(self) -> int:
+        """Exit code of that process; minus the number of the signal that ended it."""
+        return int(self._said())
+
+    def wait_for(self, text: str) -> None:
+        """Nothing, once the process has said so."""
+        deadline = time.monotonic() + 60
+        while not (self.log.exists() and text in self.log.read_text()):
+            assert time.monotonic() < deadline, f"no {text!r} in {self.log.read_text()!r}"
+            time.sleep(0.002)
+
+    def close(self) -> None:
+        """Nothing; the process has ended."""
+        self._process.communicate()
+
+    def _read(self) -> str:
+        """The next line that is an answer; results of commands stand between them."""
+        assert self._process.stdout is not None
+        while True:
+            line = self._process.stdout.readline()
+            assert line, "the nursery died"
+            if line.strip() == "ready" or line.strip().lstrip("-").isdigit():
+                return line.strip()
+
+    _said = _read
+
+
+@pytest.fixture(scope="module")
+def nursery(tiny_bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    made = Nursery(tiny_bundle_path, tmp_path_factory.mktemp("nursery"))
+    yield made
+    made.close()
+
+
+def words_of(out: Path, *more: str | Path) -> list[str]:
+    words = ["generate", "--members", MEMBERS, "--steps", STEPS, "--seed", 3, "--start", "1990-01", "--out", out, *more]
+    return [str(word) for word in words]
+
+
+@pytest.fixture
+def command(tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Runs a command in this process; gives exit code and stderr."""
+
+    def run(*words: str) -> tuple[int, str]:
+        code = main(["--model", str(tiny_bundle_path), "--device", "cpu", "--threads", "1", *words])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def emulator(tiny_bundle: Bundle) -> Emulator:
+    return Emulator(tiny_bundle, OnnxGraphs(tiny_bundle, threads=1))
+
+
+def generate(emulator: Emulator, path: Path, resume: bool = False, batch: int = 5, seed: int = 3) -> None:
+    emulator.generate_file(path, MEMBERS, start="1990-01", steps=STEPS, seed=seed, batch=batch, resume=resume)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_same(found: Path, undisturbed: Path) -> None:
+    """Zarr: every byte of every file; NetCDF: all variables and attributes."""
+    if found.is_dir():
+        assert tree(found) == tree(undisturbed)
+        return
+    with xr.open_dataset(found, engine="h5netcdf") as one, xr.open_dataset(undisturbed, engine="h5netcdf") as other:
+        xr.testing.assert_identical(one.load(), other.load())
+
+
+def fail_after(monkeypatch: pytest.MonkeyPatch, units: int, error: BaseException) -> None:
+    """The computation of the unit after so many ends in the error."""
+    decode, calls = OnnxGraphs.decode, [0]
+
+    def failing(self: OnnxGraphs, latent: np.ndarray, season: np.ndarray) -> np.ndarray:
+        calls[0] += 1
+        if calls[0] > units:
+            raise error
+        return decode(self, latent, season)
+
+    monkeypatch.setattr(OnnxGraphs, "decode", failing)
+
+
+def interrupted_run(emulator: Emulator, path: Path, units: int) -> None:
+    """A run that was stopped after so many units."""
+    with pytest.MonkeyPatch.context() as patch:
+        fail_after(patch, units, KeyboardInterrupt())
+        with pytest.raises(Stopped, match=rf"stopped; {3 * units} of {FIELDS} fields are kept in \S+ the same command"):
+            generate(emulator, path)
+
+
+# --- killed ---
+
+
+def test_killed_at_random_moments(nursery: Nursery, command: Command, tmp_path: Path) -> None:
+    # oracle: the run that nothing disturbed, every file of it
+    assert command(*words_of(tmp_path / "whole.zarr"))[0] == 0
+    out, rng, kills = tmp_path / "out.zarr", random.Random(1), 0  # noqa: S311
+    for attempt in range(200):
+        batch = str(rng.choice([1, 2, 5, 16]))
+        child = nursery.start(*words_of(out, "--batch", batch, *(["--resume"] if attempt else [])), slow_s=0.03)
+        if kills < 15:
+            nursery.wait_for("working")
+            time.sleep(rng.uniform(0, 0.09))
+            os.kill(child, signal.SIGKILL)
+        code = nursery.wait()
+        assert code in (0, -signal.SIGKILL), nursery.log.read_text()
+        assert out.exists() == (code == 0)
+        if code == 0:
+            break
+        kills += 1
+    assert kills == 15
+    assert_same(out, tmp_path / "whole.zarr")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr", "whole.zarr"]
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+def test_killed_at_any_file_operation(nursery: Nursery, command: Command, tmp_path: Path, name: str) -> None:
+    # oracle: the undisturbed run; the process kills itself before the n-th thing it does to a file
+    whole = tmp_path / f"whole{Path(name).suffix}"
+    assert command(*words_of(whole))[0] == 0
+    folder, rng, kills = tmp_path / "here", random.Random(2), 0  # noqa: S311
+    folder.mkdir()
+    while True:
+        nursery.start(*words_of(folder / name, "--resume"), fatal=rng.randrange(3, 300), folder=folder)
+        if nursery.wait() == 0:
+            break
+        kills += 1
+        assert kills < 100
+        assert not (folder / name).exists() or "complete" in command(*words_of(folder / name, "--resume"))[1]
+    assert kills >= 4
+    assert_same(folder / name, whole)
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_while_publishing(
+    nursery: Nursery,
+    command: Command,
+    emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    overwrite: bool,
+) -> None:
+    # oracle: the undisturbed run; every unit is there, and the process dies at each of a sample of its last operations
+    whole, ready = tmp_path / f"whole{Path(name).suffix}", tmp_path / "ready"
+    generate(emulator, whole)
+    ready.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(restart, "publish", lambda partial, path: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        with pytest.raises(OutputError, match=f"broken; {FIELDS} of {FIELDS} fields are kept"):
+            generate(emulator, ready / name)
+    if overwrite:
+        emulator.generate_file(ready / "old", 1, steps=1)
+        (ready / "old").rename(ready / name) if name == "out.zarr" else (ready / name).write_bytes(b"old")
+        shutil.rmtree(ready / "old", ignore_errors=True)
+    more = ["--resume", "--overwrite"] if overwrite else ["--resume"]
+    shutil.copytree(ready, tmp_path / "count")
+    nursery.start(*words_of(tmp_path / "count" / name, *more), fatal=-1, folder=tmp_path / "count")
+    assert nursery.wait() == 0
+    count = int(nursery.log.read_text().split()[-1])
+    for fatal in [
+        count // 2,
+        *(range(count - 16, count + 1, 2) if name == "out.zarr" else (count - 9, count - 4, count)),
+    ]:
+        folder = tmp_path / f"copy{fatal}"
+        shutil.copytree(ready, folder)
+        nursery.start(*words_of(folder / name, *more), fatal=fatal, folder=folder)
+        assert nursery.wait() == -signal.SIGKILL
+        again, err = command(*words_of(folder / name, "--resume"))
+        if again != 0:  # the old output stood there still
+            assert overwrite
+            assert "is the output of another run" in err or "cannot be read" in err
+            assert command(*words_of(folder / name, *more))[0] == 0
+        assert_same(folder / name, whole)
+        assert [path.name for path in folder.iterdir()] == [name], fatal
+        shutil.rmtree(folder)
+
+
+# --- stopped ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+def test_stopped_by_a_signal_and_resumed(
+    nursery: Nursery, command: Command, tmp_path: Path, number: int, name: str
+) -> None:  # oracle: the undisturbed run
+    assert command(*words_of(tmp_path / f"whole-{name}"))[0] == 0
+    child = nursery.start(*words_of(tmp_path / name), slow_s=0.03)
+    while (found := read_ledger(tmp_path / f"{name}.partial")) is None or found.fields < 20:
+        time.sleep(0.01)
+    os.kill(child, number)
+    assert nursery.wait() == Stopped.exit_code
+    last = nursery.log.read_text().splitlines()[-1]
+    assert last.startswith("fsae-run: stopped; ")
+    assert f" of {FIELDS} fields are kept in {tmp_path / name}.partial: the same command with --resume goes on" in last
+    assert not (tmp_path / name).exists()
+    code, err = command(*words_of(tmp_path / name, "--resume"))
+    assert code == 0
+    assert f"going on with {tmp_path / name}.partial: " in err
+    assert_same(tmp_path / name, tmp_path / f"whole-{name}")
+
+
+def test_stopped_before_anything_is_finished(nursery: Nursery, tmp_path: Path) -> None:
+    child = nursery.start(*words_of(tmp_path / "out.zarr"), slow_s=2)
+    nursery.wait_for("working")
+    os.kill(child, signal.SIGTERM)
+    assert nursery.wait() == 130
+    assert nursery.log.read_text().splitlines()[-1] == "fsae-run: interrupted before this run finished anything"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_batch_goes_on_with_the_same_members(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: the undisturbed run, and that no unit is computed twice
+    generate(emulator, tmp_path / "whole.zarr")
+    interrupted_run(emulator, tmp_path / "out.zarr", 23)  # of the second batch three members have three windows
+    calls: list[int] = []
+    decode = OnnxGraphs.decode
+    monkeypatch.setattr(OnnxGraphs, "decode", lambda *given: (calls.append(1), decode(*given))[1])
+    generate(emulator, tmp_path / "out.zarr", resume=True, batch=16)
+    assert len(calls) == 48 - 23
+    assert_same(tmp_path / "out.zarr", tmp_path / "whole.zarr")
+
+
+# --- what is asked for ---
+
+
+def test_an_unfinished_run_is_never_lost_unasked(emulator: Emulator, tmp_path: Path) -> None:
+    out = tmp_path / "out.zarr"
+    interrupted_run(emulator, out, 7)
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match=rf"an unfinished run of 21 of {FIELDS} fields: --resume goes on with it"):
+        generate(emulator, out)
+    assert tree(tmp_path).keys() == before.keys()
+    with stores.uninterrupted(), pytest.raises(OutputError, match="unfinished run"), stores.open_store(out, {}):
+        pass
+    emulator.generate_file(out, 2, steps=3, overwrite=True)
+    with xr.open_dataset(out, engine="zarr") as found:
+        assert dict(found["tas"].sizes) == {"realization": 2, "time": 3, "cell": 192}
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--seed", "4"), r"request: seed \(3 there, 4 here\)"),
+        (("--steps", "11"), r"request: steps \(12 there, 11 here\)"),
+        (("--member-ids", "0-10,12"), "request: members"),
+        (("--grid", "source"), r"request: grid \(\"native\" there, \"source\" here\)"),
+        (("--forcing", "1990.5"), "request: forcing"),
+    ],
+)
+def test_another_request_is_refused(
+    emulator: Emulator, command: Command, tmp_path: Path, change: tuple[str, ...], message: str
+) -> None:
+    interrupted_run(emulator, tmp_path / "out.zarr", 5)
+    words = words_of(tmp_path / "out.zarr", "--resume", *change)
+    if change[0] == "--member-ids":
+        del words[1:3]  # --members
+    code, err = command(*words)
+    assert code == UsageError.exit_code
+    with pytest.raises(UsageError, match=message):
+        raise UsageError(err.splitlines()[-1])
+    found = read_ledger(tmp_path / "out.zarr.partial")
+    assert found is not None
+    assert found.fields == 15
+
+
+def test_other_versions_and_inputs_are_refused(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted_run(emulator, tmp_path / "out.zarr", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(OnnxGraphs, "backend", "onnxruntime 0.1", raising=False)
+        emulator.graphs.backend = "onnxruntime 0.1"
+        with pytest.raises(UsageError, match="fsae_versions"):
+            generate(emulator, tmp_path / "out.zarr", resume=True)
+
+
+def test_another_input_of_the_same_name_is_refused(emulator: Emulator, tmp_path: Path) -> None:
+    fields = emulator.generate(2, steps=30, start="1990-01")
+    fields.to_netcdf(tmp_path / "in.nc", engine="h5netcdf")
+    whole = emulator.compress_file(tmp_path / "in.nc", tmp_path / "whole.zarr", climatology="training")
+    assert whole.fields == 60
+    encode, calls = OnnxGraphs.encode, [0]
+
+    def stopping(self: OnnxGraphs, *given: np.ndarray) -> np.ndarray:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return encode(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxGraphs, "encode", stopping)
+        with pytest.raises(Stopped, match="24 of 60 fields"):
+            emulator.compress_file(tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training")
+    stat = (tmp_path / "in.nc").stat()
+    os.utime(tmp_path / "in.nc", ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    with pytest.raises(UsageError, match="file of the input"):
+        emulator.compress_file(tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training", resume=True)
+    os.utime(tmp_path / "in.nc", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    emulator.compress_file(tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training", resume=True)
+    assert_same(tmp_path / "out.zarr", tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("verb", ["decompress", "superres"])
+def test_the_other_verbs_go_on_too(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:  # oracle: the undisturbed run, and that no step is decoded twice
+    fields = emulator.generate(2, steps=30, start="1990-01")
+    source = tmp_path / "in.nc"
+    (emulator.compress(fields, climatology="training") if verb == "decompress" else fields).to_netcdf(
+        source, engine="h5netcdf"
+    )
+
+    def run(name: str, resume: bool = False) -> None:
+        if verb == "decompress":
+            emulator.decompress_file(source, tmp_path / name, resume=resume)
+        else:
+            emulator.superres_file(source, tmp_path / name, zoom=1, climatology="training", resume=resume)
+
+    run("whole.zarr")
+    with monkeypatch.context() as patch:
+        fail_after(patch, 4, KeyboardInterrupt())
+        with pytest.raises(Stopped, match="42 of 60 fields"):  # chunks of 12, 12 and 6 steps
+            run("out.zarr")
+    fail_after(monkeypatch, 2, AssertionError("decoded twice"))
+    run("out.zarr", resume=True)
+    assert_same(tmp_path / "out.zarr", tmp_path / "whole.zarr")
+
+
+def test_resume_can_always_be_said(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out.nc"
+    code, err = command(*words_of(out, "--resume"))
+    assert code == 0
+    assert f"there is no unfinished run at {out}.partial: starting from the beginning" in err
+    before = out.read_bytes()
+    code, err = command(*words_of(out, "--resume"))
+    assert code == 0
+    assert f"{out} is complete: nothing was left to do" in err
+    assert out.read_bytes() == before
+    code, err = command(*words_of(out, "--resume", "--seed", "9"))
+    assert code == OutputError.exit_code
+    assert "is the output of another run: fsae_seed (3 there, 9 here); request: seed (3 there, 9 here)" in err
+    code, _ = command(*words_of(out))
+    assert code == OutputError.exit_code
+    assert [path.name for path in tmp_path.iterdir()] == ["out.nc"]
+
+
+# --- two writers ---
+
+
+def test_two_writers_are_refused(nursery: Nursery, command: Command, tmp_path: Path) -> None:
+    # oracle: the kernel's lock, held by another process, and by none once that is killed
+    out = tmp_path / "out.zarr"
+    child = nursery.start(*words_of(out), slow_s=0.1)
+    while read_ledger(tmp_path / "out.zarr.partial") is None:
+        time.sleep(0.01)
+    for more in ([], ["--resume"], ["--overwrite"]):
+        code, err = command(*words_of(out, *more))
+        assert code == OutputError.exit_code
+        assert f"out.zarr.partial is being written by process {child} on " in err.splitlines()[-1]
+    os.kill(child, signal.SIGKILL)
+    assert nursery.wait() == -signal.SIGKILL
+    assert command(*words_of(out, "--resume"))[0] == 0
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:  # oracle: a counter that only one may raise
+    inside, most, done, refused = [0], [0], [0], [0]
+
+    def contend() -> None:
+        for _ in range(200):
+            try:
+                with locked(tmp_path / "folder"):
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    time.sleep(0.0001)
+                    inside[0] -= 1
+                    done[0] += 1
+            except OutputError:
+                refused[0] += 1
+
+    threads = [threading.Thread(target=contend) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
+    assert done[0] + refused[0] == 800
+    assert done[0] > 50
+    with locked(tmp_path / "folder"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def none(number: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(OutputError, match="its file system has no locks"), locked(tmp_path / "folder"):
+        pass
+
+
+# --- failures ---
+
+
+def test_a_failed_write_ends_the_run_at_once_and_keeps_the_rest(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: the undisturbed run; what is computed after the failure counts
+    generate(emulator, tmp_path / "whole.zarr")
+    write, decode, units, computed = stores.ZarrStore.write, OnnxGraphs.decode, [0], [0]
+
+    def full(self: stores.ZarrStore, name: str, place: tuple[slice, ...], values: np.ndarray) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        units[0] += name == "tas"
+        if units[0] == 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, name, place, values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.ZarrStore, "write", full)
+        patch.setattr(OnnxGraphs, "decode", lambda *given: (computed.append(1), decode(*given))[1])
+        with pytest.raises(OutputError, match=rf"cannot write \S+: No space left on device; 27 of {FIELDS} fields are"):
+            generate(emulator, tmp_path / "out.zarr")
+    assert len(computed) - 1 <= 10 + writer.WAITING + 1
+    assert units[0] == 10
+    generate(emulator, tmp_path / "out.zarr", resume=True)
+    assert_same(tmp_path / "out.zarr", tmp_path / "whole.zarr")
+
+
+def test_a_full_disk_at_the_ledger_or_the_last_file_loses_nothing(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: the undisturbed run
+    generate(emulator, tmp_path / "whole.nc")
+    record, calls = ledger.Ledger.record, [0]
+
+    def torn(self: ledger.Ledger, unit: Unit) -> None:
+        calls[0] += 1
+        if calls[0] == 6:
+            with (self.folder / ledger.LOG).open("ab") as log:
+                log.write(b"[1, 3, ")  # all that went on the disk
+            raise OSError(errno.ENOSPC, "No space left on device")
+        record(self, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.Ledger, "record", torn)
+        with pytest.raises(OutputError, match=f"No space left on device; 15 of {FIELDS} fields are kept"):
+            generate(emulator, tmp_path / "out.nc")
+
+    def full(self: stores.NetcdfStore, name: str, place: tuple[slice, ...], values: np.ndarray) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.NetcdfStore, "write", full)
+        with pytest.raises(OutputError, match=f"{FIELDS} of {FIELDS} fields are kept"):
+            generate(emulator, tmp_path / "out.nc", resume=True)
+    assert not (tmp_path / "out.nc.partial" / restart.ASSEMBLED).exists()
+    fail_after(monkeypatch, 0, AssertionError("decoded again"))
+    generate(emulator, tmp_path / "out.nc", resume=True)
+    assert_same(tmp_path / "out.nc", tmp_path / "whole.nc")
+
+
+def test_values_outside_what_is_allowed_keep_what_is_finished(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, calls = OnnxGraphs.decode, [0]
+
+    def broken(self: OnnxGraphs, latent: np.ndarray, season: np.ndarray) -> np.ndarray:
+        calls[0] += 1
+        return decode(self, latent, season) * (np.nan if calls[0] == 9 else 1)
+
+    monkeypatch.setattr(OnnxGraphs, "decode", broken)
+    with pytest.raises(ToleranceError, match=f"not finite.*; 24 of {FIELDS} fields are kept in"):
+        generate(emulator, tmp_path / "out.zarr")
+    monkeypatch.setattr(OnnxGraphs, "decode", decode)
+    generate(emulator, tmp_path / "out.zarr", resume=True)
+
+
+def test_other_failures_say_what_is_kept(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_after(monkeypatch, 2, MemoryError())
+    with pytest.raises(MemoryError) as caught:
+        generate(emulator, tmp_path / "out.zarr")
+    assert caught.value.__notes__ == [
+        f"6 of {FIELDS} fields are kept in {tmp_path / 'out.zarr'}.partial: the same command with --resume goes on"
+    ]
+    fail_after(monkeypatch, 0, MemoryError())
+    with pytest.raises(MemoryError):
+        generate(emulator, tmp_path / "other.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.zarr.partial"]
+
+
+# --- the ledger ---
+
+
+@pytest.mark.parametrize("damage", ["torn line", "line without its end", "no state", "other state"])
+def test_a_damaged_ledger_costs_work_and_no_bytes(emulator: Emulator, tmp_path: Path, damage: str) -> None:
+    # oracle: the undisturbed run
+    generate(emulator, tmp_path / "whole.zarr")
+    interrupted_run(emulator, tmp_path / "out.zarr", 13)
+    partial = tmp_path / "out.zarr.partial"
+    log, states = partial / ledger.LOG, sorted((partial / ledger.STATES).iterdir())
+    assert len(states) == 5  # one for each member of the batch of five
+    if damage == "torn line":
+        log.write_bytes(log.read_bytes()[:-20])
+    elif damage == "line without its end":
+        log.write_bytes(log.read_bytes()[:-1])
+    elif damage == "no state":
+        states[0].unlink()
+    else:
+        np.save(states[1], np.load(states[1]) + 1)
+    found = read_ledger(partial)
+    assert found is not None
+    assert found.fields == (36 if "line" in damage else 39)
+    assert (found.steps(0), found.steps(1)) == (0 if damage == "no state" else 9, 0 if damage == "other state" else 9)
+    generate(emulator, tmp_path / "out.zarr", resume=True)
+    assert_same(tmp_path / "out.zarr", tmp_path / "whole.zarr")
+
+
+def test_the_unfinished_store_can_be_looked_at(emulator: Emulator, tmp_path: Path) -> None:  # oracle: what is finished
+    generate(emulator, tmp_path / "whole.zarr")
+    interrupted_run(emulator, tmp_path / "out.zarr", 5)
+    part = zarr.open_group(tmp_path / "out.zarr.partial" / restart.FIELDS, mode="r")["tas"][...]
+    whole = zarr.open_group(tmp_path / "whole.zarr", mode="r")["tas"][...]
+    np.testing.assert_array_equal(part[:5, :3], whole[:5, :3])
+    assert np.isnan(part[5:]).all()
+    assert np.isnan(part[:, 3:]).all()
+
+
+# --- the writer thread ---
+
+
+def unit_of(number: int) -> Unit:
+    values = np.full((1, 1, 1, 4), number, dtype=np.float32)
+    return Unit(members=slice(0, 1), times=slice(number, number + 1), values=values)
+
+
+def test_the_writer_keeps_order_and_bounds(tmp_path: Path) -> None:  # oracle: the order in, and the bound
+    written: list[int] = []
+    ahead: list[int] = []
+    reported: list[int] = []
+
+    def write(unit: Unit) -> None:
+        time.sleep(0.002)
+        written.append(unit.times.start)
+
+    with writer.open_writer(write, lambda unit: reported.append(unit.times.start)) as found:
+        for number in range(30):
+            found.add(unit_of(number))
+            ahead.append(number + 1 - len(written))
+    assert written == reported == list(range(30))
+    assert 1 < max(ahead) <= writer.WAITING + 1
+
+
+def test_what_was_computed_is_written_when_the_next_unit_fails() -> None:
+    written: list[int] = []
+
+    def write(unit: Unit) -> None:
+        time.sleep(0.01)
+        written.append(unit.times.start)
+
+    def work() -> None:
+        with writer.open_writer(write, lambda unit: None) as found:
+            for number in range(3):
+                found.add(unit_of(number))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()
+    assert written == [0, 1, 2]
+
+
+def test_nothing_is_written_after_a_failed_write() -> None:
+    tried: list[int] = []
+
+    def write(unit: Unit) -> None:
+        tried.append(unit.times.start)
+        time.sleep(0.01)
+        if unit.times.start == 2:
+            raise OutputError("full")
+
+    def work() -> None:
+        with writer.open_writer(write, lambda unit: None) as found:
+            for number in range(100):
+                found.add(unit_of(number))
+
+    with pytest.raises(OutputError, match="full"):
+        work()
+    assert tried == [0, 1, 2]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file is closed by its finaliser
+def test_signals_in_a_storm_neither_block_nor_lose(emulator: Emulator, tmp_path: Path) -> None:
+    # oracle: the undisturbed run; SIGINT comes at moments of its own choosing, again and again
+    generate(emulator, tmp_path / "whole.zarr")
+    out, rng, stops = tmp_path / "out.zarr", random.Random(5), 0  # noqa: S311
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for _ in range(300):
+            timer = threading.Timer(rng.uniform(0.005, 0.1), os.kill, [os.getpid(), signal.SIGINT])
+            timer.start()
+            try:
+                with contextlib.suppress(Stopped):
+                    generate(emulator, out, resume=True)
+                    timer.cancel()
+                timer.join()
+            except KeyboardInterrupt:
+                pass
+            stops += 1
+            if out.exists():
+                break
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+    assert stops > 1
+    assert_same(out, tmp_path / "whole.zarr")
