@@ -108,8 +108,9 @@ def model_forecast(material: Material, whole: Period, leads: int, members: int, 
         initial = Initial(white=encode_white(material, whole, known), valid=np.ones(latent.previous, np.float32))
         line = timeline(candidate.time, latent.window, candidate.cell_methods, whole.times[start], leads)
         ids = range(start * members, (start + 1) * members)  # overlapping forecasts must not share their noise
-        units = generate(latent, candidate.graphs, ids, line.steps, leads, seed, members, initial)
-        values = np.concatenate([unit.values for unit in units], axis=1)
+        values = np.empty((members, leads, *whole.values.shape[1:]), dtype=np.float32)
+        for unit in generate(latent, candidate.graphs, ids, line.steps, leads, seed, members, initial):
+            values[unit.members, unit.times] = unit.values
         return departures(material.subject, values, line.steps.season[:leads])
 
     return forecast

@@ -84,7 +84,7 @@ def generated_pieces(
 
 def count_pieces(material: Material, steps: int, members: int) -> int:
     """How many pieces `generated_pieces` gives."""
-    return windows_needed(steps, material.latent.window) * windows_needed(members, MEMBERS_AT_ONCE)
+    return windows_needed(steps, material.latent.window) * members
 
 
 def yearly(series: Array, years: NDArray[np.int64]) -> Array:
