@@ -14,6 +14,7 @@ import click
 from fsae.runtime.bundle import MANIFEST, Bundle, open_bundle
 from fsae.runtime.devices import PRECISIONS
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
+from fsae.runtime.terminal import termination_as_interrupt
 
 from .build_progress import show_builds
 from .builder import DEFAULT_PROFILE, WORKSPACE_BYTES, BuildOptions, workspace_bytes
@@ -260,12 +261,13 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code of `fsae-export` with the arguments `argv` (default: those of the process)."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        if arguments[:1] == ["upgrade"]:  # a run of that name is ./upgrade
-            from .upgrade import upgrade
+        with termination_as_interrupt():
+            if arguments[:1] == ["upgrade"]:  # a run of that name is ./upgrade
+                from .upgrade import upgrade
 
-            upgrade.main(args=arguments[1:], prog_name="fsae-export upgrade", standalone_mode=False)
-        else:
-            command.main(args=arguments, prog_name="fsae-export", standalone_mode=False)
+                upgrade.main(args=arguments[1:], prog_name="fsae-export upgrade", standalone_mode=False)
+            else:
+                command.main(args=arguments, prog_name="fsae-export", standalone_mode=False)
     except FsaeError as error:
         click.echo(f"fsae-export: {error}", err=True)
         return error.exit_code
@@ -275,6 +277,9 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("fsae-export: interrupted, nothing was left half-written", err=True)
         return INTERRUPTED
+    except MemoryError:
+        click.echo("fsae-export: not enough memory: free some, or export fewer precisions at once", err=True)
+        return FsaeError.exit_code
     return 0
 
 

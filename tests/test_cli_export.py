@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -166,6 +167,22 @@ def test_tolerance_has_its_code(
     make_run(here / "runs" / "mine")
     assert main([]) == 6
     assert capsys.readouterr().err.splitlines()[-1] == "fsae-export: the exported decoder differs"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_in_order(
+    here: Path,
+    asked: list[Call],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr(export_bundle, "export_run", lambda *arguments, **options: signal.raise_signal(number))
+    make_run(here / "runs" / "mine")
+    assert main([]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "fsae-export: interrupted, nothing was left half-written"
+    assert signal.getsignal(number) == before
 
 
 def test_neither_tensorrt_is_said_before_any_work(
