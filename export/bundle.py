@@ -3,14 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.bundle import MANIFEST, hash_files, open_bundle, write_manifest
+from fsae.runtime.bundle import MANIFEST, Bundle, hash_files, open_bundle, write_manifest
 from fsae.runtime.engines import (
     INDEX,
     Engine,
@@ -25,10 +25,13 @@ from fsae.runtime.errors import BundleError, DataError, OutputError, UsageError
 from fsae.runtime.manifest import Manifest, is_safe_path
 from fsae.training.run import Run
 
-from .card import model_card, read_metrics
-from .certify import Certified, certify
+from .card import model_card, read_metrics, with_fidelity
+from .certify import certify
 from .contents import make_manifest, make_tables
 from .graphs import OPSET, OPSETS
+from .originals import original_bundle, original_run
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,42 +50,91 @@ def export_run(
     *,
     precisions: Sequence[str] = ("fp32",),
     opset: int = OPSET,
-    say: Callable[[str], None] = lambda message: None,
+    say: Say = lambda message: None,
 ) -> Exported:
     """The bundle `out`/`name` of a finished run, in place of an older one; without a name, that of the run's folder.
 
     Every graph is compared with the trained model on real fields first; above tolerance nothing is written and an older
     bundle stays as it is. Engines of the older bundle whose graph has not changed are kept.
     """
-    name = run.path.resolve().name if name is None else name
-    if not is_safe_path(name) or "/" in name:
-        raise UsageError(f"the bundle name {name!r} is no plain name: use letters, digits, '-', '_' and '.'")
+    folder = _place_of(out, run.path.resolve().name if name is None else name)
     if opset not in OPSETS:
         raise UsageError(f"found opset {opset}, expected {OPSETS[0]} to {OPSETS[-1]}")
-    folder = out / name
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} exists and is no bundle: choose another --name or --out, or remove it")
-    certified = certify(run, precisions, opset, say)
+    certified = certify(original_run(run), precisions, opset, say)
     say("writing tables and manifest")
-    manifest = _write_aside_and_place(run, folder, certified, say=say)
-    return Exported(folder=folder, manifest=manifest, seconds=certified.seconds)
 
-
-def _write_aside_and_place(run: Run, folder: Path, certified: Certified, *, say: Callable[[str], None]) -> Manifest:
-    """The manifest, after the whole bundle was written beside `folder` and then put in its place."""
-    # One level deeper than bundles lie, so that nobody looking for bundles meanwhile takes it for one.
-    aside = folder.parent / f".partial-{os.getpid()}"
-    new, old = aside / folder.name, aside / "old"
-    try:
-        new.mkdir(parents=True)
-        for name, data in certified.files.items():
-            (new / name).write_bytes(data)
+    def fill(new: Path) -> Manifest:
+        _write_files(new, certified.files)
         _write_arrays(new / "tables.npz", make_tables(run))
         _write_arrays(new / "golden.npz", certified.golden)
         draft = make_manifest(run, folder.name, certified.parity, certified.certificate, hash_files(new))
         card = model_card(draft, run.config, metrics=read_metrics(run.path / "metrics.json"))
         (new / "MODEL_CARD.md").write_text(card, encoding="utf-8", newline="\n")
-        manifest = write_manifest(new, draft)
+        return write_manifest(new, draft)
+
+    return Exported(folder=folder, manifest=_put(folder, fill, say), seconds=certified.seconds)
+
+
+def export_bundle(
+    bundle: Bundle,
+    out: Path,
+    name: str | None = None,
+    *,
+    precisions: Sequence[str],
+    data: Path | None = None,
+    say: Say = lambda message: None,
+) -> Exported:
+    """The bundle `out`/`name` with a bundle's float32 graphs and those of other `precisions` made of them.
+
+    They are compared with the float32 graphs on the inputs of the configuration `data` (default: the sample data), in
+    years it does not train on. Without a name it is the bundle's: where `out` is its folder's, it is replaced.
+    """
+    folder = _place_of(out, bundle.manifest.name if name is None else name)
+    wanted = [each for each in precisions if each != "fp32"]
+    if not wanted:
+        raise UsageError(f"bundle {bundle.manifest.name} has its float32 graphs: give --precision fp16, bf16 or int8")
+    with original_bundle(bundle, data) as original:
+        certified = certify(original, wanted, OPSET, say)
+    say("writing the manifest")
+    kept = [file for file in bundle.manifest.files if ".onnx" not in file or ".fp32.onnx" in file]
+
+    def fill(new: Path) -> Manifest:
+        for file in kept:
+            shutil.copyfile(bundle.check(file), new / file)
+        _write_files(new, certified.files)
+        draft = replace(
+            bundle.manifest,
+            name=folder.name,
+            files=hash_files(new),
+            parity={"fp32": bundle.manifest.parity["fp32"], **certified.parity},
+            certificate=certified.certificate,
+        )
+        card = new / "MODEL_CARD.md"
+        if card.is_file():
+            card.write_text(with_fidelity(card.read_text(encoding="utf-8"), draft), encoding="utf-8", newline="\n")
+        return write_manifest(new, draft)
+
+    return Exported(folder=folder, manifest=_put(folder, fill, say), seconds=certified.seconds)
+
+
+def _place_of(out: Path, name: str) -> Path:
+    """Folder of the bundle `name`; UsageError or OutputError where it cannot be one, before any work."""
+    if not is_safe_path(name) or "/" in name:
+        raise UsageError(f"the bundle name {name!r} is no plain name: use letters, digits, '-', '_' and '.'")
+    folder = out / name
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists and is no bundle: choose another --name or --out, or remove it")
+    return folder
+
+
+def _put(folder: Path, fill: Callable[[Path], Manifest], say: Say) -> Manifest:
+    """The manifest that `fill` gives, after it wrote a whole bundle aside, which then was put in its place."""
+    # One level deeper than bundles lie, so that nobody looking for bundles meanwhile takes it for one.
+    aside = folder.parent / f".partial-{os.getpid()}"
+    new, old = aside / folder.name, aside / "old"
+    try:
+        new.mkdir(parents=True)
+        manifest = fill(new)
         if folder.exists():
             _carry_engines(folder, new, say)
             folder.rename(old)
@@ -99,6 +151,12 @@ def _write_aside_and_place(run: Run, folder: Path, certified: Certified, *, say:
     return manifest
 
 
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Nothing; writes files into a folder."""
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
 def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Nothing; writes an .npz file, the same bytes for the same arrays (NumPy dates its entries 1980)."""
     for name, array in arrays.items():
@@ -108,7 +166,7 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     np.savez_compressed(path, **everything)
 
 
-def _carry_engines(old: Path, new: Path, say: Callable[[str], None]) -> None:
+def _carry_engines(old: Path, new: Path, say: Say) -> None:
     """Nothing; copies the engines of the old bundle whose graph is the same byte for byte, and says what it leaves."""
     try:
         before, after = open_bundle(old), open_bundle(new)

@@ -12,6 +12,8 @@ from fsae.training.climate_text import format_climate
 from fsae.training.config import Config
 from fsae.training.report import GENERATED, Climate, Stretches, table
 
+FIDELITY = "## Fidelity of the graphs"
+
 
 def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any] | None) -> str:
     """The text of MODEL_CARD.md; `config` is what the model was trained with, `metrics` are its figures."""
@@ -25,6 +27,15 @@ def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any]
         _limits(manifest),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def with_fidelity(card: str, manifest: Manifest) -> str:
+    """A card with its section on the graphs' fidelity made anew, for a bundle that has other graphs now."""
+    sections = card.split("\n## ")
+    title = FIDELITY.removeprefix("## ")
+    own = "\n".join(_parity(manifest)).removeprefix("## ") + "\n"
+    kept = [own if section.splitlines()[0] == title else section for section in sections]
+    return "\n## ".join(kept if own in kept else [*kept, own])
 
 
 def read_metrics(path: Path) -> Mapping[str, Any] | None:
@@ -148,12 +159,12 @@ def _parity(manifest: Manifest) -> list[str]:
                     parity.device if parity.device == NOT_RUN else f"{parity.device}: {parity.backend}",
                 ]
             )
-    lines = ["## Fidelity of the graphs", ""]
+    lines = [FIDELITY, ""]
     if certificate is not None:
         first, last = certificate.period
         lines += [
-            f"Differences between the graphs and the trained model in PyTorch on {certificate.steps} real fields of "
-            f"{first} to {last}, outside training, measured on {certificate.date}. Of each graph the row that comes "
+            f"Differences between the graphs and the trained model on {certificate.steps} real fields of {first} to "
+            f"{last}, outside training, measured on {certificate.date}. Of each graph the row that comes "
             "closest to its tolerance; `manifest.json` has every variable and zoom. `fsae-run verify` measures again, "
             "on the device it runs on.",
             "",

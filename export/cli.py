@@ -14,6 +14,7 @@ import click
 from fsae.runtime.bundle import MANIFEST, Bundle, open_bundle
 from fsae.runtime.devices import PRECISIONS
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
+from fsae.runtime.terminal import termination_as_interrupt
 
 from .build_progress import show_builds
 from .builder import DEFAULT_PROFILE, WORKSPACE_BYTES, BuildOptions, workspace_bytes
@@ -34,6 +35,8 @@ Examples:
   fsae-export --precision fp32,fp16,int8    graphs in several precisions, each compared with the trained model
   fsae-export --trt                         and TensorRT (or TensorRT-RTX) engines for this machine
   fsae-export engines/default --trt         engines for a bundle that is there; needs no torch
+  fsae-export engines/default --precision fp16,bf16 --name half
+                                            a bundle's graphs in other precisions too, as engines/half
   fsae-export --trt --batch 1,16,64         engines for batches of 1 to 64, best at 16
   fsae-export engines/default --triton DIR  a Triton model repository of a bundle's graphs
   fsae-export upgrade engines/mine          a bundle of an older schema in the newest one
@@ -51,6 +54,7 @@ class Request:
     name: str | None
     precisions: tuple[str, ...] | None
     opset: int | None
+    data: Path | None
     trt: bool
     batch: tuple[int, int, int] | None
     workspace_bytes: int | None
@@ -122,17 +126,11 @@ def export(request: Request, say: Say) -> str:
         flavour = pick_flavour()
         build_target(flavour)  # fails now, not after minutes of exporting
     summary = []
-    if isinstance(source, Bundle):
-        if flavour is None and request.triton is None:
-            raise UsageError(
-                f"{source.folder} is a bundle already: give --trt to build engines from it, --triton to make a Triton "
-                "repository, or name a run"
-            )
-        if any(value is not None for value in (request.out, request.name, request.precisions, request.opset)):
-            raise UsageError("--out, --name, --precision and --opset are for runs: a bundle has its graphs already")
+    if isinstance(source, Bundle) and request.precisions is None:
+        _check_as_it_is(source, request)
         bundle = source
     else:
-        exported = _export_run(source, request, say)
+        exported = _export(source, request, say)
         show_bundle(exported.manifest, exported.seconds)
         summary.append(bundle_summary(exported.folder, exported.manifest))
         bundle = open_bundle(exported.folder)
@@ -155,21 +153,38 @@ def _latest() -> Path:
     return latest_run(RUNS)
 
 
-def _export_run(source: Path, request: Request, say: Say) -> "Exported":
-    try:
-        from fsae.training.run import load_run
+def _check_as_it_is(bundle: Bundle, request: Request) -> None:
+    """Nothing, or UsageError where nothing is asked of a bundle, or what only an export of graphs can do."""
+    if any(value is not None for value in (request.out, request.name, request.opset, request.data)):
+        raise UsageError("--out, --name, --opset and --data are for exports of graphs: name a run, or give --precision")
+    if not request.trt and request.triton is None:
+        raise UsageError(
+            f"{bundle.folder} is a bundle already: give --precision for more of its graphs, --trt to build engines, "
+            "--triton to make a Triton repository, or name a run"
+        )
 
-        from .bundle import export_run
+
+def _export(source: Path | Bundle, request: Request, say: Say) -> "Exported":
+    """The bundle that was written, of a run or with more graphs of a bundle."""
+    precisions = request.precisions or PRECISIONS[:1]
+    try:
+        from .bundle import export_bundle, export_run
         from .graphs import OPSET
 
+        if isinstance(source, Bundle):
+            if request.opset is not None:
+                raise UsageError("--opset is for runs: the graphs of a bundle keep theirs")
+            say(f"bundle {source.folder}")
+            out = request.out or source.folder.parent
+            return export_bundle(source, out, request.name, precisions=precisions, data=request.data, say=say)
+        if request.data is not None:
+            raise UsageError("--data is for bundles: a run is compared on the data it prepared")
+        from fsae.training.run import load_run
+
         say(f"run {source}")
+        opset = request.opset or OPSET
         return export_run(
-            load_run(source),
-            request.out or ENGINES,
-            request.name,
-            precisions=request.precisions or PRECISIONS[:1],
-            opset=request.opset or OPSET,
-            say=say,
+            load_run(source), request.out or ENGINES, request.name, precisions=precisions, opset=opset, say=say
         )
     except ImportError as error:  # torch imports some of what the exporter needs only when it exports
         raise _no_exporter(error) from None
@@ -177,17 +192,27 @@ def _export_run(source: Path, request: Request, say: Say) -> "Exported":
 
 def _no_exporter(error: ImportError) -> DeviceError:
     return DeviceError(
-        f'exporting a run needs {error.name or "torch"}, which cannot be imported: pip install "fsae[export]" '
+        f'exporting graphs needs {error.name or "torch"}, which cannot be imported: pip install "fsae[export]" '
         "(engines of a bundle need no torch: fsae-export BUNDLE --trt)"
     )
 
 
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="[RUN_OR_BUNDLE]", required=False)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of bundles.  [default: engines]")
-@click.option("--name", help="Name of the bundle.  [default: that of the run's folder]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of bundles.  [default: engines, or the bundle's]",
+)
+@click.option("--name", help="Name of the bundle.  [default: that of the run's folder, or of the bundle]")
 @click.option("--precision", metavar="LIST", help="Of fp32, fp16, bf16, int8, with commas.  [default: fp32]")
 @click.option("--opset", type=int, metavar="N", help="ONNX operator set of the graphs, 18 to 22.  [default: 18]")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="CONFIG",
+    help="Configuration whose data a bundle's graphs are compared on.  [default: the sample data's]",
+)
 @click.option("--trt", is_flag=True, help="Build TensorRT engines, or TensorRT-RTX ones where only that is installed.")
 @click.option("--batch", metavar="MIN,BEST,MAX", help="Batch sizes of the engines.  [default: 1,8,32]")
 @click.option("--workspace", type=float, metavar="GIB", help="Scratch memory a kernel may use.  [default: 2]")
@@ -201,6 +226,7 @@ def command(
     name: str | None,
     precision: str | None,
     opset: int | None,
+    data: Path | None,
     trt: bool,
     batch: str | None,
     workspace: float | None,
@@ -210,9 +236,9 @@ def command(
 ) -> None:
     """Export a trained run as a bundle of ONNX graphs, and build TensorRT engines from a bundle.
 
-    RUN_OR_BUNDLE is the folder or name of a run, or of a bundle (with --trt or --triton). Without it the latest run
-    under ./runs is taken. The bundle is checked against the trained model and replaces an older one of its name as a
-    whole.
+    RUN_OR_BUNDLE is the folder or name of a run, or of a bundle (with --precision, --trt or --triton). Without it the
+    latest run under ./runs is taken. The bundle is checked against the trained model and replaces an older one of its
+    name as a whole; one that is made of a bundle keeps its float32 graphs.
     """
     request = Request(
         source=source,
@@ -220,6 +246,7 @@ def command(
         name=name,
         precisions=None if precision is None else parse_precisions(precision),
         opset=opset,
+        data=data,
         trt=trt,
         batch=None if batch is None else parse_batch(batch),
         workspace_bytes=None if workspace is None else workspace_bytes(workspace),
@@ -234,12 +261,13 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code of `fsae-export` with the arguments `argv` (default: those of the process)."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        if arguments[:1] == ["upgrade"]:  # a run of that name is ./upgrade
-            from .upgrade import upgrade
+        with termination_as_interrupt():
+            if arguments[:1] == ["upgrade"]:  # a run of that name is ./upgrade
+                from .upgrade import upgrade
 
-            upgrade.main(args=arguments[1:], prog_name="fsae-export upgrade", standalone_mode=False)
-        else:
-            command.main(args=arguments, prog_name="fsae-export", standalone_mode=False)
+                upgrade.main(args=arguments[1:], prog_name="fsae-export upgrade", standalone_mode=False)
+            else:
+                command.main(args=arguments, prog_name="fsae-export", standalone_mode=False)
     except FsaeError as error:
         click.echo(f"fsae-export: {error}", err=True)
         return error.exit_code
@@ -249,6 +277,9 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("fsae-export: interrupted, nothing was left half-written", err=True)
         return INTERRUPTED
+    except MemoryError:
+        click.echo("fsae-export: not enough memory: free some, or export fewer precisions at once", err=True)
+        return FsaeError.exit_code
     return 0
 
 

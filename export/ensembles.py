@@ -1,19 +1,19 @@
 """What a precision does to generated ensembles: members, their spectrum and their score, beside float32's."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import ToleranceError
-from fsae.runtime.fields import read_fields
+from fsae.runtime.fields import VariableSpec, read_fields
+from fsae.runtime.healpix import zoom_of
 from fsae.runtime.manifest import EnsembleParity
-from fsae.runtime.session import Graphs
 from fsae.training.config import Tolerance
 from fsae.training.ensemble_scores import pointwise_crps
-from fsae.training.evaluation import draw, of_run, period_of
-from fsae.training.run import Run
+from fsae.training.evaluation import Candidate, draw, period_of
 from fsae.training.spectra import power_spectrum
 
 F32 = NDArray[np.float32]
@@ -30,11 +30,10 @@ class Drawn:
     truth: F32
 
 
-def draw_ensemble(run: Run, graphs: Graphs, years: tuple[int, int]) -> Drawn:
-    """The run's ensemble by these graphs, from the beginning of the `years`; its real fields end with them."""
-    candidate = replace(of_run(run), graphs=graphs)
+def draw_ensemble(candidate: Candidate, store: Path, years: tuple[int, int]) -> Drawn:
+    """A candidate's ensemble from the beginning of the `years` on, and the prepared fields in `store` of its dates."""
     zoom = candidate.subject.zooms[-1]
-    fields = read_fields(run.fields, candidate.variables, zoom=zoom, finest_zoom=zoom)
+    fields = read_fields(store, candidate.variables, zoom=zoom, finest_zoom=zoom)
     try:
         period = period_of(fields, years)
     finally:
@@ -43,18 +42,20 @@ def draw_ensemble(run: Run, graphs: Graphs, years: tuple[int, int]) -> Drawn:
     return Drawn(members=draw(candidate, MEMBERS, period.times[0], steps, seed=0), truth=period.values[:steps])
 
 
-def compare_ensembles(run: Run, exact: Drawn, found: Drawn, tolerance: Tolerance) -> tuple[EnsembleParity, ...]:
+def compare_ensembles(
+    variables: Sequence[VariableSpec], exact: Drawn, found: Drawn, tolerance: Tolerance
+) -> tuple[EnsembleParity, ...]:
     """One entry for each variable: `found` is drawn in another precision with the same seed as `exact`.
 
     The spectrum is that of the members' deviations from the mean of the `exact` ones at each step.
     """
     mean = exact.members.mean(axis=0, dtype=np.float64)
-    zoom = run.config.autoencoder.zoom
+    lmax = min(LMAX, 2 << zoom_of(mean.shape[-1]))
     entries = []
-    for number, variable in enumerate(run.config.data.variables):
+    for number, variable in enumerate(variables):
         one, other = exact.members[:, :, number], found.members[:, :, number]
         truth = exact.truth[:, number]
-        powers = [power_spectrum(part - mean[:, number], min(LMAX, 2 << zoom))[1:] for part in (one, other)]
+        powers = [power_spectrum(part - mean[:, number], lmax)[1:] for part in (one, other)]
         scores = [float(pointwise_crps(part, truth).mean()) for part in (one, other)]
         entries.append(
             EnsembleParity(

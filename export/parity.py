@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import ToleranceError
+from fsae.runtime.fields import VariableSpec
 from fsae.runtime.healpix import coarsen
-from fsae.runtime.manifest import Difference, Variable
+from fsae.runtime.manifest import Difference
 from fsae.runtime.session import MIN_BATCH
+from fsae.runtime.transforms import Transform
 from fsae.training.config import Tolerance
 
 from .runners import Runner, run_rows
@@ -31,7 +33,8 @@ def compare(
     zooms: Sequence[int],
     fields: F32,
     scale: F32,
-    variables: Sequence[Variable],
+    variables: Sequence[VariableSpec],
+    transforms: Sequence[Transform],
     tolerance: Tolerance,
     exact: Tolerance,
 ) -> list[Difference]:
@@ -40,7 +43,7 @@ def compare(
     In physical units: `fields` (row, variable, pixel) are what went in or came out, and latents are multiplied by their
     variable's `scale`; the denoisers are dimensionless. `zooms` are those of the output's pyramid. Means over cells of
     the coarsest zoom pass encoder and decoder in float32 whatever the precision, so `exact` holds for them, unless the
-    variable is learned as its square root.
+    variable is learned as its square root (`transforms`).
     """
     difference = found.astype(np.float64) - expected.astype(np.float64)
     entries = []
@@ -53,7 +56,7 @@ def compare(
             units = variable.units
             rounding = FIELD_ULPS * float(np.spacing(np.float32(np.abs(fields[:, number]).max())))
             limits = {zoom: rounding + tolerance.of(variable.name, float(scale[number])) for zoom in zooms}
-            if variable.transform == "none":
+            if transforms[number] == "none":
                 limits[zooms[0]] = rounding + exact.of(variable.name, float(scale[number]))
         for zoom in zooms:
             error = unit * coarsen(own, zooms[-1] - zoom)

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fsae.runtime.climatology import season as season_of
 from fsae.runtime.ensemble import SOURCES, window_noise
@@ -127,15 +125,3 @@ def denoiser_inputs(
 def take(inputs: Mapping[str, F32], rows: Sequence[int] | slice) -> Inputs:
     """Some rows of every input."""
     return {name: np.ascontiguousarray(value[rows]) for name, value in inputs.items()}
-
-
-def run_module(module: nn.Module, inputs: Mapping[str, F32]) -> F32:
-    """Output of a torch module for all rows, on the CPU in float32, some rows at a time."""
-    count = len(next(iter(inputs.values())))
-    with torch.no_grad():
-        parts = [
-            module(*(torch.from_numpy(value) for value in take(inputs, slice(first, first + BATCH)).values())).numpy()
-            for first in range(0, count, BATCH)
-        ]
-    joined: F32 = np.concatenate(parts)
-    return joined

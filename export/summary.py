@@ -36,7 +36,8 @@ def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
         if parity is None:
             rows.append((name, human(entry.size), *[""] * 7))
             continue
-        facts = (name, human(entry.size), str(parity.nodes or ""), f"{seconds.get(name, 0):.1f} s")
+        took = f"{seconds[name]:.1f} s" if name in seconds else ""
+        facts = (name, human(entry.size), str(parity.nodes or ""), took)
         for number, row in enumerate(parity.differences):
             units = "" if row.units == "1" else f" {row.units}"
             rms = "" if row.rmse is None else f"{row.rmse:.1e}{units}"

@@ -12,13 +12,13 @@ from collections.abc import Callable
 import click
 
 from fsae.runtime.bundle import MANIFEST, Bundle, hash_file, open_bundle
+from fsae.runtime.devices import NOT_ON_CPUS
 from fsae.runtime.errors import BundleError, FsaeError, OutputError, ToleranceError
 from fsae.runtime.manifest import Manifest
 from fsae.runtime.schema import SCHEMA_VERSION, read_json, schema_of
 from fsae.runtime.session import open_graphs
 from fsae.runtime.verify import check_files, check_graphs
 
-NOT_ON_CPUS = "bf16"  # ONNX Runtime has no kernels for it there
 EXAMPLES = """\b
 Examples:
   fsae-export upgrade engines/mine            the bundle in that folder

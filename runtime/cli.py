@@ -1,4 +1,4 @@
-"""`fsae-run`: info, verify, compress, decompress, superres, generate, climatology."""
+"""`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology."""
 
 import importlib.metadata
 import os
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from .cli_doctor import doctor
 from .cli_generate import generate
 from .errors import FsaeError, Stopped
 from .options import (
@@ -232,6 +233,7 @@ def superres(
 
 
 cli.add_command(generate)
+cli.add_command(doctor)
 
 
 @cli.command()

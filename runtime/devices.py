@@ -19,3 +19,4 @@ LIBRARIES = {
 }
 DEVICES = ("auto", *LIBRARIES)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of graphs
+NOT_ON_CPUS = "bf16"  # ONNX Runtime has no kernels for it there

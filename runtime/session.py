@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .devices import DEVICES, LIBRARIES
+from .devices import DEVICES, LIBRARIES, NOT_ON_CPUS
 from .errors import BundleError, DeviceError
 from .external import read_graph
 from .manifest import graph_file
@@ -164,10 +164,10 @@ class OnnxGraphs(GraphCalls):
         if precision not in bundle.manifest.precisions:
             found = ", ".join(bundle.manifest.precisions)
             raise BundleError(f"bundle {bundle.manifest.name} has no precision {precision}, it has {found}")
-        if (device, precision) == ("cpu", "bf16"):
+        if (device, precision) == ("cpu", NOT_ON_CPUS):
             raise DeviceError(
-                "device cpu cannot run bf16: ONNX Runtime has no kernels for it there: take another --precision of the "
-                f"bundle ({', '.join(bundle.manifest.precisions)}), or a GPU"
+                f"device cpu cannot run {precision}: ONNX Runtime has no kernels for it there: take another "
+                f"--precision of the bundle ({', '.join(bundle.manifest.precisions)}), or a GPU"
             )
         self.device, self.precision = device, precision
         self._onnxruntime = import_onnxruntime(device)

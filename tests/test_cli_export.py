@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -128,9 +129,10 @@ def test_runs_are_found_by_folder_and_by_name(here: Path, asked: list[Call]) -> 
     ("arguments", "code", "words"),
     [
         ([], 2, "no finished run in runs"),
-        (["engines/tiny"], 2, "is a bundle already: give --trt"),
-        (["engines/tiny", "--trt", "--name", "x"], 2, "--precision and --opset are for runs"),
-        (["engines/tiny", "--trt", "--precision", "fp16"], 2, "--precision and --opset are for runs"),
+        (["engines/tiny"], 2, "is a bundle already: give --precision"),
+        (["engines/tiny", "--trt", "--name", "x"], 2, "--out, --name, --opset and --data are for exports of graphs"),
+        (["engines/tiny", "--precision", "fp16", "--opset", "20"], 2, "--opset is for runs"),
+        (["engines/tiny", "--precision", "fp16", "--data", "no.toml"], 2, "no.toml"),
         (["mine", "--precision", "fp32,fp64"], 2, "found --precision fp32,fp64, expected some of fp32,fp16,bf16,int8"),
         (["mine", "--precision", "fp16,fp16"], 2, "each once"),
         (["engines/tiny", "--layers"], 2, "--layers is for engines: give --trt"),
@@ -165,6 +167,22 @@ def test_tolerance_has_its_code(
     make_run(here / "runs" / "mine")
     assert main([]) == 6
     assert capsys.readouterr().err.splitlines()[-1] == "fsae-export: the exported decoder differs"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_in_order(
+    here: Path,
+    asked: list[Call],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr(export_bundle, "export_run", lambda *arguments, **options: signal.raise_signal(number))
+    make_run(here / "runs" / "mine")
+    assert main([]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "fsae-export: interrupted, nothing was left half-written"
+    assert signal.getsignal(number) == before
 
 
 def test_neither_tensorrt_is_said_before_any_work(
@@ -221,7 +239,7 @@ def test_exporting_a_run_without_torch_names_the_extra(here: Path) -> None:
     for arguments in ((), ("runs/mine",)):
         done = run_blocked(here, *arguments)
         assert done.returncode == 3
-        assert done.stderr.splitlines()[-1].startswith("fsae-export: exporting a run needs ")
+        assert done.stderr.splitlines()[-1].startswith("fsae-export: exporting graphs needs ")
         assert 'pip install "fsae[export]"' in done.stderr
         assert "Traceback" not in done.stderr
 
@@ -237,7 +255,7 @@ def test_a_part_of_the_exporter_that_is_missing_later_is_said_too(
     monkeypatch.setattr(export_bundle, "export_run", without)
     assert main([]) == 3
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("fsae-export: exporting a run needs onnxscript, which cannot be imported")
+    assert error.startswith("fsae-export: exporting graphs needs onnxscript, which cannot be imported")
 
 
 def test_a_bundle_in_a_folder_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -730,6 +730,13 @@ def test_a_device_that_computes_otherwise_is_exit_code_6(tmp_path: Path, capsys:
     ]
 
 
+def test_what_is_not_a_number_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    shifted_golden(bundle, decoder_field=(0, np.nan))
+    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
+    assert "fsae-run: decoder fp32: FAIL, nan K in tas, allowed 0.001\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "variable", "units"), [("tas", 0, "K"), ("uas", 1, "m s-1")])
 def test_latents_are_compared_in_physical_units(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, variable: int, units: str

@@ -10,13 +10,15 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from tiny_run import SAMPLE, TAS, model_of
+from tiny_run import SAMPLE, TAS, files_of, model_of
 from torch import nn
 
 from fsae.export import certify
-from fsae.export.bundle import export_run
+from fsae.export.builder import BuildOptions
+from fsae.export.bundle import export_bundle, export_run
 from fsae.export.card import model_card, to_toml
-from fsae.export.engines import BuildOptions, build_engines
+from fsae.export.engines import build_engines
+from fsae.export.originals import make_parts, original_run
 from fsae.runtime.bundle import Bundle, open_bundle
 from fsae.runtime.engines import INDEX, engine_folder, read_index
 from fsae.runtime.errors import DataError, OutputError, ToleranceError, UsageError
@@ -53,7 +55,7 @@ def test_golden_vectors_are_what_torch_computes(run: Run, bundle: Bundle) -> Non
     assert not mask[1].all()  # the second row enters at a coarser zoom
     assert golden["denoiser.previous_valid"].numpy().tolist() == [[0, 0], [1, 1]]
     assert not golden["denoiser.source"].any()  # training knows one source
-    assert not certify.make_parts(run, certify.real_stretches(run, (2012, 2014)))["denoiser"].inputs["source"].any()
+    assert not make_parts(original_run(run), (2012, 2014))["denoiser"].inputs["source"].any()
 
 
 def test_certificate_has_every_graph_precision_variable_and_zoom(bundle: Bundle) -> None:
@@ -208,6 +210,36 @@ def test_bundle_replaces_an_older_one_and_keeps_valid_engines(
     assert any(f"{engines[0].file} is dropped: it is damaged" in line for line in said)
     assert len(read_index(engine_folder(again))) == len(engines) - 1
     assert (engine_folder(again) / INDEX).exists()
+
+
+def test_a_bundle_gets_graphs_in_other_precisions(
+    run: Run, bundle: Bundle, sample_data: Path, tmp_path: Path
+) -> None:  # oracle: the graphs that the run itself gives
+    text = bundle.read("MODEL_CARD.md").decode().split("```toml\n")[1].split("```")[0]
+    (tmp_path / "data.toml").write_text(text.replace(SAMPLE, str(sample_data / SAMPLE)))
+    said: list[str] = []
+    done = export_bundle(
+        bundle, tmp_path, "half", precisions=("fp32", "fp16"), data=tmp_path / "data.toml", say=said.append
+    )
+    found = open_bundle(done.folder)
+    assert found.manifest.precisions == ("fp32", "fp16")
+    for graph in INPUTS:
+        for precision in ("fp32", "fp16"):
+            assert files_of(found, graph, precision) == files_of(bundle, graph, precision)
+        own, theirs = (each.manifest.parity["fp16"][graph].worst.max_abs_error for each in (found, bundle))
+        assert own == pytest.approx(theirs, rel=0.2)  # from the float32 graph instead of PyTorch
+    assert found.manifest.parity["fp32"] == bundle.manifest.parity["fp32"]
+    for name in ("tables.npz", "golden.npz"):
+        assert found.read(name) == bundle.read(name)
+    card = found.read("MODEL_CARD.md").decode()
+    assert "encoder, fp16" in card
+    assert "encoder, int8" not in card
+    assert card.count("## Fidelity of the graphs") == 1
+    assert card.split("## Use")[1] == bundle.read("MODEL_CARD.md").decode().split("## Use")[1]
+    check_files(found)
+    assert all(check.good for check in check_graphs(found, OnnxGraphs(found, "cpu", "fp16")))
+    with pytest.raises(UsageError, match="has its float32 graphs: give --precision fp16, bf16 or int8"):
+        export_bundle(bundle, tmp_path, precisions=("fp32",))
 
 
 def test_what_is_no_bundle_is_not_replaced(run: Run, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from onnx import helper, numpy_helper
 from tiny_run import call_of, files_of, model_of, rows_of
 
 from fsae.export.external import split_weights
-from fsae.export.graphs import DecoderGraph, EncoderGraph, check_graph, export_graph
+from fsae.export.graphs import EncoderGraph, check_graph, export_graph
+from fsae.export.originals import expected_of, original_run
 from fsae.export.precision import convert
 from fsae.export.runners import onnxruntime_runner, reference_runner
-from fsae.export.samples import run_module
 from fsae.runtime.bundle import Bundle
 from fsae.runtime.climatology import season
 from fsae.runtime.errors import BundleError
@@ -159,10 +159,10 @@ def test_second_copies_are_refused() -> None:
         check_graph("decoder", {"decoder.fp32.onnx": model.SerializeToString()}, {"latent": (4,)})
 
 
-def test_modules_run_in_parts(run: Run) -> None:  # oracle: all rows at once
+def test_the_original_runs_in_parts(run: Run) -> None:  # oracle: all rows at once
     rows = {"latent": np.random.default_rng(0).normal(size=(19, 1, 48)).astype(np.float32)}
     rows["season"] = season(np.linspace(0, 1, 19), 2)
     with torch.no_grad():
         whole = run.autoencoder.decode(*map(torch.from_numpy, rows.values())).numpy()
-    found = run_module(DecoderGraph(run.autoencoder), rows)
+    found = expected_of(original_run(run), "decoder", rows)
     np.testing.assert_allclose(found, whole, rtol=0, atol=2e-4)  # sum order, at 300 K

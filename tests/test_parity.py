@@ -10,9 +10,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from tiny_run import TAS
 
-from fsae.export.certify import make_parts, measure, real_stretches
+from fsae.export.certify import measure
 from fsae.export.ensembles import Drawn, check_ensembles, compare_ensembles
 from fsae.export.graphs import EncoderGraph, export_graph
+from fsae.export.originals import make_parts, original_run
 from fsae.export.parity import check_batches, check_parity, compare, larger
 from fsae.export.precision import convert
 from fsae.export.runners import onnxruntime_runner, reference_runner
@@ -32,7 +33,13 @@ def test_differences_are_physical_and_of_every_variable_and_zoom() -> None:  # o
     expected = np.zeros((3, 2, 48), dtype=np.float32)
     found = expected.copy()
     found[1, 0, 2], found[2, 1, 3] = 4e-3, -8e-3
-    settings = {"zooms": (0, 1), "fields": fields, "scale": scale, "variables": (TAS, WIND)}
+    settings = {
+        "zooms": (0, 1),
+        "fields": fields,
+        "scale": scale,
+        "variables": (TAS, WIND),
+        "transforms": ("none", "none"),
+    }
     rows = compare("encoder", expected, found, **settings, tolerance=LOOSE, exact=EXACT)
     assert [(row.variable, row.zoom, row.units) for row in rows] == [
         ("tas", 0, "K"),
@@ -57,7 +64,6 @@ def test_differences_are_physical_and_of_every_variable_and_zoom() -> None:  # o
 
 
 def test_means_of_a_root_are_no_means() -> None:  # oracle: the rule in compare's docstring
-    rooted = replace(TAS, transform="sqrt")
     fields = np.full((1, 1, 48), 8.0, dtype=np.float32)
     rows = compare(
         "decoder",
@@ -66,7 +72,8 @@ def test_means_of_a_root_are_no_means() -> None:  # oracle: the rule in compare'
         zooms=(0, 1),
         fields=fields,
         scale=np.ones(1, np.float32),
-        variables=(rooted,),
+        variables=(TAS,),
+        transforms=("sqrt",),
         tolerance=LOOSE,
         exact=EXACT,
     )
@@ -117,32 +124,33 @@ def test_the_reference_rounds_every_result_once(kind: int, bits: int) -> None:  
 def test_overflow_of_half_precision_is_caught(run: Run) -> None:
     # oracle: the same function in float32. Values of attention are 30,000 times larger and what follows on them as
     # much smaller, which no float32 or bfloat16 notices and float16 cannot hold.
-    part = make_parts(run, real_stretches(run, (2012, 2014)))["encoder"]
-    part = replace(part, module=EncoderGraph(copy.deepcopy(run.autoencoder)).eval())
-    block = part.module.autoencoder.encoder_fine[0]
+    original = original_run(run)
+    module = EncoderGraph(copy.deepcopy(run.autoencoder)).eval()
+    part, original = make_parts(original, original.years)["encoder"], replace(original, modules={"encoder": module})
+    block = module.autoencoder.encoder_fine[0]
     width = block.attention_out.in_features
     with torch.no_grad():
         block.query_key_value.weight[2 * width :] *= 3e4
         block.query_key_value.bias[2 * width :] *= 3e4
         block.attention_out.weight /= 3e4
-    data = export_graph("encoder", part.module, take(part.inputs, [0, 1]))
+    data = export_graph("encoder", module, take(part.inputs, [0, 1]))
     for precision in ("fp32", "bf16"):
         own = data if precision == "fp32" else convert(data, precision)
-        assert measure(run, "encoder", precision, part, own).worst.max_abs_error < 0.2
+        assert measure(original, "encoder", precision, part, own).worst.max_abs_error < 0.2
     with pytest.raises(ToleranceError, match=r"fp16 encoder gives no finite number .* leave the range of fp16"):
-        measure(run, "encoder", "fp16", part, convert(data, "fp16"))
+        measure(original, "encoder", "fp16", part, convert(data, "fp16"))
 
 
-def test_ensembles_are_compared_by_member_spectrum_and_score(run: Run) -> None:  # oracle: closed forms
+def test_ensembles_are_compared_by_member_spectrum_and_score() -> None:  # oracle: closed forms
     generator = np.random.default_rng(0)
     members = generator.normal(280, 1, (4, 6, 1, 192)).astype(np.float32)
     mean = members.mean(axis=0)
     exact = Drawn(members=members, truth=mean)
     wider = Drawn(members=(mean + 1.01 * (members - mean)).astype(np.float32), truth=mean)
     tolerance = Tolerance(share=1.0, denoiser=1.0, spectrum=0.03, crps=0.1)
-    (same,) = compare_ensembles(run, exact, exact, tolerance)
+    (same,) = compare_ensembles((TAS,), exact, exact, tolerance)
     assert (same.rmse, same.spectrum, same.crps) == (0.0, 0.0, same.crps_fp32)
-    (other,) = compare_ensembles(run, exact, wider, tolerance)
+    (other,) = compare_ensembles((TAS,), exact, wider, tolerance)
     np.testing.assert_allclose(other.spectrum, 1.01**2 - 1, rtol=1e-3)  # power goes with the square
     np.testing.assert_allclose(other.rmse, 0.01 * np.std(members - mean), rtol=1e-3)
     np.testing.assert_allclose(other.crps / other.crps_fp32, 1.01, rtol=1e-3)  # all distances grow

@@ -7,7 +7,7 @@ from onnx import TensorProto, numpy_helper
 from tiny_run import files_of, model_of, rows_of
 
 from fsae.export import certify
-from fsae.export.certify import make_parts, real_stretches
+from fsae.export.originals import make_parts, original_run
 from fsae.export.precision import convert
 from fsae.export.quantize import quantize
 from fsae.export.runners import reference_runner, run_rows
@@ -56,8 +56,9 @@ def test_only_learned_maps_and_attention_are_in_16_bits(bundle: Bundle, graph: s
 @pytest.mark.parametrize("graph", INPUTS)
 def test_a_16_bit_graph_is_the_module_in_16_bits(run: Run, bundle: Bundle, graph: str, precision: str) -> None:
     # oracle: PyTorch's own kernels on the trained module. Roundings differ, their size does not.
-    part = make_parts(run, real_stretches(run, (2012, 2014)))[graph]
-    twin = run_rows(torch_runner(part.module, precision), part.inputs)
+    original = original_run(run)
+    part = make_parts(original, original.years)[graph]
+    twin = run_rows(torch_runner(original.modules[graph], precision), part.inputs)
     found = run_rows(reference_runner(files_of(bundle, graph, precision), OUTPUTS[graph]), part.inputs)
     errors = [float(np.sqrt(np.mean((each - part.expected) ** 2))) for each in (twin, found)]
     assert errors[0] > 0
@@ -68,7 +69,8 @@ def test_a_16_bit_graph_is_the_module_in_16_bits(run: Run, bundle: Bundle, graph
 def test_the_same_graph_gives_the_same_bytes(run: Run, bundle: Bundle, precision: str) -> None:  # oracle: first time
     data = files_of(bundle, "encoder")
     if precision == "int8":
-        parts = make_parts(run, real_stretches(run, run.config.data.training_years))
+        original = original_run(run)
+        parts = make_parts(original, original.data.training_years)
         again = quantize(data, parts["encoder"].inputs)
     else:
         again = convert(data, precision)

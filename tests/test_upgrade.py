@@ -139,11 +139,11 @@ def test_a_miss_leaves_the_bundle_as_it_was(old: Path, capsys: pytest.CaptureFix
     assert contents(old) == before
 
 
-def test_a_damaged_bundle_stays_as_it_was(old: Path) -> None:
-    graph = old / "denoiser.fp32.onnx"
-    graph.write_bytes(graph.read_bytes()[:-1])
+@pytest.mark.parametrize("name", ["denoiser.fp32.onnx", "MODEL_CARD.md"])  # the second is used by nothing
+def test_a_damaged_bundle_stays_as_it_was(old: Path, name: str) -> None:
+    (old / name).write_bytes((old / name).read_bytes()[:-1])
     before = contents(old)
-    with pytest.raises(BundleError, match=r"denoiser\.fp32\.onnx is truncated or altered"):
+    with pytest.raises(BundleError, match=rf"{name} is truncated or altered"):
         upgrade_bundle(old)
     assert contents(old) == before
 

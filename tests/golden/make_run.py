@@ -11,15 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fsae.export.samples import (
-    Whitening,
-    decoder_inputs,
-    denoiser_inputs,
-    encoder_inputs,
-    read_stretches,
-    run_module,
-    take,
-)
+from fsae.export.originals import expected_of, make_parts, original_run
+from fsae.export.samples import take
+from fsae.runtime.session import OUTPUTS
 from fsae.training.autoencoder import AutoencoderConfig
 from fsae.training.config import Config, DataConfig, Files, FitConfig, VariableConfig
 from fsae.training.denoiser import DenoiserConfig
@@ -62,40 +56,12 @@ def config() -> Config:
 
 def outputs(run: Run) -> dict[str, np.ndarray]:
     """Inputs of every graph from the evaluation years, and what torch gives for them."""
-    diffusion, zooms = run.config.diffusion, run.config.autoencoder.zooms
-    assert diffusion is not None
-    assert run.denoiser is not None
-    length = diffusion.previous + diffusion.window
-    stretches = read_stretches(
-        str(run.fields),
-        run.config.data.variables,
-        zooms[-1],
-        run.config.data.harmonics,
-        run.config.data.evaluation_years,
-        count=ROWS,
-        length=length,
-    )
-    encode, decode = run.autoencoder.encode, run.autoencoder.decode
-    fields = encoder_inputs(stretches, zooms)
-    latent = run_module(encode, fields)
-    whitening = Whitening(
-        zooms=run.config.autoencoder.latent_zooms,
-        cell_std=run.statistics["latent_cell_std"],
-        season_std=run.statistics["latent_season_std"],
-        level_std=run.statistics["latent_level_std"],
-    )
-    windows = denoiser_inputs(latent, stretches, whitening, previous=diffusion.previous, sigmas=(0.1, 3.0))
-    modules = {
-        "encoder": (encode, fields, "latent"),
-        "decoder": (decode, decoder_inputs(latent, fields["season"]), "field"),
-        "denoiser": (run.denoiser.eval(), windows, "denoised"),
-    }
+    original = original_run(run)
     found = {}
-    for graph, (module, inputs, output) in modules.items():
-        count = len(next(iter(inputs.values())))
-        rows = take(inputs, np.linspace(0, count - 1, ROWS).astype(int).tolist())
+    for graph, part in make_parts(original, original.years).items():
+        rows = take(part.inputs, np.linspace(0, len(part.expected) - 1, ROWS).astype(int).tolist())
         found |= {f"{graph}.{name}": array for name, array in rows.items()}
-        found[f"{graph}.{output}"] = run_module(module, rows)
+        found[f"{graph}.{OUTPUTS[graph]}"] = expected_of(original, graph, rows)
     return found
 
 

@@ -1,0 +1,274 @@
+"""What can run here and why the rest cannot: the report of `fsae-run doctor`.
+
+Nothing here may fail: modules of the runtime that need a library are imported inside functions, and what an import
+raises is a finding.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import BundleError, DeviceError, FsaeError
+from .installation import Finding, driver_version, gpu_findings, library_findings, parted, platform_findings, problem
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .engines import Target
+
+AUTO = ("trt", "trt-rtx", "cuda", "cpu")  # the order in which --device auto looks, see session.open_graphs
+AGAIN = "get the bundle again"
+REINSTALL = "pip install --force-reinstall fsae"
+USE_GPU = 'pip install "fsae[trt]" beside fsae[cpu], or "fsae[gpu]" in place of it'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All findings, and why no ensemble can be generated here, or None."""
+
+    findings: tuple[Finding, ...]
+    failure: FsaeError | None
+
+
+def guarded(section: str, make: Callable[[], list[Finding]]) -> list[Finding]:
+    """The findings that `make` gives; where it fails instead, that as one."""
+    try:
+        return make()
+    except Exception as error:  # a broken installation can fail anywhere, and to say so is the purpose
+        value = " ".join(f"cannot be examined ({type(error).__name__}: {error})".split())
+        return [Finding(section=section, name=section, value=value, advice=REINSTALL)]
+
+
+# --- bundles and their engines ---
+
+
+def open_whole(folder: Path, hashes: bool) -> "Bundle":
+    """The bundle in a folder; BundleError where a file of its manifest is missing or has another size (or hash)."""
+    from .bundle import open_bundle
+    from .verify import check_files
+
+    bundle = open_bundle(folder)
+    if hashes:
+        check_files(bundle)
+        return bundle
+    for name, entry in bundle.manifest.files.items():
+        try:
+            size = (folder / name).stat().st_size
+        except OSError as error:
+            raise BundleError(f"cannot read {folder / name}: {error.strerror}; {AGAIN}") from None
+        if size != entry.size:
+            raise BundleError(
+                f"{folder / name} is truncated or altered: found {size} bytes, expected {entry.size}; {AGAIN}"
+            )
+    return bundle
+
+
+def read_bundles(model: str | None, hashes: bool) -> "dict[Path, Bundle | BundleError]":
+    """The bundles that can be meant, or what is wrong with them: that of `model`, those in ./engines, the shipped."""
+    from .bundle import bundles_in, find_bundle, shipped_folder
+
+    folders = [*bundles_in(Path("engines")), *bundles_in(shipped_folder())]
+    with contextlib.suppress(BundleError):  # `bundle_in_use` says so
+        folders.insert(0, find_bundle(model))
+    once: dict[Path, Path] = {}
+    for folder in folders:
+        once.setdefault(folder.resolve(), folder)
+    found: dict[Path, Bundle | BundleError] = {}
+    for folder in once.values():
+        try:
+            found[folder] = open_whole(folder, hashes)
+        except BundleError as error:
+            found[folder] = error
+    return found
+
+
+def bundle_in_use(model: str | None, bundles: "dict[Path, Bundle | BundleError]") -> "Bundle":
+    """The bundle that the verbs take with this --model; BundleError where it is damaged, or by default cannot generate.
+
+    Who names a bundle without a denoiser wants it for compression.
+    """
+    from .bundle import find_bundle
+
+    bundle = bundles[find_bundle(model)]
+    if isinstance(bundle, BundleError):
+        raise bundle
+    if model is None and bundle.manifest.denoiser is None:
+        raise BundleError(
+            f"the newest bundle in ./engines, {bundle.folder}, has no denoiser and cannot generate: "
+            "give --model with one that can, such as default"
+        )
+    return bundle
+
+
+def bundle_finding(folder: Path, bundle: "Bundle | BundleError", hashes: bool) -> Finding:
+    """Name, schema, precisions and size of a bundle, or what is wrong with it."""
+    from .bundle import MANIFEST
+    from .describe import human
+    from .schema import read_json, schema_of
+
+    if isinstance(bundle, BundleError):
+        return problem("bundles", str(folder), bundle, AGAIN)
+    manifest = bundle.manifest
+    schema = schema_of(read_json((folder / MANIFEST).read_text(encoding="utf-8")))  # the record is of the newest
+    value = (
+        f"{manifest.name}, schema {schema}, {', '.join(manifest.precisions)}, {human(bundle.size)} in "
+        f"{len(manifest.files)} files of the right {'hash' if hashes else 'size'}, "
+        f"{'generates' if manifest.denoiser is not None else 'does not generate'}"
+    )
+    return Finding(section="bundles", name=str(folder), value=value)
+
+
+def targets_here() -> "dict[str, Target | str]":
+    """For each TensorRT flavour what an engine must be built for to be loaded here, or why none can be."""
+    from .tensorrt import MODULES, find_gpu, import_tensorrt, this_target
+
+    found: dict[str, Target | str] = {}
+    for flavour in MODULES:
+        try:
+            library = import_tensorrt(flavour)
+            found[flavour] = this_target(flavour, library, find_gpu(flavour))
+        except DeviceError as error:
+            found[flavour] = parted(str(error), "")[0].removeprefix(f"device {flavour} ")
+    return found
+
+
+def check_engines(bundle: "Bundle", precision: str, target: "Target", hashes: bool) -> str:
+    """What is right with the engines of all graphs; FsaeError where one is missing or cannot be loaded here."""
+    from .engines import engine_folder, find_engine, read_engine
+
+    for graph in bundle.manifest.graphs:
+        engine = find_engine(bundle, graph, precision, target)
+        path = engine_folder(bundle) / engine.file
+        if hashes:
+            read_engine(bundle, engine)
+        elif not path.is_file() or path.stat().st_size != engine.size:
+            raise BundleError(f"{path} is missing or truncated: run fsae-export {bundle.folder} --trt again")
+    return f"engines of {', '.join(bundle.manifest.graphs)} in {precision}, valid here"
+
+
+def engine_findings(bundle: "Bundle", here: "dict[str, Target | str]", hashes: bool) -> list[Finding]:
+    """For each flavour and precision in a bundle's index: whether its engines can be loaded here, or why not."""
+    from .engines import engine_folder, read_index
+
+    todo = f"build them on this machine with: fsae-export {bundle.folder} --trt"
+    try:
+        listed = read_index(engine_folder(bundle))
+    except BundleError as error:
+        return [problem("engines", str(bundle.folder), error, todo)]
+    findings = []
+    for flavour, precision in sorted({(e.target.flavour, e.precision) for e in listed}):
+        name, target = f"{bundle.folder} {flavour} {precision}", here.get(flavour, "is unknown to this fsae")
+        if isinstance(target, str):
+            findings.append(Finding(section="engines", name=name, value=f"of no use here: {flavour} {target}"))
+            continue
+        try:
+            value = check_engines(bundle, precision, target, hashes)
+        except FsaeError as error:
+            findings.append(problem("engines", name, error, todo))
+        else:
+            findings.append(Finding(section="engines", name=name, value=value))
+    return findings
+
+
+# --- devices ---
+
+
+def try_device(bundle: "Bundle", device: str, here: "dict[str, Target | str]", hashes: bool) -> str:
+    """What shows that a device can run the bundle; FsaeError where it cannot.
+
+    ONNX Runtime runs the decoder once, on zeros. Engines are looked at and not loaded, which can take minutes.
+    """
+    import numpy as np
+
+    from .session import PROVIDERS, OnnxGraphs
+
+    manifest = bundle.manifest
+    precision = manifest.precisions[0]
+    if device in PROVIDERS:
+        graphs = OnnxGraphs(bundle, device, precision)
+        latent = np.zeros((1, *manifest.latent.shape), np.float32)
+        graphs.decode(latent, np.zeros((1, 2 * manifest.time.harmonics), np.float32))
+        return f"works: {graphs.backend} ran the decoder of {manifest.name} in {precision}"
+    target = here[device]
+    if isinstance(target, str):
+        raise DeviceError(f"device {device} {target}")
+    return f"works: {check_engines(bundle, precision, target, hashes)}"
+
+
+def device_findings(
+    bundle: "Bundle", here: "dict[str, Target | str]", known: list[Finding], hashes: bool
+) -> tuple[list[Finding], FsaeError | None]:
+    """For each device whether it runs the bundle, which one `auto` takes, and the error where there is none.
+
+    A device that does not work is a problem where its hardware and its library are there. `known` holds the findings
+    so far: what stands there as a problem is not told twice.
+    """
+    from .session import PROVIDERS, missing_provider
+
+    works: dict[str, str] = {}
+    errors: dict[str, FsaeError] = {}
+    for device in AUTO:
+        try:
+            works[device] = try_device(bundle, device, here, hashes)
+        except FsaeError as error:
+            errors[device] = error
+        except Exception as error:  # see `guarded`
+            errors[device] = DeviceError(f"{device} fails ({type(error).__name__}: {error}): {REINSTALL}")
+    chosen = next(iter(works), None)
+    gpu = driver_version() is not None or any(f.section == "gpu" and f.name.startswith("gpu ") for f in known)
+    findings = [Finding(section="devices", name=device, value=value) for device, value in works.items()]
+    for device, reason in errors.items():
+        value, advice = parted(" ".join(str(reason).split()).removeprefix(f"device {device} "), REINSTALL)
+        told = any(finding.value == value and finding.advice is not None for finding in [*known, *findings])
+        if device == "cpu":
+            matters = chosen is None
+        elif device in PROVIDERS:
+            matters = gpu and missing_provider(device) is None
+        else:  # library and GPU are there, and no engine of any flavour
+            matters = not isinstance(here[device], str) and chosen not in here
+        advised = advice if matters and not told else None
+        findings.append(Finding(section="devices", name=device, value=value, advice=advised))
+    findings.sort(key=lambda finding: AUTO.index(finding.name))
+    if chosen is None:
+        damaged = isinstance(errors["cpu"], BundleError)
+        failure = errors["cpu"] if damaged else DeviceError(f"no device runs {bundle.folder}: {errors['cpu']}")
+        return [*findings, Finding(section="devices", name="auto", value="finds no device")], failure
+    idle = gpu and chosen == "cpu" and all(f.advice is None for f in [*known, *findings] if f.section != "bundles")
+    value = f"takes {chosen}, the first of {', '.join(AUTO)} that works"
+    if idle:
+        value += "; nothing that is installed uses the GPU"
+    return [*findings, Finding(section="devices", name="auto", value=value, advice=USE_GPU if idle else None)], None
+
+
+def examine(model: str | None = None, hashes: bool = False) -> Report:
+    """Everything about this machine, and the bundles that can be meant; `hashes` reads all their files."""
+    findings = guarded("platform", platform_findings)
+    findings += guarded("libraries", library_findings)
+    findings += guarded("gpu", gpu_findings)
+    try:
+        failure = _examine_bundles(model, hashes, findings)
+    except Exception as error:  # see `guarded`
+        failure = DeviceError(f"the runtime does not work here ({type(error).__name__}: {error}): {REINSTALL}")
+        findings.append(problem("bundles", "runtime", failure, ""))
+    return Report(findings=tuple(findings), failure=failure)
+
+
+def _examine_bundles(model: str | None, hashes: bool, findings: list[Finding]) -> FsaeError | None:
+    """Why no ensemble can be generated, or None; findings on bundles, engines and devices are added to `findings`."""
+    bundles, here = read_bundles(model, hashes), targets_here()
+    listed = [bundle_finding(folder, bundle, hashes) for folder, bundle in bundles.items()]
+    whole = [bundle for bundle in bundles.values() if not isinstance(bundle, BundleError)]
+    engines = [finding for bundle in whole for finding in engine_findings(bundle, here, hashes)]
+    try:
+        bundle = bundle_in_use(model, bundles)
+    except BundleError as error:
+        told = parted(str(error), AGAIN)[0] in {finding.value for finding in listed}
+        used = problem("bundles", "in use", error, "give --model with one of those that are right")
+        findings += [used] if not told else []
+        findings += [*listed, *engines, Finding(section="devices", name="auto", value="not tried without a bundle")]
+        return error
+    findings += [Finding(section="bundles", name="in use", value=str(bundle.folder)), *listed, *engines]
+    devices, failure = device_findings(bundle, here, findings, hashes)
+    findings += devices
+    return failure

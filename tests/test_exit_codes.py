@@ -1,0 +1,225 @@
+"""Every exit code of every command: what is wrong gets its code, one sentence at the end of stderr, and no files.
+
+CASES holds what each command can be told wrongly and cheaply. Elsewhere: 2 to 5 of `fsae-run` in all their forms, and 7
+of a full disk, in test_cli_run.py; 2, 3, 4, 6 and 7 of `fsae-export` in test_cli_export.py, test_upgrade.py and
+test_triton.py; 5 of `fsae-train` in test_cli_train.py; 3 and 4 of `doctor` in test_doctor.py; 75, training stopped, in
+test_scale.py (test_sigterm_ends_all_processes_and_one_device_goes_on); 130, interrupted, in test_cli_run.py
+(test_an_interrupted_run_leaves_nothing) and test_upgrade.py (test_an_interrupt_leaves_nothing_half_written).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_tiny_bundle, tiny_manifest
+
+from fsae.export import cli as export_cli
+from fsae.runtime import cli as run_cli
+from fsae.runtime import errors
+from fsae.runtime.bundle import write_manifest
+from fsae.runtime.errors import FsaeError
+from fsae.training import cli as train_cli
+
+ROOT = Path(__file__).parent.parent
+MAINS = {"fsae-run": run_cli.main, "fsae-export": export_cli.main, "fsae-train": train_cli.main}
+# The arguments of each verb of `fsae-run`, its output in place of OUT.
+VERBS = {
+    "info": "",
+    "verify": "",
+    "doctor": "",
+    "compress": "fields.nc OUT.zarr",
+    "decompress": "latents.zarr OUT.nc",
+    "superres": "fields.nc OUT.zarr --zoom 1 --climatology training",
+    "generate": "--members 1 --steps 1 --out OUT.zarr",
+    "climatology": "fields.nc OUT.nc",
+}
+COMPUTING = ("compress", "decompress", "superres", "generate")
+WRITING = (*COMPUTING, "climatology")
+FIGURES = {  # subcommands of fsae-train that take --json, with what they need beside it
+    "evaluate": "",
+    "hindcast": "",
+    "decades": "",
+    "samplers": "",
+    "sources": "run",
+    "superres": "model in.nc",
+    "compare": "run",
+}
+MODELS = ("evaluate nowhere", "hindcast nowhere", "decades nowhere", "samplers nowhere", "superres nowhere in.nc")
+Case = tuple[str, int, str]
+
+
+def each(verbs: Iterable[str], options: str, code: int, words: str, out: str = "out") -> list[Case]:
+    """A case for each verb of `fsae-run`, with the same options, code and words of its error."""
+    return [(f"fsae-run {verb} {VERBS[verb].replace('OUT', out)} {options}", code, words) for verb in verbs]
+
+
+CASES = [
+    *each(("info", "verify", "doctor", "generate"), "--model tiny", 0, ""),
+    *each(VERBS, "--nonsense", 2, "No such option '?--nonsense"),
+    *each(("verify", *COMPUTING), "--device trt", 3, "device trt"),
+    *each(VERBS, "--model nowhere", 4, "found no bundle 'nowhere'"),
+    *each(VERBS, "--model damaged", 4, "not JSON"),
+    *each(("compress", "superres", "climatology"), "--model tiny", 5, "fields.nc is neither NetCDF nor Zarr"),
+    *each(("decompress",), "--model tiny", 5, "latents.zarr is a folder and no Zarr store"),
+    *each(("generate",), "--model tiny --forcing fields.nc", 5, "fields.nc"),
+    *each(("generate",), "--model tiny --initial fields.nc", 5, "fields.nc"),
+    *each(("verify",), "--model other-golden-vectors", 6, "misses the golden vectors.* the decoder by 1 K"),
+    *each(WRITING, "", 7, r"there\.\w+ exists: give another path or --overwrite", out="there"),
+    *each(WRITING, "", 7, "there is no folder .*nowhere", out="nowhere/out"),
+    ("fsae-export nowhere", 4, "found no bundle 'nowhere'"),
+    ("fsae-export engines/damaged --trt", 4, "not JSON"),
+    ("fsae-export engines/tiny --triton there.nc", 7, "there.nc is a file, expected a folder"),
+    *((f"fsae-train {name} --nonsense", 2, "No such option '?--nonsense") for name in sorted(train_cli.cli.commands)),
+    *((f"fsae-train {words}", 4, "nowhere") for words in MODELS),
+    *((f"fsae-train {name} {words} --json nowhere/x.json", 7, "no folder nowhere") for name, words in FIGURES.items()),
+    ("fsae-train --out there.nc", 7, "there.nc"),
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with bundles, whole and not, with input that is no data, and with outputs that are there."""
+    engines = tmp_path / "engines"
+    shutil.copytree(tiny_bundle_path, engines / "tiny")
+    shutil.copytree(tiny_bundle_path, engines / "damaged")
+    (engines / "damaged" / "manifest.json").write_text('{"schema_version": 2, ')
+    other = make_tiny_bundle(engines / "other-golden-vectors")
+    golden = dict(np.load(other / "golden.npz"))
+    golden["decoder.field"] += 1.0
+    np.savez(other / "golden.npz", **golden)
+    write_manifest(other, tiny_manifest())
+    (tmp_path / "fields.nc").write_text("not data")
+    (tmp_path / "latents.zarr").mkdir()
+    (tmp_path / "there.nc").write_text("somebody's work")
+    (tmp_path / "there.zarr").mkdir()
+    (tmp_path / "there.zarr" / "zarr.json").write_text("somebody's work")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # what a missing package looks like to import
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder, with a file's content."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(("line", "code", "words"), CASES, ids=[f"{code} {line}" for line, code, _ in CASES])
+def test_exit_codes(here: Path, capsys: pytest.CaptureFixture[str], line: str, code: int, words: str) -> None:
+    # oracle: the table in README.md, which the test below holds to the classes of errors
+    before = contents(here)
+    program, *arguments = line.split()
+    assert MAINS[program](arguments) == code
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    if code == 0:
+        assert out
+        assert "error" not in err
+        return
+    assert contents(here) == before
+    assert "doctor" in arguments or not out
+    check_last_line(program, err, words)
+
+
+def check_last_line(program: str, err: str, words: str) -> None:
+    """The last line of stderr, and no other, is the error's sentence: it holds `words`."""
+    *others, last = err.splitlines()
+    form = rf"(Error|{program}: error|{program}): (?P<sentence>\S.*)"
+    found = re.fullmatch(form, last)
+    assert found is not None, err
+    assert re.search(words, found["sentence"]), err
+    assert not [line for line in others if re.match(rf"Error|{program}: error|Traceback", line)], err
+
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "lightning", "healpy"}:
+            raise ModuleNotFoundError(f"{name} is blocked by the test", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from fsae.training.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_training_without_its_libraries(here: Path) -> None:  # oracle: an interpreter that cannot import them
+    before = contents(here)
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKER],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    check_last_line("fsae-train", done.stderr, r'is not installed: pip install "fsae\[train\]"')
+    assert contents(here) == before
+
+
+def test_exporting_a_run_whose_data_are_gone(
+    here: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: the table in README.md
+    shutil.copytree(run_folder, here / "run")
+    shutil.rmtree(here / "run" / "data.zarr")
+    before = contents(here)
+    assert export_cli.main(["run"]) == 5
+    check_last_line("fsae-export", capsys.readouterr().err, "data.zarr")
+    assert contents(here) == before
+
+
+def test_too_little_memory(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # oracle: what NumPy raises
+    from fsae.runtime import emulator
+
+    def too_large(*arguments: object, **options: object) -> None:
+        raise MemoryError("Unable to allocate 1 TiB")
+
+    monkeypatch.setattr(emulator, "generate_job", too_large)
+    before = contents(here)
+    assert run_cli.main(["--model", "tiny", "--device", "cpu", "generate", *VERBS["generate"].split()]) == 1
+    check_last_line("fsae-run", capsys.readouterr().err, "not enough memory: give a smaller --batch")
+    assert contents(here) == before
+
+
+def test_all_verbs_are_in_the_table() -> None:  # oracle: the command itself
+    assert set(VERBS) == set(run_cli.cli.commands)
+
+
+def classes(base: type[FsaeError] = FsaeError) -> dict[str, int]:
+    """Exit codes of all our errors by name."""
+    found = {base.__name__: base.exit_code}
+    for error in base.__subclasses__():
+        if error.__module__ == errors.__name__:
+            found |= classes(error)
+    return found
+
+
+def table(text: str, row: str) -> list[tuple[str, ...]]:
+    """What the pattern `row` finds in each line of a text."""
+    return [found.groups() for line in text.splitlines() if (found := re.fullmatch(row, line)) is not None]
+
+
+def test_the_table_in_the_readme_is_that_of_the_classes() -> None:  # oracle: `exit_code` of the classes
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## Exit codes\n")[1].split("\n## ")[0]
+    rows = table(section, r"\| (\d+) \| (?:`(\w+)`)? ?\| (.+) \|")
+    codes = [int(code) for code, _, _ in rows]
+    assert codes == sorted(set(codes))
+    assert {name: int(code) for code, name, _ in rows if name and name != "KeyboardInterrupt"} == classes()
+    others = {int(code): name for code, name, _ in rows if name not in classes()}
+    assert others == {0: None, run_cli.INTERRUPTED: "KeyboardInterrupt"}
+    assert run_cli.INTERRUPTED == export_cli.INTERRUPTED == 130
+    assert {code for _, code, _ in CASES} <= set(codes)
+
+
+def test_the_tree_in_the_module_is_that_of_the_classes() -> None:  # oracle: `exit_code` of the classes
+    rows = table(errors.__doc__ or "", r"    [├└]── (\w+) +(\d+) +\S.*")
+    assert {name: int(code) for name, code in rows} == {k: v for k, v in classes().items() if k != "FsaeError"}
