@@ -60,8 +60,10 @@ def drawn(candidate: Candidate, sampler: str, steps: int, members: range, seed: 
     model = replace(candidate.latent, sampler=replace(candidate.latent.sampler, name=sampler, steps=steps))
     start = cftime.datetime(1990, 1, 1, calendar="standard")
     line = timeline(candidate.time, WINDOW, candidate.cell_methods, start, MONTHS)
-    units = list(generate(model, candidate.graphs, members, line.steps, MONTHS, seed, len(members)))
-    return np.concatenate([unit.values for unit in units], axis=1)
+    windows: dict[int, list[np.ndarray]] = {}  # by member
+    for unit in generate(model, candidate.graphs, members, line.steps, MONTHS, seed, len(members)):
+        windows.setdefault(unit.members.start, []).append(unit.values[0])
+    return np.stack([np.concatenate(windows[place]) for place in range(len(members))])
 
 
 @pytest.fixture(scope="module")
