@@ -138,15 +138,12 @@ def _put(folder: Path, fill: Callable[[Path], Manifest], say: Say) -> Manifest:
         if folder.exists():
             _carry_engines(folder, new, say)
             folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+        new.rename(folder)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}; is there space, and is it yours?") from None
     finally:
+        if old.exists() and not folder.exists():  # also after Ctrl-C between the two
+            old.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
     return manifest
 

@@ -182,7 +182,7 @@ def _export(source: Path | Bundle, request: Request, say: Say) -> "Exported":
         from fsae.training.run import load_run
 
         say(f"run {source}")
-        opset = request.opset or OPSET
+        opset = OPSET if request.opset is None else request.opset
         return export_run(
             load_run(source), request.out or ENGINES, request.name, precisions=precisions, opset=opset, say=say
         )

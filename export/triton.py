@@ -73,15 +73,12 @@ def write_repository(
                 names.append(name)
         if folder.exists():
             folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+        new.rename(folder)
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}; is there space, and is it yours?") from None
     finally:
+        if old.exists() and not folder.exists():  # also after Ctrl-C between the two
+            old.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
     return names
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from fsae.export import certify
 from fsae.export.builder import BuildOptions
-from fsae.export.bundle import export_bundle, export_run
+from fsae.export.bundle import _put, export_bundle, export_run
 from fsae.export.card import model_card, to_toml
 from fsae.export.engines import build_engines
 from fsae.export.originals import make_parts, original_run
@@ -23,7 +23,7 @@ from fsae.runtime.bundle import Bundle, open_bundle
 from fsae.runtime.engines import INDEX, engine_folder, read_index
 from fsae.runtime.errors import DataError, OutputError, ToleranceError, UsageError
 from fsae.runtime.healpix import pixel_centres
-from fsae.runtime.manifest import NOT_RUN
+from fsae.runtime.manifest import NOT_RUN, Manifest
 from fsae.runtime.regrid import apply
 from fsae.runtime.session import INPUTS, OUTPUTS, OnnxGraphs
 from fsae.runtime.verify import check_files, check_graphs
@@ -240,6 +240,33 @@ def test_a_bundle_gets_graphs_in_other_precisions(
     assert all(check.good for check in check_graphs(found, OnnxGraphs(found, "cpu", "fp16")))
     with pytest.raises(UsageError, match="has its float32 graphs: give --precision fp16, bf16 or int8"):
         export_bundle(bundle, tmp_path, precisions=("fp32",))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_the_old_bundle_survives_an_end_between_the_renamings(
+    tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, failure: BaseException
+) -> None:  # oracle: the files that stood there
+    folder = Path(shutil.copytree(tiny_bundle_path, tmp_path / "mine"))
+    before, rename = fingerprint(folder), Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if moment == "after" and target.name == "old":
+            rename(path, target)
+            raise failure
+        if moment == "before" and path.name == "mine" and path.parent != tmp_path:
+            raise failure
+        return rename(path, target)
+
+    def fill(new: Path) -> Manifest:
+        shutil.copytree(tiny_bundle_path, new, dirs_exist_ok=True)
+        return open_bundle(new).manifest
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises((KeyboardInterrupt, OutputError)):
+        _put(folder, fill, lambda message: None)
+    assert fingerprint(folder) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_what_is_no_bundle_is_not_replaced(run: Run, tmp_path: Path) -> None:
