@@ -22,16 +22,18 @@ from fsae.runtime.engines import (
     read_engine,
 )
 from fsae.runtime.errors import BundleError, DataError, OutputError, UsageError
-from fsae.runtime.manifest import Manifest, is_safe_path
+from fsae.runtime.manifest import Manifest, graph_file, is_safe_path
 from fsae.training.run import Run
 
-from .card import model_card, read_metrics, with_fidelity
+from .card import model_card, read_metrics
 from .certify import certify
 from .contents import make_manifest, make_tables
+from .fidelity import with_fidelity
 from .graphs import OPSET, OPSETS
 from .originals import original_bundle, original_run
 
 Say = Callable[[str], None]
+ASIDE, OLD = ".partial-", "old"  # folder of an export's process beside its bundle, and what it takes the place of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ def export_run(
     folder = _place_of(out, run.path.resolve().name if name is None else name)
     if opset not in OPSETS:
         raise UsageError(f"found opset {opset}, expected {OPSETS[0]} to {OPSETS[-1]}")
+    metrics = read_metrics(run.path / "metrics.json")  # fails now, not after minutes of exporting
     certified = certify(original_run(run), precisions, opset, say)
     say("writing tables and manifest")
 
@@ -67,8 +70,8 @@ def export_run(
         _write_files(new, certified.files)
         _write_arrays(new / "tables.npz", make_tables(run))
         _write_arrays(new / "golden.npz", certified.golden)
-        draft = make_manifest(run, folder.name, certified.parity, certified.certificate, hash_files(new))
-        card = model_card(draft, run.config, metrics=read_metrics(run.path / "metrics.json"))
+        draft = make_manifest(run, folder.name, certified.parity, certified.certificates, hash_files(new))
+        card = model_card(draft, run.config, metrics=metrics)
         (new / "MODEL_CARD.md").write_text(card, encoding="utf-8", newline="\n")
         return write_manifest(new, draft)
 
@@ -84,7 +87,7 @@ def export_bundle(
     data: Path | None = None,
     say: Say = lambda message: None,
 ) -> Exported:
-    """The bundle `out`/`name` with a bundle's float32 graphs and those of other `precisions` made of them.
+    """The bundle `out`/`name` with a bundle's graphs and those of other `precisions`, made of its float32 ones.
 
     They are compared with the float32 graphs on the inputs of the configuration `data` (default: the sample data), in
     years it does not train on. Without a name it is the bundle's: where `out` is its folder's, it is replaced.
@@ -96,7 +99,8 @@ def export_bundle(
     with original_bundle(bundle, data) as original:
         certified = certify(original, wanted, OPSET, say)
     say("writing the manifest")
-    kept = [file for file in bundle.manifest.files if ".onnx" not in file or ".fp32.onnx" in file]
+    replaced = tuple(graph_file(graph, each) for graph in bundle.manifest.graphs for each in wanted)
+    kept = [file for file in bundle.manifest.files if not file.startswith(replaced)]
 
     def fill(new: Path) -> Manifest:
         for file in kept:
@@ -106,8 +110,8 @@ def export_bundle(
             bundle.manifest,
             name=folder.name,
             files=hash_files(new),
-            parity={"fp32": bundle.manifest.parity["fp32"], **certified.parity},
-            certificate=certified.certificate,
+            parity={**bundle.manifest.parity, **certified.parity},
+            certificates={**bundle.manifest.certificates, **certified.certificates},
         )
         card = new / "MODEL_CARD.md"
         if card.is_file():
@@ -122,6 +126,9 @@ def _place_of(out: Path, name: str) -> Path:
     if not is_safe_path(name) or "/" in name:
         raise UsageError(f"the bundle name {name!r} is no plain name: use letters, digits, '-', '_' and '.'")
     folder = out / name
+    ground = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not ground.is_dir() or not os.access(ground, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write to {ground}: choose another --out, or make it a folder of yours")
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is no bundle: choose another --name or --out, or remove it")
     return folder
@@ -130,13 +137,15 @@ def _place_of(out: Path, name: str) -> Path:
 def _put(folder: Path, fill: Callable[[Path], Manifest], say: Say) -> Manifest:
     """The manifest that `fill` gives, after it wrote a whole bundle aside, which then was put in its place."""
     # One level deeper than bundles lie, so that nobody looking for bundles meanwhile takes it for one.
-    aside = folder.parent / f".partial-{os.getpid()}"
-    new, old = aside / folder.name, aside / "old"
+    aside = folder.parent / f"{ASIDE}{os.getpid()}"
+    new, old = aside / folder.name, aside / OLD / folder.name
     try:
+        _recover(folder)
         new.mkdir(parents=True)
         manifest = fill(new)
         if folder.exists():
             _carry_engines(folder, new, say)
+            old.parent.mkdir()
             folder.rename(old)
         new.rename(folder)
     except OSError as error:
@@ -146,6 +155,25 @@ def _put(folder: Path, fill: Callable[[Path], Manifest], say: Say) -> Manifest:
             old.rename(folder)
         shutil.rmtree(aside, ignore_errors=True)
     return manifest
+
+
+def _recover(folder: Path) -> None:
+    """Nothing; a bundle that an export moved away and was killed before it put the new one there is back."""
+    for old in folder.parent.glob(f"{ASIDE}[0-9]*/{OLD}/{folder.name}"):
+        process = old.parts[-3].removeprefix(ASIDE)
+        if not folder.exists() and process.isdecimal() and not _runs(int(process)):
+            old.rename(folder)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:

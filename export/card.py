@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.manifest import NOT_RUN, Manifest
+from fsae.runtime.manifest import Manifest
 from fsae.runtime.records import decode_record, encode
 from fsae.training.climate_text import format_climate
 from fsae.training.config import Config
 from fsae.training.report import GENERATED, Climate, Stretches, table
 
-FIDELITY = "## Fidelity of the graphs"
+from .fidelity import fidelity
 
 
 def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any] | None) -> str:
@@ -21,21 +21,12 @@ def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any]
         _introduction(manifest),
         _data(manifest),
         _figures(manifest.name, manifest.time.step, metrics),
-        _parity(manifest),
+        fidelity(manifest),
         _use(manifest),
         _reproduction(manifest, config),
         _limits(manifest),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
-
-
-def with_fidelity(card: str, manifest: Manifest) -> str:
-    """A card with its section on the graphs' fidelity made anew, for a bundle that has other graphs now."""
-    sections = card.split("\n## ")
-    title = FIDELITY.removeprefix("## ")
-    own = "\n".join(_parity(manifest)).removeprefix("## ") + "\n"
-    kept = [own if section.splitlines()[0] == title else section for section in sections]
-    return "\n## ".join(kept if own in kept else [*kept, own])
 
 
 def read_metrics(path: Path) -> Mapping[str, Any] | None:
@@ -143,57 +134,6 @@ def _climate(variable: Mapping[str, Any], step: str) -> list[str]:
     return format_climate(rows, decode_record(Stretches, variable["stretches"], where, DataError), step, "####")
 
 
-def _parity(manifest: Manifest) -> list[str]:
-    certificate = manifest.certificate
-    rows = []
-    for precision, graphs in manifest.parity.items():
-        for graph, parity in graphs.items():
-            worst = parity.worst
-            rows.append(
-                [
-                    f"{graph}, {precision}",
-                    f"{worst.max_abs_error:.2g} {_unit(worst.units)}",
-                    "" if worst.rmse is None else f"{worst.rmse:.2g} {_unit(worst.units)}",
-                    f"{worst.tolerance:.2g} {_unit(worst.units)}",
-                    f"{worst.variable}, zoom {worst.zoom}",
-                    parity.device if parity.device == NOT_RUN else f"{parity.device}: {parity.backend}",
-                ]
-            )
-    lines = [FIDELITY, ""]
-    if certificate is not None:
-        first, last = certificate.period
-        lines += [
-            f"Differences between the graphs and the trained model on {certificate.steps} real fields of {first} to "
-            f"{last}, outside training, measured on {certificate.date}. Of each graph the row that comes "
-            "closest to its tolerance; `manifest.json` has every variable and zoom. `fsae-run verify` measures again, "
-            "on the device it runs on.",
-            "",
-        ]
-    lines += table(["graph", "largest", "RMS", "tolerance", "where", "measured on"], rows)
-    if certificate is None or not certificate.ensembles:
-        return lines
-    units = {variable.name: variable.units for variable in manifest.variables}
-    rows = [
-        [
-            precision,
-            f"{entry.rmse:.2g} {_unit(units[entry.variable])}",
-            f"{entry.spectrum:.2%} ({entry.spectrum_tolerance:.2%})",
-            f"{entry.crps:.5g} {_unit(units[entry.variable])} ({entry.crps_fp32:.5g} ± {entry.crps_tolerance:.2g})",
-        ]
-        for precision, entries in certificate.ensembles.items()
-        for entry in entries
-    ]
-    return [
-        *lines,
-        "",
-        f"Ensembles of {certificate.members} members and {certificate.ensemble_steps} steps beside the same members in "
-        "float32: RMS difference, largest change of the power of any degree (tolerance), and CRPS (float32's, and what "
-        "it may move).",
-        "",
-        *table(["precision", "RMS difference", "spectrum", "CRPS"], rows),
-    ]
-
-
 def _use(manifest: Manifest) -> list[str]:
     lines = ["## Use", "", "```", f"fsae-run --model {manifest.name} verify"]
     if manifest.denoiser is not None:
@@ -291,8 +231,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 def _number(value: float | None) -> str:
     """Four significant digits, a dash where there is no number."""
     return "-" if value is None else f"{value:.4g}"
-
-
-def _unit(units: str) -> str:
-    """Units for people: nothing for a plain number."""
-    return "" if units == "1" else units

@@ -11,7 +11,7 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.manifest import NOT_RUN, Certificate, Difference, Parity, graph_file
+from fsae.runtime.manifest import NOT_RUN, Certificate, Difference, EnsembleParity, Parity, graph_file
 from fsae.runtime.session import OUTPUTS
 
 from .ensembles import MEMBERS, Drawn, check_ensembles, compare_ensembles, draw_ensemble
@@ -46,7 +46,7 @@ class Certified:
     seconds: Mapping[str, float]  # of making and measuring each file
     golden: Mapping[str, F32]
     parity: Mapping[str, Mapping[str, Parity]]
-    certificate: Certificate
+    certificates: Mapping[str, Certificate]  # by precision
 
 
 def certify(original: Original, precisions: Sequence[str], opset: int, say: Say) -> Certified:
@@ -54,6 +54,7 @@ def certify(original: Original, precisions: Sequence[str], opset: int, say: Say)
 
     Those of a bundle are made of its float32 graphs, whose `opset` they keep.
     """
+    date = date_of_export()
     say("reading real fields")
     parts = make_parts(original, original.years)
     calibration = make_parts(original, original.data.training_years) if "int8" in precisions else {}
@@ -85,8 +86,23 @@ def certify(original: Original, precisions: Sequence[str], opset: int, say: Say)
             seconds[graph_file(graph, precision)] = time.monotonic() - began
             began = time.monotonic()
     every = {name: data for own in graphs.values() for files in own.values() for name, data in files.items()}
-    certificate = _certificate(original, exact, graphs, say)
-    return Certified(files=every, seconds=seconds, golden=golden, parity=parity, certificate=certificate)
+    ensembles, steps = _ensembles(original, exact, graphs, say)
+    years = original.years
+    certificates = {
+        precision: Certificate(
+            date=date,
+            reference=original.reference,
+            data=original.sources,
+            period=(f"{years[0]:04}-01-01", f"{years[1]:04}-12-31"),
+            steps=STRETCHES * original.steps,
+            members=MEMBERS if precision in ensembles else 0,
+            ensemble_steps=steps if precision in ensembles else 0,
+            ensembles=ensembles.get(precision, ()),
+            versions={**{tool: version(tool) for tool in TOOLS}, "python": platform.python_version()},
+        )
+        for precision in precisions
+    }
+    return Certified(files=every, seconds=seconds, golden=golden, parity=parity, certificates=certificates)
 
 
 def measure(original: Original, graph: str, precision: str, part: Part, files: Files) -> Parity:
@@ -111,7 +127,7 @@ def measure(original: Original, graph: str, precision: str, part: Part, files: F
             exact=original.tolerance("fp32"),
         )
         differences = larger(differences, found) if differences else found
-        check_parity(graph, precision, differences)
+        check_parity(graph, precision, differences, original.configuration)
         if name == "onnxruntime":
             check_batches(graph, runner, part.inputs)
     return Parity(
@@ -122,32 +138,24 @@ def measure(original: Original, graph: str, precision: str, part: Part, files: F
     )
 
 
-def _certificate(
+def _ensembles(
     original: Original, exact: Mapping[str, Files], graphs: Mapping[str, Mapping[str, Files]], say: Say
-) -> Certificate:
-    """What everything was measured on and with; ToleranceError where a precision changes the ensembles too much."""
-    years, reduced = original.years, [precision for precision in graphs if precision != "fp32"]
-    ensembles, steps = {}, 0
-    if original.candidate.latent is not None and reduced:
-        say(f"ensembles: {MEMBERS} members in fp32")
-        reference = _draw(original, exact, "fp32")
-        steps = len(reference.truth)
-        for precision in reduced:
-            say(f"ensembles: the same members in {precision}")
-            drawn = _draw(original, graphs[precision], precision)
-            ensembles[precision] = compare_ensembles(
-                original.candidate.variables, reference, drawn, original.tolerance(precision)
-            )
-        check_ensembles(ensembles)
-    return Certificate(
-        date=date_of_export(),
-        period=(f"{years[0]:04}-01-01", f"{years[1]:04}-12-31"),
-        steps=STRETCHES * original.steps,
-        members=MEMBERS if ensembles else 0,
-        ensemble_steps=steps,
-        ensembles=ensembles,
-        versions={**{tool: version(tool) for tool in TOOLS}, "python": platform.python_version()},
-    )
+) -> tuple[dict[str, tuple[EnsembleParity, ...]], int]:
+    """Ensembles by precision beside the same members in fp32, and their steps; ToleranceError where one is too far."""
+    reduced = [precision for precision in graphs if precision != "fp32"]
+    if original.candidate.latent is None or not reduced:
+        return {}, 0
+    say(f"ensembles: {MEMBERS} members in fp32")
+    reference = _draw(original, exact, "fp32")
+    ensembles = {}
+    for precision in reduced:
+        say(f"ensembles: the same members in {precision}")
+        drawn = _draw(original, graphs[precision], precision)
+        ensembles[precision] = compare_ensembles(
+            original.candidate.variables, reference, drawn, original.tolerance(precision)
+        )
+    check_ensembles(ensembles)
+    return ensembles, len(reference.truth)
 
 
 def _draw(original: Original, graphs: Mapping[str, Files], precision: str) -> Drawn:

@@ -113,7 +113,7 @@ def make_manifest(
     run: Run,
     name: str,
     parity: Mapping[str, Mapping[str, Parity]],
-    certificate: Certificate,
+    certificates: Mapping[str, Certificate],
     files: Mapping[str, FileEntry],
 ) -> Manifest:
     """The manifest of a run's bundle."""
@@ -142,7 +142,7 @@ def make_manifest(
         fast=fast,
         files=files,
         parity=parity,
-        certificate=certificate,
+        certificates=certificates,
         provenance=Provenance(
             data=tuple(Source(name=entry.name, sha256=entry.sha256) for entry in facts.inputs),
             period=facts.period,

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,12 @@ from torch import nn
 from fsae.runtime.bundle import Bundle
 from fsae.runtime.errors import BundleError
 from fsae.runtime.external import weights_file
-from fsae.runtime.manifest import graph_file
+from fsae.runtime.manifest import Source, graph_file
 from fsae.runtime.sampler import noise_levels
 from fsae.runtime.session import INPUTS, DenoiserInputs
-from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, read_config
+from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, input_files, read_config
 from fsae.training.evaluation import Candidate, of_bundle, of_run, prepared_inputs
-from fsae.training.run import Run
+from fsae.training.run import Run, sha256
 
 from .external import Files
 from .graphs import DecoderGraph, EncoderGraph
@@ -49,9 +50,12 @@ class Original:
     """A model to make graphs of: `modules` of a run by graph, or the float32 `graphs` of a bundle."""
 
     candidate: Candidate
+    reference: str  # what graphs are compared with, for the certificate
     fields: Path  # prepared fields
+    sources: tuple[Source, ...]  # the files these were made of
     data: DataConfig  # the years
     tolerances: ExportConfig
+    configuration: str  # the file that years and tolerances come from
     modules: Mapping[str, nn.Module]
     graphs: Mapping[str, Files]
 
@@ -89,9 +93,12 @@ def original_run(run: Run) -> Original:
     modules |= {} if run.fast is None else {"fast": run.fast}
     return Original(
         candidate=of_run(run),
+        reference=f"the trained model, torch {version('torch')}",
         fields=run.fields,
+        sources=tuple(Source(name=entry.name, sha256=entry.sha256) for entry in run.facts.inputs),
         data=run.config.data,
         tolerances=run.config.export,
+        configuration=str(run.path / "config.json"),
         modules={graph: module.eval() for graph, module in modules.items()},
         graphs={},
     )
@@ -108,6 +115,7 @@ def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
             f"bundle {bundle.manifest.name} has no float32 graphs to make others of: export the run again"
         )
     candidate, config = of_bundle(str(bundle.folder)), read_config(data or DEFAULT)
+    inputs = input_files(config.data.inputs, data or DEFAULT)
     graphs = {}
     for graph in bundle.manifest.graphs:
         name = graph_file(graph, "fp32")
@@ -116,9 +124,12 @@ def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
     with tempfile.TemporaryDirectory() as scratch:
         yield Original(
             candidate=candidate,
+            reference=f"its float32 graphs, {candidate.graphs.backend}",
             fields=prepared_inputs(candidate, config, data or DEFAULT, Path(scratch)),
+            sources=tuple(Source(name=path.name, sha256=sha256(path)) for path in inputs),
             data=config.data,
             tolerances=config.export,
+            configuration=str(data or DEFAULT),
             modules={},
             graphs=graphs,
         )

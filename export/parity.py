@@ -1,5 +1,6 @@
 """How far the exported graphs are from the trained model, on the same real fields, by variable and zoom."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from fsae.runtime.fields import VariableSpec
 from fsae.runtime.healpix import coarsen
 from fsae.runtime.manifest import Difference
 from fsae.runtime.session import MIN_BATCH
-from fsae.runtime.transforms import Transform
+from fsae.runtime.transforms import Transform, transformed_units
 from fsae.training.config import Tolerance
 
 from .runners import Runner, run_rows
@@ -41,9 +42,9 @@ def compare(
     """Differences of a graph's output (row, [step,] variable, pixel) from the trained model's at every zoom.
 
     In physical units: `fields` (row, variable, pixel) are what went in or came out, and latents are multiplied by their
-    variable's `scale`; the denoisers are dimensionless. `zooms` are those of the output's pyramid. Means over cells of
-    the coarsest zoom pass encoder and decoder in float32 whatever the precision, so `exact` holds for them, unless the
-    variable is learned as its square root (`transforms`).
+    variable's `scale`, which is in the units it is learned in (`transforms`); the denoisers are dimensionless. `zooms`
+    are those of the output's pyramid. Means over cells of the coarsest zoom pass encoder and decoder in float32
+    whatever the precision, so `exact` holds for them, but for the mean of a squared root.
     """
     difference = found.astype(np.float64) - expected.astype(np.float64)
     entries = []
@@ -52,12 +53,17 @@ def compare(
         if graph in DIMENSIONLESS:
             unit, units, limits = 1.0, "1", dict.fromkeys(zooms, tolerance.denoiser)
         else:
-            unit = float(scale[number]) if graph == "encoder" else 1.0
-            units = variable.units
-            rounding = FIELD_ULPS * float(np.spacing(np.float32(np.abs(fields[:, number]).max())))
-            limits = {zoom: rounding + tolerance.of(variable.name, float(scale[number])) for zoom in zooms}
-            if transforms[number] == "none":
-                limits[zooms[0]] = rounding + exact.of(variable.name, float(scale[number]))
+            transform, own_scale = transforms[number], float(scale[number])
+            largest = float(np.abs(fields[:, number]).max())
+            learned = graph == "encoder"  # latents are of the transformed variable
+            unit = own_scale if learned else 1.0
+            units = transformed_units(variable.units, transform) if learned else variable.units
+            slope = steepest(largest, own_scale, transform)
+            rounding = FIELD_ULPS * _spacing(math.sqrt(largest) if learned and transform == "sqrt" else largest)
+            allowed, least = (each.of(variable.name, own_scale, slope) for each in (tolerance, exact))
+            limits = dict.fromkeys(zooms, rounding + allowed * (1.0 if learned else slope))
+            if learned or transform == "none":
+                limits[zooms[0]] = rounding + least
         for zoom in zooms:
             error = unit * coarsen(own, zooms[-1] - zoom)
             entries.append(
@@ -73,6 +79,22 @@ def compare(
     return entries
 
 
+def steepest(largest: float, scale: float, transform: Transform) -> float:
+    """Physical units that one unit of the transformed variable is worth where a field is `largest`: d(r**2)/dr = 2 r.
+
+    Of a field that is nearly zero everywhere it is that of a root as large as its `scale`.
+
+    >>> steepest(9.0, 0.5, "sqrt"), steepest(9.0, 0.5, "none")
+    (6.0, 1.0)
+    """
+    return 2 * max(math.sqrt(largest), scale) if transform == "sqrt" else 1.0
+
+
+def _spacing(value: float) -> float:
+    """One unit in the last place of a float32."""
+    return float(np.spacing(np.float32(value)))
+
+
 def larger(one: Sequence[Difference], other: Sequence[Difference]) -> list[Difference]:
     """Entry by entry the worse of two measurements of the same graph."""
     return [
@@ -85,8 +107,11 @@ def _worse(one: float | None, other: float | None) -> float:
     return float(np.max([np.nan if value is None else value for value in (one, other)]))  # NaN is the worst
 
 
-def check_parity(graph: str, precision: str, entries: Sequence[Difference]) -> None:
-    """Nothing, or ToleranceError where any difference is above its tolerance or not a number."""
+def check_parity(graph: str, precision: str, entries: Sequence[Difference], configuration: str) -> None:
+    """Nothing, or ToleranceError where any difference is above its tolerance or not a number.
+
+    `configuration` is the file that the tolerances came from.
+    """
     for entry in entries:
         if not entry.max_abs_error <= entry.tolerance:  # also where it is not a number
             where = f"{entry.variable} at zoom {entry.zoom}"
@@ -98,7 +123,7 @@ def check_parity(graph: str, precision: str, entries: Sequence[Difference]) -> N
             raise ToleranceError(
                 f"the {precision} {graph} differs from the trained one by {entry.max_abs_error:.3g} {entry.units} in "
                 f"{where}, expected at most {entry.tolerance:.3g}: nothing was written; export another precision, or "
-                f"change the configuration's [export.{precision}] if the larger error does no harm"
+                f"change [export.{precision}] in {configuration} if the larger error does no harm"
             )
 
 

@@ -29,43 +29,44 @@ def engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
 
 def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
     """Print the files of a bundle on stderr: size, nodes, time, and how far each graph is from the trained model."""
-    rows = []
+    files = []
     for name, entry in manifest.files.items():
         graph, _, rest = name.partition(".")
         parity = manifest.parity.get(rest.removesuffix(".onnx"), {}).get(graph)
         if parity is None:
-            rows.append((name, human(entry.size), *[""] * 7))
+            files.append((name, human(entry.size), *[""] * 7))
             continue
         took = f"{seconds[name]:.1f} s" if name in seconds else ""
         facts = (name, human(entry.size), str(parity.nodes or ""), took)
         for number, row in enumerate(parity.differences):
-            units = "" if row.units == "1" else f" {row.units}"
-            rms = "" if row.rmse is None else f"{row.rmse:.1e}{units}"
-            where = (row.variable, str(row.zoom), f"{row.max_abs_error:.1e}{units}", rms, f"{row.tolerance:.1e}{units}")
-            rows.append((*(facts if number == 0 else [""] * 4), *where))
-    _show(("file", "size", "nodes", "time", "variable", "zoom", "largest", "rms", "tolerance"), rows)
+            unit = "" if row.units == "1" else f" {row.units}"
+            rms = "" if row.rmse is None else f"{row.rmse:.1e}{unit}"
+            where = (row.variable, str(row.zoom), f"{row.max_abs_error:.1e}{unit}", rms, f"{row.tolerance:.1e}{unit}")
+            files.append((*(facts if number == 0 else [""] * 4), *where))
+    _show(("file", "size", "nodes", "time", "variable", "zoom", "largest", "rms", "tolerance"), files)
     waiting = sorted({p for p, own in manifest.parity.items() for parity in own.values() if parity.device == NOT_RUN})
     for precision in waiting:
-        click.echo(f"{precision}: {NOT_RUN}; fsae-run verify --precision {precision} on a GPU completes it", err=True)
-    certificate = manifest.certificate
-    if certificate is not None and certificate.ensembles:
-        _show(
-            ("ensembles", "variable", "rms", "spectrum", "tolerance", "crps", "fp32", "tolerance"),
-            [
-                (
-                    precision,
-                    e.variable,
-                    f"{e.rmse:.1e}",
-                    f"{e.spectrum:.2%}",
-                    f"{e.spectrum_tolerance:.2%}",
-                    f"{e.crps:.5g}",
-                    f"{e.crps_fp32:.5g}",
-                    f"{e.crps_tolerance:.1e}",
-                )
-                for precision, entries in certificate.ensembles.items()
-                for e in entries
-            ],
+        click.echo(
+            f"{precision}: {NOT_RUN}; fsae-run verify --precision {precision} on a GPU measures and records it",
+            err=True,
         )
+    units = {variable.name: variable.units for variable in manifest.variables}
+    rows = [
+        (
+            precision,
+            e.variable,
+            f"{e.rmse:.1e} {units[e.variable]}",
+            f"{e.spectrum:.2%}",
+            f"{e.spectrum_tolerance:.2%}",
+            f"{e.crps:.5g} {units[e.variable]}",
+            f"{e.crps_fp32:.5g} {units[e.variable]}",
+            f"{e.crps_tolerance:.1e} {units[e.variable]}",
+        )
+        for precision, certificate in manifest.certificates.items()
+        for e in certificate.ensembles
+    ]
+    if rows:
+        _show(("ensembles", "variable", "rms", "spectrum", "tolerance", "crps", "fp32", "tolerance"), rows)
 
 
 def show_engines(engines: Sequence[Engine]) -> None:

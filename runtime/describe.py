@@ -5,6 +5,7 @@ import importlib.metadata
 from .bundle import COMPILED, Bundle
 from .devices import LIBRARIES
 from .manifest import NOT_RUN
+from .verified import read_records
 
 
 def installed(names: tuple[str, ...]) -> str | None:
@@ -47,16 +48,25 @@ def describe(bundle: Bundle) -> str:
     """Name, variables, zooms, ratio, period, devices, parity and size, one fact a line."""
     manifest = bundle.manifest
     indent = f"\n{'':14}"
+    units = {v.name: v.units for v in manifest.variables}
     variables = [f"{v.name} [{v.units}] {v.long_name} ({v.standard_name})" for v in manifest.variables]
     parity = [
         f"{graph} {precision}: {entry.worst}" + (f" ({NOT_RUN})" if entry.device == NOT_RUN else "")
         for precision, graphs in manifest.parity.items()
         for graph, entry in graphs.items()
     ]
-    certificate = manifest.certificate
-    if certificate is not None:
+    for precision, certificate in manifest.certificates.items():
         first, last = certificate.period
-        parity.append(f"measured on {certificate.date} with {certificate.steps} fields of {first} to {last}")
+        parity.append(
+            f"{precision} measured on {certificate.date} against {certificate.reference}, "
+            f"{certificate.steps} fields of {first} to {last}"
+        )
+        parity += [
+            f"{precision} ensembles: {entry.variable} {entry.rmse:.2g} {units[entry.variable]} RMS from the same "
+            f"members in fp32, spectrum {entry.spectrum:.2%}, CRPS {entry.crps:.5g} (fp32 {entry.crps_fp32:.5g})"
+            for entry in certificate.ensembles
+        ]
+    parity += [str(record) for record in read_records(bundle)]
     generates = "no: it has no denoiser"
     if manifest.denoiser is not None and manifest.sampler is not None:
         forcing = manifest.denoiser.forcing

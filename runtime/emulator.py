@@ -13,6 +13,7 @@ from .jobs import Job, in_memory
 from .restart import to_file
 from .session import Graphs, open_graphs
 from .source_climate import write_source
+from .verified import record_checks
 from .verify import Check, check_files, check_graphs
 
 if TYPE_CHECKING:
@@ -218,7 +219,10 @@ class Emulator:
         return self._write(job, path, overwrite, resume, inputs, progress)
 
     def verify(self) -> list[Check]:
-        """Checks of all graphs on this device, after all hashes; ToleranceError where one is outside its tolerance."""
+        """Checks of all graphs on this device, after all hashes; ToleranceError where one is outside its tolerance.
+
+        Those of a precision that the exporter could run on no device are recorded beside the bundle, see verified.py.
+        """
         check_files(self.bundle)
         checks = check_graphs(self.bundle, self.graphs)
         for check in checks:
@@ -230,6 +234,9 @@ class Emulator:
                 f"device {self.graphs.device} misses the golden vectors of the trained model: {found}; take another "
                 "--device or --precision, or update the driver and libraries"
             )
+        recorded = record_checks(self.bundle, self.graphs, checks)
+        if recorded is not None:
+            self._say(f"recorded in {recorded}")
         return checks
 
     def _told(self, job: Job) -> Job:

@@ -28,6 +28,7 @@ CALENDARS = [
 ]
 STEP = re.compile(r"[1-9][0-9]* (minute|hour|day|month|year)s?")
 DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 # One plain name, or one in the folder of compiled engines: nothing that could leave the bundle on any platform.
 SAFE_PATH = re.compile(r"(trt/)?[A-Za-z0-9_][A-Za-z0-9._+-]*")
 
@@ -162,14 +163,15 @@ class FileEntry:
     size: int
 
     def __post_init__(self) -> None:
-        check(re.fullmatch(r"[0-9a-f]{64}", self.sha256) is not None, f"{self.sha256!r} is no SHA-256 in hexadecimals")
+        check(SHA256.fullmatch(self.sha256) is not None, f"{self.sha256!r} is no SHA-256 in hexadecimals")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """How far a graph's output is from the trained model's, in means over the cells of `zoom`.
 
-    Errors and tolerance in `units`: the variable's, also for latents; "1" for the denoisers, which are dimensionless.
+    Errors and tolerance in `units`: the variable's, for latents those it is learned in (transforms.py); "1" for the
+    denoisers, which are dimensionless.
     """
 
     variable: str
@@ -208,7 +210,7 @@ class Parity:
     """What was measured of one graph in one precision.
 
     `device` and `backend` name what ran it; the device is "not run on a device" where none here has that precision, and
-    `verify` on one that has it completes the measurement.
+    `verify` on one that has it measures there, and records it beside the bundle (verified.py).
     """
 
     device: str
@@ -248,21 +250,37 @@ class EnsembleParity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """What the graphs were compared on and with: `parity` of the manifest has the outcome.
+class Source:
+    """One file of data."""
 
-    `steps` fields of `period` (first and last date, outside training), and ensembles of `members` x `ensemble_steps`.
+    name: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check(SHA256.fullmatch(self.sha256) is not None, f"{self.sha256!r} is no SHA-256 in hexadecimals")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What the graphs of one precision were compared with and on: `parity` of the manifest has the outcome.
+
+    `reference` gave what they should: the trained model in PyTorch, or the float32 graphs made of it before. `steps`
+    fields of `period` (first and last date, outside training) came from `data`, and ensembles were of `members` x
+    `ensemble_steps`.
     """
 
     date: str
+    reference: str
+    data: tuple[Source, ...]
     period: tuple[str, str]
     steps: int
     members: int
     ensemble_steps: int
-    ensembles: Mapping[str, tuple[EnsembleParity, ...]]  # by precision
+    ensembles: tuple[EnsembleParity, ...]  # of every variable; none of fp32, which the others are compared with
     versions: Mapping[str, str]
 
     def __post_init__(self) -> None:
+        check(bool(self.data), "a certificate names no data")
         for date in (self.date, *self.period):
             check(DATE.fullmatch(date) is not None, f"certificate holds {date!r}, expected a date as 1948-01-01")
         check(self.period[0] <= self.period[1], f"certificate.period is {self.period}, expected the first date first")
@@ -272,16 +290,8 @@ class Certificate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """One file the model was trained on."""
-
-    name: str
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where the model comes from; `period` is the first and the last training date, as YYYY-MM-DD (or YYYY-MM)."""
+    """Where the model comes from; `data` is what it was trained on, `period` its first and last date (YYYY-MM[-DD])."""
 
     data: tuple[Source, ...]
     period: tuple[str, str]
@@ -311,7 +321,7 @@ class Manifest:
     fast: Sampler | None = None
     files: Mapping[str, FileEntry]
     parity: Mapping[str, Mapping[str, Parity]]  # by precision, then by graph
-    certificate: Certificate | None = None  # None in bundles of an older schema
+    certificates: Mapping[str, Certificate]  # by precision; none in bundles of an older schema
     provenance: Provenance
     licence: str
 
@@ -338,11 +348,11 @@ class Manifest:
         for precision, graphs in self.parity.items():
             for graph, parity in graphs.items():
                 self._check_parity(graph, precision, parity)
-        for precision, ensembles in ({} if self.certificate is None else self.certificate.ensembles).items():
-            found = [entry.variable for entry in ensembles]
-            where = f"certificate.ensembles.{precision}"
+        for precision, certificate in self.certificates.items():
+            found = [entry.variable for entry in certificate.ensembles]
+            where = f"certificates.{precision}"
             check(precision in self.precisions, f"{where} is of a precision without its graphs")
-            check(sorted(found) == sorted(names), f"{where} is of the variables {found}, expected {names}")
+            check(not found or sorted(found) == sorted(names), f"{where} has ensembles of {found}, expected {names}")
 
     def _check_parity(self, graph: str, precision: str, parity: Parity) -> None:
         """Nothing, or BundleError where an entry of `parity` is of something the bundle does not have, or not whole."""

@@ -19,7 +19,7 @@ A step takes the JSON of one schema to that of the next. It knows both by itself
 because those describe the newest schema alone. `fsae-export upgrade` writes what the steps give.
 
 Schema 2: `parity` holds a difference for every variable and zoom, with the device, the library and the nodes of the
-graph, and there is a `certificate`. Schema 1: one figure for a graph. Its early bundles have no latent_season_std in
+graph, and there are `certificates`. Schema 1: one figure for a graph. Its early bundles have no latent_season_std in
 tables.npz; bundle.py takes it as empty.
 """
 
@@ -108,7 +108,7 @@ def from_1(raw: Json) -> Json:
     Exporters of schema 1 measured on the CPU, with the ONNX Runtime that they noted. Units of the encoder and the
     decoder become the variable's, but for "1", which some of these bundles have; a denoiser is dimensionless.
     """
-    check("certificate" not in raw, "it has schema version 1 and a certificate, which came with 2")
+    check("certificates" not in raw, "it has schema version 1 and certificates, which came with 2")
     zooms = {"decoder": _part(raw, int, "grid", "zoom")}
     latent_zoom = _part(raw, int, "latent", "zoom")
     units = {
@@ -140,7 +140,7 @@ def from_1(raw: Json) -> Json:
         }
         for precision, graphs in before.items()
     }
-    return {**raw, "schema_version": 2, "parity": parity, "certificate": None}
+    return {**raw, "schema_version": 2, "parity": parity, "certificates": {}}
 
 
 # By the schema that a step leaves behind.

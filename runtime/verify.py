@@ -18,7 +18,7 @@ class Check:
     graph: str
     precision: str
     worst: Difference
-    completes: bool  # the bundle's own measurement, which was "not run on a device"
+    first: bool  # of this precision on any device: the bundle's own measurement was "not run on a device"
 
     @property
     def good(self) -> bool:
@@ -27,7 +27,7 @@ class Check:
 
     def __str__(self) -> str:
         outcome = "pass" if self.good else "FAIL"
-        first = ", its first run on a device" if self.completes else ""
+        first = ", which the exporter could not run on a device" if self.first else ""
         return f"{self.graph} {self.precision}: {outcome}, {self.worst}{first}"
 
 
@@ -71,6 +71,6 @@ def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
             for limit in parity[graph].differences
             if limit.zoom == zoom
         ]
-        completes = parity[graph].device == NOT_RUN
-        checks.append(Check(graph=graph, precision=precision, worst=worst_of(found_here), completes=completes))
+        first = parity[graph].device == NOT_RUN
+        checks.append(Check(graph=graph, precision=precision, worst=worst_of(found_here), first=first))
     return checks

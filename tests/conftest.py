@@ -380,6 +380,7 @@ def tiny_manifest() -> Manifest:
                 for graph, tolerance in parity.items()
             }
         },
+        certificates={},
         provenance=Provenance(
             data=(Source(name="closed form", sha256=nothing),),
             period=("1948-01-01", "2004-12-31"),

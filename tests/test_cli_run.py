@@ -41,6 +41,7 @@ from fsae.runtime.manifest import NOT_RUN
 from fsae.runtime.output import Layout, Unit, encode_times, open_output, to_dataset
 from fsae.runtime.regrid import apply
 from fsae.runtime.schema import SCHEMA_VERSION
+from fsae.runtime.verified import VERIFIED
 
 STEPS = 14  # more than one chunk of time
 
@@ -377,7 +378,22 @@ def test_verify_completes_what_the_exporter_could_not_run(tmp_path: Path, capsys
     assert main(["info", "--model", str(bundle)]) == 0
     assert "decoder fp16: 0.0001 K in tas, allowed 0.001 (not run on a device)" in capsys.readouterr().out
     assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 0
-    assert capsys.readouterr().err.count(", its first run on a device\n") == 3
+    text = capsys.readouterr().err
+    assert text.count(", which the exporter could not run on a device\n") == 3
+    assert f"recorded in {bundle / VERIFIED}" in text
+    raw = json.loads((bundle / VERIFIED).read_text())
+    assert [(r["precision"], r["device"], sorted(r["worst"])) for r in raw["records"]] == [
+        ("fp16", "cpu", ["decoder", "denoiser", "encoder"])
+    ]
+    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 0  # replaces its own record
+    assert len(json.loads((bundle / VERIFIED).read_text())["records"]) == 1
+    capsys.readouterr()
+    assert main(["info", "--model", str(bundle)]) == 0
+    assert f"fp16 verified on {raw['records'][0]['date']} on cpu (onnxruntime " in capsys.readouterr().out
+    other = dataclasses.replace(open_bundle(bundle).manifest, licence="another")
+    (bundle / "manifest.json").write_text(other.to_json())  # what was found of another manifest says nothing
+    assert main(["info", "--model", str(bundle)]) == 0
+    assert "verified on" not in capsys.readouterr().out
 
 
 def test_options_stand_before_or_after_the_verb(tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

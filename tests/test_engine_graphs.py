@@ -144,7 +144,7 @@ def test_16_bits_on_the_gpu(default_bundle: Bundle, tmp_path: Path, flavour: str
         name = f"{graph}.fp32.onnx"
         for file, data in convert({name: default_bundle.read(name)}, precision).items():
             (source / file).write_bytes(data)
-    write_manifest(source, replace(default_bundle.manifest, parity={}, certificate=None))
+    write_manifest(source, replace(default_bundle.manifest, parity={}, certificates={}))
     bundle = open_bundle(source)
     build_engines(bundle, flavour, FIXED)
     graphs = driver.TensorRTGraphs(bundle, flavour, precision)

@@ -1,8 +1,12 @@
 """From a run to a bundle: what is in it, golden vectors, tables, manifest, and how it takes its place."""
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +27,7 @@ from fsae.runtime.bundle import Bundle, open_bundle
 from fsae.runtime.engines import INDEX, engine_folder, read_index
 from fsae.runtime.errors import DataError, OutputError, ToleranceError, UsageError
 from fsae.runtime.healpix import pixel_centres
-from fsae.runtime.manifest import NOT_RUN, Manifest
+from fsae.runtime.manifest import NOT_RUN, Manifest, Source
 from fsae.runtime.regrid import apply
 from fsae.runtime.session import INPUTS, OUTPUTS, OnnxGraphs
 from fsae.runtime.verify import check_files, check_graphs
@@ -60,7 +64,7 @@ def test_golden_vectors_are_what_torch_computes(run: Run, bundle: Bundle) -> Non
 
 def test_certificate_has_every_graph_precision_variable_and_zoom(bundle: Bundle) -> None:
     # oracle: float32 rounding of fields near 300 K, and fewer bits in fewer places
-    manifest, certificate = bundle.manifest, bundle.manifest.certificate
+    manifest = bundle.manifest
     assert set(manifest.parity) == set(PRECISIONS)
     for precision, graphs in manifest.parity.items():
         assert set(graphs) == set(INPUTS)
@@ -77,15 +81,15 @@ def test_certificate_has_every_graph_precision_variable_and_zoom(bundle: Bundle)
     found = {p: graphs["decoder"].differences[-1].rmse for p, graphs in manifest.parity.items()}
     assert found["fp32"] < 1e-5 < found["fp16"] < found["bf16"] < 0.1
     assert found["bf16"] / found["fp16"] == pytest.approx(8, rel=0.5)  # three bits fewer
-    assert certificate is not None
-    assert (certificate.period, certificate.members, certificate.ensemble_steps) == (
-        ("2012-01-01", "2014-12-31"),
-        8,
-        24,
-    )
-    assert set(certificate.ensembles) == {"fp16", "bf16", "int8"}
-    assert certificate.versions["torch"] == torch.__version__
-    drift = {precision: entry.rmse for precision, (entry,) in certificate.ensembles.items()}
+    assert set(manifest.certificates) == set(PRECISIONS)
+    for precision, certificate in manifest.certificates.items():
+        assert certificate.reference == f"the trained model, torch {version('torch')}"
+        assert certificate.data == (Source(name=SAMPLE, sha256="ab" * 32),)  # as the run has it
+        assert certificate.period == ("2012-01-01", "2014-12-31")
+        assert certificate.versions["torch"] == torch.__version__
+        drawn = (0, 0, 0) if precision == "fp32" else (8, 24, 1)
+        assert (certificate.members, certificate.ensemble_steps, len(certificate.ensembles)) == drawn
+    drift = {precision: own.ensembles[0].rmse for precision, own in manifest.certificates.items() if own.ensembles}
     assert 0 < drift["fp16"] < drift["bf16"] < 0.1
 
 
@@ -222,18 +226,24 @@ def test_a_bundle_gets_graphs_in_other_precisions(
         bundle, tmp_path, "half", precisions=("fp32", "fp16"), data=tmp_path / "data.toml", say=said.append
     )
     found = open_bundle(done.folder)
-    assert found.manifest.precisions == ("fp32", "fp16")
+    assert set(found.manifest.precisions) == set(PRECISIONS)  # what it had beside them it keeps
     for graph in INPUTS:
-        for precision in ("fp32", "fp16"):
+        for precision in PRECISIONS:
             assert files_of(found, graph, precision) == files_of(bundle, graph, precision)
         own, theirs = (each.manifest.parity["fp16"][graph].worst.max_abs_error for each in (found, bundle))
         assert own == pytest.approx(theirs, rel=0.2)  # from the float32 graph instead of PyTorch
-    assert found.manifest.parity["fp32"] == bundle.manifest.parity["fp32"]
+    for precision in ("fp32", "bf16", "int8"):  # of what was not measured again nothing changes
+        assert found.manifest.parity[precision] == bundle.manifest.parity[precision]
+        assert found.manifest.certificates[precision] == bundle.manifest.certificates[precision]
+    certificate = found.manifest.certificates["fp16"]
+    assert certificate.reference == f"its float32 graphs, onnxruntime {version('onnxruntime')}"
+    sha256 = hashlib.sha256((sample_data / SAMPLE).read_bytes()).hexdigest()
+    assert certificate.data == (Source(name=SAMPLE, sha256=sha256),)
     for name in ("tables.npz", "golden.npz"):
         assert found.read(name) == bundle.read(name)
     card = found.read("MODEL_CARD.md").decode()
     assert "encoder, fp16" in card
-    assert "encoder, int8" not in card
+    assert f"| {certificate.date} | its float32 graphs, onnxruntime " in card
     assert card.count("## Fidelity of the graphs") == 1
     assert card.split("## Use")[1] == bundle.read("MODEL_CARD.md").decode().split("## Use")[1]
     check_files(found)
@@ -269,6 +279,32 @@ def test_the_old_bundle_survives_an_end_between_the_renamings(
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_bundle_moved_away_by_an_export_that_was_killed_comes_back(
+    tiny_bundle_path: Path, tmp_path: Path
+) -> None:  # oracle: the files that stood there
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for process, comes_back in ((os.getppid(), False), (ended.pid, True)):
+        away = tmp_path / f".partial-{process}" / "old" / "mine"
+        shutil.copytree(tiny_bundle_path, away)
+        with pytest.raises(KeyError):
+            _put(tmp_path / "mine", {}.__getitem__, lambda message: None)
+        assert (tmp_path / "mine").exists() == comes_back
+    assert fingerprint(tmp_path / "mine") == fingerprint(tiny_bundle_path)
+
+
+def test_a_place_that_cannot_be_written_is_said_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: nothing is measured
+    monkeypatch.setattr("fsae.export.bundle.certify", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write to .*file: choose another --out"):
+        export_run(run, tmp_path / "file" / "engines")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(OutputError, match=f"cannot write to {tmp_path}: choose another --out"):
+        export_run(run, tmp_path / "new" / "engines")
+
+
 def test_what_is_no_bundle_is_not_replaced(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
@@ -297,10 +333,12 @@ def test_full_disk_leaves_the_old_bundle(
     assert [p.name for p in tmp_path.iterdir()] == ["tiny-run"]
 
 
-def test_damaged_figures_are_said(run: Run, run_folder: Path, bundle: Bundle, tmp_path: Path, monkeypatch) -> None:
-    quick(monkeypatch, bundle)
+def test_damaged_figures_are_said_first(
+    run: Run, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: nothing is measured
+    monkeypatch.setattr("fsae.export.bundle.certify", None)
     copy = shutil.copytree(run_folder, tmp_path / "run")
     (copy / "metrics.json").write_text("{not json")
     with pytest.raises(DataError, match=r"cannot read the figures .*metrics\.json"):
         export_run(replace(run, path=copy), tmp_path / "engines")
-    assert list((tmp_path / "engines").iterdir()) == []
+    assert not (tmp_path / "engines").exists()

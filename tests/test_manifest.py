@@ -32,7 +32,7 @@ def test_numpy_numbers_and_whole_floats_are_written_as_json_reads_them() -> None
 def test_certificates_survive_the_round_trip() -> None:  # oracle: the JSON that went in
     assert json.loads(Manifest.from_json(json.dumps(certified())).to_json()) == certified()
     raw = certified()
-    raw["certificate"] |= {"members": 0, "ensemble_steps": 0, "ensembles": {}}  # of a bundle that does not generate
+    raw["certificates"]["fp32"] |= {"members": 0, "ensemble_steps": 0, "ensembles": []}  # where none were drawn
     assert json.loads(Manifest.from_json(json.dumps(raw)).to_json()) == raw
 
 
@@ -78,13 +78,15 @@ def ensemble(variable: str) -> dict[str, Any]:
 def certified() -> dict[str, Any]:
     """The tiny manifest with a certificate, as JSON."""
     raw: dict[str, Any] = json.loads(tiny_manifest().to_json())
-    raw["certificate"] = {
+    raw["certificates"]["fp32"] = {
         "date": "2026-11-23",
+        "reference": "the trained model, torch 2.13.0",
+        "data": [{"name": "tas.nc", "sha256": "ab" * 32}],
         "period": ["2005-01-01", "2014-12-31"],
         "steps": 120,
         "members": 4,
         "ensemble_steps": 12,
-        "ensembles": {"fp32": [ensemble("tas"), ensemble("uas")]},
+        "ensembles": [ensemble("tas"), ensemble("uas")],
         "versions": {"numpy": "2.3.5"},
     }
     return raw
@@ -132,14 +134,16 @@ WRONG = [
     (_set("parity", "fp32", "fast"), PARITY, "parity.fp32.fast is of a graph that files lack"),
     (_set("parity", "fp16"), {"encoder": PARITY}, "parity.fp16.encoder is of a graph that files lack"),
     (_set("parity", "fp32", "classifier"), PARITY, "parity.fp32.classifier is of a graph that files lack"),
-    (_set("certificate", "extra"), 1, "manifest.certificate has unknown keys"),
-    (_set("certificate", "date"), "yesterday", "certificate holds 'yesterday', expected a date"),
-    (_set("certificate", "period"), ["2014-12-31", "2005-01-01"], "expected the first date first"),
-    (_set("certificate", "steps"), 0, "certificate.steps is 0"),
-    (_set("certificate", "members"), 0, r"certificate counts \(0, 12\) members and steps"),
-    (_set("certificate", "ensembles", "fp16"), [ensemble("tas"), ensemble("uas")], "fp16 is of a precision without"),
-    (_set("certificate", "ensembles", "fp32"), [ensemble("tas")], r"fp32 is of the variables \['tas'\], expected"),
-    (_set("certificate", "ensembles", "fp32", 0, "crps_tolerance"), 0.0, "the ensembles of tas is not above 0"),
+    (_set("certificates", "fp32", "extra"), 1, "manifest.certificates.fp32 has unknown keys"),
+    (_set("certificates", "fp32", "date"), "yesterday", "certificate holds 'yesterday', expected a date"),
+    (_set("certificates", "fp32", "data"), [], "a certificate names no data"),
+    (_set("certificates", "fp32", "data", 0, "sha256"), "short", "'short' is no SHA-256"),
+    (_set("certificates", "fp32", "period"), ["2014-12-31", "2005-01-01"], "expected the first date first"),
+    (_set("certificates", "fp32", "steps"), 0, "certificate.steps is 0"),
+    (_set("certificates", "fp32", "members"), 0, r"certificate counts \(0, 12\) members and steps"),
+    (_set("certificates", "fp16"), certified()["certificates"]["fp32"], "fp16 is of a precision without its graphs"),
+    (_set("certificates", "fp32", "ensembles"), [ensemble("tas")], r"fp32 has ensembles of \['tas'\], expected"),
+    (_set("certificates", "fp32", "ensembles", 0, "crps_tolerance"), 0.0, "the ensembles of tas is not above 0"),
 ]
 
 

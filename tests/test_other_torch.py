@@ -65,8 +65,7 @@ def test_the_run_is_of_another_torch(bundle: Bundle) -> None:  # oracle: what th
     if torch.__version__.split(".")[:2] == ["2", "6"]:
         pytest.skip("the torch installed here is the one the run was trained with")
     assert dict(bundle.manifest.provenance.versions) == trained
-    assert bundle.manifest.certificate is not None
-    assert bundle.manifest.certificate.versions["torch"] == torch.__version__
+    assert bundle.manifest.certificates["fp32"].versions["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

@@ -54,30 +54,67 @@ def test_differences_are_physical_and_of_every_variable_and_zoom() -> None:  # o
     ulps = [8 * 2.0**-15, 8 * 2.0**-20]
     wanted = [ulps[0] + 4e-4, ulps[0] + 0.2, ulps[1] + 1e-4, ulps[1] + 0.05]
     np.testing.assert_allclose([row.tolerance for row in rows], wanted, rtol=1e-6)
-    with pytest.raises(ToleranceError, match=r"the fp16 encoder differs .* 0\.002 K in tas at zoom 0, .*\[export.fp16"):
-        check_parity("encoder", "fp16", rows)
-    check_parity("encoder", "fp16", rows[1:2])
+    with pytest.raises(
+        ToleranceError, match=r"the fp16 encoder differs .* 0\.002 K in tas at zoom 0, .*\[export.fp16\] in mine/config"
+    ):
+        check_parity("encoder", "fp16", rows, "mine/config.json")
+    check_parity("encoder", "fp16", rows[1:2], "mine/config.json")
     windows = [np.repeat(part[:, None], 2, axis=1) for part in (expected, found)]  # (row, step, variable, pixel)
     rows = compare("denoiser", *windows, **settings, tolerance=LOOSE, exact=EXACT)
     np.testing.assert_allclose([row.max_abs_error for row in rows], [1e-3, 4e-3, 2e-3, 8e-3], rtol=1e-6)
     assert {(row.units, row.tolerance) for row in rows} == {("1", 0.2)}
 
 
-def test_means_of_a_root_are_no_means() -> None:  # oracle: the rule in compare's docstring
-    fields = np.full((1, 1, 48), 8.0, dtype=np.float32)
-    rows = compare(
-        "decoder",
-        fields,
-        fields,
+RAIN = replace(TAS, name="pr", units="kg m-2 s-1", valid_range=(0.0, 1e-2))
+SHARES = [Tolerance(share=share, denoiser=1.0) for share in (2e-4, 0.015, 0.12, 0.6)]  # of all precisions
+
+
+def roots(graph: str, expected: np.ndarray, found: np.ndarray, tolerance: Tolerance) -> list[Difference]:
+    """Differences of rain, learned as its square root with a scale of 0.002, by zoom."""
+    fields = np.full((1, 1, 48), 9e-6, dtype=np.float32)
+    fields[0, 0, 5] = 1e-4
+    return compare(
+        graph,
+        fields if graph == "decoder" else expected,
+        found,
         zooms=(0, 1),
         fields=fields,
-        scale=np.ones(1, np.float32),
-        variables=(TAS,),
+        scale=np.array([0.002], np.float32),
+        variables=(RAIN,),
         transforms=("sqrt",),
-        tolerance=LOOSE,
+        tolerance=tolerance,
         exact=EXACT,
     )
-    assert [row.tolerance for row in rows] == [8 * 2.0**-20 + 0.1] * 2
+
+
+@pytest.mark.parametrize("tolerance", SHARES)
+def test_errors_of_a_root_are_physical_ones(tolerance: Tolerance) -> None:  # oracle: (r + e)**2 - r**2 with r = 0.01
+    fields = np.full((1, 1, 48), 9e-6, dtype=np.float32)
+    fields[0, 0, 5] = 1e-4
+    largest = tolerance.share * 0.002  # what the root may be off by
+    for share, good in ((0.9, True), (1.3, False)):
+        off = fields.copy()
+        off[0, 0, 5] = (0.01 - share * largest) ** 2  # an error of the root, downwards: (2 r - e) e
+        rows = roots("decoder", fields, off, tolerance)
+        assert [row.units for row in rows] == ["kg m-2 s-1"] * 2
+        assert rows[1].good == good
+    assert not roots("decoder", fields, np.zeros_like(fields), tolerance)[1].good  # it rains nowhere
+
+
+def test_latents_of_a_root_are_in_its_units() -> None:  # oracle: the share of the scale, by hand
+    latent = np.zeros((1, 1, 48), np.float32)
+    off = latent.copy()
+    off[0, 0, 3] = 0.05
+    base, fine = roots("encoder", latent, off, SHARES[2])
+    assert {base.units, fine.units} == {"(kg m-2 s-1)^0.5"}
+    ulps = 8 * float(np.spacing(np.float32(0.01)))
+    assert fine.max_abs_error == pytest.approx(0.05 * 0.002)
+    assert fine.tolerance == pytest.approx(0.12 * 0.002 + ulps)
+    assert base.tolerance == pytest.approx(2e-4 * 0.002 + ulps)  # means of latents pass in float32
+    named = replace(SHARES[2], fields={"pr": 4e-6})  # [kg m-2 s-1], of the largest value 1e-4
+    assert roots("encoder", latent, off, named)[1].tolerance == pytest.approx(4e-6 / 0.02 + ulps)
+    fields = np.zeros((1, 1, 48), np.float32)
+    assert roots("decoder", fields, fields, named)[1].tolerance == pytest.approx(4e-6, rel=1e-3)
 
 
 def test_tolerances_of_the_configuration_count() -> None:  # oracle: by hand
@@ -96,7 +133,7 @@ def test_the_worse_of_two_measurements_counts_and_nan_is_the_worst() -> None:  #
     assert larger([row], [other]) == larger([other], [row]) == [replace(row, rmse=0.7)]
     (lost,) = larger([row], [replace(row, max_abs_error=float("nan"))])
     with pytest.raises(ToleranceError, match="no finite number for tas at zoom 1"):
-        check_parity("decoder", "fp16", [lost])
+        check_parity("decoder", "fp16", [lost], "mine/config.json")
 
 
 def sixteen_bit(kind: int) -> dict[str, bytes]:

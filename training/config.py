@@ -210,10 +210,11 @@ class FastConfig:
 class Tolerance:
     """What graphs of one precision may differ from the trained model; above it nothing is exported.
 
-    The largest error of a field or latent is in the variable's units in `fields`, else `share` of the variable's scale
-    (the deviation of its anomalies); beside it the rounding of what enters and leaves is allowed. `denoiser` is the
-    largest error of a denoised window of unit variance. Of an ensemble, the power of a degree may change by `spectrum`
-    of itself, and the CRPS by `crps` of itself.
+    The largest error of a field is in the variable's units in `fields`, else `share` of the variable's scale (the
+    deviation of its anomalies); where a variable is learned as its square root, that is an error of the root, and a
+    field may be off by what it makes of the largest value. Beside it the rounding of what enters and leaves is allowed.
+    `denoiser` is the largest error of a denoised window of unit variance. Of an ensemble, the power of a degree may
+    change by `spectrum` of itself, and the CRPS by `crps` of itself.
     """
 
     share: float
@@ -226,9 +227,12 @@ class Tolerance:
         if min(self.share, self.denoiser, *self.fields.values()) <= 0 or min(self.spectrum, self.crps) < 0:
             raise UsageError(f"tolerances are {self}, expected numbers above 0 (spectrum and crps 0 or more)")
 
-    def of(self, variable: str, scale: float) -> float:
-        """The largest error of a variable, in its units, beside the rounding of what enters and leaves."""
-        return self.fields.get(variable, self.share * scale)
+    def of(self, variable: str, scale: float, slope: float = 1.0) -> float:
+        """The largest error of a variable in the units it is learned in, beside the rounding of what enters and leaves.
+
+        `scale` is in these units; `slope` is what one of them is worth at most in the variable's own, for `fields`.
+        """
+        return self.fields[variable] / slope if variable in self.fields else self.share * scale
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,12 @@ A schema's golden bundle is `bundle-schema-N/` beside this file. `test_schema.py
 none is written twice: this refuses where the folder is there. Delete it only while its schema has not been released.
 
 The bundle is the tiny one of `conftest.py`, whose graphs are closed forms, with everything that the schema has: a table
-of deviations that vary with the season, a certificate, and ensembles in it. Where a new schema brings something else,
-add it here.
+of deviations that vary with the season, a second precision, and certificates, one of them with ensembles. Where a new
+schema brings something else, add it here.
 """
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,8 +20,8 @@ sys.path.insert(0, str(GOLDEN.parent))
 
 from conftest import LATENT_PIXELS, VARIABLES, make_tiny_bundle, tiny_manifest, tiny_tables  # noqa: E402
 
-from fsae.runtime.bundle import write_manifest  # noqa: E402
-from fsae.runtime.manifest import Certificate, EnsembleParity, Manifest  # noqa: E402
+from fsae.runtime.bundle import hash_files, write_manifest  # noqa: E402
+from fsae.runtime.manifest import Certificate, EnsembleParity, Manifest, Source  # noqa: E402
 from fsae.runtime.schema import SCHEMA_VERSION  # noqa: E402
 
 
@@ -29,8 +30,8 @@ def season_std() -> np.ndarray:
     return np.random.default_rng(23).normal(0, 0.1, size=(VARIABLES, 2, LATENT_PIXELS)).astype(np.float32)
 
 
-def manifest() -> Manifest:
-    """The tiny manifest with a certificate, whose figures are made up."""
+def manifest(folder: Path) -> Manifest:
+    """The tiny manifest with certificates of fp32 and fp16, whose figures are made up."""
     ensembles = tuple(
         EnsembleParity(
             variable=name,
@@ -43,23 +44,38 @@ def manifest() -> Manifest:
         )
         for name, size in (("tas", 1.0), ("uas", 0.25))
     )
-    certificate = Certificate(
+    exact = Certificate(
         date="2026-11-23",
+        reference="the trained model, torch 2.13.0",
+        data=(Source(name="tas.nc", sha256="ab" * 32),),
         period=("2005-01-01", "2014-12-31"),
         steps=120,
-        members=4,
-        ensemble_steps=12,
-        ensembles={"fp32": ensembles},
+        members=0,
+        ensemble_steps=0,
+        ensembles=(),
         versions={"onnxruntime": "1.23.2", "numpy": "2.3.5"},
     )
-    return dataclasses.replace(tiny_manifest(), certificate=certificate)
+    half = dataclasses.replace(
+        exact,
+        reference="its float32 graphs, onnxruntime 1.23.2",
+        members=4,
+        ensemble_steps=12,
+        ensembles=ensembles,
+    )
+    plain = tiny_manifest()
+    parity = {"fp32": plain.parity["fp32"], "fp16": plain.parity["fp32"]}
+    return dataclasses.replace(
+        plain, files=hash_files(folder), parity=parity, certificates={"fp32": exact, "fp16": half}
+    )
 
 
 def make(folder: Path) -> Path:
     """The folder after the golden bundle was written there."""
     make_tiny_bundle(folder)
     np.savez_compressed(folder / "tables.npz", **tiny_tables(), latent_season_std=season_std())
-    write_manifest(folder, manifest())
+    for graph in tiny_manifest().graphs:  # the same numbers: what counts is that there are two
+        shutil.copyfile(folder / f"{graph}.fp32.onnx", folder / f"{graph}.fp16.onnx")
+    write_manifest(folder, manifest(folder))
     return folder
 
 
