@@ -1,6 +1,7 @@
 """CF output in pieces: the layout of a file (grid, times, members, attributes) and what writes units into it."""
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 REFERENCE_DATE = "1850-01-01 00:00:00"
 EIGHTH_OF_A_DAY_S = 10_800  # days in such steps are exact in binary
+LEAP_SECOND_CALENDARS = ("standard", "proleptic_gregorian", "julian")  # in which there may be such, CF 4.4.3
 LATITUDE: dict[str, Attribute] = {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}
 LONGITUDE: dict[str, Attribute] = {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"}
 
@@ -114,6 +116,7 @@ def encode_times(
     [59.0]
     """
     reference = f"since {REFERENCE_DATE}"
+    calendar = str(cftime.datetime(1, 1, 1, calendar=calendar).calendar)  # CF's name: standard, not gregorian
     given = [*times, *(date for pair in bounds or () for date in pair)]
     # the same dates in the calendar asked for: those of datetime64 come as proleptic Gregorian
     flat = [cftime.datetime(*d.timetuple()[:6], d.microsecond, calendar=calendar) for d in given]
@@ -145,13 +148,20 @@ def coordinates(layout: Layout) -> list[Coordinate]:
     found.append(Coordinate(name="time", dims=("time",), values=time.values, attributes=attributes))
     if time.bounds is not None:
         found.append(Coordinate(name="time_bnds", dims=("time", "bnds"), values=time.bounds, attributes={}))
-    found += layout.extra
+    found = [_with_leap_seconds(item) for item in (*found, *layout.extra)]
     if layout.zoom is not None:
         return found + cell_coordinates(layout.zoom)
     lat_deg, lon_deg = _axis(layout.lat_deg), _axis(layout.lon_deg)
     found.append(Coordinate(name="lat", dims=("lat",), values=lat_deg, attributes=LATITUDE | {"axis": "Y"}))
     found.append(Coordinate(name="lon", dims=("lon",), values=lon_deg, attributes=LONGITUDE | {"axis": "X"}))
     return found
+
+
+def _with_leap_seconds(item: Coordinate) -> Coordinate:
+    """The coordinate; where it is one of time, it says that nothing is known of leap seconds: input never tells."""
+    if item.attributes.get("calendar") not in LEAP_SECOND_CALENDARS:
+        return item
+    return dataclasses.replace(item, attributes={**item.attributes, "units_metadata": "leap_seconds: unknown"})
 
 
 def cell_coordinates(zoom: int) -> list[Coordinate]:
@@ -175,9 +185,11 @@ def cell_coordinates(zoom: int) -> list[Coordinate]:
 
 
 def data_attributes(layout: Layout, name: str) -> dict[str, Attribute]:
-    """CF attributes of a data variable, grid mapping and cell coordinates included."""
-    grid = {"grid_mapping": "crs", "coordinates": "lat lon"} if layout.zoom is not None else {}
-    return {**layout.variables[name], **grid}
+    """CF attributes of a data variable, grid mapping and the coordinates that are no dimension's own included."""
+    beside = ["lat", "lon"] if layout.zoom is not None else []
+    beside += [item.name for item in layout.extra if item.dims != (item.name,) and set(item.dims) <= set(layout.dims)]
+    grid = {"grid_mapping": "crs"} if layout.zoom is not None else {}
+    return {**layout.variables[name], **grid, **({"coordinates": " ".join(beside)} if beside else {})}
 
 
 def normalised(request: Mapping[str, Any]) -> str:

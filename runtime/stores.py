@@ -269,6 +269,15 @@ class ZarrStore:
         self._group.store.close()
 
 
+def _short(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
+    """The attributes, whole numbers in 32 bits where they fit: CDO takes a longer `healpix_nside` for none."""
+    limits = np.iinfo(np.int32)
+    return {
+        key: np.int32(value) if isinstance(value, int) and limits.min <= value <= limits.max else value
+        for key, value in attributes.items()
+    }
+
+
 class _PatientFile(io.FileIO):
     """A file whose writes seem to succeed; the first failure is kept in `failure`, and what follows it is dropped.
 
@@ -306,14 +315,14 @@ class NetcdfStore:
 
         self._disk = _PatientFile(path, "w+b")
         self._file = h5netcdf.File(self._disk, "w")
-        self._file.attrs.update(attributes)
+        self._file.attrs.update(_short(attributes))
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""
         self._make_dimensions(item.dims, item.values.shape)
         variable = self._file.create_variable(item.name, item.dims, dtype=item.values.dtype)
         variable[...] = item.values
-        variable.attrs.update(item.attributes)
+        variable.attrs.update(_short(item.attributes))
         self._raise_failure()
 
     def create(self, array: Array) -> None:
@@ -328,7 +337,7 @@ class NetcdfStore:
             compression_opts=4,
             shuffle=True,
         )
-        variable.attrs.update(array.attributes)
+        variable.attrs.update(_short(array.attributes))
 
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
         """See `Store.write`."""
