@@ -165,13 +165,15 @@ def _read_dataset(source: "str | os.PathLike[str] | xr.Dataset", known: Forcing)
 
 
 def _choose(dataset: "xr.Dataset", known: Forcing, where: str) -> "xr.DataArray":
-    """The variable that holds the forcing."""
-    lines = [str(name) for name, array in dataset.data_vars.items() if array.ndim == 1]
+    """The variable that holds the forcing: a data variable, or the coordinate that the output of `generate` has."""
+    own = [name for name, array in dataset.coords.items() if array.attrs.get("long_name") == _label(known)]
+    held = {str(name): dataset[name] for name in (*dataset.data_vars, *own)}
+    lines = [name for name, array in held.items() if array.ndim == 1]
     same = [name for name in lines if name.lower().replace("_", " ") == known.name.lower().replace("_", " ")]
     chosen = same or lines
     if len(chosen) == 1:
-        return dataset[chosen[0]]
-    there = ", ".join(f"{name} ({', '.join(map(str, array.dims))})" for name, array in dataset.data_vars.items())
+        return held[chosen[0]]
+    there = ", ".join(f"{name} ({', '.join(map(str, array.dims))})" for name, array in held.items())
     raise DataError(
         f"{where} holds {there or 'no variables'}, expected one variable over time alone, or one of them called "
         f"{known.name.replace(' ', '_')!r}"
@@ -225,9 +227,14 @@ def forcing_record(choice: Choice) -> str | float | dict[str, str]:
     return {"name": choice.name, "values_sha256": digest.hexdigest()}
 
 
+def _label(known: Forcing) -> str:
+    """What the output calls the forcing that was used."""
+    return f"forcing: {known.name}"
+
+
 def forcing_coordinate(known: Forcing, forcing: F32) -> Coordinate:
     """The forcing (time) that was used, for the output."""
-    attributes: dict[str, Attribute] = {"long_name": f"forcing: {known.name}", "units": known.units}
+    attributes: dict[str, Attribute] = {"long_name": _label(known), "units": known.units}
     return Coordinate(name="forcing", dims=("time",), values=forcing, attributes=attributes)
 
 

@@ -79,6 +79,25 @@ def test_a_file_of_the_calendar_year_is_the_default(emulator: fsae.runtime.Emula
     assert abs(default["forcing"].values[0] - (1991 + 319 / 365)) < 2e-4  # the middle of November; float32
 
 
+def test_the_forcing_of_an_ensemble_is_that_of_another(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
+    # oracle: the fields of the first ensemble's own forcing, bitwise
+    (tmp_path / "a.csv").write_text("1900,1960\n1991,2000\n2100,1950\n")
+    for suffix in (".nc", ".zarr"):
+        emulator.generate_file(tmp_path / f"a{suffix}", 2, start="1990-11", steps=6, forcing=tmp_path / "a.csv")
+    first = emulator.generate(1, start="1990-11", steps=6, forcing=tmp_path / "a.csv")
+    for given in (tmp_path / "a.nc", str(tmp_path / "a.zarr"), first, first.reset_coords("forcing")):
+        found = emulator.generate(1, start="1990-11", steps=6, forcing=given)
+        assert fields(found) == fields(first)
+        np.testing.assert_array_equal(found["forcing"].values, first["forcing"].values)
+    # regional means of an ensemble keep its forcing beside them: which of the two is meant, nobody can tell
+    mean = first[["tas"]].mean(("realization", "cell"))
+    with pytest.raises(DataError, match=r"holds tas \(time\), forcing \(time\), expected one variable over time alone"):
+        emulator.generate(1, start="1990-11", steps=6, forcing=mean)
+    first["forcing"].attrs["long_name"] = "forcing: something else"
+    with pytest.raises(DataError, match=r"holds tas \(realization, time, cell\), uas .*, expected one variable"):
+        emulator.generate(1, start="1990-11", steps=6, forcing=first)
+
+
 @pytest.mark.parametrize("calendar", ["noleap", "standard"])
 def test_values_are_linear_between_dates(calendar: str) -> None:  # oracle: numpy.interp over days counted by hand
     knots = [(1990, 1, 10.0), (1991, 12, 3.25), (1992, 3, 1.0), (1996, 7, 4.5), (2001, 1, 1.0)]
