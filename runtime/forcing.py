@@ -167,7 +167,7 @@ def _read_dataset(source: "str | os.PathLike[str] | xr.Dataset", known: Forcing)
 def _choose(dataset: "xr.Dataset", known: Forcing, where: str) -> "xr.DataArray":
     """The variable that holds the forcing: a data variable, or the coordinate that the output of `generate` has."""
     own = [name for name, array in dataset.coords.items() if array.attrs.get("long_name") == _label(known)]
-    held = {str(name): dataset[name] for name in (*dataset.data_vars, *own)}
+    held: dict[str, xr.DataArray] = {str(name): dataset[name] for name in (*dataset.data_vars, *own)}
     lines = [name for name, array in held.items() if array.ndim == 1]
     same = [name for name in lines if name.lower().replace("_", " ") == known.name.lower().replace("_", " ")]
     chosen = same or lines

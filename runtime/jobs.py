@@ -57,26 +57,39 @@ class Job:
         return len(self.layout.members or (0,)) * self.layout.time.values.size
 
 
-def versions(graphs: Graphs) -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    name, version = graphs.backend.rsplit(" ", 1)
-    return {"fsae": importlib.metadata.version("fsae"), "numpy": np.__version__, name: version}
+def versions(graphs: Graphs | None) -> dict[str, str]:
+    """Versions of what the numbers depend on; without graphs NumPy has made them all."""
+    found = {"fsae": importlib.metadata.version("fsae"), "numpy": np.__version__}
+    if graphs is not None:
+        name, version = graphs.backend.rsplit(" ", 1)
+        found[name] = version
+    return found
+
+
+def origin(bundle: Bundle, graphs: Graphs | None, request: Mapping[str, Any]) -> dict[str, Attribute]:
+    """Global attributes of every kind of output: bundle and its hash, request and versions; no clock, no batch size.
+
+    There is no CF `history`: its lines begin with the time of day, and would only repeat the request and the versions.
+    """
+    return {
+        "fsae_bundle": bundle.manifest.name,
+        "fsae_manifest_sha256": bundle.manifest_sha256,
+        "fsae_request": normalised(request),
+        "fsae_versions": normalised(versions(graphs)),
+    }
 
 
 def provenance(
     bundle: Bundle, graphs: Graphs, request: Mapping[str, Any], notes: tuple[str, ...]
 ) -> dict[str, Attribute]:
-    """Global attributes that say where the numbers come from: enough to make them again, no clock, no batch size."""
+    """Global attributes that say where the numbers come from: enough to make them again."""
     attributes: dict[str, Attribute] = {
         "title": f"{request['verb']} with {bundle.manifest.name}",
         "source": f"fsae bundle {bundle.manifest.name}",
         "license": bundle.manifest.licence,
-        "fsae_bundle": bundle.manifest.name,
-        "fsae_manifest_sha256": bundle.manifest_sha256,
-        "fsae_request": normalised(request),
+        **origin(bundle, graphs, request),
         "fsae_device": graphs.device,
         "fsae_precision": graphs.precision,
-        "fsae_versions": normalised(versions(graphs)),
     }
     return attributes | ({"comment": " ".join(notes)} if notes else {})
 

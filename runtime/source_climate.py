@@ -17,8 +17,8 @@ from .errors import DataError
 from .fields import Fields
 from .healpix import coarsen, npix, zoom_of
 from .inputs import READ_ERRORS, open_source, reason
-from .jobs import TIME_CHUNK
-from .output import cell_coordinates, normalised
+from .jobs import TIME_CHUNK, origin
+from .output import cell_coordinates
 from .stores import F32, Attribute, Coordinate, open_store
 from .transforms import Transform, forward, inverse, transformed_units
 
@@ -54,8 +54,7 @@ def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, ove
     attributes: dict[str, Attribute] = {
         "title": "harmonic climatology: mean, then cosine and sine of 1, 2, ... cycles a year",
         "fsae_kind": KIND,
-        "fsae_bundle": bundle.manifest.name,
-        "fsae_request": normalised(request),
+        **origin(bundle, None, request),
     }
     names: dict[str, Attribute] = {"long_name": "0 is the mean, 2k - 1 and 2k the cosine and sine of k cycles a year"}
     numbers = np.arange(1 + 2 * harmonics, dtype=np.int64)

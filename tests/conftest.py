@@ -418,6 +418,16 @@ def tiny_bundle(tiny_bundle_path: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def outputs(tiny_bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of what outputs.py writes; tests only read it."""
+    from outputs import write_outputs
+
+    folder = tmp_path_factory.mktemp("outputs")
+    write_outputs(tiny_bundle_path, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def run_folder(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny run (tiny_run.py)."""
     from tiny_run import write_run  # torch is imported by those tests alone that need it

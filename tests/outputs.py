@@ -1,0 +1,113 @@
+"""Output of every verb from the tiny bundle, on both grids, as NetCDF and as Zarr, and how tests look at it."""
+
+import dataclasses
+import functools
+import itertools
+import shutil
+from pathlib import Path
+
+import cftime
+import xarray as xr
+from conftest import tiny_manifest
+
+import fsae.runtime
+from fsae.runtime.bundle import write_manifest
+from fsae.runtime.emulator import write_climatology
+from fsae.runtime.manifest import Manifest
+
+VERBS = (
+    "generate-native",
+    "generate-source",
+    "forecast-native",  # with --initial and --forcing
+    "forecast-source",
+    "hourly-native",  # instantaneous values: no bounds
+    "compress",
+    "compress-members",
+    "decompress-native",
+    "decompress-source",
+    "superres-native",
+    "superres-source",
+    "climatology",
+)
+ENSEMBLES = ("generate", "forecast", "hourly", "compress-members")  # how the names of those with members begin
+# Each verb, each grid and each kind of extra coordinate once.
+ZARR = ("generate-native", "forecast-source", "compress", "decompress-native", "superres-source", "climatology")
+NAMES = tuple(f"{verb}.nc" for verb in VERBS) + tuple(f"{verb}.zarr" for verb in ZARR)
+# Those of CF, each under one of its names.
+CALENDARS = ("standard", "proleptic_gregorian", "julian", "noleap", "all_leap", "360_day")
+
+
+def tiny_emulator(bundle: Path, folder: Path, manifest: Manifest) -> fsae.runtime.Emulator:
+    """An emulator of a bundle's copy with another manifest."""
+    shutil.copytree(bundle, folder)
+    write_manifest(folder, manifest)
+    return fsae.runtime.load(folder, device="cpu", threads=1)
+
+
+def in_calendar(emulator: fsae.runtime.Emulator, calendar: str) -> fsae.runtime.Emulator:
+    """The emulator as if its model had been trained in a calendar."""
+    manifest = emulator.bundle.manifest
+    changed = dataclasses.replace(manifest, time=dataclasses.replace(manifest.time, calendar=calendar))
+    return fsae.runtime.Emulator(dataclasses.replace(emulator.bundle, manifest=changed), emulator.graphs)
+
+
+def write_outputs(bundle: Path, folder: Path) -> None:
+    """Nothing; NAMES stand in the folder, with months.nc, from which they are made, and in-CALENDAR.nc and .zarr."""
+    manifest = tiny_manifest()
+    emulator = tiny_emulator(bundle, folder / "tiny", manifest)
+    hours = dataclasses.replace(
+        manifest,
+        time=dataclasses.replace(manifest.time, step="6 hours"),
+        variables=tuple(dataclasses.replace(v, cell_methods="time: point") for v in manifest.variables),
+    )
+    hourly = tiny_emulator(bundle, folder / "hourly", hours)
+    data, members = folder / "months.nc", folder / "generate-native.nc"
+    months = emulator.generate(1, start="1990-01", steps=14).isel(realization=0, drop=True)
+    months.drop_vars("forcing").to_netcdf(data, engine="h5netcdf")
+    for name in NAMES:
+        verb, _, grid = name.rpartition(".")[0].partition("-")
+        path = folder / name
+        match verb:
+            case "generate":
+                emulator.generate_file(path, [0, 7], start="1990-11", steps=4, seed=5, grid=grid)
+            case "forecast":
+                emulator.generate_file(
+                    path, 2, steps=4, forcing=1970.5, initial=data, grid=grid, climatology="training"
+                )
+            case "hourly":
+                hourly.generate_file(path, 2, start="1990-11", steps=4, grid=grid)
+            case "compress":
+                emulator.compress_file(members if grid == "members" else data, path, climatology="training")
+            case "decompress":
+                emulator.decompress_file(folder / "compress.nc", path, grid=grid)
+            case "superres":
+                emulator.superres_file(data, path, zoom=1, grid=grid, climatology="training")
+            case "climatology":
+                write_climatology(data, path, model=emulator.bundle.folder)
+    for calendar in CALENDARS:
+        for suffix in (".nc", ".zarr"):
+            path = folder / f"in-{calendar}{suffix}"
+            in_calendar(emulator, calendar).generate_file(path, 1, start="1900-01", steps=3)
+
+
+def first_months(calendar: str) -> tuple[list[tuple[cftime.datetime, cftime.datetime]], list[cftime.datetime]]:
+    """Bounds and middles of the months January to March 1900, which stand in in-CALENDAR.nc."""
+    starts = [cftime.datetime(1900, month, 1, calendar=calendar) for month in (1, 2, 3, 4)]
+    bounds = list(itertools.pairwise(starts))
+    return bounds, [start + (end - start) / 2 for start, end in bounds]
+
+
+def engine(path: Path) -> str:
+    """What xarray opens a file with."""
+    return "h5netcdf" if path.suffix == ".nc" else "zarr"
+
+
+def raw(path: Path) -> xr.Dataset:
+    """All that stands in a file, undecoded."""
+    return _raw(path).copy(deep=True)
+
+
+@functools.cache
+def _raw(path: Path) -> xr.Dataset:
+    with xr.open_dataset(path, engine=engine(path), decode_cf=False) as dataset:
+        return dataset.load()
