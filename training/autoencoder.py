@@ -15,7 +15,7 @@ from fsae.runtime.healpix import npix
 from fsae.runtime.transforms import Transform
 
 from .halo import halo_size, halo_table
-from .layers import Embedding, FieldSpaceBlock, check_network, coarsen, conserve, decompose, patches, recompose
+from .layers import Embedding, FieldSpaceBlock, check_network, coarsen, conserve, decompose, gather, patches, recompose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +115,12 @@ class CellMap(nn.Module):
 
     def forward(self, patch: Tensor) -> Tensor:
         """(B, V, C, entries) -> (B, V, C, outputs)."""
-        out = patch @ self.shared
-        if self.own is not None:
-            out = out + (patch[..., None, :] @ self.own)[..., 0, :]
+        if self.own is None:
+            out = patch @ self.shared
+        elif self.own.shape[-1] == 1:
+            out = (patch * (self.own + self.shared)[..., 0]).sum(-1, keepdim=True)
+        else:
+            out = (patch[..., None, :] @ (self.own + self.shared))[..., 0, :]
         if self.mlp is not None:
             out = out + self.mlp(patch)
         return out
@@ -237,7 +240,7 @@ class Autoencoder(nn.Module):
         return recompose([coarsen(anomaly, steps), *levels[1:]], self.config.zooms)
 
     def _laplacian(self, field: Tensor) -> Tensor:
-        return field - patches(field.index_select(-1, self.fine_ring), halo_size(0, 0)).mean(-1)
+        return field - patches(gather(field, self.fine_ring), halo_size(0, 0)).mean(-1)
 
     def encode_anomaly(self, anomaly: Tensor, season: Tensor, level_mask: Tensor) -> Tensor:
         """`encode` of a normalised anomaly (B, V, N)."""
@@ -270,7 +273,7 @@ class Autoencoder(nn.Module):
             levels = [levels[0], *decompose(field, zooms)[1:]]
         levels = self._run(self.decoder_coarse, levels, condition)
         coarse = recompose(levels, zooms)[:, :, 0]  # (B, V, C)
-        neighbours = patches(coarse.index_select(-1, self.ring), halo_size(zooms[-1], zooms[-1]))
+        neighbours = patches(gather(coarse, self.ring), halo_size(zooms[-1], zooms[-1]))
         patch = torch.cat([coarse[..., None], neighbours], dim=-1)  # (B, V, C, 9)
         parts = torch.split(self.decompress(patch), self.finer, dim=-1)
         levels = [*levels, *(part.flatten(2)[:, :, None] for part in parts)]
