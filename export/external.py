@@ -83,6 +83,7 @@ def check_model_files(files: Mapping[str, bytes]) -> onnx.ModelProto:
             onnx.checker.check_model(path, full_check=True)
         model = onnx.load_from_string(files[name])
         problem = _misplaced(model, weights_file(name), len(files.get(weights_file(name), b"")))
+        del model.graph.value_info[:]  # the shapes a file declares say nothing of those a backend can find
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BundleError(f"{name} is not valid ONNX: {error}") from None
