@@ -169,8 +169,10 @@ def _export(source: Path | Bundle, request: Request, say: Say) -> "Exported":
     precisions = request.precisions or PRECISIONS[:1]
     try:
         from .bundle import export_bundle, export_run
+        from .certify import date_of_export
         from .graphs import OPSET
 
+        date_of_export()  # fails now, not after minutes of exporting
         if isinstance(source, Bundle):
             if request.opset is not None:
                 raise UsageError("--opset is for runs: the graphs of a bundle keep theirs")

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_certificate_has_every_graph_precision_variable_and_zoom(bundle: Bundle)
 def test_date_of_a_certificate_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: by hand
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(86400 * 365))
     assert certify.date_of_export() == "1971-01-01"
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    assert certify.date_of_export() == datetime.now(UTC).date().isoformat()
+
+
+@pytest.mark.parametrize("seconds", ["", "yesterday", "1.5", "1e9", "99999999999999", "-99999999999999", "9" * 30])
+def test_a_date_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+    with pytest.raises(UsageError, match=f"SOURCE_DATE_EPOCH is '{seconds}', expected whole seconds since 1970"):
+        certify.date_of_export()
 
 
 def test_tables_turn_a_smooth_field_round(bundle: Bundle) -> None:  # oracle: the field itself, linear in sin(lat)
