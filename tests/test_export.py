@@ -201,7 +201,8 @@ def test_bundle_replaces_an_older_one_and_keeps_valid_engines(
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'fsae[trt-rtx]'")
     quick(monkeypatch, bundle)
     first = export_run(run, tmp_path, "other")
-    engines = build_engines(open_bundle(first.folder), "trt-rtx", BuildOptions(profile=(1, 1, 2)))
+    engines = build_engines(open_bundle(first.folder), "trt-rtx", BuildOptions(profile=(1, 1, 2), layers=True))
+    reports = {path.name: path.read_bytes() for path in engine_folder(open_bundle(first.folder)).glob("*.layers.json")}
     (first.folder / "stray").write_text("from before")
     path = first.folder / "decoder.fp32.onnx"
     whole = path.read_bytes()
@@ -212,10 +213,13 @@ def test_bundle_replaces_an_older_one_and_keeps_valid_engines(
     assert path.read_bytes() == whole
     assert not (first.folder / "stray").exists()
     assert read_index(engine_folder(again)) == sorted(engines, key=lambda e: e.graph)
+    assert {path.name: path.read_bytes() for path in engine_folder(again).glob("*.layers.json")} == reports
+    assert len(reports) == len(engines) == 4
     (engine_folder(again) / engines[0].file).write_bytes(b"damaged")
     export_run(run, tmp_path, "other", say=said.append)
     assert any(f"{engines[0].file} is dropped: it is damaged" in line for line in said)
     assert len(read_index(engine_folder(again))) == len(engines) - 1
+    assert len(list(engine_folder(again).glob("*.layers.json"))) == len(engines) - 1
     assert (engine_folder(again) / INDEX).exists()
 
 
