@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fsae.runtime.errors import BundleError
+from fsae.runtime.session import import_onnxruntime
 
 from .external import Files, split_weights
 from .precision import is_map
@@ -34,6 +35,7 @@ def quantize(files: Files, inputs: Mapping[str, F32]) -> dict[str, bytes]:
     Ranges are the smallest and largest number seen: cutting off rare large ones was four times worse at its worst.
     BundleError for a graph above 2 GB, which the quantiser cannot hold; OutputError where its temporary files fail.
     """
+    import_onnxruntime("cpu")  # tells it to send nothing home, before its own tools run it
     from onnxruntime import quantization
 
     if len(files) > 1:
