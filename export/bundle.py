@@ -30,6 +30,7 @@ from .certify import certify
 from .contents import make_manifest, make_tables
 from .fidelity import with_fidelity
 from .graphs import OPSET, OPSETS
+from .layers import report_name
 from .originals import original_bundle, original_run
 
 Say = Callable[[str], None]
@@ -192,7 +193,10 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _carry_engines(old: Path, new: Path, say: Say) -> None:
-    """Nothing; copies the engines of the old bundle whose graph is the same byte for byte, and says what it leaves."""
+    """Nothing; copies the engines of the old bundle whose graph is the same byte for byte, and says what it leaves.
+
+    Reports of their layers go with them.
+    """
     try:
         before, after = open_bundle(old), open_bundle(new)
         index = load_index(engine_folder(before))
@@ -214,6 +218,9 @@ def _carry_engines(old: Path, new: Path, say: Say) -> None:
     engine_folder(after).mkdir(exist_ok=True)
     for entry, data in kept.items():
         (engine_folder(after) / entry.file).write_bytes(data)
+        report = engine_folder(before) / report_name(entry.file)
+        if isinstance(entry, Engine) and report.is_file():
+            shutil.copyfile(report, engine_folder(after) / report.name)
     engines = [entry for entry in kept if isinstance(entry, Engine)]
     caches = [entry for entry in kept if isinstance(entry, TimingCache)]
     (engine_folder(after) / INDEX).write_text(index_text(engines, caches), encoding="utf-8")

@@ -11,6 +11,7 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.errors import UsageError
 from fsae.runtime.manifest import NOT_RUN, Certificate, Difference, EnsembleParity, Parity, graph_file
 from fsae.runtime.session import OUTPUTS
 
@@ -167,7 +168,13 @@ def _draw(original: Original, graphs: Mapping[str, Files], precision: str) -> Dr
 
 
 def date_of_export() -> str:
-    """The date in UTC as YYYY-MM-DD, or that of SOURCE_DATE_EPOCH, as for other reproducible builds."""
+    """The date in UTC as YYYY-MM-DD, or that of SOURCE_DATE_EPOCH [s since 1970], as for other reproducible builds."""
     seconds = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(int(seconds), UTC)
+    try:
+        moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(int(seconds), UTC)
+    except (ValueError, OverflowError, OSError):  # no number, or of a year that a date cannot have
+        raise UsageError(
+            f"the environment variable SOURCE_DATE_EPOCH is {seconds!r}, expected whole seconds since 1970: set it so, "
+            "or unset it"
+        ) from None
     return moment.date().isoformat()

@@ -14,6 +14,7 @@ import click
 from fsae.runtime.bundle import MANIFEST, Bundle, open_bundle
 from fsae.runtime.devices import PRECISIONS
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
+from fsae.runtime.start import INTERRUPTED
 from fsae.runtime.terminal import termination_as_interrupt
 
 from .build_progress import show_builds
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .bundle import Exported
 
 RUNS, ENGINES = Path("runs"), Path("engines")
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 EXAMPLES = """\b
 Examples:
@@ -169,8 +169,10 @@ def _export(source: Path | Bundle, request: Request, say: Say) -> "Exported":
     precisions = request.precisions or PRECISIONS[:1]
     try:
         from .bundle import export_bundle, export_run
+        from .certify import date_of_export
         from .graphs import OPSET
 
+        date_of_export()  # fails now, not after minutes of exporting
         if isinstance(source, Bundle):
             if request.opset is not None:
                 raise UsageError("--opset is for runs: the graphs of a bundle keep theirs")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from fsae.runtime.bundle import Bundle, file_entry
+from fsae.runtime.bundle import COMPILED, Bundle, file_entry
 from fsae.runtime.describe import human
 from fsae.runtime.engines import (
     INDEX,
@@ -30,6 +30,7 @@ from fsae.runtime.engines import (
 )
 from fsae.runtime.errors import BundleError, DeviceError, OutputError, UsageError
 from fsae.runtime.external import read_graph
+from fsae.runtime.lock import locked
 from fsae.runtime.manifest import graph_file
 from fsae.runtime.tensorrt import MODULES, find_gpu, import_tensorrt, this_target
 
@@ -40,6 +41,7 @@ FOR_CPUS = "int8"  # graphs of this precision round as CPUs do
 # What TensorRT-RTX compiles for when no target is given (its support matrix): one engine for all of these.
 PORTABLE_CAPABILITIES = ("8.6", "8.9", "12.0")
 TIMINGS = ".timings"  # ends the names of timing caches
+LOCK_FOLDER = f".{COMPILED}"  # beside the engines while they are built, so that nothing stays among them
 
 Write = Callable[[str, bytes], None]  # name of a file in the engines' folder, content
 
@@ -91,11 +93,27 @@ def build_engines(
     Every engine is written under the name of its own hash and the index last, each aside and then renamed: whoever
     reads meanwhile finds the old engines or the new ones, and where a build fails or is interrupted the folder stays as
     it was. Engines of older graphs are removed, engines of other libraries, GPUs and batch sizes stay. `progress` is
-    told of the phases of each build.
+    told of the phases of each build. An engine of another workspace is built again and takes the older one's place.
+
+    OutputError where the folder cannot be written, or another build is at work in it.
     """
     options = options or BuildOptions()
     precisions = _precisions(bundle, say)
     trt, target = build_target(flavour)
+    with locked(bundle.folder / LOCK_FOLDER):  # two builds would lose each other's entries of the index
+        return _build_missing(bundle, precisions, trt, target, options, say, progress)
+
+
+def _build_missing(
+    bundle: Bundle,
+    precisions: Sequence[str],
+    trt: ModuleType,
+    target: Target,
+    options: BuildOptions,
+    say: Callable[[str], None],
+    progress: Progress,
+) -> list[Engine]:
+    """See `build_engines`."""
     folder = engine_folder(bundle)
     index = _read_index(bundle, say)
     known = _usable(bundle, index.engines, say)
@@ -114,8 +132,9 @@ def build_engines(
                 file="",
                 sha256="",
                 size=0,
+                workspace_bytes=options.workspace_bytes,
             )
-            engine = next((engine for engine in known if engine.key == wanted.key), None)
+            engine = next((engine for engine in known if _is_wanted(engine, wanted)), None)
             if engine is not None:
                 say(f"{label}: up to date")
                 data = read_engine(bundle, engine)
@@ -134,7 +153,7 @@ def build_engines(
                 )
                 data, timings = done.engine, done.timings
                 entry = file_entry(data)
-                name = f"{graph}.{precision}.{flavour}.{entry.sha256[:16]}.engine"
+                name = f"{graph}.{precision}.{target.flavour}.{entry.sha256[:16]}.engine"
                 engine = replace(wanted, file=name, sha256=entry.sha256, size=entry.size)
                 write(name, data)
                 say(f"{label}: {human(engine.size)} in {time.monotonic() - began:.1f} s")
@@ -151,6 +170,11 @@ def build_engines(
         write(INDEX, index_text(kept, caches).encode())
     _sweep(folder, kept, caches)
     return built
+
+
+def _is_wanted(engine: Engine, wanted: Engine) -> bool:
+    """Whether an engine need not be built again; one whose workspace nobody knows is."""
+    return (engine.key, engine.workspace_bytes) == (wanted.key, wanted.workspace_bytes)
 
 
 def _precisions(bundle: Bundle, say: Callable[[str], None]) -> list[str]:

@@ -6,7 +6,6 @@ it. `fsae.runtime.external` has the rule by which hosts find the second one, and
 
 import contextlib
 import io
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from onnx import numpy_helper
 
 from fsae.runtime.errors import BundleError
 from fsae.runtime.external import weights_file
+
+from .scratch import scratch_errors, scratch_folder
 
 LIMIT_BYTES = 2**31 - 2**20  # protobuf ends at 2**31 - 1, and libraries that copy a graph add a little
 INSIDE_BYTES = 1024  # constants up to here, such as shapes and axes, stay inside, where shape inference reads them
@@ -83,6 +84,7 @@ def check_model_files(files: Mapping[str, bytes]) -> onnx.ModelProto:
             onnx.checker.check_model(path, full_check=True)
         model = onnx.load_from_string(files[name])
         problem = _misplaced(model, weights_file(name), len(files.get(weights_file(name), b"")))
+        del model.graph.value_info[:]  # the shapes a file declares say nothing of those a backend can find
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BundleError(f"{name} is not valid ONNX: {error}") from None
@@ -103,12 +105,13 @@ def content_of(constant: onnx.TensorProto, weights: bytes = b"") -> memoryview:
 def placed(files: Mapping[str, bytes]) -> Iterator[Path]:
     """Path of the graph, the first of `files`, in a folder that holds them while the context lasts.
 
-    For libraries that find weights by a path alone.
+    For libraries that find weights by a path alone. OutputError where there is no place for them.
     """
-    with tempfile.TemporaryDirectory(prefix="fsae-", ignore_cleanup_errors=True) as folder:
-        for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
-        yield Path(folder) / next(iter(files))
+    with scratch_folder() as folder:
+        with scratch_errors():
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
+        yield folder / next(iter(files))
 
 
 def _places(model: onnx_ir.Model, file: str) -> dict[onnx_ir.Value, onnx_ir.ExternalTensor]:

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import hashlib
 import logging
 import warnings
 from collections import Counter
@@ -22,7 +21,8 @@ from fsae.runtime.manifest import graph_file
 from fsae.runtime.session import OUTPUTS
 from fsae.training.autoencoder import Autoencoder
 
-from .external import Files, check_model_files, content_of, split_weights
+from .external import Files, check_model_files, split_weights
+from .rules import SMALL, constant_problems, interface_problems, operator_problems, shape_problems
 from .tidy import tidy
 
 F32 = NDArray[np.float32]
@@ -30,14 +30,7 @@ F32 = NDArray[np.float32]
 # 18 is read by every ONNX Runtime and TensorRT still in use; at 23 attention becomes one op that TensorRT cannot build.
 OPSET = 18
 OPSETS = range(18, 23)
-MAX_RANK = 6  # some execution providers stop there
 FOLDED = 8192  # elements of a result that the optimiser may put in place of its constant inputs
-SMALL = 16  # elements; shapes and axes, which ONNX wants in int64, stay below
-# The vector tail of these depends on a number's place in the batch, so the host computes them (season, noise features).
-BATCH_DEPENDENT = frozenset(("Sin", "Cos", "Tan", "Log"))
-UNWANTED = frozenset(("Loop", "If", "Scan", "NonZero", "GatherND", "ScatterND", "ScatterElements", "Dropout"))
-RANDOM = frozenset(("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"))
-FORBIDDEN = BATCH_DEPENDENT | UNWANTED | RANDOM
 
 
 def export_graph(
@@ -85,9 +78,10 @@ def check_graph(name: str, files: Files, inputs: Mapping[str, tuple[int, ...]]) 
     model = check_model_files(files)
     weights = files.get(weights_file(next(iter(files))), b"")
     problems = [
-        *_interface_problems(model, name, inputs),
-        *_operator_problems(model),
-        *_constant_problems(model, weights),
+        *interface_problems(model, OUTPUTS[name], inputs),
+        *operator_problems(model),
+        *shape_problems(model),
+        *constant_problems(model, weights),
     ]
     if problems:
         raise BundleError(f"the graph {name} cannot be shipped: {'; '.join(problems)}")
@@ -96,63 +90,6 @@ def check_graph(name: str, files: Files, inputs: Mapping[str, tuple[int, ...]]) 
 def node_count(files: Files) -> int:
     """Number of nodes of a graph."""
     return len(onnx.load_from_string(next(iter(files.values()))).graph.node)
-
-
-def _interface_problems(model: onnx.ModelProto, name: str, inputs: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """Inputs and outputs that are not float32 with a dynamic first axis and the agreed names and shapes."""
-    found = {value.name: _shape(value) for value in model.graph.input}
-    if list(found) != list(inputs):
-        yield f"its inputs are {list(found)}, expected {list(inputs)}"
-    if [value.name for value in model.graph.output] != [OUTPUTS[name]]:
-        yield f"its outputs are {[value.name for value in model.graph.output]}, expected {OUTPUTS[name]}"
-    for value in (*model.graph.input, *model.graph.output):
-        shape = _shape(value)
-        if shape is None or value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            yield f"{value.name} is not a float32 tensor of known shape"
-        elif shape[:1] != ("batch",) or not all(isinstance(size, int) for size in shape[1:]):
-            yield f"{value.name} has the shape {shape}, expected a dynamic axis batch and fixed others"
-        elif value.name in inputs and shape[1:] != tuple(inputs[value.name]):
-            yield f"{value.name} has the shape {shape}, expected (batch, {', '.join(map(str, inputs[value.name]))})"
-
-
-def _operator_problems(model: onnx.ModelProto) -> Iterator[str]:
-    """Operators that a backend lacks, that depend on the batch, or tensors of too high a rank."""
-    forbidden = sorted({node.op_type for node in model.graph.node} & FORBIDDEN)
-    if forbidden:
-        yield f"it holds the operators {forbidden}"
-    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
-    if foreign or model.functions:
-        yield f"it holds operators that are not standard ONNX: {foreign or [f.name for f in model.functions]}"
-    for value in model.graph.value_info:
-        shape = _shape(value)
-        if shape is None:
-            yield f"the shape of {value.name} cannot be inferred"
-        elif len(shape) > MAX_RANK:
-            yield f"{value.name} has {len(shape)} axes, expected at most {MAX_RANK}"
-
-
-def _constant_problems(model: onnx.ModelProto, weights: bytes) -> Iterator[str]:
-    """Constants in int64 or held twice, and text that tells of the machine it was made on."""
-    seen: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    for constant in model.graph.initializer:
-        size = int(np.prod(constant.dims))
-        if constant.data_type == onnx.TensorProto.INT64 and size > SMALL:
-            yield f"the table {constant.name} is int64, expected int32"
-        content = hashlib.sha256(content_of(constant, weights)).digest()
-        twin = seen.setdefault((constant.data_type, tuple(constant.dims), content), constant.name)
-        if size > 1 and twin != constant.name:
-            yield f"{constant.name} is a second copy of {twin}"
-    texts = [model.doc_string, model.graph.doc_string, *(node.doc_string for node in model.graph.node)]
-    if any(texts) or model.metadata_props or any(node.metadata_props for node in model.graph.node):
-        yield "it holds metadata of the machine it was made on"
-
-
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
-    """Sizes of a tensor, names for dynamic ones; None where the rank is not known."""
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    sizes = value.type.tensor_type.shape.dim
-    return tuple(size.dim_value if size.HasField("dim_value") else size.dim_param for size in sizes)
 
 
 def _name_nodes(model: onnx_ir.Model) -> None:

@@ -3,7 +3,6 @@
 The model is a run, in PyTorch, or a bundle, whose float32 graphs were compared with PyTorch when they were exported.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from .samples import (
     read_stretches,
     take,
 )
+from .scratch import scratch_folder
 
 F32 = NDArray[np.float32]
 
@@ -121,11 +121,11 @@ def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
         name = graph_file(graph, "fp32")
         own = [file for file in (name, weights_file(name)) if file in bundle.manifest.files]
         graphs[graph] = {file: bundle.read(file) for file in own}
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         yield Original(
             candidate=candidate,
             reference=f"its float32 graphs, {candidate.graphs.backend}",
-            fields=prepared_inputs(candidate, config, data or DEFAULT, Path(scratch)),
+            fields=prepared_inputs(candidate, config, data or DEFAULT, scratch),
             sources=tuple(Source(name=path.name, sha256=sha256(path)) for path in inputs),
             data=config.data,
             tolerances=config.export,

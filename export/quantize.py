@@ -8,9 +8,7 @@ stay in float32: the former have no kernels, the latter no weights.
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,10 +17,12 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fsae.runtime.errors import BundleError
+from fsae.runtime.session import import_onnxruntime
 
 from .external import Files, split_weights
 from .precision import is_map
 from .samples import Inputs, take
+from .scratch import scratch_errors, scratch_folder
 from .tidy import tidy
 
 F32 = NDArray[np.float32]
@@ -33,8 +33,9 @@ def quantize(files: Files, inputs: Mapping[str, F32]) -> dict[str, bytes]:
     """The int8 files of a float32 graph, calibrated on real `inputs`; the same bytes for the same graph and inputs.
 
     Ranges are the smallest and largest number seen: cutting off rare large ones was four times worse at its worst.
-    BundleError for a graph above 2 GB, which the quantiser cannot hold.
+    BundleError for a graph above 2 GB, which the quantiser cannot hold; OutputError where its temporary files fail.
     """
+    import_onnxruntime("cpu")  # tells it to send nothing home, before its own tools run it
     from onnxruntime import quantization
 
     if len(files) > 1:
@@ -58,8 +59,8 @@ def quantize(files: Files, inputs: Mapping[str, F32]) -> dict[str, bytes]:
             first = next(self.rows, None)
             return None if first is None else take(inputs, slice(first, first + CALIBRATION_ROWS))
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "int8.onnx"
+    with scratch_folder() as folder, scratch_errors(), _quiet():
+        path = folder / "int8.onnx"
         quantization.quantize_static(
             model,
             path,

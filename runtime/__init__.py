@@ -6,7 +6,6 @@
 """
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """A public name, loaded when it is first asked for (PEP 562): importing the package stays instant."""
     if name == "__version__":
-        return importlib.metadata.version("fsae")
+        return importlib.import_module("importlib.metadata").version("fsae")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = "emulator" if name in ("Emulator", "load") else "errors"

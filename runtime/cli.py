@@ -20,6 +20,7 @@ from .options import (
     with_resume,
     with_zoom,
 )
+from .start import INTERRUPTED
 from .terminal import (
     PROGRAM,
     Options,
@@ -36,8 +37,6 @@ from .terminal import (
     termination_as_interrupt,
     with_model,
 )
-
-INTERRUPTED = 130  # what shells give for Ctrl-C
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

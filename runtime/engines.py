@@ -21,7 +21,7 @@ from .manifest import Manifest, graph_file, is_safe_path
 from .records import decode_record, encode
 
 INDEX = "index.json"
-INDEX_SCHEMA = 2  # 1 had no timing caches; it is read as an index without any
+INDEX_SCHEMA = 3  # 1 had no timing caches, read as an index without any; neither 1 nor 2 told the workspace
 PORTABLE = "portable"  # a TensorRT-RTX engine for every GPU that library compiles for by default
 
 
@@ -42,7 +42,10 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """One compiled graph; `profile` is the smallest, the best and the largest batch it takes."""
+    """One compiled graph; `profile` is the smallest, the best and the largest batch it takes.
+
+    `workspace_bytes` is the scratch memory that its kernels may use, None where it was built before that was told.
+    """
 
     graph: str
     precision: str
@@ -52,10 +55,11 @@ class Engine:
     file: str
     sha256: str
     size: int
+    workspace_bytes: int | None = None
 
     @property
     def key(self) -> str:
-        """Hash over everything the engine depends on: equal keys are engines that can stand for each other."""
+        """Hash over everything that a host chooses an engine by: of equal keys only one is kept, the newest."""
         facts = [self.graph, self.precision, self.graph_sha256, asdict(self.target), self.profile]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

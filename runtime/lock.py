@@ -78,11 +78,13 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         number = _locked_file(folder)
     except OSError as error:
-        why = "its file system has no locks" if error.errno in NO_LOCKS else error.strerror
-        raise OutputError(f"cannot lock {folder}: {why}; give an output on another file system") from None
+        why = f"{error.strerror}; is there space, and is it yours?"
+        if error.errno in NO_LOCKS:
+            why = "its file system has no locks; take a folder on another file system"
+        raise OutputError(f"cannot lock {folder}: {why}") from None
     if number is None:
         raise OutputError(
-            f"{folder} is being written by {holder(folder)}: wait for it or stop it, or give another output"
+            f"{folder} is being written by {holder(folder)}: wait for it or stop it, or take another folder"
         )
     try:
         os.ftruncate(number, 0)

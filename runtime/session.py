@@ -84,7 +84,7 @@ class Graphs(Protocol):
 
 
 def import_onnxruntime(device: str) -> ModuleType:
-    """The onnxruntime module; DeviceError naming the extra to install where it is missing or broken."""
+    """The onnxruntime module, told to send nothing home; DeviceError naming the extra where it is missing or broken."""
     extra = LIBRARIES[device].extra
     try:
         import onnxruntime
@@ -97,6 +97,8 @@ def import_onnxruntime(device: str) -> ModuleType:
             "onnxruntime is broken, as after onnxruntime and onnxruntime-gpu were both installed: "
             f'pip uninstall onnxruntime onnxruntime-gpu, then pip install "fsae[{extra}]"'
         )
+    if hasattr(onnxruntime, "disable_telemetry_events"):  # on in some of its builds, such as those for Windows
+        onnxruntime.disable_telemetry_events()
     module: ModuleType = onnxruntime
     return module
 
@@ -301,6 +303,7 @@ def open_graphs(
     from .tensorrt import available
 
     reason = available(device)
-    if reason is not None:
-        raise DeviceError(f"device {device} cannot be used: {reason}")
+    if reason is not None:  # most name the device, CUDA's own do not
+        named = reason.startswith(f"device {device} ")
+        raise DeviceError(reason if named else f"device {device} cannot be used: {reason}")
     return _tensorrt(bundle, device, precision)

@@ -154,6 +154,18 @@ def test_mistakes_have_one_sentence_and_a_code(
     assert "Traceback" not in printed.err
 
 
+@pytest.mark.parametrize("source", ["mine", "engines/tiny"])
+def test_a_wrong_date_is_said_before_any_work(
+    here: Path, asked: list[Call], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    make_run(here / "runs" / "mine")
+    assert main([source, "--precision", "fp16"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("fsae-export: the environment variable SOURCE_DATE_EPOCH is 'yesterday', expected")
+    assert asked == []
+
+
 def test_tolerance_has_its_code(
     here: Path,
     asked: list[Call],

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from fsae.runtime.manifest import NOT_RUN
 from fsae.runtime.output import Layout, Unit, encode_times, open_output, to_dataset
 from fsae.runtime.regrid import apply
 from fsae.runtime.schema import SCHEMA_VERSION
+from fsae.runtime.session import import_onnxruntime
 from fsae.runtime.verified import VERIFIED
 
 STEPS = 14  # more than one chunk of time
@@ -788,6 +790,28 @@ def test_a_device_that_is_not_there_is_exit_code_3(run: Run, tmp_path: Path, dev
     assert (code, out) == (3, "")
     assert f"device {device}" in one_sentence(err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_device_is_named_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # what a missing package looks like to import
+    sentence = one_sentence(run("verify", common=("--device", "trt"))[2])
+    assert sentence.startswith("fsae-run: error: device trt needs tensorrt, which cannot be imported")
+    monkeypatch.setattr(fsae.runtime.tensorrt, "available", lambda flavour: "CUDA failed in cudaGetDeviceCount: 999")
+    code, _, err = run("verify", common=("--device", "trt"))
+    assert code == 3
+    assert one_sentence(err) == "fsae-run: error: device trt cannot be used: CUDA failed in cudaGetDeviceCount: 999"
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["telemetry", "none of it"])
+def test_onnxruntime_sends_nothing_home(monkeypatch: pytest.MonkeyPatch, knows: bool) -> None:
+    # oracle: what a stand-in for the library is told
+    library, told = types.ModuleType("onnxruntime"), []
+    library.InferenceSession = object
+    if knows:
+        library.disable_telemetry_events = lambda: told.append("nothing")
+    monkeypatch.setitem(sys.modules, "onnxruntime", library)
+    assert import_onnxruntime("cpu") is library
+    assert told == ["nothing"] * knows
 
 
 def test_no_backend_at_all_names_the_extra(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

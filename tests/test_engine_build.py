@@ -1,5 +1,6 @@
 """Engines built by TensorRT-RTX, which needs no GPU for that: indexed, kept, interrupted, never half there."""
 
+import json
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from fsae.export import engines as export_engines
 from fsae.export.builder import BuildOptions, workspace_bytes
 from fsae.export.engines import TIMINGS, build_engines, build_target, pick_flavour
 from fsae.export.external import split_weights
-from fsae.runtime.bundle import Bundle, file_entry, open_bundle, write_manifest
+from fsae.runtime.bundle import COMPILED, Bundle, file_entry, open_bundle, write_manifest
 from fsae.runtime.engines import (
     INDEX,
     TimingCache,
@@ -29,7 +30,7 @@ from fsae.runtime.engines import (
     read_engine,
     read_index,
 )
-from fsae.runtime.errors import DeviceError, UsageError
+from fsae.runtime.errors import DeviceError, OutputError, UsageError
 
 SMALL = BuildOptions(profile=(2, 2, 2))
 
@@ -83,6 +84,58 @@ def test_engines_are_built_indexed_and_kept(rtx: types.ModuleType, bundle: Bundl
         INDEX,
         *(engine.file for engine in read_index(engine_folder(bundle))),
     }
+
+
+def test_another_workspace_is_another_engine(
+    rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+) -> None:  # oracle: what the library is told, and what the index says of it
+    limits: list[int] = []
+    build = export_engines.build_engine
+
+    def spied(trt, model, name, target, options, **more):
+        limits.append(options.workspace_bytes)
+        return build(trt, model, name, target, options, **more)
+
+    monkeypatch.setattr(export_engines, "build_engine", spied)
+    build_engines(bundle, "trt-rtx", SMALL)
+    less = replace(SMALL, workspace_bytes=1 << 30)
+    built = build_engines(bundle, "trt-rtx", less)
+    assert limits == [2 << 30] * 3 + [1 << 30] * 3
+    assert {engine.workspace_bytes for engine in built} == {1 << 30}
+    listed = read_index(engine_folder(bundle))
+    assert sorted(listed, key=lambda e: e.key) == sorted(built, key=lambda e: e.key)  # in the older ones' place
+    for engine in built:
+        assert find_engine(bundle, engine.graph, "fp32", engine.target) == engine
+    assert build_engines(bundle, "trt-rtx", less) == built
+    assert len(limits) == 6
+    # of an older index nobody knows it
+    raw = json.loads((engine_folder(bundle) / INDEX).read_text()) | {"schema_version": 2}
+    for entry in raw["engines"]:
+        del entry["workspace_bytes"]
+    (engine_folder(bundle) / INDEX).write_text(json.dumps(raw))
+    assert build_engines(bundle, "trt-rtx", less) == built
+    assert len(limits) == 9
+
+
+def test_two_builds_do_not_meet(rtx: types.ModuleType, bundle: Bundle) -> None:
+    # oracle: the kernel's lock; what a build writes aside is there until it has its name
+    folder, refused = engine_folder(bundle), []
+
+    def another(line: str) -> None:
+        if "building" not in line or refused:
+            return
+        (folder / "decoder.engine.partial-1").write_bytes(b"half")
+        with pytest.raises(OutputError, match=rf"is being written by process {os.getpid()} on ") as failure:
+            build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 1, 1)))
+        refused.append(failure)
+        assert [path.name for path in folder.iterdir()] == ["decoder.engine.partial-1"]
+
+    built = build_engines(bundle, "trt-rtx", SMALL, say=another)
+    assert refused
+    # what a killed build left is removed, and neither lock nor its folder stay
+    assert {p.name for p in folder.iterdir()} == {INDEX, *(engine.file for engine in built)}
+    assert {p.name for p in bundle.folder.iterdir()} == {"manifest.json", COMPILED, *bundle.manifest.files}
+    assert len(build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 1, 1)))) == 3
 
 
 def test_engines_of_an_older_graph_are_dropped(rtx: types.ModuleType, bundle: Bundle) -> None:

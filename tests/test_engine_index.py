@@ -63,6 +63,16 @@ def test_an_index_of_the_first_schema_is_read(bundle: Bundle) -> None:  # oracle
     assert find_engine(bundle, "encoder", "fp32", HERE) == engine
 
 
+def test_an_index_of_the_second_schema_is_read(bundle: Bundle) -> None:  # oracle: it did not tell the workspace
+    engine = an_engine(bundle)
+    raw = json.loads(index_text([replace(engine, workspace_bytes=1 << 30)], [A_CACHE])) | {"schema_version": 2}
+    assert raw["engines"][0].pop("workspace_bytes") == 1 << 30
+    (engine_folder(bundle) / INDEX).write_text(json.dumps(raw))
+    assert load_index(engine_folder(bundle)) == Index(schema_version=2, engines=(engine,), timing_caches=(A_CACHE,))
+    assert engine.workspace_bytes is None
+    assert find_engine(bundle, "encoder", "fp32", HERE) == engine
+
+
 def test_the_hash_of_a_graph_covers_its_weights(bundle: Bundle) -> None:  # oracle: the manifest's hashes
     manifest = bundle.manifest
     alone = graph_hash(manifest, "encoder", "fp32")
@@ -78,12 +88,13 @@ def test_the_hash_of_a_graph_covers_its_weights(bundle: Bundle) -> None:  # orac
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda raw: raw.update(schema_version=3), "newer fsae"),
+        (lambda raw: raw.update(schema_version=4), "newer fsae"),
         (lambda raw: raw["engines"][0].update(file="../../evil.engine"), "plain name"),
         (lambda raw: raw["engines"][0].update(file="/tmp/evil.engine"), "plain name"),  # noqa: S108 - not used
         (lambda raw: raw["engines"][0].update(colour="blue"), "unknown keys"),
         (lambda raw: raw["engines"][0].pop("sha256"), "lacks the keys"),
         (lambda raw: raw["engines"][0].update(profile=[1, 2]), "profile"),
+        (lambda raw: raw["engines"][0].update(workspace_bytes="2 GiB"), "workspace_bytes"),
         (lambda raw: raw["engines"][0].update(profile=[0, 0, 4]), "rising ones from 1"),
         (lambda raw: raw["timing_caches"][0].update(file="trt/../../evil"), "plain name"),
         (lambda raw: raw["timing_caches"][0].pop("target"), "lacks the keys"),

@@ -176,6 +176,30 @@ def test_exporting_a_run_whose_data_are_gone(
     assert contents(here) == before
 
 
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [
+        (None, "is missing or empty"),
+        ("scale", "lacks scale, expected"),
+        ("climatology", "lacks climatology, expected"),
+        ("latent_season_std", "lacks latent_season_std, expected"),
+    ],
+)
+def test_exporting_a_run_without_its_tables(
+    here: Path, run_folder: Path, dropped: str | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: the table in README.md, and what was taken away
+    path = shutil.copytree(run_folder, here / "run") / "statistics.npz"
+    with np.load(path) as tables:
+        kept = {name: tables[name] for name in tables.files if name != dropped}
+    path.unlink()
+    if dropped is not None:
+        np.savez(path, **kept)
+    before = contents(here)
+    assert export_cli.main(["run"]) == 5
+    check_last_line("fsae-export", capsys.readouterr().err, rf"run/statistics\.npz {words}")
+    assert contents(here) == before
+
+
 def test_too_little_memory(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     # oracle: what NumPy raises
     from fsae.runtime import emulator

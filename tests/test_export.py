@@ -14,14 +14,14 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from stand_in_gpu import an_engine, write_index
 from tiny_run import SAMPLE, TAS, files_of, model_of
 from torch import nn
 
 from fsae.export import certify
-from fsae.export.builder import BuildOptions
 from fsae.export.bundle import _put, export_bundle, export_run
 from fsae.export.card import model_card, to_toml
-from fsae.export.engines import build_engines
+from fsae.export.layers import report_name
 from fsae.export.originals import make_parts, original_run
 from fsae.runtime.bundle import Bundle, open_bundle
 from fsae.runtime.engines import INDEX, engine_folder, read_index
@@ -96,6 +96,13 @@ def test_certificate_has_every_graph_precision_variable_and_zoom(bundle: Bundle)
 def test_date_of_a_certificate_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: by hand
     monkeypatch.setenv("SOURCE_DATE_EPOCH", str(86400 * 365))
     assert certify.date_of_export() == "1971-01-01"
+
+
+@pytest.mark.parametrize("seconds", ["", "yesterday", "1.5", "1e9", "99999999999999", "-99999999999999", "9" * 30])
+def test_a_date_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+    with pytest.raises(UsageError, match=f"SOURCE_DATE_EPOCH is '{seconds}', expected whole seconds since 1970"):
+        certify.date_of_export()
 
 
 def test_tables_turn_a_smooth_field_round(bundle: Bundle) -> None:  # oracle: the field itself, linear in sin(lat)
@@ -195,10 +202,15 @@ def test_above_tolerance_nothing_is_written(
 def test_bundle_replaces_an_older_one_and_keeps_valid_engines(
     run: Run, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'fsae[trt-rtx]'")
+    # oracle: the files that lay there; what an engine holds is of no matter to those who carry it
     quick(monkeypatch, bundle)
     first = export_run(run, tmp_path, "other")
-    engines = build_engines(open_bundle(first.folder), "trt-rtx", BuildOptions(profile=(1, 1, 2)))
+    older = open_bundle(first.folder)
+    engines = [an_engine(older, graph, content=f"engine of the {graph}".encode()) for graph in INPUTS]
+    write_index(older, *engines)
+    reports = {report_name(engine.file): f"layers of {engine.file}".encode() for engine in engines[:3]}
+    for name, report in reports.items():
+        (engine_folder(older) / name).write_bytes(report)
     (first.folder / "stray").write_text("from before")
     path = first.folder / "decoder.fp32.onnx"
     whole = path.read_bytes()
@@ -209,10 +221,12 @@ def test_bundle_replaces_an_older_one_and_keeps_valid_engines(
     assert path.read_bytes() == whole
     assert not (first.folder / "stray").exists()
     assert read_index(engine_folder(again)) == sorted(engines, key=lambda e: e.graph)
+    assert {path.name: path.read_bytes() for path in engine_folder(again).glob("*.layers.json")} == reports
     (engine_folder(again) / engines[0].file).write_bytes(b"damaged")
     export_run(run, tmp_path, "other", say=said.append)
     assert any(f"{engines[0].file} is dropped: it is damaged" in line for line in said)
     assert len(read_index(engine_folder(again))) == len(engines) - 1
+    assert {path.name for path in engine_folder(again).glob("*.layers.json")} == set(list(reports)[1:])
     assert (engine_folder(again) / INDEX).exists()
 
 

@@ -1,5 +1,6 @@
 """The graphs themselves: rules every backend relies on, rows that batches cannot change, bytes that come again."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,8 @@ def simple(op: str, constants: dict[str, np.ndarray] | None = None, to: int = 4,
     [
         (simple("Sin"), (4,), r"operators \['Sin'\]"),
         (simple("Gather", {"table": np.arange(20) % 4}, axis=1, to=20), (4,), "the table table is int64"),
-        (simple("Relu"), (5,), r"latent has the shape \('batch', 4\)"),
-        (simple("Relu", doc_string="made at /home/me"), (4,), "metadata"),
+        (simple("Abs"), (5,), r"latent has the shape \('batch', 4\)"),
+        (simple("Abs", doc_string="made at /home/me"), (4,), "metadata"),
         (simple("NoSuchOperator"), (4,), "not valid ONNX"),
     ],
 )
@@ -148,14 +149,109 @@ def test_graphs_that_break_a_rule_are_refused(data: bytes, shape: tuple[int, ...
         check_graph("decoder", {"decoder.fp32.onnx": data}, {"latent": shape})
 
 
+VALUE, NODE = helper.make_tensor_value_info, helper.make_node
+
+
+def decoder(
+    nodes: list[onnx.NodeProto], tables: dict[str, np.ndarray] | None = None, declared: dict[str, list] | None = None
+) -> dict[str, bytes]:
+    """The files of a graph from latent (batch, 4) to field (batch, 4), for the checks; `declared`: shapes it claims."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [VALUE("latent", 1, ["batch", 4])],
+        [VALUE("field", 1, ["batch", 4])],
+        [numpy_helper.from_array(array, name) for name, array in (tables or {}).items()],
+        value_info=[VALUE(name, 1, shape) for name, shape in (declared or {}).items()],
+    )
+    domains = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=domains, ir_version=9)
+    return {"decoder.fp32.onnx": model.SerializeToString()}
+
+
+def refused(words: str, *arguments: object) -> None:
+    """The check refuses `decoder(*arguments)` in these words and no others."""
+    with pytest.raises(BundleError) as failure:
+        check_graph("decoder", decoder(*arguments), {"latent": (4,)})
+    assert re.fullmatch(rf"the graph decoder cannot be shipped: {words}", str(failure.value)), failure.value
+
+
 def test_second_copies_are_refused() -> None:
-    value, table = helper.make_tensor_value_info, np.arange(4, dtype=np.float32)
-    nodes = [helper.make_node("Add", ["latent", "a"], ["x"]), helper.make_node("Mul", ["x", "b"], ["field"])]
-    tables = [numpy_helper.from_array(table, name) for name in ("a", "b")]
-    ends = [value("latent", 1, ["batch", 4])], [value("field", 1, ["batch", 4])]
-    graph = helper.make_graph(nodes, "g", *ends, tables)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    with pytest.raises(BundleError, match="b is a second copy of a"):
+    table = np.arange(4, dtype=np.float32)
+    nodes = [NODE("Add", ["latent", "a"], ["x"]), NODE("Mul", ["x", "b"], ["field"])]
+    check_graph("decoder", decoder(nodes, {"a": table, "b": 2 * table}), {"latent": (4,)})
+    refused("b is a second copy of a", nodes, {"a": table, "b": table})
+
+
+OTHER = r"it holds the operators \[{}\], expected none but those of fsae\.export\.rules"
+
+
+def test_constants_are_no_nodes() -> None:  # oracle: the rule that all of them are initializers
+    stored = numpy_helper.from_array(np.arange(4, dtype=np.float32))
+    nodes = [NODE("Constant", [], ["a"], value=stored), NODE("Add", ["latent", "a"], ["field"])]
+    refused(OTHER.format("'Constant'"), nodes)
+
+
+def test_subgraphs_are_looked_into_and_refused() -> None:  # oracle: what was planted two graphs deep
+    def branch(*nodes: onnx.NodeProto) -> onnx.GraphProto:
+        return helper.make_graph(list(nodes), "branch", [], [VALUE(nodes[-1].output[0], 1, ["batch", 4])])
+
+    inner = NODE(
+        "If",
+        ["yes"],
+        ["i"],
+        then_branch=branch(NODE("Sin", ["latent"], ["s"])),
+        else_branch=branch(NODE("Abs", ["latent"], ["t"])),
+    )
+    outer = NODE(
+        "If", ["yes"], ["field"], then_branch=branch(inner), else_branch=branch(NODE("Log", ["latent"], ["l"]))
+    )
+    refused(
+        OTHER.format("'If', 'Log', 'Sin'") + "; it holds 4 nodes in subgraphs, expected all in one graph",
+        [outer],
+        {"yes": np.array(True)},
+    )
+
+
+def test_operators_of_others_are_refused() -> None:  # and nothing can be inferred of what they give, not even a type
+    foreign = NODE("FusedMatMul", ["latent", "square"], ["x"], domain="com.microsoft")
+    refused(
+        r"it holds operators that are not standard ONNX: \['com.microsoft'\]; the shape of x cannot be inferred",
+        [foreign, NODE("Abs", ["x"], ["field"])],
+        {"square": np.eye(4, dtype=np.float32)},
+    )
+
+
+@pytest.mark.parametrize("declared", [{}, {"loose": ["batch", 4]}], ids=["nothing declared", "a shape declared"])
+def test_shapes_that_cannot_be_inferred_are_refused(declared: dict[str, list]) -> None:
+    # oracle: a rank that depends on numbers the graph gets; what the file claims of it is not believed
+    nodes = [
+        NODE("Cast", ["latent"], ["numbers"], to=onnx.TensorProto.INT64),
+        NODE("Reshape", ["numbers", "flat"], ["sizes"]),
+        NODE("Reshape", ["latent", "sizes"], ["loose"]),
+        NODE("Reshape", ["loose", "back"], ["field"]),
+    ]
+    refused(
+        "the shape of loose cannot be inferred", nodes, {"flat": np.array([-1]), "back": np.array([-1, 4])}, declared
+    )
+
+
+def test_tensors_of_many_axes_are_refused() -> None:  # oracle: the shapes they are given
+    def through(axes: int) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+        wide = np.array([-1, 4, *[1] * (axes - 2)])
+        nodes = [NODE("Reshape", ["latent", "wide"], ["x"]), NODE("Reshape", ["x", "back"], ["field"])]
+        return nodes, {"wide": wide, "back": np.array([-1, 4])}
+
+    check_graph("decoder", decoder(*through(6)), {"latent": (4,)})
+    refused("x has 7 axes, expected at most 6", *through(7))
+
+
+def test_sparse_constants_are_refused() -> None:
+    files = decoder([NODE("Add", ["latent", "a"], ["field"])], {"a": np.ones(4, np.float32)})
+    model = onnx.load_from_string(files["decoder.fp32.onnx"])
+    values, places = numpy_helper.from_array(np.ones(1, np.float32), "b"), numpy_helper.from_array(np.array([2]))
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))
+    with pytest.raises(BundleError, match="shipped: it holds 1 sparse constants"):
         check_graph("decoder", {"decoder.fp32.onnx": model.SerializeToString()}, {"latent": (4,)})
 
 

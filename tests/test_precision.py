@@ -94,6 +94,18 @@ def test_int8_weights_have_a_scale_for_each_channel(bundle: Bundle, graph: str) 
     assert not {node.domain for node in model.graph.node} - {""}
 
 
+def test_calibration_sends_nothing_home(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    # oracle: the order of the calls to the library
+    import onnxruntime
+
+    calls: list[str] = []
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: calls.append("silence"))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **o: calls.append("session") or session(*a, **o))
+    quantize(files_of(bundle, "encoder"), rows_of(bundle, "encoder", 2))
+    assert calls[:2] == ["silence", "session"]
+
+
 def test_int8_does_not_see_its_neighbours(bundle: Bundle) -> None:  # oracle: the same rows beside a wild one
     import onnxruntime
 

@@ -510,6 +510,9 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
     def none(number: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="file/folder: Not a directory; is there space, and is it yours"):
+        locked(tmp_path / "file" / "folder").__enter__()
     monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(OutputError, match="its file system has no locks"), locked(tmp_path / "folder"):
         pass

@@ -221,8 +221,21 @@ def latest_run(folder: Path = Path("runs")) -> Path:
     return max(found, key=lambda path: (path / "autoencoder.safetensors").stat().st_mtime_ns)
 
 
+def _check_statistics(folder: Path, config: Config, statistics: Mapping[str, F32]) -> None:
+    """Nothing, or DataError where tables are missing that the stages of a finished run have written."""
+    names = ["climatology", "scale", *(["static"] if config.autoencoder.static_fields else [])]
+    if config.diffusion is not None:
+        names += ["latent_cell_std", "latent_season_std", "latent_level_std"]
+    missing = [name for name in names if name not in statistics]
+    if missing:
+        found = f"lacks {', '.join(missing)}" if statistics else "is missing or empty"
+        raise DataError(
+            f"{folder / 'statistics.npz'} {found}, expected all tables of the run: copy them again, or train anew"
+        )
+
+
 def load_run(path: Path) -> Run:
-    """The finished run in the folder `path`; UsageError where it is none or is not finished."""
+    """The finished run in the folder `path`; UsageError where it is none or is not finished, DataError if damaged."""
     if not (path / "config.json").exists():
         raise UsageError(f"{path} is no run: it has no config.json; expected a folder that fsae-train wrote")
     if not is_finished(path):
@@ -232,6 +245,7 @@ def load_run(path: Path) -> Run:
     if not isinstance(config, Config) or not isinstance(facts, Facts):
         raise UsageError(f"{path} holds other records than expected")
     statistics = read_statistics(path)
+    _check_statistics(path, config, statistics)
     autoencoder = make_autoencoder(config, statistics)
     load_weights(autoencoder, path / "autoencoder.safetensors")
     denoiser = None
