@@ -31,7 +31,7 @@ BATCHES = (2, 4, 8, 16, 32, 64)
 UNMEASURED, WORTH = 4, 16  # the batch of runs of fewer members than are worth measuring
 FASTER = 0.95  # of the time for a member, at most, with the next larger batch
 SPARE = 1.25  # times what was measured is planned with
-REPEATS = 2
+REPEATS = 3
 LONGEST_S = 20.0
 
 
@@ -82,11 +82,13 @@ def choose_batch(
     warm_up(graphs, model, harmonics)
     room = limit.left - kept
     if found is None or not found.enough(room):
+        before = resident_bytes()
         found = measure(graphs, model, harmonics, room)
-        write_measured(path, found)
+        if resident_bytes() > before:  # else a run before has taken that memory already, and it was not measured
+            write_measured(path, found)
     batch = found.best(room)
     if not batch:
-        needed = limit.size - room + SPARE * BATCHES[0] * found.size
+        needed = resident_bytes() + kept + SPARE * BATCHES[0] * found.size
         sentence = f"found the memory limit {limit}, expected {needed / GIB:.2g} GiB or more"
         if limit.given:
             raise UsageError(f"{sentence}: give a larger --max-memory, or none")
