@@ -226,7 +226,7 @@ class Emulator:
             self.graphs,
             resolve(self.bundle, self.graphs, request),
             batch=measured if batch == "auto" else batch,
-            memory=limit.left // 2,
+            limit=limit,
             scratch=scratch,
         )
 

@@ -1,6 +1,7 @@
 """Generating an ensemble as a job: what is asked for, the time axis it covers, and the units it gives."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .batch import warm_up
 from .bundle import Bundle
 from .calendar import (
     Bounds,
@@ -31,6 +33,7 @@ from .initial import KnownSteps, lead_coordinates, read_initial
 from .jobs import Job, field_layout, provenance, seen
 from .ledger import Finished
 from .manifest import Manifest, Time
+from .memory import MemoryLimit
 from .output import Unit, encode_times
 from .request import DEFAULT_STEPS, Request
 from .selection import EVERYTHING, Selection, view_of
@@ -127,14 +130,14 @@ def generate_job(
     ensemble: Ensemble,
     *,
     batch: Batch = DEFAULT_BATCH,
-    memory: int = 0,
+    limit: MemoryLimit | None = None,
     scratch: Path | None = None,
 ) -> Job:
     """Fields (realization, time, cell) of an ensemble, streamed window by window, or statistics (time, cell) of it.
 
     `batch` is how many members are drawn at once, or tells when it is needed, given the model and the bytes that the
-    run holds beside them. Values of quantiles beyond `memory` [bytes] wait in a file in the folder `scratch`, by
-    default the system's for such.
+    run holds beside them. Values that quantiles need wait in memory where they fit into half of what the `limit` then
+    leaves, else in a file in the folder `scratch`, by default the system's for such.
     """
     if isinstance(batch, int) and batch < 1:
         raise UsageError(f"found a batch of {batch} members, expected 1 or more")
@@ -156,13 +159,14 @@ def generate_job(
             layout, members=None, variables=variables, quantiles=statistics.quantiles, by_quantile=by_quantile
         )
 
-    kept = 4 * UNITS_HELD * model.window * len(manifest.variables) * npix(manifest.grid.zoom)
-    if statistics is not None:
-        kept += values_held(
-            statistics, len(ensemble.members), model.window * len(view.variables) * layout.points, memory
-        )
-
     def units(done: Finished) -> Iterator[Unit]:
+        memory, places = sys.maxsize, model.window * len(view.variables) * layout.points
+        kept = 4 * UNITS_HELD * model.window * len(manifest.variables) * npix(manifest.grid.zoom)
+        if statistics is not None:
+            if statistics.quantiles and limit is not None:
+                warm_up(graphs, model, manifest.time.harmonics)  # whose memory is not left
+                memory = limit.left // 2
+            kept += values_held(statistics, len(ensemble.members), places, memory)
         draw = generate if statistics is None else generate_together
         pieces = draw(
             model,

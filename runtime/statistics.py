@@ -24,7 +24,7 @@ QUANTILES = ("q05", "q25", "q50", "q75", "q95")  # what the word "quantiles" sta
 FORM = re.compile(r"q(\d{2}(?:\.\d+)?)")
 METHODS = {"mean": "mean", "std": "standard_deviation", "min": "minimum", "max": "maximum"}  # CF appendix E
 LONG_NAMES = {"mean": "mean", "std": "standard deviation", "min": "least", "max": "largest"}
-BLOCK_BYTES = 1 << 26  # of values whose quantiles are found at once
+LEAST_BLOCK_BYTES, BLOCK_BYTES = 1 << 20, 1 << 26  # of values whose quantiles are found at once
 SORTING = 3  # times these values are in memory then
 
 
@@ -111,7 +111,12 @@ def values_held(statistics: Statistics, members: int, places: int, memory: int) 
     if not statistics.quantiles:
         return sums
     values = 4 * members * places
-    return sums + SORTING * min(BLOCK_BYTES, values) + (values if values <= memory else 0)
+    return sums + SORTING * min(_block(memory), values) + (values if values <= memory else 0)
+
+
+def _block(memory: int) -> int:
+    """Values [bytes] whose quantiles are found at once."""
+    return min(BLOCK_BYTES, max(LEAST_BLOCK_BYTES, memory // 8))
 
 
 class _Window:
@@ -170,7 +175,7 @@ class _Values:
     def __init__(
         self, members: int, places: int, memory: int, folder: Path | None, files: contextlib.ExitStack
     ) -> None:
-        self._members, self._places = members, places
+        self._members, self._places, self._block = members, places, _block(memory)
         self._array: F32 | None = None
         self._folder = folder or Path(tempfile.gettempdir())
         if 4 * members * places <= memory:
@@ -202,7 +207,7 @@ class _Values:
     def quantiles(self, wanted: tuple[float, ...]) -> F32:
         """Quantiles (quantile, place) over the members, linear between two of them as numpy's default."""
         found: F32 = np.empty((len(wanted), self._places), dtype=np.float32)
-        size = max(1, BLOCK_BYTES // (4 * self._members))
+        size = max(1, self._block // (4 * self._members))
         for first in range(0, self._places, size):
             part = slice(first, min(first + size, self._places))
             found[:, part] = np.quantile(self._read(part), wanted, axis=0, overwrite_input=True)

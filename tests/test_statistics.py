@@ -18,11 +18,12 @@ from fsae.runtime.emulator import Emulator
 from fsae.runtime.errors import OutputError, Stopped, UsageError
 from fsae.runtime.generation import generate_job, resolve
 from fsae.runtime.jobs import in_memory
+from fsae.runtime.memory import MemoryLimit
 from fsae.runtime.output import Unit
 from fsae.runtime.request import Request
 from fsae.runtime.selection import Selection
 from fsae.runtime.session import OnnxGraphs
-from fsae.runtime.statistics import read_statistics, summarised
+from fsae.runtime.statistics import read_statistics, summarised, values_held
 
 MEMBERS, STEPS = (7, 0, 3, 12, 5), 2 * WINDOW + 1
 ALL = ("mean", "std", "min", "max", "q05", "q50", "q97.5")
@@ -43,24 +44,24 @@ def members(emulator: Emulator) -> xr.Dataset:
     return emulator.generate(MEMBERS, start="1990-01", steps=STEPS, seed=3, batch=5)
 
 
-def made(emulator: Emulator, request: Request, batch: int = 2, memory: int = 1 << 30) -> xr.Dataset:
+def made(emulator: Emulator, request: Request, batch: int = 2, limit: MemoryLimit | None = None) -> xr.Dataset:
     return in_memory(
         generate_job(
             emulator.bundle,
             emulator.graphs,
             resolve(emulator.bundle, emulator.graphs, request),
             batch=batch,
-            memory=memory,
+            limit=limit,
         )
     )
 
 
-@pytest.mark.parametrize("memory", [1 << 30, 0])
+@pytest.mark.parametrize("limit", [None, MemoryLimit(size=0)])
 def test_statistics_are_those_of_the_members(
-    emulator: Emulator, members: xr.Dataset, memory: int, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, members: xr.Dataset, limit: MemoryLimit | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # oracle: NumPy over the members of an ordinary run
-    monkeypatch.setattr(module, "BLOCK_BYTES", 4 * len(MEMBERS) * 100)  # several blocks
-    found = made(emulator, request_of(), memory=memory)
+    monkeypatch.setattr(module, "LEAST_BLOCK_BYTES", 4 * len(MEMBERS) * 100)  # several blocks where memory is short
+    found = made(emulator, request_of(), limit=limit)
     for name in ("tas", "uas"):
         values = members[name].values
         for statistic, expected in (("min", values.min(0)), ("max", values.max(0))):
@@ -178,7 +179,7 @@ def test_members_are_not_kept(emulator: Emulator, monkeypatch: pytest.MonkeyPatc
         emulator.graphs,
         resolve(emulator.bundle, emulator.graphs, request),
         batch=1,
-        memory=4 * (len(MEMBERS) - 1) * 2 * 192,  # one member too little, of the last window, of one step
+        limit=MemoryLimit(size=0),
         scratch=tmp_path,
     )
     in_memory(job)
@@ -231,7 +232,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_next_window(
     calls.clear()
     monkeypatch.setattr(OnnxGraphs, "decode", lambda *given: (calls.append(1), decode(*given))[1])
     emulator.generate_file(path, request_of(), batch=4, resume=True)
-    assert len(calls) == 2 * len(MEMBERS)  # two windows were left
+    assert len(calls) == 1 + 2 * len(MEMBERS)  # a first try, and two windows were left
     if suffix == "nc":
         with xr.open_dataset(path, engine="h5netcdf") as one, xr.open_dataset(whole, engine="h5netcdf") as other:
             xr.testing.assert_identical(one.load(), other.load())
@@ -265,3 +266,30 @@ def test_the_command_line_says_the_same(
     code, _, err = command("generate", "--statistics", "median", "--out", tmp_path / "b.zarr")
     assert code == 2
     assert "found the statistic 'median', expected some of" in err
+
+
+def test_values_go_to_a_file_where_memory_is_a_byte_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    # oracle: 4 bytes a value, and NumPy's median
+    opened: list[int] = []
+    original = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: (opened.append(1), original(**options))[1])
+    values = np.random.default_rng(0).normal(size=(6, 1, 2, 3, 50)).astype(np.float32)
+    statistics = read_statistics(["q50"])
+    assert statistics is not None
+    held = []
+    for memory, files in ((4 * 6 * 300, 0), (4 * 6 * 300 - 1, 1)):
+        opened.clear()
+        units = (
+            Unit(
+                members=slice(i, i + 1),
+                times=slice(0, 2),
+                values=one,
+                state=np.zeros((6, 1), dtype=np.float32) if i == 5 else None,
+            )
+            for i, one in enumerate(values)
+        )
+        (unit,) = summarised(units, statistics, 6, memory, None)
+        assert len(opened) == files
+        np.testing.assert_array_equal(unit.values[0], np.median(values[:, 0], axis=0))
+        held.append(values_held(statistics, 6, 300, memory))
+    assert held[0] - held[1] == values.nbytes
