@@ -269,27 +269,27 @@ def test_the_command_line_says_the_same(
 
 
 def test_values_go_to_a_file_where_memory_is_a_byte_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    # oracle: 4 bytes a value, and NumPy's median
+    # oracle: 4 bytes a value, and NumPy's median, a value of one of seven members
     opened: list[int] = []
     original = tempfile.TemporaryFile
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: (opened.append(1), original(**options))[1])
-    values = np.random.default_rng(0).normal(size=(6, 1, 2, 3, 50)).astype(np.float32)
+    values = np.random.default_rng(0).normal(size=(7, 1, 2, 3, 50)).astype(np.float32)
     statistics = read_statistics(["q50"])
     assert statistics is not None
     held = []
-    for memory, files in ((4 * 6 * 300, 0), (4 * 6 * 300 - 1, 1)):
+    for memory, files in ((4 * 7 * 300, 0), (4 * 7 * 300 - 1, 1)):
         opened.clear()
         units = (
             Unit(
                 members=slice(i, i + 1),
                 times=slice(0, 2),
                 values=one,
-                state=np.zeros((6, 1), dtype=np.float32) if i == 5 else None,
+                state=np.zeros((7, 1), dtype=np.float32) if i == 6 else None,
             )
             for i, one in enumerate(values)
         )
-        (unit,) = summarised(units, statistics, 6, memory, None)
+        (unit,) = summarised(units, statistics, 7, memory, None)
         assert len(opened) == files
         np.testing.assert_array_equal(unit.values[0], np.median(values[:, 0], axis=0))
-        held.append(values_held(statistics, 6, 300, memory))
+        held.append(values_held(statistics, 7, 300, memory))
     assert held[0] - held[1] == values.nbytes
