@@ -11,6 +11,7 @@ import xarray as xr
 from conftest import ZOOM, tiny_grid
 
 from fsae.runtime.bundle import Bundle
+from fsae.runtime.calendar import steps_between
 from fsae.runtime.cli import main
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.errors import DataError, UsageError
@@ -122,6 +123,23 @@ def test_times_are_a_start_and_steps(emulator: Emulator) -> None:  # oracle: the
     for both in ({"start": "1990"}, {"steps": 3}):
         with pytest.raises(UsageError, match="--times and --start or --steps: give one or the other"):
             Request(select=Selection(times="1990/1991"), **both)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("first", "end", "step", "count"),
+    [
+        ((2005, 1, 1), (2005, 7, 15), "3 months", 3),
+        ((2005, 1, 1), (2005, 7, 1), "3 months", 2),
+        ((2005, 3, 9), (2007, 1, 1), "1 year", 2),
+        ((2005, 1, 1, 7), (2005, 1, 2), "6 hours", 3),
+        ((2005, 1, 1, 7), (2005, 1, 2, 1), "6 hours", 4),
+        ((2004, 2, 28, 5), (2004, 3, 1), "1 day", 2),
+    ],
+)
+def test_steps_of_every_length(first: tuple[int, ...], end: tuple[int, ...], step: str, count: int) -> None:
+    # oracle: counted by hand
+    dates = [cftime.datetime(*numbers, calendar="standard") for numbers in (first, end)]
+    assert steps_between(*dates, step) == count
 
 
 def test_steps_inside_a_period() -> None:  # oracle: the dates themselves
