@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .errors import Stopped as Stopped
     from .errors import ToleranceError as ToleranceError
     from .errors import UsageError as UsageError
+    from .request import Request as Request
+    from .selection import Selection as Selection
 
     __version__: str
 
@@ -29,6 +31,8 @@ __all__ = [
     "Emulator",
     "FsaeError",
     "OutputError",
+    "Request",
+    "Selection",
     "Stopped",
     "ToleranceError",
     "UsageError",
@@ -43,8 +47,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("fsae")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "emulator" if name in ("Emulator", "load") else "errors"
-    return getattr(importlib.import_module(f".{home}", __name__), name)
+    homes = {"Emulator": "emulator", "load": "emulator", "Request": "request", "Selection": "selection"}
+    return getattr(importlib.import_module(f".{homes.get(name, 'errors')}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -21,6 +21,7 @@ Bounds: TypeAlias = Sequence[tuple[Date, Date]]
 
 SECONDS = {"minute": 60, "hour": 3600, "day": 86_400}
 MONTHS = {"month": 1, "year": 12}
+UNITS = ("year", "month", "day", "hour", "minute", "second")  # the parts of a date
 START = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2})(?:[T ](\d{1,2})(?::(\d{2}))?(?::(\d{2}))?Z?)?)?)?")
 # Stamps of monthly means wander by this much around whole months: 28 days of February, 15th against 16th.
 MONTH_JITTER_DAYS = 4.0
@@ -204,6 +205,20 @@ def steps(start: Date, count: int, step: str, calendar: str) -> list[Date]:
     return [_shift(first, i * length, unit) for i in range(count)]
 
 
+def steps_between(first: Date, end: Date, step: str) -> int:
+    """Number of steps from the one that holds `first` to the last that begins before `end`.
+
+    >>> steps_between(cftime.datetime(2005, 3, 9), cftime.datetime(2006, 1, 2), "1 month")
+    11
+    """
+    length, unit = parse_step(step)
+    begin = _floor(first, length, unit)
+    if unit in MONTHS:
+        months = _month_index(end) - _month_index(begin) + (end > end.replace(day=1, hour=0, minute=0, second=0))
+        return -int(-months // (length * MONTHS[unit]))
+    return -int((begin - end) // datetime.timedelta(seconds=length * SECONDS[unit]))
+
+
 def step_bounds(times: Sequence[Date], step: str) -> list[tuple[Date, Date]]:
     """Start and end of the step that holds each stamp: its calendar month, year or day, or the hours from its start.
 
@@ -229,6 +244,24 @@ def time_index(time: Date, step: str) -> int:
         return int(time.year - 1) // count
     origin = cftime.datetime(1, 1, 1, calendar=time.calendar)
     return int((time - origin) // datetime.timedelta(seconds=count * SECONDS[unit]))
+
+
+def parse_period(text: str, calendar: str) -> tuple[Date, Date]:
+    """Beginning and end of a period FIRST/LAST, dates as in `parse_start`; all of what LAST names belongs to it.
+
+    >>> [str(date)[:10] for date in parse_period("2005-03/2006", "noleap")]
+    ['2005-03-01', '2007-01-01']
+    """
+    first, slash, last = text.partition("/")
+    if not slash:
+        raise UsageError(f"found the times {text!r}, expected first and last date such as 2005-01/2010-12")
+    begin, end = parse_start(first, calendar), parse_start(last, calendar)
+    named = START.fullmatch(last.strip())
+    units = [unit for unit, part in zip(UNITS, named.groups() if named else (), strict=True) if part is not None]
+    end = end + datetime.timedelta(seconds=1) if units[-1] == "second" else _shift(end, 1, units[-1])
+    if end <= begin:
+        raise UsageError(f"found the times {text!r}, expected a last date that is not before the first")
+    return begin, end
 
 
 def parse_start(text: str, calendar: str) -> Date:

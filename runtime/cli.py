@@ -10,11 +10,11 @@ import click
 
 from .cli_doctor import doctor
 from .cli_generate import generate
+from .cli_selection import selected, with_selection
 from .errors import FsaeError, Stopped
 from .options import (
     from_file_to_file,
     with_climatology,
-    with_grid,
     with_names,
     with_overwrite,
     with_resume,
@@ -146,7 +146,7 @@ def compress(
 
 @cli.command()
 @from_file_to_file
-@with_grid
+@with_selection
 @with_overwrite
 @with_resume
 @common
@@ -156,7 +156,6 @@ def decompress(
     source: str,
     out: str,
     *,
-    grid: str,
     overwrite: bool,
     resume: bool,
     model: str | None,
@@ -170,12 +169,15 @@ def decompress(
     Examples:
       fsae-run decompress latents.zarr fields.zarr
       fsae-run decompress latents.zarr fields.nc --grid source
+      fsae-run decompress latents.zarr europe.nc --grid 1.5 --bbox -10,35,30,70 --times 2005/2010
     """
     options = merged(context, model, device, precision, threads)
     path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
     emulator = open_emulator(options)
     with progress_bar("decompress") as progress:
-        job = emulator.decompress_file(source, path, grid=grid, overwrite=overwrite, resume=resume, progress=progress)
+        job = emulator.decompress_file(
+            source, path, select=selected(context), overwrite=overwrite, resume=resume, progress=progress
+        )
     click.echo(summary("decompressed", job, path, emulator.graphs.device, began))
 
 
@@ -184,7 +186,7 @@ def decompress(
 @with_zoom
 @with_names
 @with_climatology
-@with_grid
+@with_selection
 @with_overwrite
 @with_resume
 @common
@@ -197,7 +199,6 @@ def superres(
     zoom: int | None,
     names: tuple[str, ...],
     climatology: str | None,
-    grid: str,
     overwrite: bool,
     resume: bool,
     model: str | None,
@@ -223,7 +224,7 @@ def superres(
             zoom=zoom,
             climatology=climatology,
             names=name_pairs(names),
-            grid=grid,
+            select=selected(context),
             overwrite=overwrite,
             resume=resume,
             progress=progress,
@@ -296,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except MemoryError as error:
         notes = "; ".join(["", *getattr(error, "__notes__", ())])
-        say(f"error: not enough memory: give a smaller --batch, or free some{notes}")
+        say(f"error: not enough memory: give a smaller --batch or --max-memory, or free some{notes}")
         return FsaeError.exit_code
     except BrokenPipeError:  # the reader of stdout has gone, as in `fsae-run info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,23 +1,28 @@
 """`fsae-run generate`: an ensemble to a file."""
 
 import time
+from typing import Literal
 
 import click
 
+from .cli_selection import names as words
+from .cli_selection import selected, with_selection
 from .errors import UsageError
-from .options import with_climatology, with_grid, with_names, with_overwrite, with_resume
+from .options import with_climatology, with_names, with_overwrite, with_resume
 from .terminal import common, merged, name_pairs, open_emulator, prepare_output, progress_bar, summary
 
 
 @click.command()
 @click.option("--members", type=click.IntRange(min=1), help="Number of members; default 100.")
-@click.option("--member-ids", metavar="A-B,C", help="Numbers of the members instead; a member is the same in any set.")
+@click.option(
+    "--member-ids", "ids", metavar="A-B,C", help="Numbers of the members instead; a member is the same in any set."
+)
 @click.option(
     "--start",
     metavar="DATE",
     help="Date in the first step; default January of the last training year, or the step after those of --initial.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=12, show_default=True, help="Time steps.")
+@click.option("--steps", type=click.IntRange(min=1), help="Time steps; default 12. Or give --times.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
 @click.option(
     "--forcing",
@@ -40,8 +45,23 @@ from .terminal import common, merged, name_pairs, open_emulator, prepare_output,
     help="fast: the distilled denoiser, cheaper and a little worse.",
 )
 @click.option("--out", metavar="OUT", default="ensemble.zarr", show_default=True, help="Output; .nc for NetCDF-4.")
-@click.option("--batch", type=click.IntRange(min=1), help="Members at once: for speed and memory, never for results.")
-@with_grid
+@with_selection
+@click.option(
+    "--statistics",
+    metavar="MEAN,Q95",
+    help="In place of the members, some of mean, std, min, max, q05 and the like over them; quantiles stands for q05, "
+    "q25, q50, q75, q95.",
+)
+@click.option(
+    "--batch",
+    metavar="N|auto",
+    default="auto",
+    show_default=True,
+    help="Members at once, which shows in no result; auto: measured once on a device, see --max-memory.",
+)
+@click.option(
+    "--max-memory", metavar="GIB", type=float, help="For this process; default half of what is available beside it."
+)
 @with_overwrite
 @with_resume
 @common
@@ -50,9 +70,9 @@ def generate(
     context: click.Context,
     *,
     members: int | None,
-    member_ids: str | None,
+    ids: str | None,
     start: str | None,
-    steps: int,
+    steps: int | None,
     seed: int,
     forcing: str | None,
     initial: str | None,
@@ -60,8 +80,9 @@ def generate(
     climatology: str | None,
     sampler: str,
     out: str,
-    batch: int | None,
-    grid: str,
+    statistics: str | None,
+    batch: str,
+    max_memory: float | None,
     overwrite: bool,
     resume: bool,
     model: str | None,
@@ -76,35 +97,55 @@ def generate(
       fsae-run generate --members 100
       fsae-run generate --members 20 --start 2005-01 --steps 120 --seed 7 --out decade.zarr
       fsae-run generate --member-ids 37,90-99 --out some.nc --grid source
+      fsae-run generate --members 1000 --times 2005/2014 --statistics mean,std,q05,q95 --out climate.nc
+      fsae-run generate --grid 1.5 --bbox -10,35,30,70 --variables tas --out europe.nc
       fsae-run generate --members 1000 --sampler fast --out many.zarr
       fsae-run generate --members 20 --forcing 1950.5 --out as-in-1950.zarr
       fsae-run generate --members 50 --initial tas-2004.nc --climatology training --steps 6 --out forecast.nc
     """
-    from . import generation
+    from .request import Request, member_ids
 
     options = merged(context, model, device, precision, threads)
-    if members is not None and member_ids is not None:
+    if members is not None and ids is not None:
         raise UsageError("found --members and --member-ids: give one of them")
-    wanted = generation.member_ids(member_ids) if member_ids is not None else generation.members_of(members or 100)
+    request = Request(
+        members=member_ids(ids) if ids is not None else members or 100,
+        start=start,
+        steps=steps,
+        seed=seed,
+        forcing=forcing,
+        initial=initial,
+        climatology=climatology,
+        names=name_pairs(names),
+        sampler=sampler,
+        select=selected(context),
+        statistics=words(statistics) if statistics is not None else (),
+    )
+    at_once = batch_size(batch)
     prepare_output(out, overwrite or resume, forcing)
     path, began = prepare_output(out, overwrite or resume, initial), time.monotonic()
     emulator = open_emulator(options)
     with progress_bar("generate") as progress:
         job = emulator.generate_file(
             path,
-            wanted,
-            start=start,
-            steps=steps,
-            seed=seed,
-            forcing=forcing,
-            initial=initial,
-            climatology=climatology,
-            names=name_pairs(names),
-            sampler=sampler,
-            grid=grid,
-            batch=batch or generation.BATCH,
+            request,
+            batch=at_once,
+            max_memory_gib=max_memory,
             overwrite=overwrite,
             resume=resume,
             progress=progress,
         )
     click.echo(summary("generated", job, path, emulator.graphs.device, began))
+
+
+def batch_size(text: str) -> int | Literal["auto"]:
+    """The batch that a text means.
+
+    >>> batch_size("16"), batch_size("auto")
+    (16, 'auto')
+    """
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"found --batch {text}, expected a number of members, or auto")
+    return int(text)

@@ -18,12 +18,23 @@ from .fields import Fields, read_fields
 from .grids import LatLonGrid
 from .healpix import refine
 from .inputs import READ_ERRORS, find_dates, member_dim, open_source, reason
-from .jobs import TIME_CHUNK, Job, field_layout, nothing, on_grid, phase_coordinate, provenance, time_chunks
+from .jobs import (
+    TIME_CHUNK,
+    Job,
+    checked,
+    field_layout,
+    nothing,
+    phase_coordinate,
+    provenance,
+    seen,
+    time_chunks,
+)
 from .ledger import Finished
 from .manifest import Variable, graph_file
 from .output import Layout, Unit, encode_times
 from .pyramid import level_mask
 from .regrid import Weights, make_weights
+from .selection import EVERYTHING, Selection, steps_inside, view_of
 from .session import Graphs
 from .source_climate import TRAINING, UNKNOWN, exchange, read_source
 from .stores import F32
@@ -141,15 +152,22 @@ def encode(bundle: Bundle, graphs: Graphs, given: Input, values: F32, times: sli
     return graphs.encode(whole, seasons, masks), seasons
 
 
-def _latents(bundle: Bundle, graphs: Graphs, given: Input, done: Finished) -> Iterator[tuple[Unit, F32]]:
-    """Units of latents and their seasons, one member and time chunk at a time, but for those that are done."""
+def _latents(
+    bundle: Bundle, graphs: Graphs, given: Input, done: Finished, steps: slice | None = None
+) -> Iterator[tuple[Unit, F32]]:
+    """Units of latents and their seasons, one member and time chunk at a time, but for those that are done.
+
+    Of the input's `steps`, all by default, which the units count from 0.
+    """
     fields = given.fields
+    first, end, _ = (steps or slice(None)).indices(len(fields.times))
     for member in range(len(fields.members or (0,))):
-        for times in time_chunks(len(fields.times)):
+        for times in time_chunks(end - first):
             if done.has(member, times.start):
                 continue
-            values = fields.read(times, member if fields.members else None)[0]  # (time, variable, pixel)
-            latent, seasons = encode(bundle, graphs, given, values, times)
+            there = slice(first + times.start, first + times.stop)
+            values = fields.read(there, member if fields.members else None)[0]  # (time, variable, pixel)
+            latent, seasons = encode(bundle, graphs, given, values, there)
             yield Unit(members=slice(member, member + 1), times=times, values=latent[None]), seasons
 
 
@@ -179,7 +197,7 @@ def compress_job(
 
     def units(done: Finished) -> Iterator[Unit]:
         for unit, _ in _latents(bundle, graphs, given, done):
-            yield on_grid(bundle, layout, unit)
+            yield checked(unit)
 
     return Job(layout=layout, units=units, notes=given.notes, close=given.close)
 
@@ -192,21 +210,23 @@ def superres_job(
     zoom: int | None = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
     names: Mapping[str, str] | None = None,
-    grid: str = "native",
+    select: Selection = EVERYTHING,
 ) -> Job:
     """Fields at the model's zoom from coarser ones: the ordinary path with every finer level masked."""
+    view = view_of(bundle, select)
     given = open_input(bundle, "superres", source, zoom, climatology, names)
     fields, notes, finest = given.fields, given.notes, bundle.manifest.grid.zoom
     if fields.zoom == finest:
         notes += (f"The input is at zoom {finest} already, so nothing is added to it: --zoom makes it coarser first.",)
-    attributes = provenance(bundle, graphs, {**given.request, "grid": grid}, notes)
-    time = encode_times(fields.times, fields.bounds, fields.calendar)
-    layout = field_layout(bundle, grid, time, fields.members, attributes)
+    steps = steps_inside(fields.times, select.times, fields.source)
+    attributes = provenance(bundle, graphs, {**given.request, **select.record()}, notes)
+    time = encode_times(fields.times[steps], fields.bounds and fields.bounds[steps], fields.calendar)
+    layout = field_layout(view, time, fields.members, attributes)
 
     def units(done: Finished) -> Iterator[Unit]:
-        for unit, seasons in _latents(bundle, graphs, given, done):
+        for unit, seasons in _latents(bundle, graphs, given, done, steps):
             values = graphs.decode(unit.values[0], seasons)[None]
-            yield on_grid(bundle, layout, Unit(members=unit.members, times=unit.times, values=values))
+            yield seen(view, Unit(members=unit.members, times=unit.times, values=values))
 
     return Job(layout=layout, units=units, notes=notes, close=given.close)
 
@@ -247,9 +267,10 @@ def _check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None
 
 
 def decompress_job(
-    bundle: Bundle, graphs: Graphs, source: "str | os.PathLike[str] | xr.Dataset", *, grid: str = "native"
+    bundle: Bundle, graphs: Graphs, source: "str | os.PathLike[str] | xr.Dataset", *, select: Selection = EVERYTHING
 ) -> Job:
     """Fields in physical units, at the times of the latents in `source`."""
+    view = view_of(bundle, select)
     dataset, name = open_source(source)
     _check_latents(bundle, dataset, name)
     manifest = bundle.manifest
@@ -264,24 +285,26 @@ def decompress_job(
     if phase.shape != (len(dates.stamps),) or not np.isfinite(phase).all():
         raise DataError(f"{name} has no phase of the year for every step: it is incomplete, compress again")
     notes = tuple(filter(None, [str(dataset.attrs.get("comment", ""))]))  # what was said of the latents holds on
-    attributes = provenance(bundle, graphs, {"verb": "decompress", "input": name, "grid": grid}, notes)
-    time = encode_times(dates.stamps, dates.bounds, str(dates.stamps[0].calendar))
-    layout = field_layout(bundle, grid, time, members, attributes)
+    attributes = provenance(bundle, graphs, {"verb": "decompress", "input": name, **select.record()}, notes)
+    steps = steps_inside(dates.stamps, select.times, name)
+    stamps, bounds = dates.stamps[steps], dates.bounds and dates.bounds[steps]
+    layout = field_layout(view, encode_times(stamps, bounds, str(stamps[0].calendar)), members, attributes)
 
     def units(done: Finished) -> Iterator[Unit]:
         for place in range(len(members or (0,))):
             here = {member: place} if member is not None else {}
-            for times in time_chunks(len(dates.stamps)):
+            for times in time_chunks(len(stamps)):
                 if done.has(place, times.start):
                     continue
+                there = slice(steps.start + times.start, steps.start + times.stop)
                 try:
-                    parts = [array.isel({**here, "time": times}).values for array in arrays]
+                    parts = [array.isel({**here, "time": there}).values for array in arrays]
                 except READ_ERRORS as error:
                     raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
                 latent = np.stack(parts, axis=1).astype(np.float32)  # (time, variable, latent pixel)
                 _check_finite(latent, manifest.variables, name)
-                values = graphs.decode(latent, season(phase[times], manifest.time.harmonics))[None]
-                yield on_grid(bundle, layout, Unit(members=slice(place, place + 1), times=times, values=values))
+                values = graphs.decode(latent, season(phase[there], manifest.time.harmonics))[None]
+                yield seen(view, Unit(members=slice(place, place + 1), times=times, values=values))
 
     close = dataset.close if isinstance(source, str | os.PathLike) else nothing
     return Job(layout=layout, units=units, close=close)

@@ -3,14 +3,19 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from .batch import choose_batch
 from .bundle import Bundle, open_bundle
 from .compression import compress_job, decompress_job, open_fields, superres_job
+from .ensemble import LatentModel
 from .errors import ToleranceError
-from .generation import BATCH, generate_job, make_request
+from .generation import generate_job, resolve
 from .jobs import Job, in_memory
+from .memory import memory_limit
+from .request import Request
 from .restart import to_file
+from .selection import EVERYTHING, Selection
 from .session import Graphs, open_graphs
 from .source_climate import write_source
 from .verified import record_checks
@@ -45,15 +50,15 @@ def load(
     say(f"bundle {bundle.manifest.name} ({bundle.folder})")
     precision = bundle.manifest.precisions[0] if precision is None else precision
     graphs = open_graphs(bundle, device, precision=precision, threads=threads, say=say)
-    return Emulator(bundle, graphs, say=say)
+    return Emulator(bundle, graphs, threads=threads, say=say)
 
 
 class Emulator:
     """A bundle on a device. Datasets in and out are CF: variables by the model's names or standard names."""
 
-    def __init__(self, bundle: Bundle, graphs: Graphs, *, say: Say = silent) -> None:
+    def __init__(self, bundle: Bundle, graphs: Graphs, *, threads: int | None = None, say: Say = silent) -> None:
         self.bundle, self.graphs = bundle, graphs
-        self._say = say
+        self._threads, self._say = threads, say
 
     def compress(
         self,
@@ -72,9 +77,9 @@ class Emulator:
         job = compress_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names)
         return in_memory(self._told(job))
 
-    def decompress(self, latents: "xr.Dataset", *, grid: str = "native") -> "xr.Dataset":
-        """Fields in physical units of latents; grid "native" is HEALPix, "source" the training data's lat-lon grid."""
-        return in_memory(self._told(decompress_job(self.bundle, self.graphs, latents, grid=grid)))
+    def decompress(self, latents: "xr.Dataset", *, select: Selection = EVERYTHING) -> "xr.Dataset":
+        """Fields in physical units of latents; `select` is the part and the grid that are wanted of them."""
+        return in_memory(self._told(decompress_job(self.bundle, self.graphs, latents, select=select)))
 
     def superres(
         self,
@@ -83,10 +88,12 @@ class Emulator:
         zoom: int | None = None,
         climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
-        grid: str = "native",
+        select: Selection = EVERYTHING,
     ) -> "xr.Dataset":
         """Fields at the model's zoom from coarser ones; arguments as in `compress` and `decompress`."""
-        job = superres_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names, grid=grid)
+        job = superres_job(
+            self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names, select=select
+        )
         return in_memory(self._told(job))
 
     def generate(
@@ -94,30 +101,25 @@ class Emulator:
         members: int | Sequence[int] = 100,
         *,
         start: str | None = None,
-        steps: int = 12,
+        steps: int | None = None,
         seed: int = 0,
         forcing: "float | PathLike | xr.Dataset | None" = None,
         initial: "PathLike | xr.Dataset | None" = None,
         climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
         sampler: str = "default",
-        grid: str = "native",
-        batch: int = BATCH,
+        select: Selection = EVERYTHING,
+        statistics: Sequence[str] = (),
+        batch: int | Literal["auto"] = "auto",
+        max_memory_gib: float | None = None,
     ) -> "xr.Dataset":
-        """An ensemble (realization, time, cell): that many members, or those with the given numbers.
+        """An ensemble (realization, time, cell), or statistics (time, cell) of it: see `request.Request`.
 
-        A member depends on (seed, number, time, forcing, initial) alone, never on the others or on `batch`. `start`: a
-        date such as 2005-01, by default the beginning of the last training year, or the step after those of `initial`.
-
-        `forcing`: a constant or a series over time (NetCDF, Zarr, CSV), by default the calendar year of the steps.
-        `initial`: fields whose last steps, or those before `start`, every member goes on from; `climatology` and
-        `names` are theirs, as in `compress`. `sampler`: "fast" is the distilled denoiser, where the bundle has one:
-        several times cheaper and a little worse (see its model card).
+        `batch` members are drawn at once, which shows nowhere in the result; "auto" measures on this device what is
+        fast and fits into `max_memory_gib`, by default half of what is available.
         """
-        request = make_request(
-            self.bundle,
-            self.graphs,
-            members,
+        request = Request(
+            members=members,
             start=start,
             steps=steps,
             seed=seed,
@@ -126,8 +128,10 @@ class Emulator:
             climatology=climatology,
             names=names,
             sampler=sampler,
+            select=select,
+            statistics=statistics,
         )
-        return in_memory(self._told(generate_job(self.bundle, self.graphs, request, grid=grid, batch=batch)))
+        return in_memory(self._told(self._generation(request, batch, max_memory_gib, None)))
 
     def compress_file(
         self,
@@ -154,13 +158,13 @@ class Emulator:
         source: PathLike,
         path: PathLike,
         *,
-        grid: str = "native",
+        select: Selection = EVERYTHING,
         overwrite: bool = False,
         resume: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `decompress` from file to file, streamed."""
-        job = decompress_job(self.bundle, self.graphs, source, grid=grid)
+        job = decompress_job(self.bundle, self.graphs, source, select=select)
         return self._write(job, path, overwrite, resume, {"input": source}, progress)
 
     def superres_file(
@@ -171,52 +175,60 @@ class Emulator:
         zoom: int | None = None,
         climatology: PathLike | None = None,
         names: Mapping[str, str] | None = None,
-        grid: str = "native",
+        select: Selection = EVERYTHING,
         overwrite: bool = False,
         resume: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `superres` from file to file, streamed."""
-        job = superres_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, names=names, grid=grid)
+        job = superres_job(
+            self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, names=names, select=select
+        )
         inputs = {"input": source, "climatology": climatology}
         return self._write(job, path, overwrite, resume, inputs, progress)
 
     def generate_file(
         self,
         path: PathLike,
-        members: int | Sequence[int] = 100,
+        request: Request,
         *,
-        start: str | None = None,
-        steps: int = 12,
-        seed: int = 0,
-        forcing: "float | PathLike | xr.Dataset | None" = None,
-        initial: "PathLike | xr.Dataset | None" = None,
-        climatology: "PathLike | xr.Dataset | None" = None,
-        names: Mapping[str, str] | None = None,
-        sampler: str = "default",
-        grid: str = "native",
-        batch: int = BATCH,
+        batch: int | Literal["auto"] = "auto",
+        max_memory_gib: float | None = None,
         overwrite: bool = False,
         resume: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
-        """The finished job: `generate` to a file, streamed."""
-        request = make_request(
+        """The finished job: what is asked for as in `generate`, to a file, streamed."""
+        job = self._generation(request, batch, max_memory_gib, Path(path).absolute().parent)
+        inputs = {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology}
+        return self._write(job, path, overwrite, resume, inputs, progress)
+
+    def _generation(
+        self, request: Request, batch: int | Literal["auto"], max_memory_gib: float | None, scratch: Path | None
+    ) -> Job:
+        """The job of a request; what does not fit into memory waits in a file in the folder `scratch`."""
+        limit = memory_limit(max_memory_gib)
+
+        def measured(model: LatentModel, kept: int) -> int:
+            return choose_batch(
+                self.bundle,
+                self.graphs,
+                model,
+                members=len(request.member_numbers),
+                limit=limit,
+                kept=kept,
+                threads=self._threads,
+                say=self._say,
+            )
+
+        return generate_job(
             self.bundle,
             self.graphs,
-            members,
-            start=start,
-            steps=steps,
-            seed=seed,
-            forcing=forcing,
-            initial=initial,
-            climatology=climatology,
-            names=names,
-            sampler=sampler,
+            resolve(self.bundle, self.graphs, request),
+            batch=measured if batch == "auto" else batch,
+            limit=limit,
+            scratch=scratch,
         )
-        job = generate_job(self.bundle, self.graphs, request, grid=grid, batch=batch)
-        inputs = {"forcing": forcing, "initial": initial, "climatology": climatology}
-        return self._write(job, path, overwrite, resume, inputs, progress)
 
     def verify(self) -> list[Check]:
         """Checks of all graphs on this device, after all hashes; ToleranceError where one is outside its tolerance.

@@ -182,26 +182,79 @@ def _go_on(
     done: Finished,
 ) -> Iterator[Unit]:
     """The rest of the members at some places, of which so many windows are done."""
-    window, known = model.window, model.previous
-    previous = np.zeros((len(places), known, *model.shape), dtype=np.float32)
-    valid = np.zeros(known, dtype=np.float32)
-    if initial is not None:
-        previous[:], valid[:] = initial.white, initial.valid
+    window = model.window
+    previous, valid = _first_states(model, len(places), windows, initial)
     if windows:
         previous[:] = [done.state(place) for place in places]
-        valid = _later(valid, np.ones(windows * window, np.float32), known)
     for start in range(windows * window, count, window):
         now = steps.window(start, window)
-        noise = np.stack([window_noise(seed, members[place], now.index, model.shape) for place in places])
-        # (member, time, variable, pixel)
-        white = sample_window(graphs, model, noise, now, previous, np.repeat(valid[None], len(places), axis=0))
-        previous = np.stack([_later(*pair, known) for pair in zip(previous, white, strict=True)])
-        valid = _later(valid, np.ones(window, np.float32), known)
+        white, previous = _draw(model, graphs, [members[place] for place in places], now, seed, previous, valid)
+        valid = _later(valid, np.ones(window, np.float32), model.previous)
         kept = min(window, count - start)
         for place, one, state in zip(places, white, previous, strict=True):
             values = decode_window(graphs, model, one, now.season)[None, :kept]
             times = slice(start, start + kept)
             yield Unit(members=slice(place, place + 1), times=times, values=values, state=state)
+
+
+def generate_together(
+    model: LatentModel,
+    graphs: Graphs,
+    members: Sequence[int],
+    steps: Steps,
+    count: int,
+    seed: int,
+    batch: int,
+    initial: Initial | None = None,
+    done: Finished = NOTHING,
+) -> Iterator[Unit]:
+    """The pieces of `generate`, bit by bit, in another order: a window of all members in their order, then the next.
+
+    The last piece of a window comes with the states (member, P, variable, latent pixel) of all members after it; what
+    is done is known by such a state of the one member 0.
+    """
+    window, windows = model.window, windows_needed(done.steps(0), model.window)
+    previous, valid = _first_states(model, len(members), windows, initial)
+    if windows and windows < windows_needed(count, window):
+        previous[:] = done.state(0)
+    for start in range(windows * window, count, window):
+        now, kept = steps.window(start, window), min(window, count - start)
+        for first in range(0, len(members), batch):
+            part = slice(first, min(first + batch, len(members)))
+            white, previous[part] = _draw(model, graphs, members[part], now, seed, previous[part], valid)
+            for place, one in zip(range(part.start, part.stop), white, strict=True):
+                values = decode_window(graphs, model, one, now.season)[None, :kept]
+                state = previous.copy() if place == len(members) - 1 else None
+                times = slice(start, start + kept)
+                yield Unit(members=slice(place, place + 1), times=times, values=values, state=state)
+        valid = _later(valid, np.ones(window, np.float32), model.previous)
+
+
+def _first_states(model: LatentModel, count: int, windows: int, initial: Initial | None) -> tuple[F32, F32]:
+    """Steps before a window (member, P, variable, latent pixel), as yet those before the first one, and which hold (P).
+
+    `windows` are done before it.
+    """
+    previous = np.zeros((count, model.previous, *model.shape), dtype=np.float32)
+    valid = np.zeros(model.previous, dtype=np.float32)
+    if initial is not None:
+        previous[:], valid[:] = initial.white, initial.valid
+    return previous, _later(valid, np.ones(windows * model.window, np.float32), model.previous)
+
+
+def _draw(
+    model: LatentModel,
+    graphs: Graphs,
+    members: Sequence[int],
+    now: Steps,
+    seed: int,
+    previous: F32,
+    valid: F32,
+) -> tuple[F32, F32]:
+    """A window (member, time, variable, latent pixel) of some members in white space, and the last P steps then."""
+    noise = np.stack([window_noise(seed, member, now.index, model.shape) for member in members])
+    white = sample_window(graphs, model, noise, now, previous, np.repeat(valid[None], len(members), axis=0))
+    return white, np.stack([_later(*pair, model.previous) for pair in zip(previous, white, strict=True)])
 
 
 def _later(before: F32, new: F32, known: int) -> F32:

@@ -1,45 +1,55 @@
 """Generating an ensemble as a job: what is asked for, the time axis it covers, and the units it gives."""
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from .batch import warm_up
 from .bundle import Bundle
 from .calendar import (
     Bounds,
     Date,
     centres,
+    parse_period,
     parse_start,
     step_bounds,
     steps,
+    steps_between,
     time_index,
     time_method,
     year_phase,
 )
 from .climatology import season
-from .ensemble import Steps, generate, latent_model, parts_of, windows_needed
+from .ensemble import LatentModel, Steps, generate, generate_together, latent_model, parts_of, windows_needed
 from .errors import UsageError
 from .forcing import Choice, forcing_at, forcing_coordinate, forcing_note, forcing_record, read_forcing
+from .healpix import npix
 from .initial import KnownSteps, lead_coordinates, read_initial
-from .jobs import Job, field_layout, on_grid, provenance
+from .jobs import Job, field_layout, provenance, seen
 from .ledger import Finished
 from .manifest import Manifest, Time
+from .memory import MemoryLimit
 from .output import Unit, encode_times
+from .request import DEFAULT_STEPS, Request
+from .selection import EVERYTHING, Selection, view_of
 from .session import Graphs
+from .statistics import Statistics, read_statistics, summarised, values_held, variables_of
 from .stores import Coordinate
+from .writer import WAITING
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-BATCH = 16  # members worked on at once: memory, never results
+DEFAULT_BATCH = 16  # members drawn at once: memory, never results
+UNITS_HELD = WAITING + 3  # windows of a member: those that wait to be written, and those being decoded and regridded
+Batch: TypeAlias = int | Callable[[LatentModel, int], int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """An ensemble: member numbers, the date its first step holds, number of steps, seed, forcing, known steps."""
+class Ensemble:
+    """A request as a bundle takes it: the date that the first step holds, forcing and known steps are read."""
 
     members: tuple[int, ...]
     start: Date
@@ -48,16 +58,8 @@ class Request:
     forcing: Choice = None  # the calendar year
     known: KnownSteps | None = None  # those before the start
     sampler: str = "default"  # or "fast": the distilled denoiser
-
-    def __post_init__(self) -> None:
-        if not self.members or min(self.members) < 0 or len(set(self.members)) != len(self.members):
-            raise UsageError(f"found the members {list(self.members)}, expected one or more, 0 or above, none twice")
-        if self.steps < 1:
-            raise UsageError(f"found {self.steps} steps, expected 1 or more")
-        if self.seed < 0:
-            raise UsageError(f"found the seed {self.seed}, expected 0 or above")
-        if self.sampler not in ("default", "fast"):
-            raise UsageError(f"found the sampler {self.sampler!r}, expected 'default' or 'fast'")
+    select: Selection = EVERYTHING
+    statistics: Statistics | None = None  # in place of the members
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,62 +71,36 @@ class Timeline:
     bounds: Bounds | None
 
 
-def member_ids(text: str) -> tuple[int, ...]:
-    """Member numbers of a list of numbers and ranges.
-
-    >>> member_ids("3,10-12")
-    (3, 10, 11, 12)
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise UsageError(f"found the members {text!r}, expected numbers and rising ranges such as 3,10-12")
-        found += range(int(first), int(last or first) + 1)
-    return tuple(found)
-
-
 def default_start(manifest: Manifest) -> Date:
     """The first step of the last training year: the latest one whose forcing the model has seen all through."""
     return parse_start(manifest.provenance.period[1][:4], manifest.time.calendar)
 
 
-def start_date(manifest: Manifest, start: str | None) -> Date:
-    """The date of a text in the bundle's calendar; without one the default start."""
-    return default_start(manifest) if start is None else parse_start(start, manifest.time.calendar)
-
-
-def make_request(
-    bundle: Bundle,
-    graphs: Graphs,
-    members: int | Sequence[int],
-    *,
-    start: str | None,
-    steps: int,
-    seed: int,
-    forcing: "float | str | os.PathLike[str] | xr.Dataset | None" = None,
-    initial: "str | os.PathLike[str] | xr.Dataset | None" = None,
-    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
-    names: Mapping[str, str] | None = None,
-    sampler: str = "default",
-) -> Request:
-    """The request in what a user gives; its start follows the last step of `initial`, where there is one."""
+def resolve(bundle: Bundle, graphs: Graphs, request: Request) -> Ensemble:
+    """What a request means for a bundle: its start follows the last step of `initial`, where there is one."""
     manifest = bundle.manifest
-    if initial is None and (climatology is not None or names):
-        raise UsageError("found a climatology or names of variables without a file that they are of: give --initial")
-    choice = read_forcing(forcing, parts_of(manifest)[0].forcing, manifest.time.calendar)
+    calendar, select = manifest.time.calendar, request.select
+    choice = read_forcing(request.forcing, parts_of(manifest)[0].forcing, calendar)
+    start = None if request.start is None else parse_start(request.start, calendar)
+    count = DEFAULT_STEPS if request.steps is None else request.steps
+    if select.times is not None:
+        start, end = parse_period(select.times, calendar)
+        count = steps_between(start, end, manifest.time.step)
     known = None
-    if initial is not None:
-        date = None if start is None else parse_start(start, manifest.time.calendar)
-        known = read_initial(bundle, graphs, initial, start=date, climatology=climatology, names=names)
-    return Request(
-        members=members_of(members),
-        start=start_date(manifest, start) if known is None else known.start,
-        steps=steps,
-        seed=seed,
+    if request.initial is not None:
+        known = read_initial(
+            bundle, graphs, request.initial, start=start, climatology=request.climatology, names=request.names
+        )
+    return Ensemble(
+        members=request.member_numbers,
+        start=start or default_start(manifest) if known is None else known.start,
+        steps=count,
+        seed=request.seed,
         forcing=choice,
         known=known,
-        sampler=sampler,
+        sampler=request.sampler,
+        select=dataclasses.replace(select, times=None),
+        statistics=read_statistics(request.statistics),
     )
 
 
@@ -148,52 +124,80 @@ def timeline(known: Time, window: int, methods: str, start: Date, count: int, fo
     return Timeline(steps=whole, stamps=centres(stamps, step, methods, bounds), bounds=bounds)
 
 
-def generate_job(bundle: Bundle, graphs: Graphs, request: Request, *, grid: str = "native", batch: int = BATCH) -> Job:
-    """Fields (realization, time, cell) of an ensemble, streamed window by window."""
-    manifest = bundle.manifest
-    model = latent_model(bundle, fast=request.sampler == "fast")
-    if batch < 1:
+def generate_job(
+    bundle: Bundle,
+    graphs: Graphs,
+    ensemble: Ensemble,
+    *,
+    batch: Batch = DEFAULT_BATCH,
+    limit: MemoryLimit | None = None,
+    scratch: Path | None = None,
+) -> Job:
+    """Fields (realization, time, cell) of an ensemble, streamed window by window, or statistics (time, cell) of it.
+
+    `batch` is how many members are drawn at once, or tells when it is needed, given the model and the bytes that the
+    run holds beside them. Values that quantiles need wait in memory where they fit into half of what the `limit` then
+    leaves, else in a file in the folder `scratch`, by default the system's for such.
+    """
+    if isinstance(batch, int) and batch < 1:
         raise UsageError(f"found a batch of {batch} members, expected 1 or more")
+    manifest, view = bundle.manifest, view_of(bundle, ensemble.select)
+    model = latent_model(bundle, fast=ensemble.sampler == "fast")
     methods = manifest.variables[0].cell_methods  # the variables of a bundle share their time axis
-    line = timeline(manifest.time, model.window, methods, request.start, request.steps, request.forcing)
-    forcing, known = line.steps.forcing[: request.steps], request.known
+    line = timeline(manifest.time, model.window, methods, ensemble.start, ensemble.steps, ensemble.forcing)
+    forcing, known, statistics = line.steps.forcing[: ensemble.steps], ensemble.known, ensemble.statistics
     notes = (known.notes if known is not None else ()) + forcing_note(manifest, forcing)
-    record: dict[str, Any] = {
-        "verb": "generate",
-        "members": list(request.members),
-        "start": line.stamps[0].isoformat() if line.bounds is None else line.bounds[0][0].isoformat(),
-        "steps": request.steps,
-        "seed": request.seed,
-        "grid": grid,
-        "forcing": forcing_record(request.forcing),
-        "sampler": request.sampler,
-    }
     extra: tuple[Coordinate, ...] = (forcing_coordinate(parts_of(manifest)[0].forcing, forcing),)
     if known is not None:
-        record["initial"] = known.record
         extra += lead_coordinates(known.reference, line.stamps, manifest.time.calendar)
-    attributes = provenance(bundle, graphs, record, notes) | {"fsae_seed": request.seed}
+    attributes = provenance(bundle, graphs, _record(ensemble, line), notes) | {"fsae_seed": ensemble.seed}
     time = encode_times(line.stamps, line.bounds, manifest.time.calendar)
-    layout = field_layout(bundle, grid, time, request.members, attributes, time_chunk=model.window, extra=extra)
+    layout = field_layout(view, time, ensemble.members, attributes, time_chunk=model.window, extra=extra)
+    if statistics is not None:
+        variables, by_quantile = variables_of(statistics, layout.variables)
+        layout = dataclasses.replace(
+            layout, members=None, variables=variables, quantiles=statistics.quantiles, by_quantile=by_quantile
+        )
 
     def units(done: Finished) -> Iterator[Unit]:
-        pieces = generate(
+        memory, places = sys.maxsize, model.window * len(view.variables) * layout.points
+        kept = 4 * UNITS_HELD * model.window * len(manifest.variables) * npix(manifest.grid.zoom)
+        if statistics is not None:
+            if statistics.quantiles and limit is not None:
+                warm_up(graphs, model, manifest.time.harmonics)  # whose memory is not left
+                memory = limit.left // 2
+            kept += values_held(statistics, len(ensemble.members), places, memory)
+        draw = generate if statistics is None else generate_together
+        pieces = draw(
             model,
             graphs,
-            request.members,
+            ensemble.members,
             line.steps,
-            count=request.steps,
-            seed=request.seed,
-            batch=batch,
+            count=ensemble.steps,
+            seed=ensemble.seed,
+            batch=batch if isinstance(batch, int) else batch(model, kept),
             initial=None if known is None else known.initial,
             done=done,
         )
-        for unit in pieces:
-            yield on_grid(bundle, layout, unit)
+        fields = (seen(view, unit) for unit in pieces)
+        if statistics is None:
+            return fields
+        return summarised(fields, statistics, len(ensemble.members), memory, scratch)
 
-    return Job(layout=layout, units=units, notes=notes)
+    return Job(layout=layout, units=units, notes=notes, divisible=statistics is None)
 
 
-def members_of(members: int | Sequence[int]) -> tuple[int, ...]:
-    """Member numbers: 0 to N - 1 for a number N, or those given."""
-    return tuple(range(members)) if isinstance(members, int) else tuple(members)
+def _record(ensemble: Ensemble, line: Timeline) -> dict[str, Any]:
+    """What the output keeps of an ensemble's request."""
+    record: dict[str, Any] = {
+        "verb": "generate",
+        "members": list(ensemble.members),
+        "start": line.stamps[0].isoformat() if line.bounds is None else line.bounds[0][0].isoformat(),
+        "steps": ensemble.steps,
+        "seed": ensemble.seed,
+        "forcing": forcing_record(ensemble.forcing),
+        "sampler": ensemble.sampler,
+        **ensemble.select.record(),
+    }
+    record |= {"statistics": ensemble.statistics.record()} if ensemble.statistics is not None else {}
+    return record | ({"initial": ensemble.known.record} if ensemble.known is not None else {})

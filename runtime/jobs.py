@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .bundle import Bundle
-from .errors import ToleranceError, UsageError
+from .errors import ToleranceError
 from .ledger import Finished
 from .manifest import Variable
 from .output import Layout, TimeAxis, Unit, normalised, to_dataset
-from .regrid import apply
+from .selection import View
 from .session import Graphs
 from .stores import F32, Attribute, Coordinate
 
 if TYPE_CHECKING:
     import xarray as xr
 
-GRIDS = ("native", "source")
 TIME_CHUNK = 12  # steps worked on at once, and in one chunk of the output, where the model sets no window
 
 
@@ -49,6 +48,7 @@ class Job:
     layout: Layout
     units: Callable[[Finished], Iterator[Unit]]
     notes: tuple[str, ...] = ()
+    divisible: bool = True  # whether some of the members can be made without the others
     close: Callable[[], None] = nothing
 
     @property
@@ -107,8 +107,7 @@ def cf_attributes(variable: Variable) -> dict[str, Attribute]:
 
 
 def field_layout(
-    bundle: Bundle,
-    grid: str,
+    view: View,
     time: TimeAxis,
     members: tuple[int, ...] | None,
     attributes: Mapping[str, Attribute],
@@ -116,43 +115,39 @@ def field_layout(
     time_chunk: int = TIME_CHUNK,
     extra: tuple[Coordinate, ...] = (),
 ) -> Layout:
-    """Layout of physical fields on the model's own HEALPix grid ("native") or the training data's grid ("source").
-
-    `extra` are coordinates beside those of grid, time and members.
-    """
-    if grid not in GRIDS:
-        raise UsageError(f"found the grid {grid!r}, expected one of {', '.join(GRIDS)}")
-    native, tables = grid == "native", bundle.tables
-    if not native and 0 in tables.source_shape:
-        raise UsageError(f"bundle {bundle.manifest.name} was trained on HEALPix: use --grid native")
+    """Layout of physical fields as a view gives them; `extra` are coordinates beside those of grid, time, members."""
     return Layout(
-        variables={v.name: cf_attributes(v) for v in bundle.manifest.variables},
+        variables={v.name: cf_attributes(v) for v in view.variables},
         attributes=attributes,
         time=time,
-        zoom=bundle.manifest.grid.zoom if native else None,
-        lat_deg=None if native else tables.source_lat_deg,
-        lon_deg=None if native else tables.source_lon_deg,
+        zoom=view.zoom,
+        cells=view.cells,
+        lat_deg=view.lat_deg,
+        lon_deg=view.lon_deg,
         members=members,
         time_chunk=time_chunk,
         extra=extra,
     )
 
 
-def on_grid(bundle: Bundle, layout: Layout, unit: Unit) -> Unit:
-    """The unit on the layout's grid; ToleranceError where it holds values that are not finite."""
+def checked(unit: Unit) -> Unit:
+    """The unit; ToleranceError where it holds values that are not finite."""
     if not np.isfinite(unit.values).all():
         raise ToleranceError("the model gave values that are not finite: check the input and run `fsae-run verify`")
-    if layout.zoom is not None:
-        return unit
-    values = apply(bundle.tables.to_source, unit.values).astype(np.float32)
-    return dataclasses.replace(unit, values=values)
+    return unit
+
+
+def seen(view: View, unit: Unit) -> Unit:
+    """What a view takes of a unit of whole fields; ToleranceError as of `checked`."""
+    return dataclasses.replace(unit, values=view.take(checked(unit).values))
 
 
 def in_memory(job: Job) -> "xr.Dataset":
     """The whole result as a dataset."""
     layout = job.layout
     members = len(layout.members or (0,))
-    whole: F32 = np.empty((members, layout.time.values.size, len(layout.variables), layout.points), dtype=np.float32)
+    slots = max((part.stop for part in layout.slots.values()), default=0)
+    whole: F32 = np.empty((members, layout.time.values.size, slots, layout.points), dtype=np.float32)
     with contextlib.closing(job):
         for unit in job.units(Finished()):
             whole[unit.members, unit.times] = unit.values

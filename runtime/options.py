@@ -10,13 +10,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 with_climatology = click.option(
     "--climatology", metavar="FILE|training", help="Climatology of the input's own source, or the word `training`."
 )
-with_grid = click.option(
-    "--grid",
-    type=click.Choice(["native", "source"]),
-    default="native",
-    show_default=True,
-    help="HEALPix as the model computes, or the lat-lon grid of its training data.",
-)
 with_names = click.option(
     "--name",
     "names",

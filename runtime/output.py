@@ -50,17 +50,21 @@ class Layout:
     """All of an output file but its values; `variables` maps names to CF attributes.
 
     The points are the cells of `zoom` in nested order, or else the lat-lon grid of the two axes, flattened (lat, lon).
+    The variables named in `by_quantile` hold a field for each of the `quantiles`; there are no members then.
     """
 
     variables: Mapping[str, Mapping[str, Attribute]]
     attributes: Mapping[str, Attribute]
     time: TimeAxis
     zoom: int | None = None
+    cells: NDArray[np.int64] | None = None  # of the zoom; None: all of them
     lat_deg: NDArray[np.float64] | None = None  # (lat)
     lon_deg: NDArray[np.float64] | None = None  # (lon)
     members: tuple[int, ...] | None = None
     time_chunk: int = 1
     extra: tuple["Coordinate", ...] = ()
+    quantiles: tuple[float, ...] = ()
+    by_quantile: tuple[str, ...] = ()
 
     @property
     def points(self) -> int:
@@ -71,7 +75,7 @@ class Layout:
     def grid_shape(self) -> tuple[int, ...]:
         """(cell,) or (lat, lon)."""
         if self.zoom is not None:
-            return (npix(self.zoom),)
+            return (npix(self.zoom) if self.cells is None else self.cells.size,)
         return _axis(self.lat_deg).size, _axis(self.lon_deg).size
 
     @property
@@ -81,24 +85,33 @@ class Layout:
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """Names of the dimensions of a data variable."""
+        """Names of the dimensions of a data variable that is not by quantile."""
         return (*(("realization",) if self.members is not None else ()), "time", *self.grid_dims)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a data variable."""
+        """Shape of a data variable that is not by quantile."""
         lead = (len(self.members),) if self.members is not None else ()
         return (*lead, self.time.values.size, *self.grid_shape)
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Chunks of a data variable: `time_chunk` steps of one member, all points."""
+        """Chunks of such a data variable: `time_chunk` steps of one member, all points."""
         lead = (1,) if self.members is not None else ()
         return (*lead, max(1, min(self.time_chunk, self.time.values.size)), *self.grid_shape)
 
     def place(self, members: slice, times: slice) -> tuple[slice, ...]:
-        """Where a unit belongs in a data variable."""
+        """Where a unit belongs in such a data variable."""
         return (members, times) if self.members is not None else (times,)
+
+    @property
+    def slots(self) -> dict[str, slice]:
+        """Where each variable stands on the variable axis of a unit: one place, or one for each quantile."""
+        found, first = {}, 0
+        for name in self.variables:
+            end = first + (len(self.quantiles) if name in self.by_quantile else 1)
+            found[name], first = slice(first, end), end
+        return found
 
 
 def _axis(axis: NDArray[np.float64] | None) -> NDArray[np.float64]:
@@ -149,8 +162,12 @@ def coordinates(layout: Layout) -> list[Coordinate]:
     if time.bounds is not None:
         found.append(Coordinate(name="time_bnds", dims=("time", "bnds"), values=time.bounds, attributes={}))
     found = [_with_leap_seconds(item) for item in (*found, *layout.extra)]
+    if layout.quantiles:
+        attributes = {"long_name": "probability of a value below, over the members", "units": "1"}
+        values = np.array(layout.quantiles)
+        found.append(Coordinate(name="quantile", dims=("quantile",), values=values, attributes=attributes))
     if layout.zoom is not None:
-        return found + cell_coordinates(layout.zoom)
+        return found + cell_coordinates(layout.zoom, layout.cells)
     lat_deg, lon_deg = _axis(layout.lat_deg), _axis(layout.lon_deg)
     found.append(Coordinate(name="lat", dims=("lat",), values=lat_deg, attributes=LATITUDE | {"axis": "Y"}))
     found.append(Coordinate(name="lon", dims=("lon",), values=lon_deg, attributes=LONGITUDE | {"axis": "X"}))
@@ -164,9 +181,10 @@ def _with_leap_seconds(item: Coordinate) -> Coordinate:
     return dataclasses.replace(item, attributes={**item.attributes, "units_metadata": "leap_seconds: unknown"})
 
 
-def cell_coordinates(zoom: int) -> list[Coordinate]:
-    """Latitude, longitude, index and grid mapping of the nested cells of a zoom."""
-    lat_deg, lon_deg = pixel_centres(zoom)
+def cell_coordinates(zoom: int, chosen: NDArray[np.int64] | None = None) -> list[Coordinate]:
+    """Latitude, longitude, index and grid mapping of the nested cells of a zoom: all of them, or those chosen."""
+    cells = np.arange(npix(zoom), dtype=np.int64) if chosen is None else chosen
+    lat_deg, lon_deg = (centre[cells] for centre in pixel_centres(zoom))
     index: dict[str, Attribute] = {"standard_name": "healpix_index", "long_name": "HEALPix cell, nested", "units": "1"}
     mapping: dict[str, Attribute] = {
         "grid_mapping_name": "healpix",
@@ -175,7 +193,6 @@ def cell_coordinates(zoom: int) -> list[Coordinate]:
         "healpix_nside": 1 << zoom,  # the older form, which tools of today read
         "healpix_order": "nested",
     }
-    cells = np.arange(npix(zoom), dtype=np.int64)
     return [
         Coordinate(name="lat", dims=("cell",), values=lat_deg, attributes=LATITUDE),
         Coordinate(name="lon", dims=("cell",), values=lon_deg, attributes=LONGITUDE),
@@ -201,23 +218,40 @@ def normalised(request: Mapping[str, Any]) -> str:
     return json.dumps(request, sort_keys=True, allow_nan=False)
 
 
+def data_arrays(layout: Layout) -> list[Array]:
+    """The data variables of a layout, without their values."""
+    found = []
+    for name in layout.variables:
+        lead = (("quantile",), (len(layout.quantiles),)) if name in layout.by_quantile else ((), ())
+        dims, shape, chunks = (*lead[0], *layout.dims), (*lead[1], *layout.shape), (*lead[1], *layout.chunks)
+        attributes = data_attributes(layout, name)
+        found.append(Array(name=name, dims=dims, shape=shape, chunks=chunks, attributes=attributes))
+    return found
+
+
 def make_frame(store: Store, layout: Layout) -> None:
     """Nothing; the store has all of a layout but its values."""
     for item in coordinates(layout):
         store.put(item)
-    for name in layout.variables:
-        attributes = data_attributes(layout, name)
-        store.create(
-            Array(name=name, dims=layout.dims, shape=layout.shape, chunks=layout.chunks, attributes=attributes)
-        )
+    for array in data_arrays(layout):
+        store.create(array)
 
 
 def write_unit(store: Store, layout: Layout, unit: Unit) -> None:
     """Nothing; the unit's values stand in their places."""
     place = layout.place(unit.members, unit.times)
-    lead = unit.values.shape[:2] if layout.members is not None else unit.values.shape[1:2]
-    for i, name in enumerate(layout.variables):
-        store.write(name, place, unit.values[:, :, i].reshape(*lead, *layout.grid_shape))
+    for name, slots in layout.slots.items():
+        values = shaped(layout, name, unit.values[:, :, slots])
+        store.write(name, (slice(None), *place) if name in layout.by_quantile else place, values)
+
+
+def shaped(layout: Layout, name: str, values: F32) -> F32:
+    """Values (member, time, slot, point) of one variable in the shape of its array, or of a part of it."""
+    if name in layout.by_quantile:
+        first: F32 = np.moveaxis(values[0], 1, 0)
+        return first.reshape(values.shape[2], values.shape[1], *layout.grid_shape)
+    lead = values.shape[:2] if layout.members is not None else values.shape[1:2]
+    return values[:, :, 0].reshape(*lead, *layout.grid_shape)
 
 
 @contextlib.contextmanager
@@ -235,12 +269,12 @@ def open_output(path: Path, layout: Layout, overwrite: bool = False) -> Iterator
 
 
 def to_dataset(layout: Layout, values: F32) -> "xr.Dataset":
-    """The layout filled with values (member, time, variable, point) as a decoded dataset in memory."""
+    """The layout filled with values (member, time, slot, point) as a decoded dataset in memory."""
     import xarray as xr
 
     variables: dict[str, tuple[Any, ...]] = {
-        name: (layout.dims, values[:, :, i].reshape(layout.shape), data_attributes(layout, name))
-        for i, name in enumerate(layout.variables)
+        array.name: (array.dims, shaped(layout, array.name, values[:, :, slots]), dict(array.attributes))
+        for array, slots in zip(data_arrays(layout), layout.slots.values(), strict=True)
     }
     variables |= {c.name: (c.dims, c.values, dict(c.attributes)) for c in coordinates(layout)}
     return xr.decode_cf(xr.Dataset(variables, attrs={"Conventions": CONVENTIONS, **layout.attributes}))

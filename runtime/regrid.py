@@ -183,6 +183,28 @@ def conservative_weights(grid: LatLonGrid, zoom: int, find_pixel: PixelOf = pixe
     return from_entries(target, source, area * npix(zoom), npix(zoom), grid.size)
 
 
+def cell_mean_weights(grid: LatLonGrid, zoom: int) -> Weights:
+    """Area-conserving weights from the nested pixels of `zoom` to the cells of `grid`, flattened (lat, lon).
+
+    The overlaps are those of `conservative_weights`: a cell gets the mean of what it covers, and the global mean is
+    kept.
+    """
+    back = conservative_weights(grid, zoom)
+    pixel = np.repeat(np.arange(npix(zoom)), np.diff(back.indptr))
+    share = back.weight / npix(zoom) / cell_areas(grid)[back.index]
+    return from_entries(back.index.astype(np.int64), pixel, share, grid.size, npix(zoom))
+
+
+def target_rows(weights: Weights, targets: Ints) -> Weights:
+    """The weights to some of the targets, in that order."""
+    count = np.diff(weights.indptr)[targets]
+    indptr = np.concatenate([[0], np.cumsum(count)])
+    entry = np.repeat(weights.indptr[:-1][targets] - indptr[:-1], count) + np.arange(indptr[-1])
+    return Weights(
+        indptr=indptr, index=weights.index[entry], weight=weights.weight[entry], source_size=weights.source_size
+    )
+
+
 def _balance(target: Ints, source: Ints, area: Floats, target_area: Floats) -> Floats:
     """The overlap areas changed as little as possible so that their sums by target come out and those by source stay.
 

@@ -17,7 +17,7 @@ from .errors import FsaeError, OutputError, Stopped, UsageError
 from .jobs import Job
 from .ledger import Ledger, difference, identity, mend_log, read_ledger, same_request, start_ledger
 from .lock import clear, locked
-from .output import Layout, Unit, make_frame, write_unit
+from .output import Layout, Unit, data_arrays, make_frame, write_unit
 from .stores import (
     CONVENTIONS,
     NetcdfStore,
@@ -167,15 +167,15 @@ def _assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None
     try:
         with output_errors(path, ""):
             make_frame(file, layout)
-        lead = layout.shape[: len(layout.shape) - len(layout.grid_shape)]
-        blocks = [
-            [slice(first, min(first + size, length)) for first in range(0, length, size)]
-            for length, size in zip(lead, layout.chunks, strict=False)
-        ]
-        for name in layout.variables:
+        for array in data_arrays(layout):
+            lead = array.shape[: len(array.shape) - len(layout.grid_shape)]
+            blocks = [
+                [slice(first, min(first + size, length)) for first in range(0, length, size)]
+                for length, size in zip(lead, array.chunks, strict=False)
+            ]
             for block in itertools.product(*blocks):
                 with output_errors(path, ""):
-                    file.write(name, block, parts.read(name, block))
+                    file.write(array.name, block, parts.read(array.name, block))
         with output_errors(path, ""):
             file.close()
     except BaseException:

@@ -159,6 +159,7 @@ def summary(verb: str, job: "Job", path: Path, device: str, began: float) -> str
     members = f"{len(layout.members)} members x " if layout.members is not None else ""
     names = ", ".join(layout.variables)
     grid = f"HEALPix zoom {layout.zoom}" if layout.zoom is not None else " x ".join(map(str, layout.grid_shape))
+    grid = grid if layout.cells is None else f"{layout.cells.size} cells of {grid}"
     seconds = time.monotonic() - began
     return (
         f"{verb} {members}{layout.time.values.size} steps of {names} on {grid} in {seconds:.1f} s on {device}: "

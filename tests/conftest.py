@@ -1,5 +1,6 @@
 """Shared fixtures; among them a tiny bundle whose graphs are closed forms, so that every result is known."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -403,6 +404,14 @@ def make_tiny_bundle(folder: Path) -> Path:
     (folder / "MODEL_CARD.md").write_text("# tiny\n\nClosed forms, for tests.\n", encoding="utf-8")
     write_manifest(folder, tiny_manifest())
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own, so that nothing measured here is kept for the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

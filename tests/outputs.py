@@ -5,6 +5,7 @@ import functools
 import itertools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cftime
 import xarray as xr
@@ -14,6 +15,8 @@ import fsae.runtime
 from fsae.runtime.bundle import write_manifest
 from fsae.runtime.emulator import write_climatology
 from fsae.runtime.manifest import Manifest
+from fsae.runtime.request import Request
+from fsae.runtime.selection import Selection
 
 VERBS = (
     "generate-native",
@@ -32,7 +35,8 @@ VERBS = (
 ENSEMBLES = ("generate", "forecast", "hourly", "compress-members")  # how the names of those with members begin
 # Each verb, each grid and each kind of extra coordinate once.
 ZARR = ("generate-native", "forecast-source", "compress", "decompress-native", "superres-source", "climatology")
-NAMES = tuple(f"{verb}.nc" for verb in VERBS) + tuple(f"{verb}.zarr" for verb in ZARR)
+PARTS = ("part-native", "part-30", "statistics-native", "statistics-30")  # for the CF checker
+NAMES = tuple(f"{verb}.nc" for verb in (*VERBS, *PARTS)) + tuple(f"{verb}.zarr" for verb in ZARR)
 # Those of CF, each under one of its names.
 CALENDARS = ("standard", "proleptic_gregorian", "julian", "noleap", "all_leap", "360_day")
 
@@ -64,30 +68,36 @@ def write_outputs(bundle: Path, folder: Path) -> None:
     data, members = folder / "months.nc", folder / "generate-native.nc"
     months = emulator.generate(1, start="1990-01", steps=14).isel(realization=0, drop=True)
     months.drop_vars("forcing").to_netcdf(data, engine="h5netcdf")
+    asked: dict[str, Any] = {"members": [0, 7], "start": "1990-11", "steps": 4, "seed": 5}
     for name in NAMES:
         verb, _, grid = name.rpartition(".")[0].partition("-")
         path = folder / name
         match verb:
             case "generate":
-                emulator.generate_file(path, [0, 7], start="1990-11", steps=4, seed=5, grid=grid)
+                emulator.generate_file(path, Request(**asked, select=Selection(grid=grid)))
+            case "part":
+                select = Selection(grid=grid, bbox=(150, -60, -90, 60), variables=["uas"])
+                emulator.generate_file(path, Request(**asked, select=select))
+            case "statistics":
+                statistics = ("mean", "std", "min", "max", "quantiles")
+                emulator.generate_file(path, Request(**asked, select=Selection(grid=grid), statistics=statistics))
             case "forecast":
-                emulator.generate_file(
-                    path, 2, steps=4, forcing=1970.5, initial=data, grid=grid, climatology="training"
-                )
+                known = {"initial": data, "climatology": "training", "forcing": 1970.5}
+                emulator.generate_file(path, Request(members=2, steps=4, select=Selection(grid=grid), **known))
             case "hourly":
-                hourly.generate_file(path, 2, start="1990-11", steps=4, grid=grid)
+                hourly.generate_file(path, Request(members=2, start="1990-11", steps=4))
             case "compress":
                 emulator.compress_file(members if grid == "members" else data, path, climatology="training")
             case "decompress":
-                emulator.decompress_file(folder / "compress.nc", path, grid=grid)
+                emulator.decompress_file(folder / "compress.nc", path, select=Selection(grid=grid))
             case "superres":
-                emulator.superres_file(data, path, zoom=1, grid=grid, climatology="training")
+                emulator.superres_file(data, path, zoom=1, select=Selection(grid=grid), climatology="training")
             case "climatology":
                 write_climatology(data, path, model=emulator.bundle.folder)
     for calendar in CALENDARS:
         for suffix in (".nc", ".zarr"):
             path = folder / f"in-{calendar}{suffix}"
-            in_calendar(emulator, calendar).generate_file(path, 1, start="1900-01", steps=3)
+            in_calendar(emulator, calendar).generate_file(path, Request(members=1, start="1900-01", steps=3))
 
 
 def first_months(calendar: str) -> tuple[list[tuple[cftime.datetime, cftime.datetime]], list[cftime.datetime]]:

@@ -21,6 +21,7 @@ from outputs import CALENDARS, NAMES, VERBS, ZARR, raw
 import fsae.runtime
 from fsae.runtime.errors import DataError
 from fsae.runtime.grids import HealpixGrid, find_grid
+from fsae.runtime.request import Request
 
 CHECKED = (*NAMES, *(f"in-{calendar}.nc" for calendar in CALENDARS))
 
@@ -62,10 +63,14 @@ LEFT = {
     r"healpix is not a valid grid_mapping_name\. See Appendix F for valid grid mappings": (
         "CF 1.13 has it in appendix F; the checker knows that of CF 1.11"
     ),
-    r"(tas|uas)'s spatio-temporal dimensions are not in the recommended order .* are (realization \(U\), )?"
+    r"(tas|uas)(_[a-z]+)?'s spatio-temporal dimensions are not in the recommended order .* are "
+    r"(realization \(U\), |quantile \(U\), )?"
     r"time \(T\), cell \(U\) .*": (
         "the cells of HEALPix are latitude and longitude in one, which the checker does not know: they stand where "
         "those would"
+    ),
+    r"(tas|uas)_[a-z]+'s cell_methods name component realization does not match .*": (
+        "CF 1.13, section 7.3, takes a standard name there, which realization is: the members have no coordinate left"
     ),
     r"§2\.6\.2 global attribute history should exist and be a non-empty string": (
         "each of its lines should begin with the time of day, and equal requests must give equal bytes: what it would "
@@ -236,5 +241,5 @@ def test_attributes_are_those_of_the_request_alone(tmp_path: Path, outputs: Path
     emulator = fsae.runtime.load(tmp_path / "moved", device="cpu", threads=2)
     for suffix in (".nc", ".zarr"):
         path = tmp_path / f"other{suffix}"
-        emulator.generate_file(path, [0, 7], start="1990-11", steps=4, seed=5, batch=1)
+        emulator.generate_file(path, Request(members=[0, 7], start="1990-11", steps=4, seed=5), batch=1)
         xr.testing.assert_identical(raw(path), raw(outputs / f"generate-native{suffix}"))

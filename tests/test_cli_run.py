@@ -42,6 +42,7 @@ from fsae.runtime.manifest import NOT_RUN
 from fsae.runtime.output import Layout, Unit, encode_times, open_output, to_dataset
 from fsae.runtime.regrid import apply
 from fsae.runtime.schema import SCHEMA_VERSION
+from fsae.runtime.selection import Selection
 from fsae.runtime.session import import_onnxruntime
 from fsae.runtime.verified import VERIFIED
 
@@ -440,7 +441,7 @@ def test_python_interface_equals_the_command_line(
     with xr.open_dataset(source, engine="h5netcdf") as data:
         latents = emulator.compress(data, climatology="training")
         again = emulator.decompress(latents)
-        fine = emulator.superres(data, zoom=1, climatology="training", grid="source")
+        fine = emulator.superres(data, zoom=1, climatology="training", select=Selection(grid="source"))
         np.testing.assert_array_equal(again["time"].values, data["time"].values)
     with xr.open_dataset(tmp_path / "c.nc", engine="h5netcdf") as found:
         np.testing.assert_array_equal(found["tas"].values, latents["tas"].values)
@@ -651,7 +652,7 @@ BAD_USAGE = [
     (("generate", "--member-ids", "5-3"), 2, "expected numbers and rising ranges"),
     (("generate", "--steps", "many"), 2, "Invalid value"),
     (("generate", "--seed", "-1"), 2, "Invalid value"),
-    (("generate", "--grid", "cubed"), 2, "Invalid value"),
+    (("generate", "--grid", "cubed"), 2, "found the grid 'cubed', expected native, source, degrees"),
     (("generate", "--nonsense",), 2, "No such option"),
     (("frobnicate",), 2, "No such command"),
     (("compress",), 2, "Missing argument"),

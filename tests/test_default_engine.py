@@ -13,6 +13,7 @@ from fsae.runtime.cli import main
 from fsae.runtime.climatology import evaluate, season
 from fsae.runtime.compression import open_fields
 from fsae.runtime.healpix import coarsen
+from fsae.runtime.request import Request
 from fsae.runtime.session import open_graphs
 
 PROMISED_RMSE_K = {"ratio-4": 0.105, "default": 0.29, "ratio-64": 0.52, "ratio-256": 0.80}  # global, 2005-2014
@@ -64,7 +65,7 @@ def test_the_fast_sampler_draws_like_the_other(emulator: fsae.runtime.Emulator) 
 
 def test_two_members_look_like_a_climate(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
     # oracle: plain physics of near-surface temperature, and the valid range of the manifest
-    emulator.generate_file(tmp_path / "ensemble.zarr", 2)
+    emulator.generate_file(tmp_path / "ensemble.zarr", Request(members=2))
     with xr.open_dataset(tmp_path / "ensemble.zarr", engine="zarr") as found:
         tas, lat = found["tas"].values, found["lat"].values
         assert tas.shape == (2, 12, 12288)

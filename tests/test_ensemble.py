@@ -21,20 +21,13 @@ from conftest import (
 from fsae.runtime.bundle import Bundle
 from fsae.runtime.ensemble import decode_window, generate, latent_model, sample_window, window_noise, windows_needed
 from fsae.runtime.errors import BundleError, DataError, UsageError
-from fsae.runtime.generation import (
-    Request,
-    Timeline,
-    default_start,
-    forcing_note,
-    generate_job,
-    member_ids,
-    start_date,
-    timeline,
-)
+from fsae.runtime.forcing import forcing_note
+from fsae.runtime.generation import Ensemble, Timeline, default_start, generate_job, resolve, timeline
 from fsae.runtime.jobs import in_memory
 from fsae.runtime.manifest import Manifest, Sampler
 from fsae.runtime.noise import member_noise
 from fsae.runtime.pyramid import unwhiten
+from fsae.runtime.request import Request, member_ids
 from fsae.runtime.session import DenoiserInputs, Graphs, OnnxGraphs, pad_batch
 
 SIGMA_MAX = 20.0
@@ -177,14 +170,15 @@ def test_default_start_is_the_last_training_year(tiny_bundle: Bundle) -> None:  
     assert str(default_start(dataclasses.replace(tiny_bundle.manifest, time=noleap)))[:10] == "2004-01-01"
 
 
-def test_dates_outside_the_calendar_are_refused(tiny_bundle: Bundle) -> None:
+def test_dates_outside_the_calendar_are_refused(tiny_bundle: Bundle, graphs: Graphs) -> None:
     noleap = dataclasses.replace(tiny_bundle.manifest.time, calendar="noleap")
     manifest = dataclasses.replace(tiny_bundle.manifest, time=noleap)
-    assert str(start_date(manifest, "2004-02-28"))[:10] == "2004-02-28"
+    bundle = dataclasses.replace(tiny_bundle, manifest=manifest)
+    assert str(resolve(bundle, graphs, Request(start="2004-02-28")).start)[:10] == "2004-02-28"
     with pytest.raises(DataError, match="does not exist in the calendar 'noleap'"):
-        start_date(manifest, "2004-02-29")
+        resolve(bundle, graphs, Request(start="2004-02-29"))
     with pytest.raises(UsageError, match="found the date 'soon'"):
-        start_date(manifest, "soon")
+        resolve(bundle, graphs, Request(start="soon"))
 
 
 def test_averages_are_stamped_in_the_middle_of_their_bounds(tiny_bundle: Bundle) -> None:  # oracle: the calendar
@@ -199,8 +193,7 @@ def test_averages_are_stamped_in_the_middle_of_their_bounds(tiny_bundle: Bundle)
 
 def test_forcing_outside_its_range_is_noted_in_the_output(tiny_bundle: Bundle, graphs: Graphs) -> None:
     assert forcing_note(tiny_bundle.manifest, np.array([1990.0, 2004.9])) == ()
-    request = Request(members=(0,), start=january(2010), steps=2, seed=0)
-    job = generate_job(tiny_bundle, graphs, request)
+    job = generate_job(tiny_bundle, graphs, Ensemble(members=(0,), start=january(2010), steps=2, seed=0))
     assert job.notes[0].startswith("The forcing (calendar year) runs from 2010.04 to 2010.1")
     assert in_memory(job).attrs["comment"] == job.notes[0]
 
@@ -208,13 +201,13 @@ def test_forcing_outside_its_range_is_noted_in_the_output(tiny_bundle: Bundle, g
 def test_requests_that_make_no_sense_are_refused(tiny_bundle: Bundle, graphs: Graphs) -> None:
     for members, steps, seed in (((), 1, 0), ((1, 1), 1, 0), ((-1,), 1, 0), ((0,), 0, 0), ((0,), 1, -1)):
         with pytest.raises(UsageError, match="expected"):
-            Request(members=members, start=january(), steps=steps, seed=seed)
+            Request(members=members, start="1990", steps=steps, seed=seed)
     plain = dataclasses.replace(tiny_bundle.manifest, denoiser=None, sampler=None)
     with pytest.raises(BundleError, match="bundle tiny has no denoiser, so it cannot generate"):
         generate_job(
             dataclasses.replace(tiny_bundle, manifest=plain),
             graphs,
-            Request(members=(0,), start=january(), steps=1, seed=0),
+            Ensemble(members=(0,), start=january(), steps=1, seed=0),
         )
 
 

@@ -20,6 +20,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.forcing import Series, forcing_at, forcing_note, read_forcing
 from fsae.runtime.generation import timeline
 from fsae.runtime.manifest import Forcing
+from fsae.runtime.request import Request
 
 KNOWN = Forcing(name="calendar year", units="year", range=(1948.0, 2005.0))
 NOLEAP_DAYS = np.cumsum([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
@@ -83,7 +84,8 @@ def test_the_forcing_of_an_ensemble_is_that_of_another(emulator: fsae.runtime.Em
     # oracle: the fields of the first ensemble's own forcing, bitwise
     (tmp_path / "a.csv").write_text("1900,1960\n1991,2000\n2100,1950\n")
     for suffix in (".nc", ".zarr"):
-        emulator.generate_file(tmp_path / f"a{suffix}", 2, start="1990-11", steps=6, forcing=tmp_path / "a.csv")
+        request = Request(members=2, start="1990-11", steps=6, forcing=tmp_path / "a.csv")
+        emulator.generate_file(tmp_path / f"a{suffix}", request)
     first = emulator.generate(1, start="1990-11", steps=6, forcing=tmp_path / "a.csv")
     for given in (tmp_path / "a.nc", str(tmp_path / "a.zarr"), first, first.reset_coords("forcing")):
         found = emulator.generate(1, start="1990-11", steps=6, forcing=given)

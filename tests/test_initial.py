@@ -37,6 +37,7 @@ from fsae.runtime.initial import last_steps, read_initial
 from fsae.runtime.manifest import Time
 from fsae.runtime.output import Layout, encode_times, to_dataset
 from fsae.runtime.pyramid import whiten
+from fsae.runtime.request import Request
 from fsae.runtime.session import open_graphs
 
 MONTHS = 14  # from January 1990
@@ -117,7 +118,7 @@ def test_members_go_on_from_it(emulator: fsae.runtime.Emulator) -> None:
 def test_an_ensemble_goes_on_from_its_own_output(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
     # oracle: the longer ensemble, as the tiny encoder undoes the tiny decoder
     whole = emulator.generate([4], start="1990-11", steps=6)
-    emulator.generate_file(tmp_path / "first.nc", [4], start="1990-11", steps=3)
+    emulator.generate_file(tmp_path / "first.nc", Request(members=[4], start="1990-11", steps=3))
     rest = emulator.generate([4], steps=3, initial=tmp_path / "first.nc", climatology="training")
     np.testing.assert_array_equal(rest["time"].values, whole["time"].values[3:])
     np.testing.assert_allclose(rest["tas"].values, whole["tas"].values[:, 3:], atol=2e-3)  # K, float32 at 300
@@ -214,7 +215,8 @@ def test_other_steps_follow_each_other(tiny_bundle: Bundle, step: str, edges: li
 
 def test_leads_are_counted_from_the_end_of_what_is_known(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
     # oracle: the days of March to May 1991
-    emulator.generate_file(tmp_path / "a.nc", 1, steps=3, initial=months(weather()), climatology="training")
+    request = Request(members=1, steps=3, initial=months(weather()), climatology="training")
+    emulator.generate_file(tmp_path / "a.nc", request)
     with xr.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as found:
         assert found["forecast_reference_time"].values.astype("datetime64[h]").astype(str) == "1991-03-01T00"
         assert found["forecast_reference_time"].attrs["standard_name"] == "forecast_reference_time"

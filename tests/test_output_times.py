@@ -13,6 +13,7 @@ from outputs import engine, first_months, in_calendar, raw, tiny_emulator
 
 import fsae.runtime
 from fsae.runtime import manifest
+from fsae.runtime.request import Request
 
 # Days of 50 years from 1850 on, and of January, February and March of 1900, without cftime.
 LENGTHS = {
@@ -24,6 +25,7 @@ LENGTHS = {
     "360_day": (50 * 360, (30, 30, 30)),
 }
 CF_NAMES = {"gregorian": "standard", "365_day": "noleap", "366_day": "all_leap"}  # CF 4.4.2 has these for the others
+MONTHS = Request(members=1, start="1900-01", steps=3)
 
 
 def check_times(path: Path, calendar: str) -> None:
@@ -63,7 +65,7 @@ def test_other_names_of_a_calendar(calendar: str, tiny_bundle_path: Path, tmp_pa
     # oracle: the table of names in CF 4.4.2; that of the manifest is not written
     emulator = fsae.runtime.load(tiny_bundle_path, device="cpu", threads=1)
     for suffix in (".nc", ".zarr"):
-        in_calendar(emulator, calendar).generate_file(tmp_path / f"out{suffix}", 1, start="1900-01", steps=3)
+        in_calendar(emulator, calendar).generate_file(tmp_path / f"out{suffix}", MONTHS)
         check_times(tmp_path / f"out{suffix}", CF_NAMES[calendar])
 
 
@@ -76,7 +78,7 @@ def test_short_steps_are_in_seconds(method: str, tiny_bundle_path: Path, tmp_pat
     emulator = tiny_emulator(tiny_bundle_path, tmp_path / "tiny", known)
     hours = [cftime.datetime(2004, 2, 28 + h // 24, h % 24, calendar="standard") for h in range(21, 28)]
     for suffix in (".nc", ".zarr"):
-        emulator.generate_file(tmp_path / f"out{suffix}", 1, start="2004-02-28T21:00", steps=6)
+        emulator.generate_file(tmp_path / f"out{suffix}", Request(members=1, start="2004-02-28T21:00", steps=6))
         found = raw(tmp_path / f"out{suffix}")
         time = found["time"]
         assert time.attrs["units"] == "seconds since 1850-01-01 00:00:00"

@@ -27,6 +27,7 @@ from fsae.runtime.errors import OutputError, Stopped, ToleranceError, UsageError
 from fsae.runtime.ledger import read_ledger
 from fsae.runtime.lock import locked
 from fsae.runtime.output import Unit
+from fsae.runtime.request import Request
 from fsae.runtime.session import OnnxGraphs
 
 MEMBERS, STEPS = 12, 12  # of windows of 3 steps: 48 units
@@ -159,7 +160,8 @@ def emulator(tiny_bundle: Bundle) -> Emulator:
 
 
 def generate(emulator: Emulator, path: Path, resume: bool = False, batch: int = 5, seed: int = 3) -> None:
-    emulator.generate_file(path, MEMBERS, start="1990-01", steps=STEPS, seed=seed, batch=batch, resume=resume)
+    request = Request(members=MEMBERS, start="1990-01", steps=STEPS, seed=seed)
+    emulator.generate_file(path, request, batch=batch, resume=resume)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -261,7 +263,7 @@ def test_killed_while_publishing(
         with pytest.raises(OutputError, match=f"broken; {FIELDS} of {FIELDS} fields are kept"):
             generate(emulator, ready / name)
     if overwrite:
-        emulator.generate_file(ready / "old", 1, steps=1)
+        emulator.generate_file(ready / "old", Request(members=1, steps=1))
         (ready / "old").rename(ready / name) if name == "out.zarr" else (ready / name).write_bytes(b"old")
         shutil.rmtree(ready / "old", ignore_errors=True)
     more = ["--resume", "--overwrite"] if overwrite else ["--resume"]
@@ -345,7 +347,7 @@ def test_an_unfinished_run_is_never_lost_unasked(emulator: Emulator, tmp_path: P
     assert tree(tmp_path).keys() == before.keys()
     with stores.uninterrupted(), pytest.raises(OutputError, match="unfinished run"), stores.open_store(out, {}):
         pass
-    emulator.generate_file(out, 2, steps=3, overwrite=True)
+    emulator.generate_file(out, Request(members=2, steps=3), overwrite=True)
     with xr.open_dataset(out, engine="zarr") as found:
         assert dict(found["tas"].sizes) == {"realization": 2, "time": 3, "cell": 192}
     assert [path.name for path in tmp_path.iterdir()] == ["out.zarr"]

@@ -1,0 +1,200 @@
+"""How many members are drawn at once: measured once for a bundle on a device, then kept in the user's cache folder.
+
+Results do not depend on it. On a CPU the time for a member falls with the batch until all cores are busy, then stays;
+memory grows with every member. So batches are tried from the smallest on until a larger one is not faster, or would not
+fit. Graphs on a GPU see one fixed number of rows whatever the batch, so there is nothing to measure.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .bundle import Bundle
+from .describe import human
+from .ensemble import LatentModel, Steps, decode_window, sample_window, window_noise
+from .errors import UsageError
+from .jobs import versions
+from .memory import GIB, MemoryLimit, resident_bytes
+from .session import F32, GPU_BATCH, Graphs
+
+FORMAT = 1
+BATCHES = (2, 4, 8, 16, 32, 64)
+UNMEASURED, WORTH = 4, 16  # the batch of runs of fewer members than are worth measuring
+FASTER = 0.95  # of the time for a member, at most, with the next larger batch
+SPARE = 1.25  # times what was measured is planned with
+REPEATS = 3
+LONGEST_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Seconds of one call of the denoiser for one member, by batch, and the memory [bytes] of a member in flight.
+
+    `ended` says why no larger batch was tried: "slower", "memory", "time" or "largest".
+    """
+
+    seconds: Mapping[int, float]
+    size: int
+    ended: str
+
+    def best(self, room: int) -> int:
+        """The smallest of the batches that are nearly as fast as any, of those that fit into `room` [bytes]."""
+        fitting = {batch: s for batch, s in self.seconds.items() if SPARE * batch * self.size <= room}
+        least = min(fitting.values(), default=0.0)
+        return min((batch for batch, s in fitting.items() if s * FASTER <= least), default=0)
+
+    def enough(self, room: int) -> bool:
+        """Whether nothing more can be learned with so much room."""
+        return self.ended != "memory" or SPARE * 2 * max(self.seconds) * self.size > room
+
+
+def choose_batch(
+    bundle: Bundle,
+    graphs: Graphs,
+    model: LatentModel,
+    *,
+    members: int,
+    limit: MemoryLimit,
+    kept: int = 0,
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> int:
+    """Members to draw at once; `kept` [bytes] is what the run needs beside them, and `say` is told what was chosen.
+
+    UsageError where a limit is given that not even two members fit into.
+    """
+    if graphs.device != "cpu":
+        say(f"batch {min(GPU_BATCH, members)}: graphs on a GPU run at a fixed number of rows")
+        return min(GPU_BATCH, members)
+    path = measured_path(bundle, graphs, model, threads)
+    found, harmonics = read_measured(path), bundle.manifest.time.harmonics
+    if found is None and members < WORTH and not limit.given:
+        return min(UNMEASURED, members)
+    warm_up(graphs, model, harmonics)
+    room = limit.left - kept
+    if found is None or not found.enough(room):
+        before = resident_bytes()
+        found = measure(graphs, model, harmonics, room)
+        if resident_bytes() > before:  # else a run before has taken that memory already, and it was not measured
+            write_measured(path, found)
+    batch = found.best(room)
+    if not batch:
+        needed = resident_bytes() + kept + SPARE * BATCHES[0] * found.size
+        sentence = f"found the memory limit {limit}, expected {needed / GIB:.2g} GiB or more"
+        if limit.given:
+            raise UsageError(f"{sentence}: give a larger --max-memory, or none")
+        say(f"warning: {sentence} for this run")
+        batch = BATCHES[0]
+    batch = min(batch, members)
+    say(
+        f"batch {batch}: {1000 * found.seconds.get(batch, min(found.seconds.values())):.3g} ms for a member and "
+        f"denoiser call, {human(found.size)} for a member in flight, within {limit}"
+    )
+    return batch
+
+
+def measure(graphs: Graphs, model: LatentModel, harmonics: int, room: int) -> Measured:
+    """Time and memory of batches that rise for as long as that makes a member faster and there is room [bytes]."""
+    began, seconds = time.monotonic(), dict[int, float]()
+    least = 8 * 4 * model.window * int(np.prod(model.shape))  # noise, state and what the sampler holds beside it
+    size, first = least, 0
+    for batch in BATCHES:
+        if seconds and SPARE * batch * size > room:
+            return Measured(seconds=seconds, size=size, ended="memory")
+        taken = [_denoise(graphs, model, harmonics, batch) for _ in range(1 + REPEATS)]
+        resident = resident_bytes()
+        if first:
+            size = max(size, (resident - first) // (batch - BATCHES[0]))
+        else:
+            first = resident
+        now, before = min(taken[1:]) / batch, min(seconds.values(), default=np.inf)
+        seconds[batch] = now
+        if now > FASTER * before:
+            return Measured(seconds=seconds, size=size, ended="slower")
+        if time.monotonic() - began > LONGEST_S:
+            return Measured(seconds=seconds, size=size, ended="time")
+    return Measured(seconds=seconds, size=size, ended="largest")
+
+
+def warm_up(graphs: Graphs, model: LatentModel, harmonics: int) -> None:
+    """Nothing; what every batch needs is loaded, the graphs and the memory of the smallest batch."""
+    steps, white = _inputs(model, harmonics, 1)
+    decode_window(graphs, model, white[0], steps.season)
+    _denoise(graphs, model, harmonics, BATCHES[0])
+
+
+def _denoise(graphs: Graphs, model: LatentModel, harmonics: int, batch: int) -> float:
+    """Seconds of one call of the denoiser with all that the sampler does around it."""
+    steps, noise = _inputs(model, harmonics, batch)
+    once = dataclasses.replace(model, sampler=dataclasses.replace(model.sampler, steps=1))
+    previous = np.zeros((batch, model.previous, *model.shape), dtype=np.float32)
+    valid = np.zeros((batch, model.previous), dtype=np.float32)
+    began = time.monotonic()
+    sample_window(graphs, once, noise, steps, previous, valid)
+    return time.monotonic() - began
+
+
+def _inputs(model: LatentModel, harmonics: int, batch: int) -> tuple[Steps, F32]:
+    """Steps of a window, and noise (member, time, variable, latent pixel): any will do."""
+    season = np.zeros((model.window, 2 * harmonics), dtype=np.float32)
+    steps = Steps(season=season, index=np.arange(model.window), forcing=np.zeros(model.window, dtype=np.float32))
+    frame = window_noise(0, 0, steps.index, model.shape)
+    return steps, np.repeat(frame[None], batch, axis=0)
+
+
+def cache_folder() -> Path:
+    """The folder of this package in the user's cache (XDG Base Directory Specification 0.8)."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(given if os.path.isabs(given) else os.path.expanduser("~/.cache")) / "fsae"
+
+
+def measured_path(bundle: Bundle, graphs: Graphs, model: LatentModel, threads: int | None) -> Path:
+    """Where a measurement is kept, by a hash of all that it depends on."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    whole = {
+        "format": FORMAT,
+        "bundle": bundle.manifest_sha256,
+        "graph": model.graph,
+        "device": graphs.device,
+        "precision": graphs.precision,
+        "versions": versions(graphs),
+        "threads": threads,
+        "cores": cores,
+        "processor": platform.processor() or platform.machine(),
+        "host": platform.node(),  # home folders are shared by machines that differ
+    }
+    key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / f"batch-{key[:16]}.json"
+
+
+def read_measured(path: Path) -> Measured | None:
+    """What was kept; None where nothing was, or nothing that can be used."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        found = Measured(
+            seconds={int(batch): float(s) for batch, s in raw["seconds"].items()},
+            size=int(raw["size"]),
+            ended=str(raw["ended"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    good = found.size > 0 and found.seconds and set(found.seconds) <= set(BATCHES)
+    return found if good and all(0 < s < np.inf for s in found.seconds.values()) else None
+
+
+def write_measured(path: Path, measured: Measured) -> None:
+    """Nothing; it is kept, where that is possible: without it the next run measures again."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(dataclasses.asdict(measured)), encoding="utf-8")
+        aside.replace(path)

@@ -1,0 +1,82 @@
+"""What a user asks of an ensemble, before a bundle has had its say."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .errors import UsageError
+from .selection import EVERYTHING, Selection
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+DEFAULT_STEPS = 12
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """An ensemble as it is asked for.
+
+    `members`: how many, or their numbers from 0 on. A member depends on (seed, number, time, forcing, initial) alone.
+    `start`: a date such as 2005-01, by default the beginning of the last training year, or the step after those of
+    `initial`; with `steps`, by default 12, it says which steps, and so does `select.times` in place of both.
+    `forcing`: a constant or a series over time (NetCDF, Zarr, CSV), by default the calendar year of the steps.
+    `initial`: fields whose last steps, or those before `start`, every member goes on from; `climatology` and `names`
+    are theirs, as in `Emulator.compress`. `sampler`: "fast" is the distilled denoiser, where the bundle has one:
+    several times cheaper and a little worse (see its model card).
+    `select`: part and grid of the fields. `statistics`: in place of the members, their mean, std, min, max, q05 and
+    the like, or quantiles, which stands for q05, q25, q50, q75, q95.
+    """
+
+    members: int | Sequence[int] = 100
+    start: str | None = None
+    steps: int | None = None
+    seed: int = 0
+    forcing: "float | str | os.PathLike[str] | xr.Dataset | None" = None
+    initial: "str | os.PathLike[str] | xr.Dataset | None" = None
+    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
+    names: Mapping[str, str] | None = None
+    sampler: str = "default"
+    select: Selection = EVERYTHING
+    statistics: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.initial is None and (self.climatology is not None or self.names):
+            raise UsageError(
+                "found a climatology or names of variables without a file that they are of: give --initial"
+            )
+        if self.select.times is not None and (self.start is not None or self.steps is not None):
+            raise UsageError("found --times and --start or --steps: give one or the other")
+        if not self.member_numbers or min(self.member_numbers) < 0 or self._twice():
+            found = list(self.member_numbers)
+            raise UsageError(f"found the members {found}, expected one or more, 0 or above, none twice")
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"found {self.steps} steps, expected 1 or more")
+        if self.seed < 0:
+            raise UsageError(f"found the seed {self.seed}, expected 0 or above")
+        if self.sampler not in ("default", "fast"):
+            raise UsageError(f"found the sampler {self.sampler!r}, expected 'default' or 'fast'")
+
+    @property
+    def member_numbers(self) -> tuple[int, ...]:
+        """Numbers of the members: 0 to N - 1 for a number N, or those given."""
+        return tuple(range(self.members)) if isinstance(self.members, int) else tuple(self.members)
+
+    def _twice(self) -> bool:
+        return len(set(self.member_numbers)) != len(self.member_numbers)
+
+
+def member_ids(text: str) -> tuple[int, ...]:
+    """Member numbers of a list of numbers and ranges.
+
+    >>> member_ids("3,10-12")
+    (3, 10, 11, 12)
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise UsageError(f"found the members {text!r}, expected numbers and rising ranges such as 3,10-12")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)

@@ -1,0 +1,269 @@
+"""Which part of the fields is given out, and on which grid: variables, a box, steps, native cells or a lat-lon grid."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .calendar import Date, parse_period
+from .errors import DataError, UsageError
+from .grids import LatLonGrid
+from .healpix import npix, pixel_centres
+from .manifest import Variable
+from .regrid import METHODS, Weights, apply, cell_mean_weights, interpolation_weights, target_rows
+from .stores import F32
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+NATIVE, SOURCE = "native", "source"
+MOST_POINTS = 1 << 25  # of a lat-lon grid: 0.05 degrees, 100 MiB a field
+FEWEST_ROWS = 4  # as of grids that are read
+NEAR_DEG = 1e-6  # a tenth of a metre: axes that were rounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What is wanted of the fields a model gives; the values are those of the same points without a selection.
+
+    `grid`: "native" (HEALPix as the model computes), "source" (the lat-lon grid of its training data), or a regular
+    lat-lon grid of so many degrees ("1.5") or so many rows and columns ("120x240"). `regrid`: how a lat-lon grid is
+    reached, one of `regrid.METHODS`; by default the bundle's own way to "source", and to others conservative where
+    their cells are larger than two of the model's, else bilinear.
+    `variables`: names of the model's; none means all. `bbox`: west, south, east and north [degrees], west of which east
+    may lie: then it crosses the date line. `times`: first and last date with a slash, as in "2005-01/2010".
+    """
+
+    grid: str = NATIVE
+    regrid: str = "auto"
+    variables: Sequence[str] = ()
+    bbox: tuple[float, float, float, float] | None = None
+    times: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What a request keeps: the grid, and what else is asked for."""
+        found: dict[str, Any] = {"grid": self.grid}
+        found |= {"regrid": self.regrid} if self.regrid != "auto" else {}
+        found |= {"variables": list(self.variables)} if self.variables else {}
+        found |= {"bbox": list(self.bbox)} if self.bbox is not None else {}
+        return found | ({"times": self.times} if self.times is not None else {})
+
+
+EVERYTHING = Selection()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """A selection of a bundle's fields, worked out: the points as in `output.Layout`, and the way to them."""
+
+    variables: tuple[Variable, ...]
+    places: tuple[int, ...]  # of the variables among the model's
+    zoom: int | None = None
+    cells: Ints | None = None  # of the zoom; None: all of them
+    lat_deg: Floats | None = None  # (lat)
+    lon_deg: Floats | None = None  # (lon)
+    weights: Weights | None = None  # from the cells of the model to the lat-lon points
+
+    def take(self, values: F32) -> F32:
+        """Fields (..., chosen variable, point) of whole ones (..., variable, cell)."""
+        if len(self.places) < values.shape[-2]:
+            values = values[..., list(self.places), :]
+        if self.weights is not None:
+            return apply(self.weights, values).astype(np.float32)
+        return values if self.cells is None else values[..., self.cells]
+
+
+def view_of(bundle: Bundle, selection: Selection) -> View:
+    """The view that a selection means; UsageError for what the bundle does not have and for an empty box."""
+    known = bundle.manifest.variables
+    places = _places([v.name for v in known], selection.variables)
+    chosen = tuple(known[place] for place in places)
+    if selection.regrid not in METHODS:
+        raise UsageError(f"found the regridding {selection.regrid!r}, expected one of {', '.join(METHODS)}")
+    if selection.grid == NATIVE:
+        if selection.regrid != "auto":
+            raise UsageError("found a way of regridding for the native grid: give --grid source, or such as 1.5")
+        zoom = bundle.manifest.grid.zoom
+        cells = None if selection.bbox is None else cells_inside(zoom, selection.bbox)
+        return View(variables=chosen, places=places, zoom=zoom, cells=cells)
+    grid = _source_grid(bundle) if selection.grid == SOURCE else regular_grid(selection.grid)
+    rows, columns, lon_deg = np.arange(grid.lat_deg.size), np.arange(grid.lon_deg.size), grid.lon_deg
+    if selection.bbox is not None:
+        rows, columns, lon_deg = rows_and_columns(grid, selection.bbox)
+    return View(
+        variables=chosen,
+        places=places,
+        lat_deg=grid.lat_deg[rows],
+        lon_deg=lon_deg,
+        weights=_weights(bundle, grid, selection, rows, columns),
+    )
+
+
+def _places(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
+    """Places of the variables wanted, in the model's order; all of them where none is named."""
+    unknown = [name for name in wanted if name not in known]
+    if unknown or len(set(wanted)) != len(wanted):
+        raise UsageError(
+            f"found the variables {', '.join(map(repr, wanted))}, expected some of the model's, each once: "
+            f"{', '.join(known)}"
+        )
+    return tuple(place for place, name in enumerate(known) if not wanted or name in wanted)
+
+
+def _source_grid(bundle: Bundle) -> LatLonGrid:
+    """The lat-lon grid of the training data."""
+    tables = bundle.tables
+    if 0 in tables.source_shape:
+        raise UsageError(
+            f"bundle {bundle.manifest.name} was trained on HEALPix: use --grid native, or a lat-lon grid such as 1.5"
+        )
+    return LatLonGrid(lat_deg=tables.source_lat_deg, lon_deg=tables.source_lon_deg)
+
+
+def _weights(bundle: Bundle, grid: LatLonGrid, selection: Selection, rows: Ints, columns: Ints) -> Weights:
+    """Weights from the model's cells to the points of some rows and columns of a grid, flattened (lat, lon)."""
+    zoom, points = bundle.manifest.grid.zoom, (rows[:, None] * grid.lon_deg.size + columns).reshape(-1)
+    if selection.grid == SOURCE and selection.regrid == "auto":
+        return target_rows(bundle.tables.to_source, points)
+    method = selection.regrid
+    if method == "auto":  # as of input, the other way round
+        method = "conservative" if npix(zoom) > 2 * grid.size else "bilinear"
+    if method == "conservative":
+        try:
+            return target_rows(cell_mean_weights(grid, zoom), points)
+        except DataError as error:
+            raise UsageError(f"the grid {selection.grid!r} cannot be reached so: {error}") from None
+    lat_deg, lon_deg = np.meshgrid(grid.lat_deg[rows], grid.lon_deg[columns], indexing="ij")
+    return interpolation_weights(zoom, lat_deg.reshape(-1), lon_deg.reshape(-1))
+
+
+def regular_grid(text: str) -> LatLonGrid:
+    """The global grid of a text: degrees between points, or rows x columns.
+
+    As grids of CDO that are called so (r240x120): longitudes from 0 eastward, latitudes from south to north, half a
+    row off the poles where the number of rows is even and on both poles where it is odd.
+
+    >>> regular_grid("30").lat_deg.tolist(), regular_grid("30").shape
+    ([-75.0, -45.0, -15.0, 15.0, 45.0, 75.0], (6, 12))
+    >>> regular_grid("5x8").lat_deg.tolist()
+    [-90.0, -45.0, 0.0, 45.0, 90.0]
+    """
+    form = f"found the grid {text!r}, expected native, source, degrees such as 1.5, or rows x columns such as 120x240"
+    pair = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.strip())
+    if pair is not None:
+        rows, columns = int(pair[1]), int(pair[2])
+    elif re.fullmatch(r"\d+(\.\d+)?", text.strip()) and float(text) > 0:
+        exact = 180 / float(text)
+        rows = round(exact)
+        columns = 2 * rows
+        if rows % 2 or abs(exact - rows) > 1e-6 * exact:
+            raise UsageError(
+                f"found the grid {text!r}, expected degrees that 90 is a whole multiple of: give rows x columns"
+            )
+    else:
+        raise UsageError(form)
+    if rows < FEWEST_ROWS or rows > columns or rows * columns > MOST_POINTS:
+        raise UsageError(
+            f"{form}: {FEWEST_ROWS} rows or more, no fewer columns than rows, and at most {MOST_POINTS} points"
+        )
+    step = 180 / (rows - 1) if rows % 2 else 180 / rows
+    first = -90.0 if rows % 2 else -90.0 + step / 2
+    lat_deg, lon_deg = (np.arange(count, dtype=np.float64) for count in (rows, columns))
+    return LatLonGrid(lat_deg=first + step * lat_deg, lon_deg=360.0 / columns * lon_deg)
+
+
+def parse_bbox(text: str) -> tuple[float, float, float, float]:
+    """West, south, east and north [degrees] of a text.
+
+    >>> parse_bbox("-10,35,30,70")
+    (-10.0, 35.0, 30.0, 70.0)
+    """
+    try:
+        west, south, east, north = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"found the box {text!r}, expected west,south,east,north in degrees: -10,35,30,70") from None
+    return west, south, east, north
+
+
+def _check_box(box: tuple[float, float, float, float]) -> None:
+    """UsageError where a box is none."""
+    west, south, east, north = box
+    good = -90 <= south <= north <= 90 and -360 <= west <= 360 and -360 <= east <= 360 and east - west <= 360
+    if not good:  # also where one is NaN
+        raise UsageError(
+            f"found the box {','.join(f'{edge:g}' for edge in box)}, expected west,south,east,north in degrees with "
+            "south below north and longitudes of -360 to 360, at most once around"
+        )
+
+
+def _eastward(lon_deg: Floats, west: float, east: float) -> NDArray[np.bool_]:
+    """Whether longitudes lie on the way eastward from one to another one [degrees]."""
+    width = 360.0 if east - west == 360 else (east - west) % 360.0
+    inside: NDArray[np.bool_] = (lon_deg - west + NEAR_DEG) % 360.0 <= width + 2 * NEAR_DEG
+    return inside
+
+
+def _between(lat_deg: Floats, south: float, north: float) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = (lat_deg >= south - NEAR_DEG) & (lat_deg <= north + NEAR_DEG)
+    return inside
+
+
+def _empty(box: tuple[float, float, float, float], what: str) -> UsageError:
+    edges = ",".join(f"{edge:g}" for edge in box)
+    return UsageError(f"found no {what} in the box {edges} (west,south,east,north): give a larger one")
+
+
+def cells_inside(zoom: int, box: tuple[float, float, float, float]) -> Ints:
+    """The nested cells whose centres lie in a box, rising.
+
+    >>> cells_inside(0, (0, 0, 180, 90)).tolist()
+    [0, 1, 4, 5, 6]
+    """
+    _check_box(box)
+    west, south, east, north = box
+    lat_deg, lon_deg = pixel_centres(zoom)
+    cells: Ints = np.flatnonzero(_between(lat_deg, south, north) & _eastward(lon_deg, west, east))
+    if not cells.size:
+        raise _empty(box, f"centre of a cell of zoom {zoom}")
+    return cells
+
+
+def rows_and_columns(grid: LatLonGrid, box: tuple[float, float, float, float]) -> tuple[Ints, Ints, Floats]:
+    """Rows in a box in their order, columns in it from west to east, and the longitudes of these, which rise.
+
+    >>> rows_and_columns(regular_grid("4x4"), (-90, 0, 90, 30))[1:]
+    (array([3, 0, 1]), array([-90.,   0.,  90.]))
+    """
+    _check_box(box)
+    west, south, east, north = box
+    rows = np.flatnonzero(_between(grid.lat_deg, south, north))
+    columns = np.flatnonzero(_eastward(grid.lon_deg, west, east))
+    if not rows.size or not columns.size:
+        raise _empty(box, f"row and column of the {grid}")
+    if columns.size == grid.lon_deg.size:
+        return rows, columns, grid.lon_deg
+    turns = np.floor((grid.lon_deg[columns] - west + NEAR_DEG) / 360.0)
+    lon_deg = grid.lon_deg[columns] - 360.0 * turns
+    order = np.argsort(lon_deg)
+    lon_deg = lon_deg[order]
+    return rows, columns[order], lon_deg - (360.0 if lon_deg[-1] > 360 else 0.0)
+
+
+def steps_inside(stamps: Sequence[Date], times: str | None, name: str) -> slice:
+    """The steps whose stamps lie in the period of a text, in which they must follow each other; all without one."""
+    if times is None:
+        return slice(0, len(stamps))
+    first, end = parse_period(times, str(stamps[0].calendar))
+    inside = [i for i, stamp in enumerate(stamps) if first <= stamp < end]
+    if not inside:
+        raise DataError(
+            f"{name} holds no step in {times}, its steps run from {stamps[0].isoformat()} to {stamps[-1].isoformat()}: "
+            "give other --times"
+        )
+    if inside[-1] - inside[0] + 1 != len(inside):
+        raise DataError(f"{name} has steps of {times} that do not follow each other: sort it by time first")
+    return slice(inside[0], inside[-1] + 1)
