@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cluster import Cluster as Cluster
     from .emulator import Emulator as Emulator
     from .emulator import load as load
     from .errors import BundleError as BundleError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import Stopped as Stopped
     from .errors import ToleranceError as ToleranceError
     from .errors import UsageError as UsageError
+    from .parts import Shard as Shard
     from .request import Request as Request
     from .selection import Selection as Selection
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BundleError",
+    "Cluster",
     "DataError",
     "DeviceError",
     "Emulator",
@@ -33,6 +36,7 @@ __all__ = [
     "OutputError",
     "Request",
     "Selection",
+    "Shard",
     "Stopped",
     "ToleranceError",
     "UsageError",
@@ -48,6 +52,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = {"Emulator": "emulator", "load": "emulator", "Request": "request", "Selection": "selection"}
+    homes |= {"Cluster": "cluster", "Shard": "parts"}
     return getattr(importlib.import_module(f".{homes.get(name, 'errors')}", __name__), name)
 
 

@@ -10,6 +10,7 @@ import click
 
 from .cli_doctor import doctor
 from .cli_generate import generate
+from .cli_scale import scale_of, with_scale_out
 from .cli_selection import selected, with_selection
 from .errors import FsaeError, Stopped
 from .options import (
@@ -103,6 +104,7 @@ def verify(
 @with_climatology
 @with_overwrite
 @with_resume
+@with_scale_out
 @common
 @click.pass_context
 def compress(
@@ -126,9 +128,11 @@ def compress(
     Examples:
       fsae-run compress tas-2005-2014.nc latents.zarr --climatology training
       fsae-run compress other-model.nc latents.nc --climatology other-climatology.nc
+      fsae-run compress tas-hourly.zarr latents.zarr --climatology training --workers 8
     """
     options = merged(context, model, device, precision, threads)
     path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
+    scale = scale_of(context, options.threads)
     emulator = open_emulator(options)
     with progress_bar("compress") as progress:
         job = emulator.compress_file(
@@ -139,9 +143,10 @@ def compress(
             names=name_pairs(names),
             overwrite=overwrite,
             resume=resume,
+            scale=scale,
             progress=progress,
         )
-    click.echo(summary("compressed", job, path, emulator.graphs.device, began))
+    click.echo(summary("compressed", job, path, emulator.graphs.device, began, scale))
 
 
 @cli.command()
@@ -149,6 +154,7 @@ def compress(
 @with_selection
 @with_overwrite
 @with_resume
+@with_scale_out
 @common
 @click.pass_context
 def decompress(
@@ -173,12 +179,13 @@ def decompress(
     """
     options = merged(context, model, device, precision, threads)
     path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
+    scale = scale_of(context, options.threads)
     emulator = open_emulator(options)
     with progress_bar("decompress") as progress:
         job = emulator.decompress_file(
-            source, path, select=selected(context), overwrite=overwrite, resume=resume, progress=progress
+            source, path, select=selected(context), overwrite=overwrite, resume=resume, scale=scale, progress=progress
         )
-    click.echo(summary("decompressed", job, path, emulator.graphs.device, began))
+    click.echo(summary("decompressed", job, path, emulator.graphs.device, began, scale))
 
 
 @cli.command()
@@ -189,6 +196,7 @@ def decompress(
 @with_selection
 @with_overwrite
 @with_resume
+@with_scale_out
 @common
 @click.pass_context
 def superres(
@@ -216,6 +224,7 @@ def superres(
     """
     options = merged(context, model, device, precision, threads)
     path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
+    scale = scale_of(context, options.threads)
     emulator = open_emulator(options)
     with progress_bar("superres") as progress:
         job = emulator.superres_file(
@@ -227,9 +236,10 @@ def superres(
             select=selected(context),
             overwrite=overwrite,
             resume=resume,
+            scale=scale,
             progress=progress,
         )
-    click.echo(summary("super-resolved", job, path, emulator.graphs.device, began))
+    click.echo(summary("super-resolved", job, path, emulator.graphs.device, began, scale))
 
 
 cli.add_command(generate)

@@ -5,6 +5,7 @@ from typing import Literal
 
 import click
 
+from .cli_scale import scale_of, with_scale_out
 from .cli_selection import names as words
 from .cli_selection import selected, with_selection
 from .errors import UsageError
@@ -64,6 +65,7 @@ from .terminal import common, merged, name_pairs, open_emulator, prepare_output,
 )
 @with_overwrite
 @with_resume
+@with_scale_out
 @common
 @click.pass_context
 def generate(
@@ -100,6 +102,7 @@ def generate(
       fsae-run generate --members 1000 --times 2005/2014 --statistics mean,std,q05,q95 --out climate.nc
       fsae-run generate --grid 1.5 --bbox -10,35,30,70 --variables tas --out europe.nc
       fsae-run generate --members 1000 --sampler fast --out many.zarr
+      fsae-run generate --members 1000 --shard 3/8 --out many.zarr
       fsae-run generate --members 20 --forcing 1950.5 --out as-in-1950.zarr
       fsae-run generate --members 50 --initial tas-2004.nc --climatology training --steps 6 --out forecast.nc
     """
@@ -124,6 +127,7 @@ def generate(
     at_once = batch_size(batch)
     prepare_output(out, overwrite or resume, forcing)
     path, began = prepare_output(out, overwrite or resume, initial), time.monotonic()
+    scale = scale_of(context, options.threads)
     emulator = open_emulator(options)
     with progress_bar("generate") as progress:
         job = emulator.generate_file(
@@ -133,9 +137,10 @@ def generate(
             max_memory_gib=max_memory,
             overwrite=overwrite,
             resume=resume,
+            scale=scale,
             progress=progress,
         )
-    click.echo(summary("generated", job, path, emulator.graphs.device, began))
+    click.echo(summary("generated", job, path, emulator.graphs.device, began, scale))
 
 
 def batch_size(text: str) -> int | Literal["auto"]:

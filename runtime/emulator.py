@@ -1,31 +1,39 @@
 """The Python interface: a bundle on a device, and its operations on xarray objects or, streamed, on files."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .batch import choose_batch
 from .bundle import Bundle, open_bundle
 from .compression import compress_job, decompress_job, open_fields, superres_job
-from .ensemble import LatentModel
+from .ensemble import LatentModel, latent_model
 from .errors import ToleranceError
-from .generation import generate_job, resolve
+from .generation import Batch, generate_job, resolve
 from .jobs import Job, in_memory
+from .lazy import is_lazy, lazily
 from .memory import memory_limit
+from .parts import Shard, pieces_of
 from .request import Request
 from .restart import to_file
 from .selection import EVERYTHING, Selection
 from .session import Graphs, open_graphs
-from .source_climate import write_source
+from .shards import shard_to_file
+from .source_climate import TRAINING, write_source
 from .verified import record_checks
 from .verify import Check, check_files, check_graphs
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from .cluster import Cluster
+
 PathLike = str | os.PathLike[str]
 Say = Callable[[str], None]
+MakeJob = Callable[[Bundle, Graphs], Job]
 
 
 def silent(message: str) -> None:
@@ -54,7 +62,12 @@ def load(
 
 
 class Emulator:
-    """A bundle on a device. Datasets in and out are CF: variables by the model's names or standard names."""
+    """A bundle on a device. Datasets in and out are CF: variables by the model's names or standard names.
+
+    Of a dataset of dask arrays `compress`, `decompress` and `superres` make one of dask arrays, in chunks of
+    `jobs.TIME_CHUNK` steps of a member, which are read and computed when they are looked at: it may be larger than the
+    memory.
+    """
 
     def __init__(self, bundle: Bundle, graphs: Graphs, *, threads: int | None = None, say: Say = silent) -> None:
         self.bundle, self.graphs = bundle, graphs
@@ -75,11 +88,11 @@ class Emulator:
         what the data calls a variable, such as {"tas": "ts"}.
         """
         job = compress_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names)
-        return in_memory(self._told(job))
+        return self._result(job, data)
 
     def decompress(self, latents: "xr.Dataset", *, select: Selection = EVERYTHING) -> "xr.Dataset":
         """Fields in physical units of latents; `select` is the part and the grid that are wanted of them."""
-        return in_memory(self._told(decompress_job(self.bundle, self.graphs, latents, select=select)))
+        return self._result(decompress_job(self.bundle, self.graphs, latents, select=select), latents)
 
     def superres(
         self,
@@ -94,7 +107,7 @@ class Emulator:
         job = superres_job(
             self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names, select=select
         )
-        return in_memory(self._told(job))
+        return self._result(job, data)
 
     def generate(
         self,
@@ -131,61 +144,65 @@ class Emulator:
             select=select,
             statistics=statistics,
         )
-        return in_memory(self._told(self._generation(request, batch, max_memory_gib, None)))
+        make = self._generation(request, batch, max_memory_gib, None)
+        return in_memory(self._told(make(self.bundle, self.graphs)))
 
     def compress_file(
         self,
-        source: PathLike,
+        source: "PathLike | xr.Dataset",
         path: PathLike,
         *,
         zoom: int | None = None,
-        climatology: PathLike | None = None,
+        climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
         overwrite: bool = False,
         resume: bool = False,
+        scale: "Shard | Cluster | None" = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
-        """The finished job: `compress` from file to file, streamed; `progress` gets fields done and in all.
+        """The finished job: `compress` of a file or dataset to a file; `progress` gets fields done and in all.
 
         An interrupted run keeps what is finished beside `path`, and the same call with `resume` goes on with it.
+        `scale`: a `Shard`, the part of the work that this call does where others do the rest, or a `Cluster` that does
+        it; the job's `missing` are the shards that the output still waits for.
         """
-        job = compress_job(self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, names=names)
+        make = partial(compress_job, source=source, zoom=zoom, climatology=climatology, names=names)
         inputs = {"input": source, "climatology": climatology}
-        return self._write(job, path, overwrite, resume, inputs, progress)
+        return self._write(make, path, overwrite, resume, scale, inputs, progress)
 
     def decompress_file(
         self,
-        source: PathLike,
+        source: "PathLike | xr.Dataset",
         path: PathLike,
         *,
         select: Selection = EVERYTHING,
         overwrite: bool = False,
         resume: bool = False,
+        scale: "Shard | Cluster | None" = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `decompress` from file to file, streamed."""
-        job = decompress_job(self.bundle, self.graphs, source, select=select)
-        return self._write(job, path, overwrite, resume, {"input": source}, progress)
+        make = partial(decompress_job, source=source, select=select)
+        return self._write(make, path, overwrite, resume, scale, {"input": source}, progress)
 
     def superres_file(
         self,
-        source: PathLike,
+        source: "PathLike | xr.Dataset",
         path: PathLike,
         *,
         zoom: int | None = None,
-        climatology: PathLike | None = None,
+        climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
         select: Selection = EVERYTHING,
         overwrite: bool = False,
         resume: bool = False,
+        scale: "Shard | Cluster | None" = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `superres` from file to file, streamed."""
-        job = superres_job(
-            self.bundle, self.graphs, source, zoom=zoom, climatology=climatology, names=names, select=select
-        )
+        make = partial(superres_job, source=source, zoom=zoom, climatology=climatology, names=names, select=select)
         inputs = {"input": source, "climatology": climatology}
-        return self._write(job, path, overwrite, resume, inputs, progress)
+        return self._write(make, path, overwrite, resume, scale, inputs, progress)
 
     def generate_file(
         self,
@@ -196,39 +213,45 @@ class Emulator:
         max_memory_gib: float | None = None,
         overwrite: bool = False,
         resume: bool = False,
+        scale: "Shard | Cluster | None" = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: what is asked for as in `generate`, to a file, streamed."""
-        job = self._generation(request, batch, max_memory_gib, Path(path).absolute().parent)
+        here = scale is None or isinstance(scale, Shard)
+        make = self._generation(request, batch, max_memory_gib, Path(path).absolute().parent, here)
         inputs = {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology}
-        return self._write(job, path, overwrite, resume, inputs, progress)
+        return self._write(make, path, overwrite, resume, scale, inputs, progress)
 
     def _generation(
-        self, request: Request, batch: int | Literal["auto"], max_memory_gib: float | None, scratch: Path | None
-    ) -> Job:
-        """The job of a request; what does not fit into memory waits in a file in the folder `scratch`."""
-        limit = memory_limit(max_memory_gib)
+        self,
+        request: Request,
+        batch: int | Literal["auto"],
+        max_memory_gib: float | None,
+        scratch: Path | None,
+        here: bool = True,
+    ) -> MakeJob:
+        """What makes the job of a request; what does not fit into memory waits in a file in the folder `scratch`.
+
+        The batch is measured when it is needed, or now where the units will not be made `here`.
+        """
+        limit, ensemble = memory_limit(max_memory_gib), resolve(self.bundle, self.graphs, request)
 
         def measured(model: LatentModel, kept: int) -> int:
             return choose_batch(
                 self.bundle,
                 self.graphs,
                 model,
-                members=len(request.member_numbers),
+                members=len(ensemble.members),
                 limit=limit,
                 kept=kept,
                 threads=self._threads,
                 say=self._say,
             )
 
-        return generate_job(
-            self.bundle,
-            self.graphs,
-            resolve(self.bundle, self.graphs, request),
-            batch=measured if batch == "auto" else batch,
-            limit=limit,
-            scratch=scratch,
-        )
+        chosen: Batch = measured if batch == "auto" else batch
+        if batch == "auto" and not here:
+            chosen = measured(latent_model(self.bundle, fast=ensemble.sampler == "fast"), 0)
+        return partial(generate_job, ensemble=ensemble, batch=chosen, limit=limit, scratch=scratch)
 
     def verify(self) -> list[Check]:
         """Checks of all graphs on this device, after all hashes; ToleranceError where one is outside its tolerance.
@@ -256,33 +279,43 @@ class Emulator:
             self._say(f"warning: {note}")
         return job
 
+    def _result(self, job: Job, data: "xr.Dataset") -> "xr.Dataset":
+        """The result of a job that reads `data`: in memory, or computed when it is looked at, as the data is."""
+        return lazily(self._told(job)) if is_lazy(data) else in_memory(self._told(job))
+
     def _write(
         self,
-        job: Job,
+        make: MakeJob,
         path: PathLike,
         overwrite: bool,
         resume: bool,
+        scale: "Shard | Cluster | None",
         inputs: Mapping[str, object],
         progress: Callable[[int, int], None] | None,
     ) -> Job:
-        done = 0
+        job, done = self._told(make(self.bundle, self.graphs)), 0
+        # a word, whatever the working folder has of that name
+        inputs = {key: given for key, given in inputs.items() if not (isinstance(given, str) and given == TRAINING)}
+        write: Callable[..., tuple[int, ...] | None] = to_file
+        total = job.fields
+        if isinstance(scale, Shard):
+            write, pieces = partial(shard_to_file, shard=scale), pieces_of(job)
+            total = pieces.fields(scale.part(pieces.count))
+        elif scale is not None:
+            from .cluster import cluster_to_file
+
+            write = partial(cluster_to_file, cluster=scale, make=make, bundle=self.bundle, graphs=self.graphs)
 
         def count(fields: int) -> None:
             nonlocal done
             done += fields
             if progress is not None:
-                progress(done, job.fields)
+                progress(done, total)
 
-        to_file(
-            self._told(job),
-            Path(path),
-            overwrite=overwrite,
-            resume=resume,
-            inputs=inputs,
-            progress=count,
-            say=self._say,
+        missing = write(
+            job, Path(path), overwrite=overwrite, resume=resume, inputs=inputs, progress=count, say=self._say
         )
-        return job
+        return dataclasses.replace(job, missing=missing or ())
 
 
 def write_climatology(

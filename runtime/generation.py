@@ -184,7 +184,7 @@ def generate_job(
             return fields
         return summarised(fields, statistics, len(ensemble.members), memory, scratch)
 
-    return Job(layout=layout, units=units, notes=notes, divisible=statistics is None)
+    return Job(layout=layout, units=units, notes=notes, divisible=statistics is None, chained=True)
 
 
 def _record(ensemble: Ensemble, line: Timeline) -> dict[str, Any]:

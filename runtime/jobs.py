@@ -42,14 +42,17 @@ def time_chunks(steps: int) -> Iterator[slice]:
 class Job:
     """What to write: a layout and, in one pass, the units that fill it, but for those that are finished.
 
-    `notes` are warnings for the user, `close` closes the input and is called when all is done or has failed.
+    `notes` are warnings for the user, `close` closes the input and is called when all is done or has failed. `missing`
+    are the numbers of the shards that the output still waits for.
     """
 
     layout: Layout
     units: Callable[[Finished], Iterator[Unit]]
     notes: tuple[str, ...] = ()
     divisible: bool = True  # whether some of the members can be made without the others
+    chained: bool = False  # whether a unit of a member needs those before it
     close: Callable[[], None] = nothing
+    missing: tuple[int, ...] = ()
 
     @property
     def fields(self) -> int:

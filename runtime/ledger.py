@@ -4,6 +4,8 @@
     units.log    one line for every finished unit, written after its values: [member, first step, end, state's hash]
     states/      by member, what its next step needs of those before
 
+A run in shards (see shards.py) has a folder of this kind for each shard, in shards/, and no log of its own.
+
 Only the log counts. A line is appended in one call after all it speaks of is written; a last line that is torn is cut
 off. So a process can be killed at any moment. Nothing is forced to the disk: after a loss of power the log may know
 more than the disk does, and the run is to be started again.
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from .inputs import ZARR_MARKS
+from .lock import SHARDS
 from .output import Layout, Unit, coordinates
 from .stores import F32, RUN, Attribute
 
@@ -187,20 +190,96 @@ def start_ledger(folder: Path, fields: int, wanted: Mapping[str, str]) -> Ledger
     (folder / STATES).mkdir()
     (folder / LOG).touch()
     run = {"format": FORMAT, "fields": fields, "identity": dict(wanted)}
+    _write_run(folder, run)
+    return Ledger(folder, run)
+
+
+def _write_run(folder: Path, run: Mapping[str, Any]) -> None:
     aside = folder / f"{RUN}.new"
     aside.write_text(json.dumps(run, indent=1, sort_keys=True), encoding="utf-8")
     aside.replace(folder / RUN)
-    return Ledger(folder, run)
+
+
+def _read_run(folder: Path) -> dict[str, Any] | None:
+    try:
+        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return run if isinstance(run, dict) and run.get("format") == FORMAT else None
+
+
+def shard_folder(folder: Path, number: int, count: int) -> Path:
+    """Folder of a shard, within that of its run."""
+    return folder / SHARDS / f"{number}-of-{count}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The record of a run in shards, counted from 1, each with a ledger of its own."""
+
+    folder: Path
+    run: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return int(self.run["shards"])
+
+    @property
+    def total(self) -> int:
+        """Fields of the whole run."""
+        return int(self.run["fields"])
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """See `identity`."""
+        return dict(self.run["identity"])
+
+    @property
+    def fields(self) -> int:
+        """Fields that are finished, in all shards, as of now."""
+        ledgers = (self.ledger(number) for number in range(1, self.count + 1))
+        return sum(ledger.fields for ledger in ledgers if ledger is not None)
+
+    def place(self, number: int) -> Path:
+        """Folder of a shard."""
+        return shard_folder(self.folder, number, self.count)
+
+    def ledger(self, number: int) -> Ledger | None:
+        """The ledger of a shard; None where it has finished nothing."""
+        return read_ledger(self.place(number))
+
+
+def start_split(folder: Path, fields: int, wanted: Mapping[str, str], count: int) -> Split:
+    """The record of a run in so many shards; what the folder holds counts as such a run from now on."""
+    (folder / SHARDS).mkdir()
+    run = {"format": FORMAT, "fields": fields, "identity": dict(wanted), "shards": count}
+    _write_run(folder, run)
+    return Split(folder, run)
+
+
+def read_split(folder: Path) -> Split | None:
+    """The record of a run in shards in a folder; None where there is none."""
+    run = _read_run(folder)
+    return Split(folder, run) if run is not None and isinstance(run.get("shards"), int) else None
+
+
+def read_record(folder: Path) -> Ledger | Split | None:
+    """What tells of the run in a folder, in shards or not; None where nothing is finished."""
+    split = read_split(folder)
+    if split is not None:
+        return split if split.fields else None
+    return read_ledger(folder)
 
 
 def read_ledger(folder: Path) -> Ledger | None:
     """The ledger in a folder, as far as its log is whole; None where there is no run with something finished."""
+    run = _read_run(folder)
     try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
         lines = _whole_lines((folder / LOG).read_bytes())[0]
-    except (OSError, ValueError):
+    except OSError:
         return None
-    if not lines or not isinstance(run, dict) or run.get("format") != FORMAT:
+    if run is None or not lines:
         return None
     by_place = {(line.member, line.first): line for line in lines}  # made anew, a unit has a second line
     return Ledger(folder, run, by_place, sum(line.end - line.first for line in by_place.values()))

@@ -6,12 +6,15 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import OutputError
 
 LOCK = "lock"
+SHARDS = "shards"  # a folder of folders, each locked by the process that makes a shard, see shards.py
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5  # between attempts to take a lock that another holds
 ATTEMPTS = 100  # a folder can be removed between making it and locking in it, by a run that is just ending
 # What file systems without locks say, as some parallel ones are mounted.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -68,15 +71,24 @@ def holder(folder: Path) -> str:
         return "another run"
 
 
+def _locked_in_time(folder: Path, patience_s: float) -> int | None:
+    """See `_locked_file`; None only where another has held it for so many seconds."""
+    end, pause_s = time.monotonic() + patience_s, SHORTEST_PAUSE_S
+    while (number := _locked_file(folder)) is None and time.monotonic() < end:
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+    return number
+
+
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
     """A block that alone writes in the folder, which is made; OutputError where another run does, naming it.
 
-    The kernel gives the lock back when the process ends, so a killed run leaves none. At the end of the block the
-    folder is removed where nothing but the lock is in it.
+    So many seconds are waited for the other one. The kernel gives the lock back when the process ends, so a killed run
+    leaves none. At the end of the block the folder is removed where nothing but the lock is in it.
     """
     try:
-        number = _locked_file(folder)
+        number = _locked_in_time(folder, patience_s)
     except OSError as error:
         why = f"{error.strerror}; is there space, and is it yours?"
         if error.errno in NO_LOCKS:
@@ -98,9 +110,26 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(number)
 
 
+def check_idle(folder: Path) -> None:
+    """Nothing, or OutputError where a process is making a shard of the run in a folder."""
+    for lock in sorted(folder.glob(f"{SHARDS}/*/{LOCK}")):
+        try:
+            number = os.open(lock, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        try:
+            if not _take(number):
+                raise OutputError(
+                    f"{lock.parent} is being written by {holder(lock.parent)}: wait for it or stop it, or give another "
+                    "output"
+                )
+        finally:
+            os.close(number)
+
+
 def clear(folder: Path) -> None:
-    """Nothing is left in a folder but its lock."""
-    for path in folder.iterdir():
+    """Nothing is left in a folder but its lock. Files go first: they say what the folders are."""
+    for path in sorted(folder.iterdir(), key=Path.is_dir):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != LOCK:

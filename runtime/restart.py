@@ -15,8 +15,20 @@ from pathlib import Path
 
 from .errors import FsaeError, OutputError, Stopped, UsageError
 from .jobs import Job
-from .ledger import Ledger, difference, identity, mend_log, read_ledger, same_request, start_ledger
-from .lock import clear, locked
+from .ledger import (
+    Finished,
+    Ledger,
+    Split,
+    difference,
+    identity,
+    mend_log,
+    read_ledger,
+    read_record,
+    read_split,
+    same_request,
+    start_ledger,
+)
+from .lock import check_idle, clear, locked
 from .output import Layout, Unit, data_arrays, make_frame, write_unit
 from .stores import (
     CONVENTIONS,
@@ -55,14 +67,10 @@ def to_file(
     """
     partial = partial_of(path)
     with contextlib.closing(job):
-        check_output(path, overwrite or resume)
-        if partial.is_file():  # of a run that made no folder of it
-            partial.unlink()
-        with _stopping(partial), locked(partial):
+        check_place(path, overwrite or resume)
+        with stopping(partial), locked(partial):
             wanted = identity(job.layout, inputs or {})
-            if path.exists() and not overwrite:
-                _check_finished(job.layout, path, resume)
-                _forget(path, partial, wanted)
+            if is_complete(job.layout, path, wanted, overwrite, resume):
                 say(f"{path} is complete: nothing was left to do")
                 progress(job.fields)
                 return
@@ -73,6 +81,22 @@ def to_file(
             elif resume:
                 say(f"there is no unfinished run at {partial}: starting from the beginning")
             _write(job, path, partial, ledger, wanted, progress)
+
+
+def check_place(path: Path, overwrite: bool) -> None:
+    """Nothing where output can be written, see `stores.check_output`, and a folder stand beside it."""
+    check_output(path, overwrite)
+    if partial_of(path).is_file():  # of a run that made no folder of it
+        partial_of(path).unlink()
+
+
+def is_complete(layout: Layout, path: Path, wanted: Mapping[str, str], overwrite: bool, resume: bool) -> bool:
+    """Whether the output of this request is there, and no other is to take its place; OutputError where another is."""
+    if overwrite or not path.exists():
+        return False
+    _check_finished(layout, path, resume)
+    _forget(path, partial_of(path), wanted)
+    return True
 
 
 def _check_finished(layout: Layout, path: Path, resume: bool) -> None:
@@ -86,16 +110,24 @@ def _check_finished(layout: Layout, path: Path, resume: bool) -> None:
 
 def _forget(path: Path, partial: Path, wanted: Mapping[str, str]) -> None:
     """Nothing; what was left of the run that gave the finished output is removed."""
-    ledger = read_ledger(partial)
-    if ledger is None or ledger.identity == wanted:
+    record = read_record(partial)
+    if record is None or record.identity == wanted:
+        check_idle(partial)
         with output_errors(path, ""):
-            if ledger is not None:  # it was killed while it published
+            if record is not None:  # it was killed while it published
                 remove(replaced_by(path))
             clear(partial)
 
 
 def _known(path: Path, partial: Path, wanted: Mapping[str, str], overwrite: bool, resume: bool) -> Ledger | None:
     """The ledger to go on with, mended; None where the run is to start from the beginning, and the place is clear."""
+    check_idle(partial)
+    split = read_split(partial)
+    if split is not None and split.fields and not overwrite:
+        raise OutputError(
+            f"{partial} holds an unfinished run in {split.count} shards, {split.fields} of {split.total} fields: "
+            f"finish it with --resume and --shard i/{split.count} or --workers, or start again with --overwrite"
+        )
     ledger = read_ledger(partial)
     if ledger is not None and not resume and not overwrite:
         raise OutputError(
@@ -106,18 +138,28 @@ def _known(path: Path, partial: Path, wanted: Mapping[str, str], overwrite: bool
         with output_errors(path, ""):
             clear(partial)
         return None
-    other = difference(ledger.identity, wanted)
-    if other:
-        raise UsageError(
-            f"found an unfinished run in {partial} that differs from this one: {other}; give the same command and "
-            "files with --resume, or start again with --overwrite"
-        )
+    check_same(ledger, wanted)
     with output_errors(path, f"; what is finished is kept in {partial}"):
         mend_log(partial)
-        remove(partial / ASSEMBLED)
-        for torn in (partial / FIELDS).rglob("*.partial"):  # chunks that zarr was writing aside
-            torn.unlink()
+        remove_torn(partial)
     return ledger
+
+
+def check_same(record: Ledger | Split, wanted: Mapping[str, str]) -> None:
+    """Nothing, or UsageError where a run that was found is another than the one wanted."""
+    other = difference(record.identity, wanted)
+    if other:
+        raise UsageError(
+            f"found an unfinished run in {record.folder} that differs from this one: {other}; give the same command "
+            "and files with --resume, or start again with --overwrite"
+        )
+
+
+def remove_torn(partial: Path) -> None:
+    """Nothing; what writers that were killed had begun is gone. No other may be writing."""
+    remove(partial / ASSEMBLED)
+    for torn in (partial / FIELDS).rglob("*.partial"):  # chunks that zarr was writing aside
+        torn.unlink()
 
 
 def _write(
@@ -129,33 +171,47 @@ def _write(
     progress: Callable[[int], None],
 ) -> None:
     """Nothing; what the ledger lacks is made, and the output published."""
-    layout = job.layout
-    with _keeping(partial):
+    with keeping(partial):
         with output_errors(path, ""):
             if ledger is None:
-                store = ZarrStore(partial / FIELDS, {"Conventions": CONVENTIONS, **layout.attributes})
-                make_frame(store, layout)
-                book = start_ledger(partial, job.fields, wanted)
+                store, book = make_store(partial, job.layout), start_ledger(partial, job.fields, wanted)
             else:
                 store, book = ZarrStore(partial / FIELDS, None), ledger
+        fill(job, store, book, book, path, progress)
+        finish(store, job.layout, partial, path)
 
-        def write(unit: Unit) -> None:
-            with output_errors(path, ""):
-                write_unit(store, layout, unit)
-                book.record(unit)
 
-        def written(unit: Unit) -> None:
-            progress(unit.values.shape[0] * unit.values.shape[1])
+def make_store(partial: Path, layout: Layout) -> ZarrStore:
+    """The store of a run's fields, which has all but their values."""
+    store = ZarrStore(partial / FIELDS, {"Conventions": CONVENTIONS, **layout.attributes})
+    make_frame(store, layout)
+    return store
 
-        with open_writer(write, written) as writer:
-            for unit in job.units(book):
-                writer.add(unit)
+
+def fill(job: Job, store: ZarrStore, book: Ledger, done: Finished, path: Path, progress: Callable[[int], None]) -> None:
+    """Nothing; all units but those that are done are in the store and in the ledger."""
+
+    def write(unit: Unit) -> None:
         with output_errors(path, ""):
-            store.close()
-        if is_netcdf(path):
-            _assemble(store, layout, partial / ASSEMBLED, path)
-        with output_errors(path, ""):
-            publish(partial / (ASSEMBLED if is_netcdf(path) else FIELDS), path)
+            write_unit(store, job.layout, unit)
+            book.record(unit)
+
+    def written(unit: Unit) -> None:
+        progress(unit.values.shape[0] * unit.values.shape[1])
+
+    with open_writer(write, written) as writer:
+        for unit in job.units(done):
+            writer.add(unit)
+
+
+def finish(store: ZarrStore, layout: Layout, partial: Path, path: Path) -> None:
+    """Nothing; the store, which is whole, has become the output, and nothing else is left."""
+    with output_errors(path, ""):
+        store.close()
+    if is_netcdf(path):
+        _assemble(store, layout, partial / ASSEMBLED, path)
+    with output_errors(path, ""):
+        publish(partial / (ASSEMBLED if is_netcdf(path) else FIELDS), path)
     with uninterrupted(), contextlib.suppress(OSError):  # the output is there, and this is no part of it
         clear(partial)
 
@@ -187,23 +243,23 @@ def _assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None
 
 
 @contextlib.contextmanager
-def _keeping(partial: Path) -> Iterator[None]:
+def keeping(partial: Path) -> Iterator[None]:
     """A block after whose failure what is finished is kept, and said to be; where nothing is, nothing is left."""
     try:
         yield
     except BaseException as error:
         with uninterrupted():
-            ledger = read_ledger(partial)
-            if ledger is None:
+            record = read_record(partial)
+            if record is None:
                 with contextlib.suppress(OSError):
                     clear(partial)
-        if ledger is None:
+        if record is None:
             if isinstance(error, OutputError):
                 raise OutputError(f"{error}; nothing was left there") from None
             raise
         if isinstance(error, KeyboardInterrupt):
-            raise  # see `_stopping`
-        kept = _kept(partial, ledger)
+            raise  # see `stopping`
+        kept = kept_words(record)
         if isinstance(error, FsaeError):
             raise type(error)(f"{error}; {kept}") from None
         error.add_note(kept)
@@ -211,16 +267,18 @@ def _keeping(partial: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stopping(partial: Path) -> Iterator[None]:
+def stopping(partial: Path) -> Iterator[None]:
     """A block whose interruption is Stopped where something is finished, of this run or of the one it goes on with."""
     try:
         yield
     except KeyboardInterrupt:
-        ledger = read_ledger(partial)
-        if ledger is None:
+        record = read_record(partial)
+        if record is None:
             raise
-        raise Stopped(f"stopped; {_kept(partial, ledger)}") from None
+        raise Stopped(f"stopped; {kept_words(record)}") from None
 
 
-def _kept(partial: Path, ledger: Ledger) -> str:
-    return f"{ledger.fields} of {ledger.total} fields are kept in {partial}: the same command with --resume goes on"
+def kept_words(record: Ledger | Split) -> str:
+    """What is kept of a run that ends before its time, and how it goes on."""
+    there = f"{record.fields} of {record.total} fields are kept in {record.folder}"
+    return f"{there}: the same command with --resume goes on"

@@ -180,6 +180,10 @@ class OnnxGraphs(GraphCalls):
                 self._onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
             self._session("decoder")  # whether the driver and the libraries are there shows only in a session
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How another process opens the same: dask sends lazy results to workers."""
+        return OnnxGraphs, (self._bundle, self.device, self.precision, self._threads)
+
     @property
     def backend(self) -> str:
         """Library and version in use."""

@@ -17,8 +17,10 @@ from .devices import DEVICES, PRECISIONS
 from .errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from .cluster import Cluster
     from .emulator import Emulator
     from .jobs import Job
+    from .parts import Shard
 
 PROGRAM = "fsae-run"
 
@@ -151,19 +153,23 @@ def prepare_output(out: str, overwrite: bool, source: str | None = None) -> Path
     return path
 
 
-def summary(verb: str, job: "Job", path: Path, device: str, began: float) -> str:
+def summary(
+    verb: str, job: "Job", path: Path, device: str, began: float, scale: "Shard | Cluster | None" = None
+) -> str:
     """The one line for stdout."""
     from .describe import human
+    from .parts import Shard, listed
 
-    layout = job.layout
+    layout, shard = job.layout, f"shard {scale} of " if isinstance(scale, Shard) else ""
+    there = f" waits for the shards {listed(job.missing)}" if job.missing else f" ({human(size_of(path))})"
     members = f"{len(layout.members)} members x " if layout.members is not None else ""
     names = ", ".join(layout.variables)
     grid = f"HEALPix zoom {layout.zoom}" if layout.zoom is not None else " x ".join(map(str, layout.grid_shape))
     grid = grid if layout.cells is None else f"{layout.cells.size} cells of {grid}"
     seconds = time.monotonic() - began
     return (
-        f"{verb} {members}{layout.time.values.size} steps of {names} on {grid} in {seconds:.1f} s on {device}: "
-        f"{path} ({human(size_of(path))})"
+        f"{verb} {shard}{members}{layout.time.values.size} steps of {names} on {grid} in {seconds:.1f} s on {device}: "
+        f"{path}{there}"
     )
 
 

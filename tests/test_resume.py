@@ -2,13 +2,10 @@
 
 import contextlib
 import errno
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +15,8 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from nursery import Nursery
+from trees import assert_same, tree
 
 from fsae.runtime import ledger, restart, stores, writer
 from fsae.runtime.bundle import Bundle
@@ -32,100 +31,6 @@ from fsae.runtime.session import OnnxGraphs
 
 MEMBERS, STEPS = 12, 12  # of windows of 3 steps: 48 units
 FIELDS = MEMBERS * STEPS
-
-# A process that forks one that runs a command for every line it is given: [slow decoding [s], die at this many file
-# operations below the folder (0: never), folder, words]. It answers with the process number, then with how it ended.
-NURSERY = """
-import json, os, signal, sys, time
-import numpy, onnxruntime, xarray, zarr, zarr.api.synchronous, h5netcdf
-import fsae.runtime.emulator
-from fsae.runtime.cli import main
-from fsae.runtime.session import OnnxGraphs
-
-def run(slow_s, fatal, folder, words, log):
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
-    decode, seen = OnnxGraphs.decode, [0]
-    def slowly(self, *given):
-        print("fsae-test: working", file=sys.stderr, flush=True)
-        time.sleep(slow_s)
-        return decode(self, *given)
-    if slow_s:
-        OnnxGraphs.decode = slowly
-    def count(event, arguments):
-        if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate") and isinstance(
-            arguments[0], (str, os.PathLike)
-        ) and os.fspath(arguments[0]).startswith(folder):
-            seen[0] += 1
-            if seen[0] == fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
-    if fatal:
-        sys.addaudithook(count)
-    code = main(words)
-    if fatal:
-        print("fsae-test: operations", seen[0], file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(code)
-
-print("ready", flush=True)
-for line in sys.stdin:
-    given = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        try:
-            run(*given)
-        finally:
-            os._exit(99)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class Nursery:
-    """Starts commands in fresh processes, without the second that imports take; `log` is what the last one said."""
-
-    def __init__(self, bundle: Path, folder: Path) -> None:
-        self.log = folder / "stderr"
-        self._words = ["--model", str(bundle), "--device", "cpu", "--threads", "1"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._read() == "ready"
-
-    def start(self, *words: str | Path, slow_s: float = 0.0, fatal: int = 0, folder: Path | None = None) -> int:
-        """Number of the process that runs the command."""
-        assert self._process.stdin is not None
-        self.log.unlink(missing_ok=True)
-        line = [slow_s, fatal, str(folder or ""), [*self._words, *map(str, words)], str(self.log)]
-        self._process.stdin.write(json.dumps(line) + "\n")
-        self._process.stdin.flush()
-        return int(self._read())
-
-    def wait(self) -> int:
-        """Exit code of that process; minus the number of the signal that ended it."""
-        return int(self._said())
-
-    def wait_for(self, text: str) -> None:
-        """Nothing, once the process has said so."""
-        deadline = time.monotonic() + 60
-        while not (self.log.exists() and text in self.log.read_text()):
-            assert time.monotonic() < deadline, f"no {text!r} in {self.log.read_text()!r}"
-            time.sleep(0.002)
-
-    def close(self) -> None:
-        """Nothing; the process has ended."""
-        self._process.communicate()
-
-    def _read(self) -> str:
-        """The next line that is an answer; results of commands stand between them."""
-        assert self._process.stdout is not None
-        while True:
-            line = self._process.stdout.readline()
-            assert line, "the nursery died"
-            if line.strip() == "ready" or line.strip().lstrip("-").isdigit():
-                return line.strip()
-
-    _said = _read
 
 
 @pytest.fixture(scope="module")
@@ -162,20 +67,6 @@ def emulator(tiny_bundle: Bundle) -> Emulator:
 def generate(emulator: Emulator, path: Path, resume: bool = False, batch: int = 5, seed: int = 3) -> None:
     request = Request(members=MEMBERS, start="1990-01", steps=STEPS, seed=seed)
     emulator.generate_file(path, request, batch=batch, resume=resume)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file in a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_same(found: Path, undisturbed: Path) -> None:
-    """Zarr: every byte of every file; NetCDF: all variables and attributes."""
-    if found.is_dir():
-        assert tree(found) == tree(undisturbed)
-        return
-    with xr.open_dataset(found, engine="h5netcdf") as one, xr.open_dataset(undisturbed, engine="h5netcdf") as other:
-        xr.testing.assert_identical(one.load(), other.load())
 
 
 def fail_after(monkeypatch: pytest.MonkeyPatch, units: int, error: BaseException) -> None:
