@@ -33,6 +33,7 @@ from conftest import (
 )
 
 import fsae.runtime
+import fsae.runtime.tensorrt
 from fsae.runtime import stores
 from fsae.runtime.bundle import Bundle, hash_files, open_bundle, write_manifest
 from fsae.runtime.cli import main

@@ -245,7 +245,8 @@ def test_a_bundle_gets_graphs_in_other_precisions(
         for precision in PRECISIONS:
             assert files_of(found, graph, precision) == files_of(bundle, graph, precision)
         own, theirs = (each.manifest.parity["fp16"][graph].worst.max_abs_error for each in (found, bundle))
-        assert own == pytest.approx(theirs, rel=0.2)  # from the float32 graph instead of PyTorch
+        # from the float32 graph instead of PyTorch, and without PyTorch's own 16 bits, which round in other places
+        assert 0.4 < own / theirs < 1.2
     for precision in ("fp32", "bf16", "int8"):  # of what was not measured again nothing changes
         assert found.manifest.parity[precision] == bundle.manifest.parity[precision]
         assert found.manifest.certificates[precision] == bundle.manifest.certificates[precision]
@@ -275,10 +276,10 @@ def test_the_old_bundle_survives_an_end_between_the_renamings(
     before, rename = fingerprint(folder), Path.rename
 
     def failing(path: Path, target: Path) -> Path:
-        if moment == "after" and target.name == "old":
+        if moment == "after" and path == folder:  # the old one was moved away
             rename(path, target)
             raise failure
-        if moment == "before" and path.name == "mine" and path.parent != tmp_path:
+        if moment == "before" and path.parent.parent == tmp_path:  # the new one would be put in its place
             raise failure
         return rename(path, target)
 
