@@ -1,7 +1,10 @@
 """A run as a bundle: graphs, tables, golden vectors, card and manifest, made aside and moved into place as a whole."""
 
+import contextlib
 import os
+import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.bundle import MANIFEST, Bundle, hash_files, open_bundle, write_manifest
+from fsae.runtime.bundle import COMPILED, MANIFEST, Bundle, hash_files, open_bundle, write_manifest
 from fsae.runtime.engines import (
     INDEX,
     Engine,
@@ -23,6 +26,7 @@ from fsae.runtime.engines import (
 )
 from fsae.runtime.errors import BundleError, DataError, OutputError, UsageError
 from fsae.runtime.manifest import Manifest, graph_file, is_safe_path
+from fsae.runtime.verified import VERIFIED
 from fsae.training.run import Run
 
 from .card import model_card, read_metrics
@@ -127,6 +131,8 @@ def _place_of(out: Path, name: str) -> Path:
     if not is_safe_path(name) or "/" in name:
         raise UsageError(f"the bundle name {name!r} is no plain name: use letters, digits, '-', '_' and '.'")
     folder = out / name
+    with contextlib.suppress(OSError):  # where it cannot be done now, the place cannot be written anyway
+        _recover(out)
     ground = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not ground.is_dir() or not os.access(ground, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write to {ground}: choose another --out, or make it a folder of yours")
@@ -137,15 +143,19 @@ def _place_of(out: Path, name: str) -> Path:
 
 def _put(folder: Path, fill: Callable[[Path], Manifest], say: Say) -> Manifest:
     """The manifest that `fill` gives, after it wrote a whole bundle aside, which then was put in its place."""
-    # One level deeper than bundles lie, so that nobody looking for bundles meanwhile takes it for one.
-    aside = folder.parent / f"{ASIDE}{os.getpid()}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # One level deeper than bundles lie, so that nobody looking for bundles meanwhile takes it for one.
+        aside = Path(tempfile.mkdtemp(prefix=f"{_aside_of_machine()}{os.getpid()}-", dir=folder.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder.parent}: {error.strerror}; is it yours?") from None
     new, old = aside / folder.name, aside / OLD / folder.name
     try:
-        _recover(folder)
-        new.mkdir(parents=True)
+        new.mkdir()
         manifest = fill(new)
         if folder.exists():
             _carry_engines(folder, new, say)
+            _say_what_is_dropped(folder, new, say)
             old.parent.mkdir()
             folder.rename(old)
         new.rename(folder)
@@ -158,12 +168,30 @@ def _put(folder: Path, fill: Callable[[Path], Manifest], say: Say) -> Manifest:
     return manifest
 
 
-def _recover(folder: Path) -> None:
-    """Nothing; a bundle that an export moved away and was killed before it put the new one there is back."""
-    for old in folder.parent.glob(f"{ASIDE}[0-9]*/{OLD}/{folder.name}"):
-        process = old.parts[-3].removeprefix(ASIDE)
-        if not folder.exists() and process.isdecimal() and not _runs(int(process)):
-            old.rename(folder)
+def _aside_of_machine() -> str:
+    """How folders of this machine's exports begin: bundles may lie where several machines write."""
+    return f"{ASIDE}{platform.node()}-"
+
+
+def _recover(out: Path) -> None:
+    """Nothing; bundles that an export moved away before it was killed are back, and what else it left is removed."""
+    begin = _aside_of_machine()
+    for aside in out.glob(f"{ASIDE}*"):
+        process = aside.name.removeprefix(begin).partition("-")[0]
+        if not aside.name.startswith(begin) or not process.isdecimal() or _runs(int(process)):
+            continue
+        for old in (aside / OLD).glob("*"):
+            if not (out / old.name).exists():
+                old.rename(out / old.name)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _say_what_is_dropped(old: Path, new: Path, say: Say) -> None:
+    """Nothing; names what an older bundle's folder has and the new one has not, which goes with it."""
+    carried = (COMPILED, VERIFIED)
+    dropped = sorted(path.name for path in old.iterdir() if path.name not in carried and not (new / path.name).exists())
+    if dropped:
+        say(f"dropped with the older bundle: {', '.join(dropped)}")
 
 
 def _runs(process: int) -> bool:
@@ -197,6 +225,8 @@ def _carry_engines(old: Path, new: Path, say: Say) -> None:
 
     Reports of their layers go with them.
     """
+    if (old / VERIFIED).is_file():  # each of its records counts for the files that it names
+        shutil.copyfile(old / VERIFIED, new / VERIFIED)
     try:
         before, after = open_bundle(old), open_bundle(new)
         index = load_index(engine_folder(before))

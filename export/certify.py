@@ -81,7 +81,7 @@ def certify(original: Original, precisions: Sequence[str], opset: int, say: Say)
             else:
                 files = exact[graph] if precision == "fp32" else convert(exact[graph], precision)
             check_graph(graph, files, {key: value.shape[1:] for key, value in rows.items()})
-            say(f"[{number}/{len(parts)}] {graph} {precision}: comparing with the trained model")
+            say(f"[{number}/{len(parts)}] {graph} {precision}: comparing with {original.reference}")
             parity[precision][graph] = measure(original, graph, precision, part, files)
             graphs[precision][graph] = files
             seconds[graph_file(graph, precision)] = time.monotonic() - began

@@ -25,9 +25,10 @@ def fidelity(manifest: Manifest) -> list[str]:
     lines = [
         TITLE,
         "",
-        "How far the graphs are from the trained model on real fields of years outside training. Of each graph the row "
-        "that comes closest to its tolerance; `manifest.json` has every variable and zoom. `fsae-run verify` measures "
-        "again, on the device it runs on.",
+        "How far the graphs are, on real fields of years outside training, from the trained model or, where they were "
+        "made of them, from its float32 graphs (`compared with` below). Of each graph the row that comes closest to "
+        "its tolerance; `manifest.json` has every variable and zoom. `fsae-run verify` measures again, on the "
+        "device it runs on.",
         "",
         *table(["graph", "largest", "RMS", "tolerance", "where", "measured on"], rows),
     ]

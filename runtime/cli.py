@@ -91,9 +91,10 @@ def verify(
     emulator = open_emulator(merged(context, model, device, precision, threads))
     checks = emulator.verify()
     files = len(emulator.bundle.manifest.files)
+    graphs = emulator.graphs
     click.echo(
         f"verified {emulator.bundle.manifest.name}: {files} files, "
-        f"{len(checks)} graphs within tolerance on {emulator.graphs.device} ({emulator.graphs.backend})"
+        f"{len(checks)} {graphs.precision} graphs within tolerance on {graphs.device} ({graphs.backend})"
     )
 
 

@@ -189,7 +189,7 @@ class Difference:
 
     def __str__(self) -> str:
         units = "" if self.units == "1" else f" {self.units}"
-        return f"{self.max_abs_error:.2g}{units} in {self.variable}, allowed {self.tolerance:.2g}"
+        return f"{self.max_abs_error:.2g}{units} in {self.variable} at zoom {self.zoom}, allowed {self.tolerance:.2g}"
 
     @property
     def good(self) -> bool:

@@ -2,7 +2,7 @@
 
 Exporters have no device for some precisions (ONNX Runtime has no bf16 on CPUs), so the manifest says "not run on a
 device" of them. A manifest is what a bundle is known by and never changes; like engines, these records are the
-machine's own, and one counts only for the very manifest that it names.
+machine's own, and one counts only for the very graphs and golden vectors that it names.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ RECORDS_SCHEMA = 1
 class Record:
     """Golden vectors of one precision on one device; of each graph the difference closest to its tolerance."""
 
-    manifest_sha256: str
+    files: Mapping[str, str]  # hashes of graphs, weights and golden vectors
     precision: str
     device: str
     backend: str
@@ -51,11 +51,11 @@ class Records:
 
 
 def read_records(bundle: Bundle) -> tuple[Record, ...]:
-    """The records of this very manifest, oldest first; none where the file is not there or cannot be understood."""
+    """The records of files as the bundle has them, oldest first; none where it has no record that can be understood."""
     with contextlib.suppress(OSError, ValueError, BundleError):
         raw = json.loads((bundle.folder / VERIFIED).read_text(encoding="utf-8"))
         found: Records = decode_record(Records, raw, VERIFIED, BundleError)
-        return tuple(record for record in found.records if record.manifest_sha256 == bundle.manifest_sha256)
+        return tuple(record for record in found.records if record.files == _files(bundle, record.precision))
     return ()
 
 
@@ -68,7 +68,7 @@ def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Pa
     if not any(check.first for check in checks) or not all(check.good for check in checks):
         return None
     new = Record(
-        manifest_sha256=bundle.manifest_sha256,
+        files=_files(bundle, graphs.precision),
         precision=graphs.precision,
         device=graphs.device,
         backend=graphs.backend,
@@ -88,6 +88,12 @@ def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Pa
             aside.unlink(missing_ok=True)
         return None
     return path
+
+
+def _files(bundle: Bundle, precision: str) -> dict[str, str]:
+    """Hashes of what a check of a precision depends on."""
+    parts = {name: entry.sha256 for name, entry in bundle.manifest.files.items()}
+    return {name: found for name, found in parts.items() if name == "golden.npz" or f".{precision}.onnx" in name}
 
 
 def _gpus() -> tuple[str, ...]:

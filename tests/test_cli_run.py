@@ -45,7 +45,7 @@ from fsae.runtime.regrid import apply
 from fsae.runtime.schema import SCHEMA_VERSION
 from fsae.runtime.selection import Selection
 from fsae.runtime.session import import_onnxruntime
-from fsae.runtime.verified import VERIFIED
+from fsae.runtime.verified import VERIFIED, read_records
 
 STEPS = 14  # more than one chunk of time
 
@@ -306,14 +306,21 @@ def test_info_and_verify_report(run: Run, tiny_bundle: Bundle) -> None:
     code, out, _ = run("info")
     assert code == 0
     facts = ("tas [K]", "uas [m s-1]", "zooms 0, 1, 2", "4x, latents at zoom 1", "1948-01-01 to 2004-12-31")
-    facts += ("cpu     onnxruntime", "decoder fp32: 0.0001 K in tas, allowed 0.001", "1 month, calendar standard")
-    facts += ("denoiser fp32: 1e-05 in tas, allowed 0.0001", "precision     fp32\n")
+    facts += (
+        "cpu     onnxruntime",
+        "decoder fp32: 0.0001 K in tas at zoom 2, allowed 0.001",
+        "1 month, calendar standard",
+    )
+    facts += ("denoiser fp32: 1e-05 in tas at zoom 1, allowed 0.0001", "precision     fp32\n")
     for fact in facts:
         assert fact in out
     assert f"{tiny_bundle.size / 1e3:.1f} kB in 6 files" in out
     code, out, err = run("verify")
     assert code == 0
-    assert out == f"verified tiny: 6 files, 3 graphs within tolerance on cpu (onnxruntime {onnxruntime.__version__})\n"
+    assert (
+        out
+        == f"verified tiny: 6 files, 3 fp32 graphs within tolerance on cpu (onnxruntime {onnxruntime.__version__})\n"
+    )
     lines = [line for line in err.splitlines() if "pass" in line]
     assert [line.split(",")[0] for line in lines] == [
         f"fsae-run: {graph} fp32: pass" for graph in ("encoder", "decoder", "denoiser")
@@ -380,7 +387,7 @@ def test_bf16_is_not_run_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_verify_completes_what_the_exporter_could_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = with_precisions(tmp_path / "bundle", ("fp16",), device=NOT_RUN)
     assert main(["info", "--model", str(bundle)]) == 0
-    assert "decoder fp16: 0.0001 K in tas, allowed 0.001 (not run on a device)" in capsys.readouterr().out
+    assert "decoder fp16: 0.0001 K in tas at zoom 2, allowed 0.001 (not run on a device)" in capsys.readouterr().out
     assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 0
     text = capsys.readouterr().err
     assert text.count(", which the exporter could not run on a device\n") == 3
@@ -394,8 +401,10 @@ def test_verify_completes_what_the_exporter_could_not_run(tmp_path: Path, capsys
     capsys.readouterr()
     assert main(["info", "--model", str(bundle)]) == 0
     assert f"fp16 verified on {raw['records'][0]['date']} on cpu (onnxruntime " in capsys.readouterr().out
-    other = dataclasses.replace(open_bundle(bundle).manifest, licence="another")
-    (bundle / "manifest.json").write_text(other.to_json())  # what was found of another manifest says nothing
+    assert [record.precision for record in read_records(open_bundle(bundle))] == ["fp16"]
+    graph = bundle / "decoder.fp16.onnx"
+    graph.write_bytes(graph.read_bytes() + b"\0")  # what was found of another graph says nothing
+    write_manifest(bundle, open_bundle(bundle).manifest)
     assert main(["info", "--model", str(bundle)]) == 0
     assert "verified on" not in capsys.readouterr().out
 
@@ -738,10 +747,8 @@ def test_a_device_that_computes_otherwise_is_exit_code_6(tmp_path: Path, capsys:
     assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
     out, err = capsys.readouterr()
     assert out == ""
-    assert (
-        "device cpu misses the golden vectors of the trained model: the decoder by 0.1 m s-1 in uas, allowed 0.001;"
-        in (err.splitlines()[-1])
-    )
+    sentence = "device cpu misses the golden vectors of the trained model: the decoder by 0.1 m s-1 in uas at zoom 2,"
+    assert f"{sentence} allowed 0.001;" in err.splitlines()[-1]
     told = [line.split(",")[0] for line in err.splitlines() if " fp32: " in line]  # all of them, and then the error
     assert told == [
         "fsae-run: encoder fp32: pass",
@@ -754,7 +761,7 @@ def test_what_is_not_a_number_is_a_failure(tmp_path: Path, capsys: pytest.Captur
     bundle = make_tiny_bundle(tmp_path / "bundle")
     shifted_golden(bundle, decoder_field=(0, np.nan))
     assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
-    assert "fsae-run: decoder fp32: FAIL, nan K in tas, allowed 0.001\n" in capsys.readouterr().err
+    assert "fsae-run: decoder fp32: FAIL, nan K in tas at zoom 2, allowed 0.001\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "variable", "units"), [("tas", 0, "K"), ("uas", 1, "m s-1")])
@@ -765,8 +772,8 @@ def test_latents_are_compared_in_physical_units(
     shifted_golden(bundle, encoder_latent=(variable, 1.0), denoiser_denoised=(variable, 1.0))
     assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
     sentence = capsys.readouterr().err.splitlines()[-1]
-    assert f"the encoder by {float(SCALE[variable]):.2g} {units} in {name}, allowed 0.0001" in sentence
-    assert f"the denoiser by 1 in {name}, allowed 0.0001" in sentence
+    assert f"the encoder by {float(SCALE[variable]):.2g} {units} in {name} at zoom 1, allowed 0.0001" in sentence
+    assert f"the denoiser by 1 in {name} at zoom 1, allowed 0.0001" in sentence
 
 
 def test_the_variable_nearest_to_its_own_tolerance_is_told(
@@ -779,7 +786,25 @@ def test_the_variable_nearest_to_its_own_tolerance_is_told(
     raw["parity"]["fp32"]["decoder"]["differences"][0]["tolerance"] = 1.0
     (bundle / "manifest.json").write_text(json.dumps(raw))
     assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
-    assert "the decoder by 0.1 m s-1 in uas, allowed 0.001" in capsys.readouterr().err.splitlines()[-1]
+    assert "the decoder by 0.1 m s-1 in uas at zoom 2, allowed 0.001" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_means_over_coarse_cells_are_verified_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: a bias that every pixel may have and a mean may not
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    golden = dict(np.load(bundle / "golden.npz"))
+    golden["decoder.field"][:, 0] += 0.5
+    np.savez(bundle / "golden.npz", **golden)
+    manifest = open_bundle(bundle).manifest
+    decoder = manifest.parity["fp32"]["decoder"]
+    fine = [dataclasses.replace(each, tolerance=1.0) for each in decoder.differences]
+    base = dataclasses.replace(fine[0], variable="tas", zoom=0, tolerance=1e-3)
+    changed = dataclasses.replace(decoder, differences=(base, *fine))
+    parity = {"fp32": {**manifest.parity["fp32"], "decoder": changed}}
+    write_manifest(bundle, dataclasses.replace(manifest, parity=parity))
+    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
+    assert "the decoder by 0.5 K in tas at zoom 0, allowed 0.001" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("device", ["cuda", "trt", "trt-rtx"])

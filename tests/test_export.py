@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -220,6 +221,7 @@ def test_bundle_replaces_an_older_one_and_keeps_valid_engines(
     assert again.manifest.files == first.manifest.files  # the whole bundle is the same bytes again
     assert path.read_bytes() == whole
     assert not (first.folder / "stray").exists()
+    assert "dropped with the older bundle: stray" in said
     assert read_index(engine_folder(again)) == sorted(engines, key=lambda e: e.graph)
     assert {path.name: path.read_bytes() for path in engine_folder(again).glob("*.layers.json")} == reports
     (engine_folder(again) / engines[0].file).write_bytes(b"damaged")
@@ -299,12 +301,14 @@ def test_a_bundle_moved_away_by_an_export_that_was_killed_comes_back(
 ) -> None:  # oracle: the files that stood there
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for process, comes_back in ((os.getppid(), False), (ended.pid, True)):
-        away = tmp_path / f".partial-{process}" / "old" / "mine"
-        shutil.copytree(tiny_bundle_path, away)
-        with pytest.raises(KeyError):
-            _put(tmp_path / "mine", {}.__getitem__, lambda message: None)
+    here = platform.node()
+    for process, host, comes_back in ((os.getppid(), here, False), (ended.pid, "x", False), (ended.pid, here, True)):
+        aside = tmp_path / f".partial-{host}-{process}-x"
+        shutil.copytree(tiny_bundle_path, aside / "old" / "mine")
+        with pytest.raises(UsageError, match="has its float32 graphs"):
+            export_bundle(open_bundle(tiny_bundle_path), tmp_path, "mine", precisions=("fp32",))
         assert (tmp_path / "mine").exists() == comes_back
+        assert aside.exists() != comes_back
     assert fingerprint(tmp_path / "mine") == fingerprint(tiny_bundle_path)
 
 

@@ -44,8 +44,8 @@ def test_the_worst_difference_is_the_one_nearest_its_tolerance() -> None:  # ora
     assert worst_of([far, near]) is worst_of([near, far]) is near
     assert worst_of([far, broken, near]) is worst_of([broken, far]) is broken
     assert [near.good, broken.good, dataclasses.replace(near, max_abs_error=1.0).good] == [True, False, True]
-    assert str(near) == "0.9 K in tas, allowed 1"
-    assert str(dataclasses.replace(near, units="1")) == "0.9 in tas, allowed 1"
+    assert str(near) == "0.9 K in tas at zoom 1, allowed 1"
+    assert str(dataclasses.replace(near, units="1")) == "0.9 in tas at zoom 1, allowed 1"
 
 
 def test_a_bundle_without_a_denoiser_is_whole() -> None:
