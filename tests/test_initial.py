@@ -101,7 +101,7 @@ def test_members_go_on_from_it(emulator: fsae.runtime.Emulator) -> None:
     data = weather()[0, -PREVIOUS:]
     mask = np.ones((PREVIOUS, ZOOM + 1), dtype=np.float32)
     white = white_of(graphs.encode(data, seasons()[-PREVIOUS:], mask), bundle).astype(np.float32)
-    initial = Initial(white=white, valid=np.ones(PREVIOUS, dtype=np.float32))
+    initial = Initial(white=white[None], valid=np.ones(PREVIOUS, dtype=np.float32))
     model = latent_model(bundle)
     start = cftime.datetime(1991, 3, 1, calendar="standard")
     line = timeline(bundle.manifest.time, model.window, "time: mean", start, 4)
