@@ -361,6 +361,8 @@ def write_climatology(
     bundle = open_bundle(model)
     say(f"bundle {bundle.manifest.name} ({bundle.folder})")
     fields = open_fields(bundle, source, zoom, names)
+    for note in fields.notes:
+        say(f"warning: {note}")
     try:
         write_source(bundle, fields, Path(path), harmonics or bundle.manifest.time.harmonics, overwrite)
     finally:

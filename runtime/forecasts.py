@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LEADS = ("step", "lead_time", "leadtime", "lead", "prediction_timedelta", "forecast_period")
 REFERENCES = ("forecast_reference_time", "init_time", "initial_time", "reference_time", "base_time", "init", "time")
 VALID = "valid_time"
+FROM_TIME = ("step", "prediction_timedelta")  # makers of these call the reference time `time`
 
 
 def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
@@ -59,18 +60,25 @@ def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
     if dims:
         return dataset.swap_dims({dims[0]: known[0]})
     others = [name for name in ("time", reference) if name not in (None, known[0]) and name in dataset.coords]
-    return dataset.drop_vars(others).rename({known[0]: "time"})  # as the time of a single field is found
+    dataset = dataset.drop_vars(others)
+    return dataset if known[0] == "time" else dataset.rename({known[0]: "time"})  # as the time of a single field is found
 
 
 def _lead(dataset: "xr.Dataset") -> str | None:
-    """The coordinate of lead times: a dimension, or a single one of a dimension of reference times."""
+    """The coordinate of lead times: a dimension, or a single lead where the times are known to be those of starts."""
     found = [str(n) for n, v in dataset.variables.items() if v.ndim < 2 and _is_lead(v, str(n))]
     along = [name for name in found if dataset.variables[name].dims == (name,)]
     if along:
         return along[0]
-    scalars = [name for name in found if not dataset.variables[name].ndim]
-    starts = any(v.dims == (n,) and standard(v) == "forecast_reference_time" for n, v in dataset.variables.items())
-    return scalars[0] if scalars and starts else None
+    axes = [str(n) for n, v in dataset.variables.items() if v.dims == (n,) and is_time(v)]
+    for name in (name for name in found if not dataset.variables[name].ndim):
+        start = _reference(dataset, name)
+        if start is None or (axes and axes != [start]):
+            continue
+        said = standard(dataset[start])
+        if start != "time" or said == "forecast_reference_time" or (name.lower() in FROM_TIME and not said):
+            return name
+    return None
 
 
 def _is_lead(variable: "xr.Variable", name: str) -> bool:

@@ -32,7 +32,7 @@ def open_grib(path: Path) -> "xr.Dataset":
     try:
         parts = cfgrib.open_datasets(str(path), decode_times=False, cache=False, backend_kwargs=OPTIONS)
         return xr.merge(_beside_each_other(parts), compat="override", join="exact", combine_attrs="drop_conflicts")
-    except (*failures, cfgrib.DatasetBuildError, ValueError) as error:
+    except (*failures, ValueError, TypeError) as error:  # DatasetBuildError is a ValueError
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path} holds messages that do not fit together ({text}): split it by variable, for example with "
