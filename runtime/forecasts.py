@@ -61,7 +61,9 @@ def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
         return dataset.swap_dims({dims[0]: known[0]})
     others = [name for name in ("time", reference) if name not in (None, known[0]) and name in dataset.coords]
     dataset = dataset.drop_vars(others)
-    return dataset if known[0] == "time" else dataset.rename({known[0]: "time"})  # as the time of a single field is found
+    return (
+        dataset if known[0] == "time" else dataset.rename({known[0]: "time"})
+    )  # as the time of a single field is found
 
 
 def _lead(dataset: "xr.Dataset") -> str | None:

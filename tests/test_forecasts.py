@@ -124,8 +124,8 @@ def test_several_starts_of_several_leads_are_refused() -> None:
     data = benchmark(daily())
     data = xr.concat([data, data.assign_coords(time=data["time"] + np.timedelta64(7, "D"))], "time")
     expected = (
-        r"dataset holds 2 reference times \(time\) of 5 lead times \(prediction_timedelta\) each, expected one reference "
-        r"time or one lead time: select one first, as in dataset.isel\(time=0\)"
+        r"dataset holds 2 reference times \(time\) of 5 lead times \(prediction_timedelta\) each, expected one "
+        r"reference time or one lead time: select one first, as in dataset\.isel\(time=0\)"
     )
     with pytest.raises(DataError, match=expected):
         read_fields(data, SPECS, finest_zoom=ZOOM)

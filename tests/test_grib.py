@@ -138,7 +138,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         for name, steps in (("2t", (0, 24)), ("10u", (24, 48))):
             for step_h in steps:
                 file.write(message(name, fields(), step_h=step_h))
-    with pytest.raises(DataError, match="messages that do not fit together .*: split it by variable, for example with"):
+    with pytest.raises(DataError, match=r"messages that do not fit together .*: split it by variable, for example"):
         read_fields(tmp_path / "bad.grib", SPECS)
 
 

@@ -175,7 +175,9 @@ def test_a_forecast_from_several_files(tiny_bundle_path: Path, tmp_path: Path) -
 
 
 def test_a_run_goes_on_only_with_the_same_files(tmp_path: Path) -> None:  # oracle: a file's time of change
-    layout = Layout(variables={}, attributes={}, time=encode_times([cftime.datetime(2001, 1, 1)], None, "standard"), zoom=0)
+    layout = Layout(
+        variables={}, attributes={}, time=encode_times([cftime.datetime(2001, 1, 1)], None, "standard"), zoom=0
+    )
     paths = write(tmp_path, series(), THIRDS)
     layouts: list[Callable[[], dict[str, str]]] = [
         lambda: identity(layout, {"input": str(tmp_path / "part_*.nc")}),
