@@ -123,13 +123,16 @@ def compress(
     precision: str | None,
     threads: int | None,
 ) -> None:
-    """Compress the fields of IN (NetCDF or Zarr; lat-lon or HEALPix) to float32 latents in OUT.
+    """Compress the fields of IN (NetCDF, Zarr or GRIB; lat-lon or HEALPix) to float32 latents in OUT.
+
+    IN may be a pattern in quotes, whose files are joined along time.
 
     \b
     Examples:
       fsae-run compress tas-2005-2014.nc latents.zarr --climatology training
       fsae-run compress other-model.nc latents.nc --climatology other-climatology.nc
       fsae-run compress tas-hourly.zarr latents.zarr --climatology training --workers 8
+      fsae-run compress "tas_*.nc" latents.zarr --climatology training
     """
     options = merged(context, model, device, precision, threads)
     path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
@@ -215,7 +218,7 @@ def superres(
     precision: str | None,
     threads: int | None,
 ) -> None:
-    """Super-resolve the coarse fields of IN to the model's zoom in OUT.
+    """Super-resolve the coarse fields of IN, read as by compress, to the model's zoom in OUT.
 
     \b
     Examples:
@@ -266,7 +269,7 @@ def climatology(
     overwrite: bool,
     model: str | None,
 ) -> None:
-    """Make the climatology of IN's own source, for --climatology of compress and superres.
+    """Make the climatology of IN's own source, read as by compress, for --climatology of compress and superres.
 
     \b
     Examples:

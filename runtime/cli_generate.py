@@ -34,7 +34,8 @@ from .terminal import common, merged, name_pairs, open_emulator, prepare_output,
 @click.option(
     "--initial",
     metavar="FILE",
-    help="Fields to go on from, NetCDF or Zarr, such as tas-2004.nc: their last steps, or those before --start.",
+    help="Fields to go on from, as IN of compress, such as tas-2004.nc: their last steps, or those before --start. "
+    "Of several members each is gone on from in turn.",
 )
 @with_names
 @with_climatology

@@ -14,10 +14,10 @@ from .bundle import Bundle
 from .calendar import infer_step, same_step
 from .climatology import season
 from .errors import DataError, UsageError
-from .fields import Fields, read_fields
+from .fields import Fields
 from .grids import LatLonGrid
 from .healpix import refine
-from .inputs import READ_ERRORS, find_dates, member_dim, open_source, reason
+from .inputs import READ_ERRORS, Paths, find_dates, member_dim, open_source, reason
 from .jobs import (
     TIME_CHUNK,
     Job,
@@ -29,6 +29,7 @@ from .jobs import (
     seen,
     time_chunks,
 )
+from .joining import read_files
 from .ledger import Finished
 from .manifest import Variable, graph_file
 from .output import Layout, Unit, encode_times
@@ -54,11 +55,11 @@ def latent_key(bundle: Bundle) -> str:
 
 def open_fields(
     bundle: Bundle,
-    source: "str | os.PathLike[str] | xr.Dataset",
+    source: "Paths | xr.Dataset",
     zoom: int | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Fields:
-    """The model's variables in a source, which may call them otherwise: `names` maps the model's names to its own.
+    """The model's variables in a file, files or a dataset, which may call them otherwise: `names` maps names to those.
 
     Data on the training data's own grid is regridded by the bundle's own weights. Where stamps and bounds do not tell
     the step, as for one stamp alone, it is taken for the model's: a monthly mean stays one whatever its stamp.
@@ -76,7 +77,7 @@ def open_fields(
             return tables.to_healpix
         return make_weights(grid, wanted_zoom, method)
 
-    fields = read_fields(
+    fields = read_files(
         source, bundle.manifest.variables, zoom=zoom, finest_zoom=finest, names=names, make_weights=weights
     )
     return dataclasses.replace(fields, step=fields.step or bundle.manifest.time.step)
@@ -115,7 +116,7 @@ class Input:
 def open_input(
     bundle: Bundle,
     verb: str,
-    source: "str | os.PathLike[str] | xr.Dataset",
+    source: "Paths | xr.Dataset",
     zoom: int | None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None",
     names: Mapping[str, str] | None,
@@ -132,9 +133,9 @@ def open_input(
         fields=fields,
         phase=fields.phase,
         own=own,
-        notes=((UNKNOWN,) if climatology is None else ()) + step_note(bundle, fields),
+        notes=((UNKNOWN,) if climatology is None else ()) + fields.notes + step_note(bundle, fields),
         request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
-        close=fields.close if isinstance(source, str | os.PathLike) else nothing,
+        close=fields.close,
     )
 
 
@@ -174,7 +175,7 @@ def _latents(
 def compress_job(
     bundle: Bundle,
     graphs: Graphs,
-    source: "str | os.PathLike[str] | xr.Dataset",
+    source: "Paths | xr.Dataset",
     *,
     zoom: int | None = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
@@ -205,7 +206,7 @@ def compress_job(
 def superres_job(
     bundle: Bundle,
     graphs: Graphs,
-    source: "str | os.PathLike[str] | xr.Dataset",
+    source: "Paths | xr.Dataset",
     *,
     zoom: int | None = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
@@ -267,7 +268,7 @@ def _check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None
 
 
 def decompress_job(
-    bundle: Bundle, graphs: Graphs, source: "str | os.PathLike[str] | xr.Dataset", *, select: Selection = EVERYTHING
+    bundle: Bundle, graphs: Graphs, source: "Paths | xr.Dataset", *, select: Selection = EVERYTHING
 ) -> Job:
     """Fields in physical units, at the times of the latents in `source`."""
     view = view_of(bundle, select)

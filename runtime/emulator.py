@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,9 +13,11 @@ from .compression import compress_job, decompress_job, open_fields, superres_job
 from .ensemble import LatentModel, latent_model
 from .errors import ToleranceError
 from .generation import Batch, generate_job, resolve
+from .inputs import Paths
 from .jobs import Job, in_memory
 from .lazy import is_lazy, lazily
 from .memory import memory_limit
+from .messages import to_log
 from .parts import Shard, pieces_of
 from .request import Request
 from .restart import to_file
@@ -23,6 +25,7 @@ from .selection import EVERYTHING, Selection
 from .session import Graphs, open_graphs
 from .shards import shard_to_file
 from .source_climate import TRAINING, write_source
+from .streaming import member_bytes, stream
 from .verified import record_checks
 from .verify import Check, check_files, check_graphs
 
@@ -36,23 +39,19 @@ Say = Callable[[str], None]
 MakeJob = Callable[[Bundle, Graphs], Job]
 
 
-def silent(message: str) -> None:
-    """Nothing is done with a message."""
-
-
 def load(
     model: PathLike | None = None,
     device: str = "auto",
     *,
     precision: str | None = None,
     threads: int | None = None,
-    say: Say = silent,
+    say: Say = to_log,
 ) -> "Emulator":
     """An emulator: a bundle (path or name; default the newest in ./engines, else the shipped one) on a device.
 
     `device` is cpu, cuda, trt, trt-rtx or auto; a named one is used or DeviceError is raised. `precision` is one that
     the bundle has of fp32, fp16, bf16 and int8, by default fp32 or else its first. `say` is told which bundle and which
-    device were chosen, and of every warning.
+    device were chosen, and of every warning; by default the logger "fsae" is.
     """
     bundle = open_bundle(model)
     say(f"bundle {bundle.manifest.name} ({bundle.folder})")
@@ -67,9 +66,11 @@ class Emulator:
     Of a dataset of dask arrays `compress`, `decompress` and `superres` make one of dask arrays, in chunks of
     `jobs.TIME_CHUNK` steps of a member, which are read and computed when they are looked at: it may be larger than the
     memory.
+
+    Several threads may call one emulator at once.
     """
 
-    def __init__(self, bundle: Bundle, graphs: Graphs, *, threads: int | None = None, say: Say = silent) -> None:
+    def __init__(self, bundle: Bundle, graphs: Graphs, *, threads: int | None = None, say: Say = to_log) -> None:
         self.bundle, self.graphs = bundle, graphs
         self._threads, self._say = threads, say
 
@@ -117,7 +118,7 @@ class Emulator:
         steps: int | None = None,
         seed: int = 0,
         forcing: "float | PathLike | xr.Dataset | None" = None,
-        initial: "PathLike | xr.Dataset | None" = None,
+        initial: "Paths | xr.Dataset | None" = None,
         climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
         sampler: str = "default",
@@ -147,9 +148,32 @@ class Emulator:
         make = self._generation(request, batch, max_memory_gib, None)
         return in_memory(self._told(make(self.bundle, self.graphs)))
 
+    def stream(
+        self,
+        request: Request,
+        *,
+        windows: bool = False,
+        batch: int | Literal["auto"] = "auto",
+        max_memory_gib: float | None = None,
+    ) -> "Iterator[xr.Dataset]":
+        """The datasets of `generate` one member at a time, or one window of a member's steps, as they are drawn.
+
+        Memory does not grow with the number of members: `batch` of them are held with all their steps until they are
+        complete, "auto" as many as then fit into half of what is left; with `windows` only a few windows are held.
+        `xarray.concat` of the datasets is what `generate` returns, to the bit. What cannot be done is refused here, not
+        when the first dataset is asked for.
+        """
+
+        def most(left: int) -> int:
+            return max(1, left // 2 // member_bytes(job.layout))
+
+        make = self._generation(request, batch, max_memory_gib, None, most=None if windows else most)
+        job = self._told(make(self.bundle, self.graphs))
+        return stream(job, windows)
+
     def compress_file(
         self,
-        source: "PathLike | xr.Dataset",
+        source: "Paths | xr.Dataset",
         path: PathLike,
         *,
         zoom: int | None = None,
@@ -162,6 +186,7 @@ class Emulator:
     ) -> Job:
         """The finished job: `compress` of a file or dataset to a file; `progress` gets fields done and in all.
 
+        `source` may be several files, or a pattern such as tas_*.nc, which are joined along time.
         An interrupted run keeps what is finished beside `path`, and the same call with `resume` goes on with it.
         `scale`: a `Shard`, the part of the work that this call does where others do the rest, or a `Cluster` that does
         it; the job's `missing` are the shards that the output still waits for.
@@ -187,7 +212,7 @@ class Emulator:
 
     def superres_file(
         self,
-        source: "PathLike | xr.Dataset",
+        source: "Paths | xr.Dataset",
         path: PathLike,
         *,
         zoom: int | None = None,
@@ -229,15 +254,17 @@ class Emulator:
         max_memory_gib: float | None,
         scratch: Path | None,
         here: bool = True,
+        most: Callable[[int], int] | None = None,
     ) -> MakeJob:
         """What makes the job of a request; what does not fit into memory waits in a file in the folder `scratch`.
 
-        The batch is measured when it is needed, or now where the units will not be made `here`.
+        The batch is measured when it is needed, or now where the units will not be made `here`; `most` tells how many
+        members may be in it, given the memory that is left.
         """
         limit, ensemble = memory_limit(max_memory_gib), resolve(self.bundle, self.graphs, request)
 
         def measured(model: LatentModel, kept: int) -> int:
-            return choose_batch(
+            chosen = choose_batch(
                 self.bundle,
                 self.graphs,
                 model,
@@ -247,6 +274,7 @@ class Emulator:
                 threads=self._threads,
                 say=self._say,
             )
+            return chosen if most is None else min(chosen, most(limit.left))
 
         chosen: Batch = measured if batch == "auto" else batch
         if batch == "auto" and not here:
@@ -319,7 +347,7 @@ class Emulator:
 
 
 def write_climatology(
-    source: PathLike,
+    source: Paths,
     path: PathLike,
     *,
     model: PathLike | None = None,
@@ -327,12 +355,14 @@ def write_climatology(
     names: Mapping[str, str] | None = None,
     harmonics: int | None = None,
     overwrite: bool = False,
-    say: Say = silent,
+    say: Say = to_log,
 ) -> int:
     """Number of steps used: the harmonic climatology of a data source, for `climatology=` of the other operations."""
     bundle = open_bundle(model)
     say(f"bundle {bundle.manifest.name} ({bundle.folder})")
     fields = open_fields(bundle, source, zoom, names)
+    for note in fields.notes:
+        say(f"warning: {note}")
     try:
         write_source(bundle, fields, Path(path), harmonics or bundle.manifest.time.harmonics, overwrite)
     finally:

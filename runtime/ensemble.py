@@ -62,10 +62,17 @@ class LatentModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Initial:
-    """The known steps before a first window, in white space and oldest first: what every member starts from."""
+    """The known steps before a first window, in white space and oldest first, of one state or of several.
 
-    white: F32  # (P, variable, latent pixel); anything where valid is 0
+    Of S states the member of number m starts from the state m % S: it is the same in any set of members.
+    """
+
+    white: F32  # (state, P, variable, latent pixel); anything where valid is 0
     valid: F32  # (P,), 1 where the step is known, else 0: all known or none, as in training
+
+    def place(self, member: int) -> int:
+        """Which of the states a member starts from."""
+        return member % len(self.white)
 
 
 def latent_model(bundle: Bundle, fast: bool = False) -> LatentModel:
@@ -183,7 +190,7 @@ def _go_on(
 ) -> Iterator[Unit]:
     """The rest of the members at some places, of which so many windows are done."""
     window = model.window
-    previous, valid = _first_states(model, len(places), windows, initial)
+    previous, valid = _first_states(model, [members[place] for place in places], windows, initial)
     if windows:
         previous[:] = [done.state(place) for place in places]
     for start in range(windows * window, count, window):
@@ -214,7 +221,7 @@ def generate_together(
     is done is known by such a state of the one member 0.
     """
     window, windows = model.window, windows_needed(done.steps(0), model.window)
-    previous, valid = _first_states(model, len(members), windows, initial)
+    previous, valid = _first_states(model, members, windows, initial)
     if windows and windows < windows_needed(count, window):
         previous[:] = done.state(0)
     for start in range(windows * window, count, window):
@@ -230,15 +237,15 @@ def generate_together(
         valid = _later(valid, np.ones(window, np.float32), model.previous)
 
 
-def _first_states(model: LatentModel, count: int, windows: int, initial: Initial | None) -> tuple[F32, F32]:
+def _first_states(model: LatentModel, members: Sequence[int], windows: int, initial: Initial | None) -> tuple[F32, F32]:
     """Steps before a window (member, P, variable, latent pixel), as yet those before the first one, and which hold (P).
 
     `windows` are done before it.
     """
-    previous = np.zeros((count, model.previous, *model.shape), dtype=np.float32)
+    previous = np.zeros((len(members), model.previous, *model.shape), dtype=np.float32)
     valid = np.zeros(model.previous, dtype=np.float32)
     if initial is not None:
-        previous[:], valid[:] = initial.white, initial.valid
+        previous[:], valid[:] = initial.white[[initial.place(member) for member in members]], initial.valid
     return previous, _later(valid, np.ones(windows * model.window, np.float32), model.previous)
 
 

@@ -1,5 +1,6 @@
 """Fields of any readable CF dataset as nested HEALPix arrays, checked, and read in time chunks."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from .calendar import Bounds, Date, decimal_year, infer_step, year_phase
 from .errors import DataError
+from .forecasts import on_valid_times
 from .grids import Grid, LatLonGrid, is_same, locate, supported_zoom
 from .healpix import coarsen_valid, npix, ring_to_nested
 from .inputs import READ_ERRORS, choose_variable, find_dates, member_dim, open_source, reason
@@ -58,7 +60,8 @@ class Fields:
     members: tuple[int, ...] | None  # labels; None where the source has no such dimension, `read` then gives one
     source: str  # name and grid of the source, in words
     readers: tuple[Reader, ...] = field(repr=False)  # one per variable
-    close: Callable[[], None] = field(repr=False, default=lambda: None)  # closes the files
+    close: Callable[[], None] = field(repr=False, default=lambda: None)  # closes the files that were opened for this
+    notes: tuple[str, ...] = ()  # what is to be said of how the source was read
 
     @property
     def phase(self) -> NDArray[np.float64]:
@@ -106,16 +109,17 @@ def read_fields(
     names: Mapping[str, str] | None = None,
     make_weights: WeightMaker = make_own_weights,
 ) -> Fields:
-    """The fields of `variables` in a NetCDF file, Zarr store or Dataset, on nested HEALPix of `zoom`.
+    """The fields of `variables` in a NetCDF or GRIB file, Zarr store or Dataset, on nested HEALPix of `zoom`.
 
     The default zoom is the finest that every variable's grid supports, at most `finest_zoom`. Variables are found by
-    name, by standard name, or by what `names` says the source calls them; units are converted. The first step is read
-    and checked at once, so that wrong data is refused before any work is done. DataError for all that does not fit.
+    name, by standard name, or by what `names` says the source calls them; units are converted. The times of forecasts
+    are those they are valid at. The first step is read and checked at once, so that wrong data is refused before any
+    work is done. DataError for all that does not fit.
     """
     dataset, where = open_source(source)
     try:
-        return _read_fields(
-            dataset,
+        fields = _read_fields(
+            on_valid_times(dataset, where),
             where,
             variables,
             zoom=zoom,
@@ -128,6 +132,7 @@ def read_fields(
         if dataset is not source:
             dataset.close()
         raise
+    return fields if dataset is source else dataclasses.replace(fields, close=dataset.close)
 
 
 def _read_fields(
@@ -194,7 +199,6 @@ def _read_fields(
         members=_labels(first, members[0]),
         source=f"{where}: {', '.join(words)}",
         readers=tuple(readers),
-        close=dataset.close,
     )
 
 

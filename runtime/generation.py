@@ -29,7 +29,7 @@ from .ensemble import LatentModel, Steps, generate, generate_together, latent_mo
 from .errors import UsageError
 from .forcing import Choice, forcing_at, forcing_coordinate, forcing_note, forcing_record, read_forcing
 from .healpix import npix
-from .initial import KnownSteps, lead_coordinates, read_initial
+from .initial import KnownSteps, lead_coordinates, read_initial, state_coordinate
 from .jobs import Job, field_layout, provenance, seen
 from .ledger import Finished
 from .manifest import Manifest, Time
@@ -150,6 +150,7 @@ def generate_job(
     extra: tuple[Coordinate, ...] = (forcing_coordinate(parts_of(manifest)[0].forcing, forcing),)
     if known is not None:
         extra += lead_coordinates(known.reference, line.stamps, manifest.time.calendar)
+        extra += state_coordinate(known, ensemble.members) if statistics is None else ()
     attributes = provenance(bundle, graphs, _record(ensemble, line), notes) | {"fsae_seed": ensemble.seed}
     time = encode_times(line.stamps, line.bounds, manifest.time.calendar)
     layout = field_layout(view, time, ensemble.members, attributes, time_chunk=model.window, extra=extra)

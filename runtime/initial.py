@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cftime
@@ -16,11 +15,12 @@ from .compression import Input, encode, found_step, open_input
 from .ensemble import Initial, latent_model
 from .errors import BundleError, DataError
 from .fields import Fields
+from .inputs import Paths, source_name
 from .manifest import Time
 from .output import encode_times
 from .pyramid import whiten
 from .session import Graphs
-from .stores import Coordinate
+from .stores import Attribute, Coordinate
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,10 +32,12 @@ SECONDS_A_DAY = 86_400
 class KnownSteps:
     """The last known steps as a denoiser takes them, and where the first step after them begins.
 
-    `reference` is when the last of them is over, the stamp of instantaneous values; `record` is what a request keeps.
+    `reference` is when the last of them is over, the stamp of instantaneous values; `record` is what a request keeps;
+    `labels` are those of the source's members, None where it has no such dimension.
     """
 
     initial: Initial
+    labels: tuple[int, ...] | None
     start: Date
     reference: Date
     record: dict[str, Any]
@@ -45,7 +47,7 @@ class KnownSteps:
 def read_initial(
     bundle: Bundle,
     graphs: Graphs,
-    source: "str | os.PathLike[str] | xr.Dataset",
+    source: "Paths | xr.Dataset",
     *,
     start: Date | None = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
@@ -53,7 +55,7 @@ def read_initial(
 ) -> KnownSteps:
     """The last steps of a source, or those just before the step that holds `start`; other arguments as in `compress`.
 
-    DataError where the source has another time step, several members, missing values or not all the steps needed.
+    DataError where the source has another time step, missing values or not all the steps needed.
     """
     model = latent_model(bundle)
     if not model.previous:
@@ -61,45 +63,46 @@ def read_initial(
             f"bundle {bundle.manifest.name} draws every window alone, so it cannot start from known steps: leave out "
             "--initial, or take a bundle that can"
         )
-    name = Path(source).name if isinstance(source, str | os.PathLike) else "dataset"
+    name = source_name(source)
     given = open_input(bundle, "generate", source, None, climatology, names)
     try:
         check_steps(given.fields, bundle.manifest.time, name)
         times, begin = last_steps(given.fields, bundle.manifest.time, model.previous, start, name)
-        values = given.fields.read(times)[0]  # (time, variable, pixel)
-        if not np.isfinite(values).all():
-            raise DataError(f"{name} has missing values in the steps to start from, expected none: fill them first")
-        latent, season = encode(bundle, graphs, given, values, times)
+        white, digest = [], hashlib.sha256()
+        for member in range(len(given.fields.members or (0,))):
+            values = given.fields.read(times, member)[0]  # (time, variable, pixel)
+            if not np.isfinite(values).all():
+                raise DataError(f"{name} has missing values in the steps to start from, expected none: fill them first")
+            digest.update(values.astype("<f4").tobytes())
+            latent, season = encode(bundle, graphs, given, values, times)
+            white.append(whiten(latent, model.zooms, model.deviation(season), model.level_std).astype(np.float32))
     finally:
         given.close()
-    white = whiten(latent, model.zooms, model.deviation(season), model.level_std).astype(np.float32)
+    if given.own is not None:
+        digest.update(given.own.astype("<f4").tobytes())
     methods = bundle.manifest.variables[0].cell_methods  # of what is generated
     last = in_calendar(given.fields.times[times.stop - 1], bundle.manifest.time.calendar, name)
     return KnownSteps(
-        initial=Initial(white=white, valid=np.ones(model.previous, dtype=np.float32)),
+        labels=given.fields.members,
+        initial=Initial(white=np.stack(white), valid=np.ones(model.previous, dtype=np.float32)),
         start=begin,
         reference=last if time_method(methods) == "point" else begin,
-        record=_record(given, values, times),
+        record=_record(given, times, digest.hexdigest()),
         notes=given.notes,
     )
 
 
-def _record(given: Input, values: np.ndarray, times: slice) -> dict[str, Any]:
-    """What a request keeps: the source and its steps in words, and a hash of the values and of their climatology."""
-    digest = hashlib.sha256(values.astype("<f4").tobytes())
-    if given.own is not None:
-        digest.update(given.own.astype("<f4").tobytes())
-    record = {key: given.request[key] for key in ("input", "zoom", "climatology")}
+def _record(given: Input, times: slice, digest: str) -> dict[str, Any]:
+    """What a request keeps: the source, its members and steps in words, and a hash of values and climatology."""
+    record: dict[str, Any] = {key: given.request[key] for key in ("input", "zoom", "climatology")}
+    labels = given.fields.members or ()
+    record |= {"members": list(labels)} if len(labels) > 1 else {}
     stamps = [date.isoformat() for date in given.fields.times[times]]
-    return record | {"times": stamps, "values_sha256": digest.hexdigest()}
+    return record | {"times": stamps, "values_sha256": digest}
 
 
 def check_steps(fields: Fields, time: Time, name: str) -> None:
-    """Nothing, or DataError where the fields have several members or another time step than the model."""
-    if len(fields.members or (0,)) > 1:
-        raise DataError(
-            f"{name} holds {len(fields.members or ())} members, expected one state to start from: select one first"
-        )
+    """Nothing, or DataError where the fields have another time step than the model."""
     found = found_step(fields)
     if found is not None and not same_step(found, time.step):
         raise DataError(f"{name} has the time step {found}, expected {time.step} as the model: average or select first")
@@ -148,6 +151,15 @@ def in_calendar(date: Date, calendar: str, name: str) -> Date:
             f"{name} has the date {date.isoformat()} of the calendar {date.calendar!r}, expected one that the model's "
             f"calendar {calendar!r} has: give the times in that calendar"
         ) from None
+
+
+def state_coordinate(known: KnownSteps, members: Sequence[int]) -> tuple[Coordinate, ...]:
+    """Which of the source's members each member (realization) goes on from; nothing where there is but one state."""
+    if known.labels is None or len(known.labels) == 1:
+        return ()
+    labels = np.array([known.labels[known.initial.place(member)] for member in members], dtype=np.int64)
+    attributes: dict[str, Attribute] = {"long_name": "member of the initial data that it goes on from", "units": "1"}
+    return (Coordinate(name="initial_member", dims=("realization",), values=labels, attributes=attributes),)
 
 
 def lead_coordinates(reference: Date, stamps: Sequence[Date], calendar: str) -> tuple[Coordinate, Coordinate]:

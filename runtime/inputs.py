@@ -1,24 +1,30 @@
 """Opening CF datasets, finding a variable in them, and its dates; every failure is a DataError of one sentence."""
 
 import datetime
+import glob
 import importlib.util
 import itertools
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cftime
 import numpy as np
 
 from .calendar import Date, as_dates
 from .errors import DataError
+from .grib import open_grib
 
 if TYPE_CHECKING:
     import xarray as xr
 
+Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]  # or patterns
+
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+GRIB_MAGIC = b"GRIB"
+GRIB_SUFFIXES = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")  # of files whose first message has a heading
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")  # one of these stands in every group
 MEMBER_NAMES = ("realization", "member", "number", "ensemble", "ensemble_member", "member_id")
 # What damaged files raise on opening or reading, through xarray, h5netcdf, h5py and zarr.
@@ -35,15 +41,59 @@ class Dates:
     bounds: tuple[tuple[Date, Date], ...] | None
 
 
-def open_source(source: "str | os.PathLike[str] | xr.Dataset") -> "tuple[xr.Dataset, str]":
-    """The dataset of a path (NetCDF or Zarr), unread and with undecoded times, and its name; a Dataset as it is."""
+def paths_of(source: Paths) -> tuple[Path, ...]:
+    """The files meant by a path, by a pattern such as tas_*.nc, or by several of either; those of a pattern by name.
+
+    What exists is meant itself, whatever its name. DataError where a pattern fits nothing.
+    """
+    found: list[Path] = []
+    for given in [source] if isinstance(source, str | os.PathLike) else source:
+        path = Path(given)
+        if path.exists() or not any(letter in str(path) for letter in "*?["):
+            found.append(path)
+            continue
+        fitting = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        if not fitting:
+            raise DataError(f"found no file that fits {str(path)!r}: give the path of a file, or another pattern")
+        found += fitting
+    if not found:
+        raise DataError("found an empty list of files, expected one or more")
+    return tuple(dict.fromkeys(found))
+
+
+def named(paths: Sequence[Path]) -> str:
+    """Files by name, many of them by the first and the last.
+
+    >>> named([Path("data/a.nc")]), named([Path("a.nc"), Path("b.nc"), Path("c.nc")])
+    ('a.nc', 'a.nc to c.nc (3 files)')
+    """
+    return paths[0].name if len(paths) == 1 else f"{paths[0].name} to {paths[-1].name} ({len(paths)} files)"
+
+
+def source_name(source: "Paths | xr.Dataset") -> str:
+    """The name of a source in messages."""
+    import xarray as xr  # start-up time
+
+    return "dataset" if isinstance(source, xr.Dataset) else named(paths_of(source))
+
+
+def open_source(source: "Paths | xr.Dataset") -> "tuple[xr.Dataset, str]":
+    """The dataset of a file (NetCDF, Zarr or GRIB), unread and with undecoded times, and its name; a Dataset as it is.
+
+    DataError for several files.
+    """
     import xarray as xr  # start-up time
 
     if isinstance(source, xr.Dataset):
         return source, "dataset"
-    path = Path(source)
+    paths = paths_of(source)
+    if len(paths) > 1:
+        raise DataError(f"found {named(paths)}, expected one file here: join them first, or give them one at a time")
+    path = paths[0]
     try:
         engine = _engine(path)
+        if engine == "cfgrib":
+            return open_grib(path), path.name
         # cache=False: what was read is not kept, so memory does not grow with time
         if engine == "zarr":
             opened = xr.open_dataset(
@@ -64,7 +114,7 @@ def reason(error: Exception) -> str:
 def _engine(path: Path) -> Any:
     """The xarray engine for a file or folder, by its content and not its name."""
     if not path.exists():
-        raise DataError(f"found no file {path}: give the path of a NetCDF file or a Zarr store on this machine")
+        raise DataError(f"found no file {path}: give the path of a NetCDF or GRIB file or a Zarr store on this machine")
     if path.is_dir():
         if any((path / mark).exists() for mark in ZARR_MARKS):
             return "zarr"
@@ -78,6 +128,8 @@ def _engine(path: Path) -> Any:
             head = HDF5_MAGIC if file.read(8) == HDF5_MAGIC else head
     if head == HDF5_MAGIC:
         return "h5netcdf"
+    if head[:4] == GRIB_MAGIC or (path.suffix.lower() in GRIB_SUFFIXES and head):
+        return "cfgrib"
     if head[:3] == b"CDF":
         if head[3:4] in (b"\x01", b"\x02") and importlib.util.find_spec("scipy") is not None:
             return "scipy"
@@ -85,8 +137,8 @@ def _engine(path: Path) -> Any:
             f"{path} is a classic NetCDF-3 file, expected NetCDF-4 or Zarr: "
             "convert it with `nccopy -k nc4 IN OUT`, or install scipy"
         )
-    kind = "a GRIB file" if head[:4] == b"GRIB" else "empty" if not head else "neither NetCDF nor Zarr"
-    raise DataError(f"{path} is {kind}, expected NetCDF-4 or Zarr: convert it first")
+    kind = "neither NetCDF nor Zarr nor GRIB" if head else "empty"
+    raise DataError(f"{path} is {kind}, expected NetCDF-4, Zarr or GRIB: convert it first")
 
 
 def choose_variable(
@@ -127,7 +179,7 @@ def standard(variable: "xr.DataArray | xr.Variable") -> str:
     return str(variable.attrs.get("standard_name", ""))
 
 
-def _is_time(variable: "xr.Variable") -> bool:
+def is_time(variable: "xr.Variable") -> bool:
     if variable.dtype.kind == "M" or standard(variable) == "time":
         return True
     if variable.dtype.kind == "O":
@@ -147,16 +199,16 @@ def member_dim(array: "xr.DataArray") -> str | None:
 def find_dates(array: "xr.DataArray", dataset: "xr.Dataset", where: str) -> Dates:
     """The dates of a variable, decoded in the calendar of its time axis and strictly rising."""
     variables = dataset.variables
-    dim = next((str(d) for d in array.dims if d in variables and _is_time(variables[d])), None)
+    dim = next((str(d) for d in array.dims if d in variables and is_time(variables[d])), None)
     name = dim
     if name is None:
-        loose = [str(n) for n, c in array.coords.items() if c.ndim == 0 and _is_time(c.variable)]
+        loose = [str(n) for n, c in array.coords.items() if c.ndim == 0 and is_time(c.variable)]
         loose.sort(key=lambda n: (n != "time", standard(variables[n]) != "time"))  # not forecast_reference_time
         name = loose[0] if loose else None
     if name is None:
         raise DataError(f"{array.name} in {where} has no time axis with CF units among its dimensions {array.dims}")
     axis = variables[name]
-    stamps = _decode(axis, axis, f"the times of {array.name} in {where}")
+    stamps = decode_dates(axis, axis, f"the times of {array.name} in {where}")
     if not stamps:
         raise DataError(f"{array.name} in {where} has no time steps")
     for before, after in itertools.pairwise(stamps):
@@ -173,13 +225,13 @@ def _find_bounds(
     name = str(axis.attrs.get("bounds", axis.encoding.get("bounds", "")))
     if name not in dataset.variables or dataset.variables[name].shape[-1:] != (2,):
         return None
-    edges = _decode(dataset.variables[name], axis, f"the time bounds in {where}")
+    edges = decode_dates(dataset.variables[name], axis, f"the time bounds in {where}")
     if len(edges) != 2 * count:
         return None
     return tuple(zip(edges[::2], edges[1::2], strict=True))
 
 
-def _decode(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tuple[Date, ...]:
+def decode_dates(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tuple[Date, ...]:
     """Dates of a time variable, or of its bounds, flat; units and calendar are those of the axis."""
     try:
         values = np.asarray(variable.values).reshape(-1)

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from .inputs import ZARR_MARKS
+from .inputs import ZARR_MARKS, paths_of
 from .lock import SHARDS
 from .output import Layout, Unit, coordinates
 from .stores import F32, RUN, Attribute
@@ -85,10 +85,18 @@ def identity(layout: Layout, inputs: Mapping[str, object]) -> dict[str, str]:
 
 
 def _stamp(given: object) -> str:
-    """Size and time of change of a file, or of what stands first in a Zarr store; empty for what is neither."""
-    if not isinstance(given, str | os.PathLike):
+    """Size and time of change of a file, or of what stands first in a Zarr store; of several files one hash of those.
+
+    Empty for what is no path: see `inputs.paths_of`.
+    """
+    if not isinstance(given, str | os.PathLike | list | tuple):
         return ""
-    path = Path(given)
+    stamps = [_stamp_of(path) for path in paths_of(given)]
+    whole = hashlib.sha256("; ".join(stamps).encode()).hexdigest()
+    return stamps[0] if len(stamps) == 1 else f"{whole} of {len(stamps)} files"
+
+
+def _stamp_of(path: Path) -> str:
     parts = [path, *(path / mark for mark in ZARR_MARKS)] if path.is_dir() else [path]
     found = [part.stat() for part in parts if part.exists()]
     return ", ".join(f"{stat.st_size} bytes of {stat.st_mtime_ns}" for stat in found)

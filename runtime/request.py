@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .errors import UsageError
+from .inputs import Paths
 from .selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ class Request:
     `start`: a date such as 2005-01, by default the beginning of the last training year, or the step after those of
     `initial`; with `steps`, by default 12, it says which steps, and so does `select.times` in place of both.
     `forcing`: a constant or a series over time (NetCDF, Zarr, CSV), by default the calendar year of the steps.
-    `initial`: fields whose last steps, or those before `start`, every member goes on from; `climatology` and `names`
-    are theirs, as in `Emulator.compress`. `sampler`: "fast" is the distilled denoiser, where the bundle has one:
-    several times cheaper and a little worse (see its model card).
+    `initial`: fields whose last steps, or those before `start`, every member goes on from; of several members in them,
+    member m of the ensemble from the one at place m modulo their number. `climatology` and `names` are theirs, as in
+    `Emulator.compress`. `sampler`: "fast" is the distilled denoiser, where the bundle has one: several times cheaper
+    and a little worse (see its model card).
     `select`: part and grid of the fields. `statistics`: in place of the members, their mean, std, min, max, q05 and
     the like, or quantiles, which stands for q05, q25, q50, q75, q95.
     """
@@ -34,7 +36,7 @@ class Request:
     steps: int | None = None
     seed: int = 0
     forcing: "float | str | os.PathLike[str] | xr.Dataset | None" = None
-    initial: "str | os.PathLike[str] | xr.Dataset | None" = None
+    initial: "Paths | xr.Dataset | None" = None
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
     names: Mapping[str, str] | None = None
     sampler: str = "default"

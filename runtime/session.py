@@ -3,6 +3,7 @@
 A named device is used or the call fails; only `auto` chooses, and it says what and why.
 """
 
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -155,7 +156,10 @@ class GraphCalls:
 
 
 class OnnxGraphs(GraphCalls):
-    """`Graphs` by ONNX Runtime on "cpu" or "cuda"; a graph is loaded, hash checked, when it is first called."""
+    """`Graphs` by ONNX Runtime on "cpu" or "cuda"; a graph is loaded, hash checked, when it is first called.
+
+    Sessions may be called by several threads at once; only the loading of them needs a lock.
+    """
 
     def __init__(
         self, bundle: Bundle, device: str = "cpu", precision: str = "fp32", threads: int | None = None
@@ -175,6 +179,7 @@ class OnnxGraphs(GraphCalls):
         self._onnxruntime = import_onnxruntime(device)
         self._bundle, self._threads = bundle, threads
         self._sessions: dict[str, Any] = {}
+        self._lock = threading.Lock()
         if device == "cuda":
             if hasattr(self._onnxruntime, "preload_dlls"):
                 self._onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
@@ -191,8 +196,13 @@ class OnnxGraphs(GraphCalls):
 
     def _session(self, graph: str) -> Any:
         """The session of a graph, made and checked at the first call."""
-        if graph in self._sessions:
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = self._open(graph)
             return self._sessions[graph]
+
+    def _open(self, graph: str) -> Any:
+        """A new session of a graph, checked."""
         if graph not in self._bundle.manifest.graphs:
             raise BundleError(f"bundle {self._bundle.manifest.name} has no {graph}: it cannot generate")
         name = graph_file(graph, self.precision)
@@ -222,7 +232,6 @@ class OnnxGraphs(GraphCalls):
         found = {i.name for i in session.get_inputs()}
         if found != set(INPUTS[graph]):
             raise BundleError(f"{name} has the inputs {sorted(found)}, expected {sorted(INPUTS[graph])}")
-        self._sessions[graph] = session
         return session
 
     def _run(self, graph: str, *arrays: F32) -> F32:

@@ -25,6 +25,7 @@ F32 = NDArray[np.float32]
 Attribute = str | int | float
 
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
+FILTERS = threading.Lock()  # filters of warnings belong to the process: threads that put them back must take turns
 RUN = "run.json"  # stands in the folder of a run that can go on after an interruption, see ledger.py
 # What people call NetCDF-4 files; without this a Zarr folder of that name would surprise them.
 NEARLY_NETCDF = (".nc4", ".netcdf", ".h5")
@@ -262,7 +263,7 @@ class ZarrStore:
         """See `Store.close`."""
         import zarr
 
-        with warnings.catch_warnings():
+        with FILTERS, warnings.catch_warnings():
             # not yet in the Zarr v3 text, but ignored by those who do not know it and expected by xarray
             warnings.filterwarnings("ignore", message="Consolidated metadata")
             zarr.consolidate_metadata(self._group.store)

@@ -143,12 +143,18 @@ def size_of(path: Path) -> int:
 
 
 def prepare_output(out: str, overwrite: bool, source: str | None = None) -> Path:
-    """The output path, known to be writable; OutputError before any work is done where it is not."""
-    from .stores import check_output
+    """The output path, known to be writable; OutputError before any work is done where it is not.
+
+    `source` is the input, which may be a pattern.
+    """
+    from .inputs import paths_of
+    from .stores import check_output, partial_of
 
     path = Path(out)
-    if source is not None and path.resolve() == Path(source).resolve():
-        raise OutputError(f"{path} is the input: give another path for the output")
+    given = [one.resolve() for one in paths_of(source)] if source is not None else []
+    if path.resolve() in given or partial_of(path).resolve() in given:
+        whole = "the input" if len(given) == 1 else f"among the files that fit {source!r}"
+        raise OutputError(f"{path} is {whole}: give another path for the output")
     check_output(path, overwrite)
     return path
 

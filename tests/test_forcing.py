@@ -304,7 +304,6 @@ BAD_FORCINGS: dict[str, tuple[Callable[[Path], Path | str], int, str]] = {
     ),
     "no time": (_dataset(lambda d: d.drop_vars("time")), 5, "x in bad.nc has no time axis"),
     "other units": (_dataset(lambda d: d.assign(x=d["x"].assign_attrs(units="K"))), 5, "has the units 'K', expected"),
-    "another format": (_bytes(b"GRIB\0\0\0\2"), 5, "is a GRIB file, expected NetCDF-4 or Zarr"),
     "no text": (_bytes(b"\xff\xfe19"), 5, "is neither NetCDF nor Zarr"),
     "cut": (_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), 5, "cannot read"),
     "a folder": (lambda p: p, 5, "is a folder and no Zarr store"),

@@ -89,7 +89,7 @@ def test_the_state_is_the_last_steps_encoded_and_whitened(emulator: fsae.runtime
     # oracle: the closed form of the tiny encoder
     known = read_initial(emulator.bundle, emulator.graphs, months(weather()), climatology="training")
     latent = tiny_encode(weather()[0], seasons())[-PREVIOUS:]
-    np.testing.assert_allclose(known.initial.white, white_of(latent, emulator.bundle), atol=1e-3)  # float32 at 300 K
+    np.testing.assert_allclose(known.initial.white[0], white_of(latent, emulator.bundle), atol=1e-3)  # float32 at 300 K
     assert known.initial.valid.tolist() == [1.0] * PREVIOUS
     assert known.start.isoformat() == known.reference.isoformat() == "1991-03-01T00:00:00"
     assert known.notes == ()
@@ -101,7 +101,7 @@ def test_members_go_on_from_it(emulator: fsae.runtime.Emulator) -> None:
     data = weather()[0, -PREVIOUS:]
     mask = np.ones((PREVIOUS, ZOOM + 1), dtype=np.float32)
     white = white_of(graphs.encode(data, seasons()[-PREVIOUS:], mask), bundle).astype(np.float32)
-    initial = Initial(white=white, valid=np.ones(PREVIOUS, dtype=np.float32))
+    initial = Initial(white=white[None], valid=np.ones(PREVIOUS, dtype=np.float32))
     model = latent_model(bundle)
     start = cftime.datetime(1991, 3, 1, calendar="standard")
     line = timeline(bundle.manifest.time, model.window, "time: mean", start, 4)
@@ -152,7 +152,7 @@ def test_a_coarser_state_enters_with_its_finer_levels_masked(emulator: fsae.runt
     latent = tiny_encode(refine(means[0], ZOOM - zoom), seasons())[-PREVIOUS:]
     if zoom == 0:
         latent = refine(coarsen(latent, 1), 1)
-    np.testing.assert_allclose(known.initial.white, white_of(latent, emulator.bundle), atol=1e-3)
+    np.testing.assert_allclose(known.initial.white[0], white_of(latent, emulator.bundle), atol=1e-3)
 
 
 def test_a_climatology_of_its_own_removes_the_bias(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_months_of_another_calendar_are_months(emulator: fsae.runtime.Emulator, 
     data = months(weather(), calendar)
     known = read_initial(emulator.bundle, emulator.graphs, data, climatology="training")
     latent = tiny_encode(weather()[0], seasons(calendar))[-PREVIOUS:]
-    np.testing.assert_allclose(known.initial.white, white_of(latent, emulator.bundle), atol=1e-3)
+    np.testing.assert_allclose(known.initial.white[0], white_of(latent, emulator.bundle), atol=1e-3)
     assert (known.start.isoformat(), known.start.calendar) == ("1991-03-01T00:00:00", "standard")
 
 
@@ -261,6 +261,26 @@ def test_without_a_climatology_the_user_and_the_file_are_told(
             assert (f"warning: {sentence}" in err) == found.attrs.get("comment", "").startswith(sentence) == (not more)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_members_go_on_from_the_members_of_the_initial_data(
+    emulator: fsae.runtime.Emulator, batch: int
+) -> None:  # oracle: each started alone from its own state, the one at its number modulo theirs
+    data = months(weather(3), members=(3, 8, 5))
+    found = emulator.generate([0, 1, 2, 4, 9], initial=data, climatology="training", steps=4, batch=batch)
+    assert found["initial_member"].values.tolist() == [3, 8, 5, 8, 3]
+    for place, (number, state) in enumerate(zip([0, 1, 2, 4, 9], [0, 1, 2, 1, 0], strict=True)):
+        one = data.isel(realization=state, drop=True)
+        alone = emulator.generate([number], initial=one, climatology="training", steps=4)
+        assert "initial_member" not in alone
+        for name in ("tas", "uas"):
+            np.testing.assert_array_equal(found[name].values[place], alone[name].values[0])
+    record = json.loads(found.attrs["fsae_request"])["initial"]
+    assert record["members"] == [3, 8, 5]
+    spread = emulator.generate(3, initial=data, climatology="training", steps=4, statistics=["std"])
+    whole = emulator.generate(3, initial=data, climatology="training", steps=4)
+    np.testing.assert_allclose(spread["tas_std"], whole["tas"].values.std(0), rtol=1e-4, atol=1e-5)
+
+
 def _daily(data: xr.Dataset) -> xr.Dataset:
     days = [cftime.datetime(1990, 3, day, calendar="standard") for day in range(1, MONTHS + 1)]
     return _stamped(data, days)
@@ -283,7 +303,6 @@ def _of_month_ends(data: xr.Dataset) -> xr.Dataset:
 
 INITIAL = ("--initial", "in.nc")
 REFUSED: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], tuple[str, ...], int, str]] = {
-    "members": (lambda d: months(weather(2), members=(3, 8)), INITIAL, 5, "in.nc holds 2 members, expected one state"),
     "daily": (_daily, INITIAL, 5, "in.nc has the time step 1 day, expected 1 month as the model"),
     "too few": (lambda d: d.isel(time=slice(0, 1)), INITIAL, 5, "in.nc holds 1 of the steps to start from, expected 2"),
     "start too early": (lambda d: d, (*INITIAL, "--start", "1990-02"), 5, "in.nc holds 1 of the steps to start from"),

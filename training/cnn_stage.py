@@ -25,13 +25,13 @@ from fsae.runtime.fields import Fields, read_fields
 from fsae.runtime.grids import LatLonGrid, is_same
 from fsae.runtime.healpix import pixel_of, zoom_of
 from fsae.runtime.inputs import has_variable, open_source
+from fsae.runtime.joining import join
 from fsae.runtime.regrid import Weights
 
 from .cnn_vae import CnnVae, area_mean_square, cnn_vae_loss, fitting_width, parameter_count, places
 from .config import Config, VariableConfig
 from .fit import check_trainer, fit, forget_checkpoints
 from .normalisation import fit_statistics, normalised
-from .prepare import join
 from .processes import interruptible, is_first, wait_for
 from .run import (
     Facts,

@@ -105,7 +105,7 @@ def model_forecast(material: Material, whole: Period, leads: int, members: int, 
 
     def forecast(start: int) -> Fields:
         known = slice(start - latent.previous, start)
-        initial = Initial(white=encode_white(material, whole, known), valid=np.ones(latent.previous, np.float32))
+        initial = Initial(white=encode_white(material, whole, known)[None], valid=np.ones(latent.previous, np.float32))
         line = timeline(candidate.time, latent.window, candidate.cell_methods, whole.times[start], leads)
         ids = range(start * members, (start + 1) * members)  # overlapping forecasts must not share their noise
         values = np.empty((members, leads, *whole.values.shape[1:]), dtype=np.float32)

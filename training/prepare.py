@@ -9,19 +9,19 @@ from typing import Protocol
 
 import numpy as np
 
-from fsae.runtime.calendar import Bounds, Date, infer_step, step_bounds, time_method
+from fsae.runtime.calendar import step_bounds, time_method
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import F32, Fields, Reader, VariableSpec, WeightMaker, read_fields
-from fsae.runtime.grids import Grid, find_grid, is_same, supported_zoom
+from fsae.runtime.fields import Fields, VariableSpec
+from fsae.runtime.grids import Grid, find_grid, is_same
 from fsae.runtime.healpix import npix
-from fsae.runtime.inputs import choose_variable, find_dates, has_variable, open_source, standard
+from fsae.runtime.inputs import find_dates, open_source, standard
+from fsae.runtime.joining import join, open_parts
 from fsae.runtime.output import Layout, Unit, encode_times, open_output
 
 from .weights import healpy_weights
 
 log = logging.getLogger("fsae.training")
 
-Key = tuple[int, ...]
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 CHUNK_VALUES = 1 << 18  # values of a chunk of one variable: 1 MiB, as training reads single steps at random
@@ -103,8 +103,10 @@ def prepare(
     store gets its name when it is complete.
     """
     with contextlib.ExitStack() as opened:
-        parts = _open_parts(inputs, variables, zoom, method, healpy_weights(cache), opened)
+        parts = open_parts(inputs, variables, zoom, None, method, {}, healpy_weights(cache), opened)
         fields = join(parts)
+        for note in fields.notes:
+            log.info("prepare: %s", note)
         layout = _layout(fields, variables, [own[0].cell_methods for own in parts])
         everyone = slice(0, fields.shape[0])
         with open_output(Path(output), layout, overwrite) as write:
@@ -113,152 +115,6 @@ def prepare(
                 if progress is not None:
                     progress(times.stop, len(fields.times))
         return fields.grid
-
-
-def _open_parts(
-    inputs: Sequence[Path],
-    variables: Sequence[PreparedVariable],
-    zoom: int | None,
-    method: str,
-    make_weights: WeightMaker,
-    opened: contextlib.ExitStack,
-) -> list[list[Fields]]:
-    """For each variable the opened files that hold it, all on one zoom."""
-    holders: list[list[Path]] = [[] for _ in variables]
-    called = [v.name for v in variables]
-    finest = 99
-    for path in inputs:
-        dataset, where = open_source(path)
-        with dataset:
-            there = [has_variable(dataset, v.name, v.standard_name, called) for v in variables]
-            if not any(there):
-                choose_variable(dataset, variables[0].name, variables[0].standard_name, where)  # says what is there
-            for variable, paths, found in zip(variables, holders, there, strict=True):
-                if found:
-                    array = choose_variable(dataset, variable.name, variable.standard_name, where, called)
-                    finest = min(finest, supported_zoom(find_grid(array, dataset)))
-                    paths.append(path)
-    parts = []
-    for variable, paths in zip(variables, holders, strict=True):
-        if not paths:
-            raise DataError(f"none of the {len(inputs)} input files holds {variable.name!r}: add the file that does")
-        own = []
-        for path in paths:
-            chosen = finest if zoom is None else zoom
-            part = read_fields(path, [variable], zoom=chosen, method=method, make_weights=make_weights)
-            opened.callback(part.close)
-            own.append(part)
-        parts.append(own)
-    return parts
-
-
-def join(parts: Sequence[Sequence[Fields]]) -> Fields:
-    """One `Fields` out of files along time (inner) and variables (outer), each part holding one variable."""
-    series = [_join_time(own) for own in parts]
-    first = series[0]
-    keys = [_keys(fields, _is_monthly([fields])) for fields in series]
-    if len({_is_monthly([fields]) for fields in series}) > 1:
-        raise DataError("some variables are monthly and some are not: prepare them apart")
-    if len({fields.members for fields in series}) > 1:
-        raise DataError("the variables differ in their ensemble members: prepare them apart")
-    common = set(keys[0]).intersection(*keys[1:])
-    kept = [i for i, key in enumerate(keys[0]) if key in common]
-    if not kept:
-        periods = (f"{f.variables[0]} {f.times[0]} to {f.times[-1]} ({f.calendar})" for f in series)
-        raise DataError(f"the variables have no time step in common: {'; '.join(periods)}")
-    if len(kept) < max(len(fields.times) for fields in series):
-        log.info("prepare: %d of %d steps are common to all variables", len(kept), len(first.times))
-    readers = []
-    for fields, own in zip(series, keys, strict=True):
-        place = {key: i for i, key in enumerate(own)}
-        readers.append(_picked([(fields.readers[0], place[keys[0][i]]) for i in kept]))
-    times = tuple(first.times[i] for i in kept)
-    bounds = [first.bounds[i] for i in kept] if first.bounds is not None else None
-    return Fields(
-        variables=tuple(fields.variables[0] for fields in series),
-        zoom=first.zoom,
-        grid=first.grid,
-        times=times,
-        bounds=bounds,
-        calendar=first.calendar,
-        step=infer_step(times, bounds) or first.step,
-        cell_methods=first.cell_methods,
-        members=first.members,
-        source="; ".join(dict.fromkeys(fields.source for fields in series)),
-        readers=tuple(readers),
-    )
-
-
-def _join_time(parts: Sequence[Fields]) -> Fields:
-    """The files of one variable joined along time."""
-    name = parts[0].variables[0]
-    for what, found in (
-        ("calendars", sorted({part.calendar for part in parts})),
-        ("ensemble members", sorted({str(part.members) for part in parts})),
-    ):
-        if len(found) > 1:
-            raise DataError(f"the files of {name} have different {what}: {', '.join(found)}; prepare them apart")
-    monthly = _is_monthly(parts)
-    places = [(date, p, i) for p, part in enumerate(parts) for i, date in enumerate(part.times)]
-    places.sort(key=lambda place: place[0])
-    keys = [_key(date, monthly) for date, _, _ in places]
-    twice = next((k for k in range(1, len(keys)) if keys[k] == keys[k - 1]), None)
-    if twice is not None:
-        names = " and ".join(dict.fromkeys(parts[places[k][1]].source.split(":")[0] for k in (twice - 1, twice)))
-        raise DataError(f"{name} has the date {places[twice][0]} twice, in {names}: leave one of them out")
-    times = tuple(date for date, _, _ in places)
-    bounds: Bounds | None = None
-    if all(part.bounds is not None for part in parts):
-        bounds = [part.bounds[i] for part, i in ((parts[p], i) for _, p, i in places) if part.bounds is not None]
-    first = parts[0]
-    return Fields(
-        variables=first.variables,
-        zoom=first.zoom,
-        grid=first.grid,
-        times=times,
-        bounds=bounds,
-        calendar=first.calendar,
-        step=infer_step(times, bounds),
-        cell_methods=first.cell_methods,
-        members=first.members,
-        source="; ".join(part.source for part in parts),
-        readers=(_picked([(parts[p].readers[0], i) for _, p, i in places]),),
-    )
-
-
-def _is_monthly(parts: Sequence[Fields]) -> bool:
-    """Whether files hold monthly data; one-step files are judged together."""
-    steps = {part.step for part in parts} - {None}
-    if steps:
-        return "1 month" in steps
-    return infer_step(sorted(date for part in parts for date in part.times)) == "1 month"
-
-
-def _key(date: Date, monthly: bool) -> Key:
-    """What makes a step the same step: year and month of monthly data, else the whole date."""
-    whole = (date.year, date.month, date.day, date.hour, date.minute, date.second, date.microsecond)
-    return whole[:2] if monthly else whole
-
-
-def _keys(fields: Fields, monthly: bool) -> list[Key]:
-    return [_key(date, monthly) for date in fields.times]
-
-
-def _picked(steps: Sequence[tuple[Reader, int]]) -> Reader:
-    """A reader of chosen steps of other readers; what lies side by side is read at once."""
-
-    def read(times: slice, member: int | None) -> F32:
-        chosen = steps[times]
-        values = []
-        first = 0
-        for last in range(1, len(chosen) + 1):
-            reader, place = chosen[last - 1]
-            if last == len(chosen) or chosen[last][0] is not reader or chosen[last][1] != place + 1:
-                values.append(reader(slice(chosen[first][1], place + 1), member))
-                first = last
-        return np.concatenate(values, axis=1)
-
-    return read
 
 
 def _layout(fields: Fields, variables: Sequence[PreparedVariable], cell_methods: Sequence[str]) -> Layout:

@@ -1,0 +1,122 @@
+"""Forecasts by reference time and lead time, as weather centres write them, brought onto one axis of valid times.
+
+The dimensions are (realization, reference time, lead time, ...) under many names. One of reference time and lead time
+may have several entries; the dates of the other dimension are then those that fields are valid at.
+"""
+
+import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import DataError
+from .inputs import decode_dates, is_time, standard
+from .units import conversion
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LEADS = ("step", "lead_time", "leadtime", "lead", "prediction_timedelta", "forecast_period")
+REFERENCES = ("forecast_reference_time", "init_time", "initial_time", "reference_time", "base_time", "init", "time")
+VALID = "valid_time"
+FROM_TIME = ("step", "prediction_timedelta")  # makers of these call the reference time `time`
+
+
+def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
+    """A dataset whose fields lie along the dates they are valid at: the same one where it is no forecast.
+
+    DataError for several reference times with several lead times each, and for lead times without a reference time.
+    """
+    lead = _lead(dataset)
+    if lead is None:
+        return dataset
+    reference = _reference(dataset, lead)
+    long = []
+    for name in filter(None, (reference, lead)):
+        if dataset[name].ndim and dataset.sizes[name] == 1:
+            dataset = dataset.isel({name: 0})
+        long += [name] if dataset[name].ndim else []
+    if len(long) == 2:
+        raise DataError(
+            f"{where} holds {dataset.sizes[long[0]]} reference times ({long[0]}) of {dataset.sizes[lead]} lead times "
+            f"({lead}) each, expected one reference time or one lead time: select one first, as in "
+            f"dataset.isel({long[0]}=0)"
+        )
+    dims = tuple(long)
+    known = [str(n) for n, v in dataset.variables.items() if v.dims == dims and str(n) not in long]
+    known = [name for name in known if _is_valid_time(dataset.variables[name], name)]
+    if not known and reference is None:
+        raise DataError(
+            f"{where} has the lead times {lead} and no reference time that they count from: add one, with the standard "
+            "name forecast_reference_time"
+        )
+    if not known:
+        start, after = dataset.variables[reference], dataset.variables[lead]
+        starts = decode_dates(start, start, f"the times of {where}")
+        dates = np.empty(dataset.sizes[dims[0]] if dims else 1, dtype=object)
+        dates[:] = [date + period for date in starts for period in _durations(after)]
+        dataset = dataset.assign_coords({VALID: (dims, dates.reshape([dates.size] if dims else []))})
+        known = [VALID]
+    if dims:
+        return dataset.swap_dims({dims[0]: known[0]})
+    others = [name for name in ("time", reference) if name not in (None, known[0]) and name in dataset.coords]
+    dataset = dataset.drop_vars(others)
+    return (
+        dataset if known[0] == "time" else dataset.rename({known[0]: "time"})
+    )  # as the time of a single field is found
+
+
+def _lead(dataset: "xr.Dataset") -> str | None:
+    """The coordinate of lead times: a dimension, or a single lead where the times are known to be those of starts."""
+    found = [str(n) for n, v in dataset.variables.items() if v.ndim < 2 and _is_lead(v, str(n))]
+    along = [name for name in found if dataset.variables[name].dims == (name,)]
+    if along:
+        return along[0]
+    axes = [str(n) for n, v in dataset.variables.items() if v.dims == (n,) and is_time(v)]
+    for name in (name for name in found if not dataset.variables[name].ndim):
+        start = _reference(dataset, name)
+        if start is None or (axes and axes != [start]):
+            continue
+        said = standard(dataset[start])
+        if start != "time" or said == "forecast_reference_time" or (name.lower() in FROM_TIME and not said):
+            return name
+    return None
+
+
+def _is_lead(variable: "xr.Variable", name: str) -> bool:
+    if is_time(variable) or (standard(variable) != "forecast_period" and name.lower() not in LEADS):
+        return False
+    return variable.dtype.kind == "m" or _seconds(variable) is not None
+
+
+def _seconds(variable: "xr.Variable") -> float | None:
+    """Seconds in a variable's unit; None where that is no time."""
+    try:
+        return conversion(str(variable.attrs.get("units", "")), "s")[0]
+    except DataError:
+        return None
+
+
+def _reference(dataset: "xr.Dataset", lead: str) -> str | None:
+    """The coordinate of reference times: a dimension or a single one."""
+    found = [
+        str(n) for n, v in dataset.variables.items() if n not in (lead, VALID) and v.dims in ((), (n,)) and is_time(v)
+    ]
+    found = [n for n in found if standard(dataset[n]) == "forecast_reference_time"] or [
+        n for n in REFERENCES if n in found
+    ]
+    return found[0] if found else None
+
+
+def _is_valid_time(variable: "xr.Variable", name: str) -> bool:
+    """Whether a time is the one that fields are valid at."""
+    return is_time(variable) and (standard(variable) == "time" or name == VALID)
+
+
+def _durations(variable: "xr.Variable") -> list[datetime.timedelta]:
+    """Lead times as differences of dates."""
+    values = np.asarray(variable.values).reshape(-1)
+    if values.dtype.kind == "m":
+        return list(values.astype("timedelta64[us]").astype(datetime.timedelta))
+    size = _seconds(variable) or 1.0
+    return [datetime.timedelta(seconds=float(value) * size) for value in values]

@@ -1,0 +1,165 @@
+"""Forecasts by reference time and lead time under the names of several makers become series of valid times."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import ZOOM
+from test_joining import SPECS, series
+
+import fsae.runtime
+from fsae.runtime.errors import DataError
+from fsae.runtime.fields import read_fields
+from fsae.runtime.forecasts import on_valid_times
+
+LEADS = 5
+FIRST = np.datetime64("2003-02-11T00:00", "ns")
+
+
+def daily(members: int = 1) -> xr.Dataset:
+    """Days from FIRST on, (number, time, lat, lon): what every forecast below holds."""
+    whole = series().isel(time=slice(0, LEADS)).drop_vars("time")
+    whole = whole.assign_coords(time=FIRST + np.arange(LEADS) * np.timedelta64(1, "D"))
+    parts = [whole + 0.25 * member for member in range(members)]
+    for part in parts:
+        for name in ("tas", "uas"):
+            part[name].attrs = series()[name].attrs
+    return xr.concat(parts, xr.Variable("number", np.arange(members) + 7)) if members > 1 else parts[0]
+
+
+def ecmwf(data: xr.Dataset) -> xr.Dataset:
+    """As cfgrib gives it: a scalar reference time, steps, and valid times beside them."""
+    steps = np.arange(LEADS) * np.timedelta64(24, "h")
+    data = data.rename(time="step").assign_coords(step=steps.astype("timedelta64[ns]"))
+    reference = xr.Variable((), FIRST, {"standard_name": "forecast_reference_time"})
+    valid = ("step", FIRST + steps, {"standard_name": "time"})
+    return data.assign_coords(time=reference, valid_time=valid)
+
+
+def cf(data: xr.Dataset) -> xr.Dataset:
+    """CF names, one entry of reference time, undecoded: leads in hours, reference in days."""
+    hours = {"units": "hours", "standard_name": "forecast_period"}
+    data = data.rename(time="forecast_period").assign_coords(
+        forecast_period=("forecast_period", np.arange(LEADS) * 24.0, hours)
+    )
+    since = {"units": "days since 2003-02-01", "calendar": "proleptic_gregorian"}
+    since |= {"standard_name": "forecast_reference_time"}
+    data = data.expand_dims("forecast_reference_time", axis=0)
+    return data.assign_coords(forecast_reference_time=("forecast_reference_time", [10], since))
+
+
+def benchmark(data: xr.Dataset) -> xr.Dataset:
+    """As the weather benchmarks have it: time and prediction_timedelta, no attributes."""
+    steps = (np.arange(LEADS) * np.timedelta64(1, "D")).astype("timedelta64[ns]")
+    data = data.rename(time="prediction_timedelta").assign_coords(prediction_timedelta=steps)
+    return data.expand_dims(time=[FIRST], axis=0).transpose("prediction_timedelta", ...)
+
+
+def one_lead(data: xr.Dataset) -> xr.Dataset:
+    """Many reference times, each with the same single lead of three days."""
+    data = data.rename(time="init_time")
+    data = data.assign_coords(init_time=data["init_time"] - np.timedelta64(3, "D"))
+    return data.expand_dims(lead_time=[np.timedelta64(3, "D").astype("timedelta64[ns]")], axis=-1)
+
+
+def scalar_lead(data: xr.Dataset) -> xr.Dataset:
+    """The same as cfgrib squeezes it."""
+    data = one_lead(data).isel(lead_time=0).rename(init_time="time", lead_time="step")
+    data["time"].attrs["standard_name"] = "forecast_reference_time"
+    return data
+
+
+def noleap(data: xr.Dataset) -> xr.Dataset:
+    """A reference time in another calendar, dates as objects."""
+    steps = (np.arange(LEADS) * np.timedelta64(1, "D")).astype("timedelta64[ns]")
+    reference = np.array(cftime.datetime(2003, 2, 11, calendar="noleap"), dtype=object)
+    return data.rename(time="lead").assign_coords(lead=steps, reference_time=((), reference))
+
+
+FORMS = [ecmwf, cf, benchmark, one_lead, scalar_lead, noleap]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("members", [1, 2])
+def test_forms_of_a_forecast(form: Callable[[xr.Dataset], xr.Dataset], members: int) -> None:
+    # oracle: the series without any of it
+    plain = read_fields(daily(members), SPECS, finest_zoom=ZOOM)
+    found = read_fields(form(daily(members)), SPECS, finest_zoom=ZOOM)
+    assert [str(date) for date in found.times] == [str(date) for date in plain.times]
+    assert (found.step, found.members) == ("1 day", plain.members)
+    np.testing.assert_array_equal(found.read(), plain.read())
+    np.testing.assert_array_equal(found.read(slice(1, 3), members - 1)[0], plain.read()[members - 1, 1:3])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_single_field_is_at_its_valid_time(form: Callable[[xr.Dataset], xr.Dataset]) -> None:
+    data = form(daily())
+    dim = next(str(d) for d in data["tas"].dims if data.sizes[d] == LEADS)
+    for chosen in (data.isel({dim: [2]}), data.isel({dim: 2})):
+        found = read_fields(chosen, SPECS, finest_zoom=ZOOM)
+        assert [str(date) for date in found.times] == ["2003-02-13 00:00:00"]
+        np.testing.assert_array_equal(found.read(), read_fields(daily(), SPECS, finest_zoom=ZOOM).read(slice(2, 3)))
+
+
+def test_files_of_forecasts(tmp_path: Path) -> None:  # oracle: the series
+    ecmwf(daily(2)).to_netcdf(tmp_path / "forecast.nc", engine="h5netcdf")
+    found = read_fields(tmp_path / "forecast.nc", SPECS, finest_zoom=ZOOM)
+    np.testing.assert_array_equal(found.read(), read_fields(daily(2), SPECS, finest_zoom=ZOOM).read())
+    assert found.times == read_fields(daily(), SPECS, finest_zoom=ZOOM).times
+    found.close()
+
+
+def test_nothing_is_read_for_it(tmp_path: Path) -> None:  # oracle: a missing value in the last step
+    data = ecmwf(daily())
+    data["tas"][4, 0, 0] = np.nan
+    found = read_fields(data, SPECS, finest_zoom=ZOOM)
+    with pytest.raises(DataError, match="tas in dataset has 1 missing values"):
+        found.read()
+
+
+def test_several_starts_of_several_leads_are_refused() -> None:
+    data = benchmark(daily())
+    data = xr.concat([data, data.assign_coords(time=data["time"] + np.timedelta64(7, "D"))], "time")
+    expected = (
+        r"dataset holds 2 reference times \(time\) of 5 lead times \(prediction_timedelta\) each, expected one "
+        r"reference time or one lead time: select one first, as in dataset\.isel\(time=0\)"
+    )
+    with pytest.raises(DataError, match=expected):
+        read_fields(data, SPECS, finest_zoom=ZOOM)
+    with pytest.raises(DataError, match="has the lead times lead and no reference time that they count from: add one"):
+        read_fields(noleap(daily()).drop_vars("reference_time"), SPECS, finest_zoom=ZOOM)
+
+
+def test_what_is_no_forecast_is_left_alone() -> None:
+    plain = daily(2)
+    assert on_valid_times(plain, "dataset") is plain
+    numbered = plain.rename(time="step").assign_coords(step=np.arange(LEADS))  # no time unit: no lead
+    assert on_valid_times(numbered, "dataset") is numbered
+    hours = {"units": "hours", "standard_name": "forecast_period"}
+    of_cf = plain.assign_coords(forecast_period=((), 24.0, hours), forecast_reference_time=((), FIRST))
+    assert on_valid_times(of_cf, "dataset") is of_cf  # its axis of time is the one of valid times
+    first = of_cf.isel(time=0)
+    first["time"].attrs["standard_name"] = "time"
+    assert read_fields(first, SPECS, finest_zoom=ZOOM).times == read_fields(plain, SPECS, finest_zoom=ZOOM).times[:1]
+
+
+def test_members_are_kept(tiny_bundle_path: Path) -> None:  # oracle: each member by itself
+    emulator = fsae.runtime.load(tiny_bundle_path, device="cpu", threads=1)
+    data = ecmwf(daily(3))
+    for verb in (emulator.compress, emulator.superres):
+        found = verb(data, zoom=1, climatology="training")
+        assert found["tas"].dims == ("realization", "time", "cell")
+        assert found["realization"].values.tolist() == [7, 8, 9]
+        np.testing.assert_array_equal(found["time"].values, daily()["time"].values)
+        for place in range(3):
+            alone = verb(data.isel(number=place), zoom=1, climatology="training")
+            assert alone["tas"].dims == ("time", "cell")
+            np.testing.assert_array_equal(found["tas"].values[place], alone["tas"].values)
+    latents = emulator.compress(data, climatology="training")
+    back = emulator.decompress(latents)
+    np.testing.assert_array_equal(
+        back["tas"].values[1], emulator.decompress(latents.isel(realization=1, drop=True))["tas"].values
+    )

@@ -1,0 +1,200 @@
+"""Several files as one input: patterns, lists, variables in files of their own; gaps are told, overlaps refused."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+from conftest import VARIABLES, ZOOM, tiny_grid, tiny_manifest
+
+import fsae.runtime
+from fsae.runtime.cli import main
+from fsae.runtime.compression import open_fields
+from fsae.runtime.errors import DataError
+from fsae.runtime.fields import read_fields
+from fsae.runtime.joining import read_files
+from fsae.runtime.ledger import identity
+from fsae.runtime.output import Layout, encode_times
+from fsae.runtime.regrid import make_weights
+
+SPECS = tiny_manifest().variables
+MONTHS = 24
+
+
+def series(calendar: str = "noleap") -> xr.Dataset:
+    """Two years of monthly means of both variables on the tiny bundle's grid, times as numbers."""
+    grid = tiny_grid()
+    values = np.random.default_rng(2).normal(size=(VARIABLES, MONTHS, *grid.shape))
+    stamps = [cftime.datetime(2001 + m // 12, m % 12 + 1, 16, calendar=calendar) for m in range(MONTHS)]
+    days = cftime.date2num(stamps, "days since 2000-01-01", calendar)
+    dims = ("time", "lat", "lon")
+    return xr.Dataset(
+        {
+            "tas": (dims, values[0] + 280, {"units": "K", "standard_name": "air_temperature"}),
+            "uas": (dims, values[1], {"units": "m s-1", "standard_name": "eastward_wind"}),
+        },
+        {
+            "time": ("time", days, {"units": "days since 2000-01-01", "calendar": calendar, "standard_name": "time"}),
+            "lat": grid.lat_deg,
+            "lon": grid.lon_deg,
+        },
+    )
+
+
+def write(folder: Path, whole: xr.Dataset, edges: list[tuple[int, int]], name: str = "part") -> list[Path]:
+    """Files of the steps between edges, whose names are in the order of time."""
+    paths = [folder / f"{name}_{first:02d}.nc" for first, _ in edges]
+    for path, (first, end) in zip(paths, edges, strict=True):
+        whole.isel(time=slice(first, end)).to_netcdf(path, engine="h5netcdf")
+    return paths
+
+
+THIRDS = [(0, 7), (7, 8), (8, MONTHS)]  # one of them of a single step
+
+
+def test_files_are_one_series(tmp_path: Path) -> None:  # oracle: the same data in one piece
+    whole = series()
+    paths = write(tmp_path, whole, THIRDS)
+    plain = read_fields(whole, SPECS, finest_zoom=ZOOM)
+    asked = []
+
+    def weights(*arguments: object) -> object:
+        asked.append(arguments)
+        return make_weights(*arguments)  # type: ignore[arg-type]
+
+    for source in (str(tmp_path / "part_*.nc"), [paths[2], paths[0], paths[1]], [tmp_path / "part_0?.nc"]):
+        found = read_files(source, SPECS, finest_zoom=ZOOM, make_weights=weights)  # type: ignore[arg-type]
+        assert (found.times, found.step, found.zoom, found.notes) == (plain.times, "1 month", ZOOM, ())
+        np.testing.assert_array_equal(found.read(), plain.read())
+        np.testing.assert_array_equal(found.read(slice(5, 10)), plain.read(slice(5, 10)))
+        found.close()
+    assert len(asked) == 3  # the weights of their one grid, once for each
+    assert read_files(str(tmp_path / "part_*.nc"), SPECS, finest_zoom=ZOOM).source == (
+        "part_00.nc to part_08.nc (3 files): 13 x 24 lat-lon grid, bilinear to HEALPix zoom 2"
+    )
+
+
+def test_a_name_with_the_letters_of_a_pattern_is_a_name(tmp_path: Path) -> None:
+    whole = series()
+    write(tmp_path, whole, [(0, 3)], name="part[1]")
+    write(tmp_path, whole, [(3, 9)], name="part1")
+    assert len(read_files(tmp_path / "part[1]_00.nc", SPECS, finest_zoom=ZOOM).times) == 3
+
+
+def test_variables_in_files_of_their_own(tmp_path: Path) -> None:  # oracle: the same data in one piece
+    whole = series()
+    write(tmp_path, whole[["tas"]], THIRDS, name="tas")
+    write(tmp_path, whole[["uas"]].rename(uas="u10"), [(0, 12), (12, 22)], name="wind")
+    found = read_files(str(tmp_path / "*.nc"), SPECS, finest_zoom=ZOOM, names={"uas": "u10"})
+    np.testing.assert_array_equal(found.read(), read_fields(whole, SPECS, finest_zoom=ZOOM).read(slice(0, 22)))
+    assert found.notes == ("Only 22 of 24 steps are common to all variables: the others are left out.",)
+    with pytest.raises(DataError, match="none of the 3 input files holds 'uas': add the file that does"):
+        read_files(str(tmp_path / "tas*.nc"), SPECS, finest_zoom=ZOOM)
+
+
+def test_a_gap_is_told(tmp_path: Path) -> None:
+    paths = write(tmp_path, series(), [(0, 7), (9, 12), (14, MONTHS)])
+    found = read_files(paths, SPECS, finest_zoom=ZOOM)
+    assert found.notes == (
+        "The input has 2 gaps between the files, the first from 2001-07-16T00:00:00 (part_00.nc) to "
+        "2001-10-16T00:00:00 (part_09.nc).",
+    )
+    assert len(found.times) == MONTHS - 4
+    with_one = read_files(paths[:2], SPECS, finest_zoom=ZOOM)
+    assert with_one.notes[0].startswith("The input has a gap between the files, from 2001-07-16T00:00:00")
+
+
+def test_what_does_not_join_is_refused(tmp_path: Path) -> None:
+    whole = series()
+    paths = write(tmp_path, whole, THIRDS)
+    other = write(tmp_path, whole, [(20, MONTHS)], name="again")
+    with pytest.raises(DataError, match=r"twice, in (part_08.nc and again_20.nc|again_20.nc and part_08.nc): leave"):
+        read_files([*paths, *other], SPECS, finest_zoom=ZOOM)
+    of_360 = write(tmp_path, series("360_day"), [(20, MONTHS)], name="other")
+    with pytest.raises(DataError, match="the files of tas have different calendars: 360_day, noleap"):
+        read_files([paths[0], *of_360], SPECS, finest_zoom=ZOOM)
+    with pytest.raises(DataError, match=r"found no file that fits '.*none_\*\.nc': give the path of a file"):
+        read_files(str(tmp_path / "none_*.nc"), SPECS)
+    with pytest.raises(DataError, match="found an empty list of files"):
+        read_files([], SPECS)
+
+
+def test_only_the_first_steps_are_read_at_first(tmp_path: Path) -> None:  # oracle: what is wrong later shows later
+    whole = series()
+    whole["tas"][20, 3, 3] = np.nan
+    found = read_files(write(tmp_path, whole, THIRDS), SPECS, finest_zoom=ZOOM)
+    found.read(slice(0, 20))
+    with pytest.raises(DataError, match=r"tas in part_08\.nc has 1 missing values in 4 steps"):
+        found.read(slice(18, 22))
+
+
+def run(model: Path, *words: str | Path) -> int:
+    return main(["--model", str(model), "--device", "cpu", *map(str, words)])
+
+
+def test_verbs_take_a_pattern(
+    tiny_bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: the same verbs with the data in one file
+    whole = series()
+    whole.to_netcdf(tmp_path / "whole.nc", engine="h5netcdf")
+    write(tmp_path, whole, [(0, 7), (9, MONTHS)])
+    whole.drop_isel(time=[7, 8]).to_netcdf(tmp_path / "holes.nc", engine="h5netcdf")
+    pattern = tmp_path / "part_*.nc"
+    for verb in ("compress", "superres"):
+        assert run(tiny_bundle_path, verb, pattern, tmp_path / "a.nc", "--climatology", "training", "--overwrite") == 0
+        assert "warning: The input has a gap between the files, from 2001-07-16" in capsys.readouterr().err
+        one = tmp_path / "holes.nc"
+        assert run(tiny_bundle_path, verb, one, tmp_path / "b.nc", "--climatology", "training", "--overwrite") == 0
+        with xr.open_dataset(tmp_path / "a.nc") as many, xr.open_dataset(tmp_path / "b.nc") as single:
+            assert many.equals(single)
+            assert json.loads(many.attrs["fsae_request"])["input"].startswith("part_00.nc to part_09.nc (2 files): ")
+    assert main(["--model", str(tiny_bundle_path), "climatology", str(pattern), str(tmp_path / "c.nc")]) == 0
+    out, err = capsys.readouterr()
+    assert "22 steps" in out
+    assert "warning: The input has a gap between the files" in err
+    assert run(tiny_bundle_path, "compress", tmp_path / "*.nc", tmp_path / "c.nc", "--overwrite") == 7
+    error = capsys.readouterr().err
+    assert "c.nc is among the files that fit" in error
+    assert error.endswith("give another path for the output\n")
+    with xr.open_dataset(tmp_path / "c.nc") as kept:
+        assert kept.attrs["fsae_kind"] == "climatology"
+    assert run(tiny_bundle_path, "decompress", pattern, tmp_path / "d.nc") == 5
+    assert "found part_00.nc to part_09.nc (2 files), expected one file here" in capsys.readouterr().err
+
+
+def test_a_forecast_from_several_files(tiny_bundle_path: Path, tmp_path: Path) -> None:  # oracle: one file
+    whole = series()
+    paths = write(tmp_path, whole, THIRDS)
+    emulator = fsae.runtime.load(tiny_bundle_path, device="cpu", threads=1)
+    several = emulator.generate(2, initial=paths, climatology="training", steps=4)
+    assert several.equals(emulator.generate(2, initial=whole, climatology="training", steps=4))
+
+
+def test_a_run_goes_on_only_with_the_same_files(tmp_path: Path) -> None:  # oracle: a file's time of change
+    layout = Layout(
+        variables={}, attributes={}, time=encode_times([cftime.datetime(2001, 1, 1)], None, "standard"), zoom=0
+    )
+    paths = write(tmp_path, series(), THIRDS)
+    layouts: list[Callable[[], dict[str, str]]] = [
+        lambda: identity(layout, {"input": str(tmp_path / "part_*.nc")}),
+        lambda: identity(layout, {"input": paths}),
+    ]
+    before = [one() for one in layouts]
+    assert [one() for one in layouts] == before
+    assert before[0] == before[1]
+    os.utime(paths[1], (0, 0))
+    assert all(one() != earlier for one, earlier in zip(layouts, before, strict=True))
+
+
+def test_a_dataset_and_a_file_are_read_as_ever(tiny_bundle_path: Path, tmp_path: Path) -> None:
+    bundle = fsae.runtime.load(tiny_bundle_path, device="cpu", threads=1).bundle
+    whole = series()
+    path = write(tmp_path, whole, [(0, MONTHS)])[0]
+    one, other = open_fields(bundle, whole), open_fields(bundle, path)
+    np.testing.assert_array_equal(one.read(), other.read())
+    one.close()
+    assert float(whole["tas"][0, 0, 0]) > 0  # the user's dataset stays open
