@@ -23,6 +23,7 @@ def open_grib(path: Path) -> "xr.Dataset":
     import xarray as xr  # start-up time
 
     cfgrib, failures = _import_cfgrib(path)
+    unfit: tuple[type[Exception], ...] = (*failures, ValueError, TypeError)  # DatasetBuildError is a ValueError
     try:
         return xr.open_dataset(path, engine="cfgrib", decode_times=False, cache=False, backend_kwargs=OPTIONS)
     except cfgrib.DatasetBuildError:
@@ -32,7 +33,7 @@ def open_grib(path: Path) -> "xr.Dataset":
     try:
         parts = cfgrib.open_datasets(str(path), decode_times=False, cache=False, backend_kwargs=OPTIONS)
         return xr.merge(_beside_each_other(parts), compat="override", join="exact", combine_attrs="drop_conflicts")
-    except (*failures, ValueError, TypeError) as error:  # DatasetBuildError is a ValueError
+    except unfit as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{path} holds messages that do not fit together ({text}): split it by variable, for example with "
