@@ -1,12 +1,14 @@
 """The Python interface as a host program uses it: documented examples, threads, streams, silence."""
 
 import ast
+import gc
 import logging
 import os
 import re
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -229,10 +231,21 @@ def test_a_stream_holds_a_batch(emulator: fsae.runtime.Emulator, monkeypatch: py
     for given in range(1, 5):
         next(windows)
         assert len(decoded) == given
+    monkeypatch.setattr(fsae.runtime.emulator, "choose_batch", lambda *_, **__: 64)
     monkeypatch.setattr(fsae.runtime.memory.MemoryLimit, "left", property(lambda self: 6 * 4 * 6 * 2 * npix(2)))
     decoded.clear()
     next(counting.stream(Request(members=1000, steps=6)))  # three of the members that memory has room for twice
     assert len(decoded) <= 6
+
+
+def test_a_stream_forgets(emulator: fsae.runtime.Emulator) -> None:  # oracle: references that keep nothing alive
+    stream = emulator.stream(Request(members=4, steps=6), batch=2)
+    given = next(stream)["tas"].values
+    kept = weakref.ref(given if given.base is None else given.base)
+    del given
+    next(stream)
+    gc.collect()
+    assert kept() is None
 
 
 def test_a_stream_refuses_at_once(emulator: fsae.runtime.Emulator) -> None:

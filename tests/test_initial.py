@@ -277,6 +277,7 @@ def test_members_go_on_from_the_members_of_the_initial_data(
     record = json.loads(found.attrs["fsae_request"])["initial"]
     assert record["members"] == [3, 8, 5]
     spread = emulator.generate(3, initial=data, climatology="training", steps=4, statistics=["std"])
+    assert "initial_member" not in spread
     whole = emulator.generate(3, initial=data, climatology="training", steps=4)
     np.testing.assert_allclose(spread["tas_std"], whole["tas"].values.std(0), rtol=1e-4, atol=1e-5)
 

@@ -12,6 +12,7 @@ import xarray as xr
 from conftest import VARIABLES, ZOOM, tiny_grid, tiny_manifest
 
 import fsae.runtime
+from fsae.runtime.bundle import Bundle
 from fsae.runtime.cli import main
 from fsae.runtime.compression import open_fields
 from fsae.runtime.errors import DataError
@@ -104,7 +105,8 @@ def test_a_gap_is_told(tmp_path: Path) -> None:
         "2001-10-16T00:00:00 (part_09.nc).",
     )
     assert len(found.times) == MONTHS - 4
-    with_one = read_files(paths[:2], SPECS, finest_zoom=ZOOM)
+    single = write(tmp_path, series(), [(8, 10)], name="near")  # one month is missing
+    with_one = read_files([paths[0], *single], SPECS, finest_zoom=ZOOM)
     assert with_one.notes[0].startswith("The input has a gap between the files, from 2001-07-16T00:00:00")
 
 
@@ -119,6 +121,8 @@ def test_what_does_not_join_is_refused(tmp_path: Path) -> None:
         read_files([paths[0], *of_360], SPECS, finest_zoom=ZOOM)
     with pytest.raises(DataError, match=r"found no file that fits '.*none_\*\.nc': give the path of a file"):
         read_files(str(tmp_path / "none_*.nc"), SPECS)
+    with pytest.raises(DataError, match="none of the 3 input files holds 'uas'"):  # a name that was given is meant
+        read_files(paths, SPECS, names={"uas": "zz"})
     with pytest.raises(DataError, match="found an empty list of files"):
         read_files([], SPECS)
 
@@ -190,11 +194,13 @@ def test_a_run_goes_on_only_with_the_same_files(tmp_path: Path) -> None:  # orac
     assert all(one() != earlier for one, earlier in zip(layouts, before, strict=True))
 
 
-def test_a_dataset_and_a_file_are_read_as_ever(tiny_bundle_path: Path, tmp_path: Path) -> None:
-    bundle = fsae.runtime.load(tiny_bundle_path, device="cpu", threads=1).bundle
-    whole = series()
+def test_only_what_was_opened_here_is_closed(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    # oracle: what is told of a user's dataset and of files being closed
+    whole, closed = series(), []
     path = write(tmp_path, whole, [(0, MONTHS)])[0]
-    one, other = open_fields(bundle, whole), open_fields(bundle, path)
+    whole.set_close(lambda: closed.append("dataset"))
+    one, other = open_fields(tiny_bundle, whole), open_fields(tiny_bundle, path)
     np.testing.assert_array_equal(one.read(), other.read())
     one.close()
-    assert float(whole["tas"][0, 0, 0]) > 0  # the user's dataset stays open
+    assert closed == []
+    other.close()
