@@ -44,7 +44,8 @@ def _locked_file(folder: Path) -> int | None:
     """The open, locked file `lock` of a folder that is made where it is missing; None where another holds it."""
     for _ in range(ATTEMPTS):
         with contextlib.suppress(FileNotFoundError):
-            folder.mkdir(exist_ok=True)
+            with contextlib.suppress(FileExistsError):  # `exist_ok` looks again, and fails where it is gone by then
+                folder.mkdir()
             number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 if not _take(number):

@@ -381,7 +381,8 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:  # oracle: a c
                     time.sleep(0.0001)
                     inside[0] -= 1
                     done[0] += 1
-            except OutputError:
+            except OutputError as error:
+                assert "is being written by" in str(error)  # and no other reason, such as a folder that has just gone
                 refused[0] += 1
 
     threads = [threading.Thread(target=contend) for _ in range(4)]
@@ -395,6 +396,25 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:  # oracle: a c
     with locked(tmp_path / "folder"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_goes_while_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # oracle: the order of events, in which another run ends between the two looks of `mkdir`
+    folder, make, calls = tmp_path / "folder", os.mkdir, []
+    folder.mkdir()
+
+    def gone(path: Path, mode: int = 0o777) -> None:
+        calls.append(path)
+        try:
+            make(path, mode)
+        except FileExistsError:
+            folder.rmdir()
+            raise
+
+    monkeypatch.setattr(os, "mkdir", gone)
+    with locked(folder):
+        assert folder.is_dir()
+    assert calls == [folder, folder]
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
