@@ -51,12 +51,23 @@ def fetch(level: Tensor, table: Tensor) -> Tensor:
     return torch.unflatten(torch.unflatten(found, 0, (-1, level.shape[1])), 2, (-1, frames))
 
 
+def swapped(parts: Tensor) -> Tensor:
+    """(B, V, W, ...) -> (B, W, V, ...); where one of them is 1 that is another shape and no other order, so no work."""
+    first, second = parts.shape[1:3]
+    return parts.transpose(1, 2) if min(first, second) > 1 else torch.unflatten(parts.flatten(1, 2), 1, (second, first))
+
+
 def take_apart(field: Tensor, zooms: Sequence[int]) -> list[Tensor]:
     """`decompose` of a field (B, V, pixel, F), coarse to fine."""
     levels = []
     for coarse, fine in zip(reversed(zooms[:-1]), reversed(zooms[1:]), strict=True):
-        mean = means(field, fine - coarse)
-        levels.append((torch.unflatten(field, 2, (-1, 4 ** (fine - coarse))) - mean.unsqueeze(3)).flatten(2, 3))
+        count, mean = 4 ** (fine - coarse), means(field, fine - coarse)
+        if field.shape[-1] == 1:  # a product is faster than a sum in runs as short as this
+            parts = torch.unflatten(field.flatten(2), 2, (-1, count))
+            residual = torch.matmul(parts, torch.eye(count) - 1 / count).flatten(2).unsqueeze(3)
+        else:
+            residual = (torch.unflatten(field, 2, (-1, count)) - mean.unsqueeze(3)).flatten(2, 3)
+        levels.append(residual)
         field = mean
     return [field, *reversed(levels)]
 
@@ -69,6 +80,14 @@ def put_together(levels: Sequence[Tensor], zooms: Sequence[int], *, conserved: b
         offset = field - means(residual, fine - coarse) if conserved else field
         field = (parts + offset.unsqueeze(3)).flatten(2, 3)
     return field
+
+
+class CellMeans(nn.Module):
+    """`means` of updates: by a name of its own not among the learned maps, which are rounded in lower precisions."""
+
+    def forward(self, level: Tensor, steps: int) -> Tensor:
+        """(B, V, pixel, F) -> (B, V, pixel / 4**steps, F)."""
+        return means(level, steps)
 
 
 class Product(nn.Module):
@@ -128,7 +147,7 @@ class FoldedBlock(nn.Module):
         super().__init__()
         self.tokens, self.frames, self.heads, self.cell = block.tokens, block.frames, block.heads, cell
         self.token_zoom, self.window_cells = block.token_zoom, block.window_cells
-        self.cells = len(cell)
+        self.cells, self.means = len(cell), CellMeans()
         if self.window_cells:
             self.register_buffer("windows", block.windows)
         inside, halo, end = _order(self.tokens, self.frames, 0)
@@ -181,15 +200,20 @@ class FoldedBlock(nn.Module):
         (B, V, C, 3 * width) -> (B, V, C, width)
         """
         inside = self.window_cells or self.cells
-        parts = torch.unflatten(torch.unflatten(mixed, 3, (3 * self.heads, -1)), 2, (-1, inside))
-        parts = parts.permute(0, 4, 2, 1, 3, 5).flatten(3, 4)  # (B, 3 * head, W, V * M, n)
-        query, key, value = torch.split(parts, self.heads, dim=1)
+        windows = swapped(torch.unflatten(mixed, 2, (-1, inside))).flatten(2, 3)  # (B, W, V * M, 3 * width)
+        parts = torch.split(windows, windows.shape[3] // (3 * self.heads), dim=3)
+        # A head at a time, whose weights stay in a processor's cache; taking heads apart costs what turning them would.
+        heads = [self._attend(*parts[head :: self.heads]) for head in range(self.heads)]
+        joined = torch.unflatten(torch.cat(heads, dim=3), 2, (-1, inside))  # (B, W, V, M, width)
+        return swapped(joined).flatten(2, 3)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Softmax attention of one head, (B, W, V * M, n); of windows, to what is in those around too."""
         if self.window_cells:
             key, value = self._around(key), self._around(value)
-        queries = torch.split(query, QUERIES, dim=3) if query.shape[3] > 2 * QUERIES else [query]
+        queries = torch.split(query, QUERIES, dim=2) if query.shape[2] > 2 * QUERIES else [query]
         seen = [(part @ key.transpose(-1, -2)).softmax(-1) @ value for part in queries]
-        heads = torch.cat(seen, dim=3) if len(seen) > 1 else seen[0]  # (B, head, W, V * M, n)
-        return torch.unflatten(heads, 3, (-1, inside)).permute(0, 3, 2, 4, 1, 5).flatten(4, 5).flatten(2, 3)
+        return torch.cat(seen, dim=2) if len(seen) > 1 else seen[0]
 
     def put(self, update: Tensor) -> Iterator[Tensor]:
         """Levels (B, V, pixel, F) from values inside each cell; on coarser levels, means over the cells."""
@@ -197,7 +221,7 @@ class FoldedBlock(nn.Module):
         for zoom, part in zip(self.tokens.zooms, torch.split(update, sizes, dim=-1), strict=True):
             level = torch.unflatten(part.flatten(2), 2, (-1, self.frames))
             steps = self.token_zoom - zoom
-            yield means(level, steps) if steps > 0 else level
+            yield self.means(level, steps) if steps > 0 else level
 
     def _by_cell(self, level: Tensor) -> Tensor:
         return torch.unflatten(level.flatten(2), 2, (self.cells, -1))
@@ -206,9 +230,8 @@ class FoldedBlock(nn.Module):
         return self._by_cell(fetch(level, self.tokens.get_buffer(f"table_{zoom}")))
 
     def _around(self, part: Tensor) -> Tensor:
-        """Keys or values (B, head, W, V * M, n) of each window and those around it: (B, head, W, 9 * V * M, n)."""
-        count = part.shape[2]
-        return torch.unflatten(part.index_select(2, self.windows), 2, (count, -1)).flatten(3, 4)
+        """Keys or values (B, W, V * M, n) of each window and those around it: (B, W, 9 * V * M, n)."""
+        return torch.unflatten(part.index_select(1, self.windows), 1, (part.shape[1], -1)).flatten(2, 3)
 
 
 class FoldedMap(nn.Module):

@@ -63,7 +63,7 @@ def measure(ratio: int, repeats: int) -> list[dict[str, Any]]:
     )
     rows = []
     for name, module, inputs in graphs:
-        data = export_graph(name, module, inputs)
+        (data,) = export_graph(name, module, inputs).values()
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         one = {key: value[:1] for key, value in inputs.items()}
         tensors = [torch.from_numpy(value) for value in one.values()]
