@@ -20,8 +20,10 @@ from fsae.runtime.external import weights_file
 from fsae.runtime.manifest import graph_file
 from fsae.runtime.session import OUTPUTS
 from fsae.training.autoencoder import Autoencoder
+from fsae.training.denoiser import Denoiser
 
 from .external import Files, check_model_files, split_weights
+from .folded import FoldedDecoder, FoldedDenoiser, FoldedEncoder
 from .rules import SMALL, constant_problems, interface_problems, operator_problems, shape_problems
 from .tidy import tidy
 
@@ -45,7 +47,7 @@ def export_graph(
     batch = torch.export.Dim("batch")
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
-            module.eval(),
+            folded(module).eval(),
             example,
             dynamo=True,
             opset_version=opset,
@@ -183,3 +185,12 @@ class DecoderGraph(nn.Module):
     def forward(self, latent: Tensor, season: Tensor) -> Tensor:
         """Field [B, V, N] in physical units of a latent [B, V, Nzb]."""
         return self.autoencoder.decode(latent, season)
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """The module in the form it is exported in, the same function; as it is where there is no other."""
+    if isinstance(module, EncoderGraph):
+        return FoldedEncoder(module.autoencoder)
+    if isinstance(module, DecoderGraph):
+        return FoldedDecoder(module.autoencoder)
+    return FoldedDenoiser(module) if isinstance(module, Denoiser) else module

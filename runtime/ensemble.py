@@ -143,9 +143,10 @@ def sample_window(
     return SAMPLERS[sampler.name](denoise, noise, levels)
 
 
-def decode_window(graphs: Graphs, model: LatentModel, white: F32, season: F32) -> F32:
+def decode_window(graphs: Graphs, model: LatentModel, white: F32, season: F32, deviation: F32 | None = None) -> F32:
     """Fields (time, variable, pixel) in physical units of one member's whole window in white space."""
-    latent = unwhiten(white, model.zooms, model.deviation(season), model.level_std).astype(np.float32)
+    own = model.deviation(season) if deviation is None else deviation  # the same for every member
+    latent = unwhiten(white, model.zooms, own, model.level_std).astype(np.float32)
     return graphs.decode(latent, season)
 
 
@@ -197,9 +198,9 @@ def _go_on(
         now = steps.window(start, window)
         white, previous = _draw(model, graphs, [members[place] for place in places], now, seed, previous, valid)
         valid = _later(valid, np.ones(window, np.float32), model.previous)
-        kept = min(window, count - start)
+        kept, deviation = min(window, count - start), model.deviation(now.season)
         for place, one, state in zip(places, white, previous, strict=True):
-            values = decode_window(graphs, model, one, now.season)[None, :kept]
+            values = decode_window(graphs, model, one, now.season, deviation)[None, :kept]
             times = slice(start, start + kept)
             yield Unit(members=slice(place, place + 1), times=times, values=values, state=state)
 
@@ -226,11 +227,12 @@ def generate_together(
         previous[:] = done.state(0)
     for start in range(windows * window, count, window):
         now, kept = steps.window(start, window), min(window, count - start)
+        deviation = model.deviation(now.season)
         for first in range(0, len(members), batch):
             part = slice(first, min(first + batch, len(members)))
             white, previous[part] = _draw(model, graphs, members[part], now, seed, previous[part], valid)
             for place, one in zip(range(part.start, part.stop), white, strict=True):
-                values = decode_window(graphs, model, one, now.season)[None, :kept]
+                values = decode_window(graphs, model, one, now.season, deviation)[None, :kept]
                 state = previous.copy() if place == len(members) - 1 else None
                 times = slice(start, start + kept)
                 yield Unit(members=slice(place, place + 1), times=times, values=values, state=state)

@@ -15,6 +15,7 @@ from .bundle import Bundle
 from .devices import DEVICES, LIBRARIES, NOT_ON_CPUS
 from .errors import BundleError, DeviceError
 from .external import read_graph
+from .healpix import npix
 from .manifest import graph_file
 
 F32 = NDArray[np.float32]
@@ -48,6 +49,8 @@ OUTPUTS = {"encoder": "latent", "decoder": "field", "denoiser": "denoised", "fas
 # (matrix times vector) than a larger one; on a GPU every size may, so there the graph always sees this many rows.
 MIN_BATCH = 2
 GPU_BATCH = 16
+# More rows at once are no faster on a CPU, whose caches they leave, and take more memory.
+CPU_PIXELS = 8 * npix(5)
 
 
 class Graphs(Protocol):
@@ -124,6 +127,16 @@ def _errors(onnxruntime: ModuleType) -> tuple[type[Exception], ...]:
     state = onnxruntime.capi.onnxruntime_pybind11_state
     found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
     return tuple(found)
+
+
+def cpu_batches(rows: int, pixels: int) -> list[int]:
+    """Rows to compute at a time, nearly as many each time, of a model whose fields have so many pixels.
+
+    >>> cpu_batches(17, 12288), cpu_batches(1, 12288), cpu_batches(4, 786432)
+    ([6, 6, 5], [1], [2, 2])
+    """
+    parts = -(-rows // max(CPU_PIXELS // pixels, MIN_BATCH))
+    return [len(part) for part in np.array_split(np.arange(rows), parts)]
 
 
 def pad_batch(array: F32, rows: int) -> F32:
@@ -238,11 +251,15 @@ class OnnxGraphs(GraphCalls):
         """The graph's output for inputs in the order of `INPUTS`, run in batches whose size cannot show."""
         session = self._session(graph)
         rows = arrays[0].shape[0]
-        size = GPU_BATCH if self.device != "cpu" else max(rows, MIN_BATCH)
-        parts = []
-        for first in range(0, rows, size):
+        if self.device == "cpu":
+            counts = cpu_batches(rows, npix(self._bundle.manifest.grid.zoom))
+        else:
+            counts = [min(GPU_BATCH, rows - first) for first in range(0, rows, GPU_BATCH)]
+        parts, first = [], 0
+        for count in counts:
+            size = max(count, MIN_BATCH) if self.device == "cpu" else GPU_BATCH
             part = {
-                name: np.ascontiguousarray(pad_batch(array[first : first + size], size), dtype=np.float32)
+                name: np.ascontiguousarray(pad_batch(array[first : first + count], size), dtype=np.float32)
                 for name, array in zip(INPUTS[graph], arrays, strict=True)
             }
             try:
@@ -250,7 +267,8 @@ class OnnxGraphs(GraphCalls):
             except _errors(self._onnxruntime) as error:
                 text = str(error).splitlines()[0]
                 raise DeviceError(f"{graph} failed on device {self.device}: {text}") from None
-            parts.append(result[: rows - first])
+            parts.append(result[:count])
+            first += count
         whole: F32 = np.concatenate(parts) if len(parts) > 1 else parts[0]
         return whole
 

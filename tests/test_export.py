@@ -248,7 +248,7 @@ def test_a_bundle_gets_graphs_in_other_precisions(
             assert files_of(found, graph, precision) == files_of(bundle, graph, precision)
         own, theirs = (each.manifest.parity["fp16"][graph].worst.max_abs_error for each in (found, bundle))
         # from the float32 graph instead of PyTorch, and without PyTorch's own 16 bits, which round in other places
-        assert 0.4 < own / theirs < 1.2
+        assert 0.3 < own / theirs < 1.2
     for precision in ("fp32", "bf16", "int8"):  # of what was not measured again nothing changes
         assert found.manifest.parity[precision] == bundle.manifest.parity[precision]
         assert found.manifest.certificates[precision] == bundle.manifest.certificates[precision]

@@ -47,6 +47,13 @@ def test_rows_are_the_same_bits_in_every_batch(
     )
 
 
+def test_many_rows_run_in_parts(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: all at once
+    graphs, inputs = OnnxGraphs(bundle, "cpu"), list(rows_of(bundle, "decoder", ROWS).values())
+    whole = graphs.decode(*inputs)
+    monkeypatch.setattr("fsae.runtime.session.CPU_PIXELS", 3 * 192)  # parts of 3, 3 and 2 rows
+    np.testing.assert_array_equal(graphs.decode(*inputs), whole)
+
+
 @pytest.mark.parametrize("graph", INPUTS)
 def test_graphs_keep_the_rules(bundle: Bundle, graph: str) -> None:  # oracle: the rules of graphs.py, read anew
     model = onnx.shape_inference.infer_shapes(model_of(bundle, graph), strict_mode=True, data_prop=True)

@@ -162,7 +162,8 @@ def test_the_reference_rounds_every_result_once(kind: int, bits: int) -> None:  
 def scaled_values(files: dict[str, bytes], block: str, first: int, factor: float) -> dict[str, bytes]:
     """An encoder's files with attention's values, channels from `first` on, times `factor` and what follows through it.
 
-    Its nodes are named by module, and the second input of a map's products and sums is its weights.
+    Its nodes are named by module, and the second input of a product is its weights. What is added to values, of cells
+    and of conditions, comes through maps of its own; that of cells depends on nothing and is a constant.
     """
     ((name, data),) = files.items()
     model = onnx.load_from_string(data)
@@ -170,7 +171,10 @@ def scaled_values(files: dict[str, bytes], block: str, first: int, factor: float
     changed = 0
     for node in model.graph.node:
         module = node.name.rpartition("/")[0]
-        if module == f"{block}.query_key_value" or (module, node.op_type) == (f"{block}.attention_out", "MatMul"):
+        own = module.removeprefix(f"{block}.")
+        values = own == "query_key_value" and node.input[1] in constants
+        added = (own, node.op_type) == ("norm_attention.shift_condition", "MatMul")
+        if values or added or (own, node.op_type) == ("attention_out", "MatMul"):
             constant = constants[node.input[1]]
             array = numpy_helper.to_array(constant).copy()
             if module.endswith("attention_out"):
@@ -179,7 +183,7 @@ def scaled_values(files: dict[str, bytes], block: str, first: int, factor: float
                 array[..., first:] *= factor
             constant.CopyFrom(numpy_helper.from_array(array, constant.name))
             changed += 1
-    assert changed == 3  # weights and bias of the one, weights of the other
+    assert changed == 4  # weights and two shifts of the one, weights of the other
     return {name: model.SerializeToString()}
 
 
@@ -195,7 +199,7 @@ def test_overflow_of_half_precision_is_caught(run: Run, bundle: Bundle) -> None:
         block.query_key_value.weight[2 * width :] *= 3e4
         block.query_key_value.bias[2 * width :] *= 3e4
         block.attention_out.weight /= 3e4
-    data = scaled_values(files_of(bundle, "encoder"), "autoencoder.encoder_fine.0", 2 * width, 3e4)
+    data = scaled_values(files_of(bundle, "encoder"), "encoder_fine.0", 2 * width, 3e4)
     for precision in ("fp32", "bf16"):
         own = data if precision == "fp32" else convert(data, precision)
         assert measure(original, "encoder", precision, part, own).worst.max_abs_error < 0.2

@@ -1,7 +1,8 @@
 """Zoom-8 models, the size of ERA5: built from the shipped configurations, exported and timed with real shapes.
 
 No data of that size ships with the project, so the weights are untrained; sizes, operators and times do not depend on
-their values. Times are medians of interleaved calls of one field, ONNX Runtime beside torch eager on the same weights.
+their values. Times are medians of interleaved calls of one field, ONNX Runtime beside torch eager on the same weights,
+in CPU time with one thread each.
 
     python tests/bench/zoom8.py [--repeats 3] [--json zoom8.json]
 """
@@ -9,8 +10,6 @@ their values. Times are medians of interleaved calls of one field, ONNX Runtime 
 import json
 import resource
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from timing import take_turns
 
 from fsae.export.graphs import DecoderGraph, EncoderGraph, export_graph
 from fsae.runtime.healpix import npix
@@ -36,18 +36,6 @@ def build(ratio: int) -> Autoencoder:
     return Autoencoder(config.autoencoder, climatology, torch.ones(len(config.data.variables))).eval()
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call, the calls taking turns after one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if round_:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def measure(ratio: int, repeats: int) -> list[dict[str, Any]]:
     """One row for the encoder and one for the decoder."""
     model = build(ratio)
@@ -63,19 +51,22 @@ def measure(ratio: int, repeats: int) -> list[dict[str, Any]]:
     )
     rows = []
     for name, module, inputs in graphs:
-        data = export_graph(name, module, inputs)
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        (data,) = export_graph(name, module, inputs).values()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         one = {key: value[:1] for key, value in inputs.items()}
         tensors = [torch.from_numpy(value) for value in one.values()]
         with torch.no_grad():
             expected = module(*tensors).numpy()
-            seconds = interleaved(
+            turns = take_turns(
                 {
                     "torch": lambda module=module, tensors=tensors: module(*tensors),
                     "onnxruntime": lambda session=session, one=one: session.run(None, one),
                 },
                 repeats,
             )
+        seconds = {call: statistics.median(values) for call, values in turns.items()}
         found = session.run(None, one)[0]
         rows.append(
             {
@@ -100,6 +91,7 @@ def measure(ratio: int, repeats: int) -> list[dict[str, Any]]:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the rows there too.")
 def main(repeats: int, ratios: tuple[str, ...], json_path: Path | None) -> None:
     """Print a table of the zoom-8 models."""
+    torch.set_num_threads(1)
     rows = []
     click.echo(
         "| ratio | graph | parameters | nodes | MiB | difference | torch s | ONNX Runtime s | ratio | peak GiB |"
