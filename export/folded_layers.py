@@ -17,7 +17,6 @@ from torch.nn import functional
 from fsae.training.autoencoder import CellMap
 from fsae.training.layers import FieldSpaceBlock, Modulation, Tokens
 
-LONG_RUN = 3  # numbers; above, tables fetch them as they lie
 QUERIES = 256  # tokens that attend at once: memory grows with the tokens, not with their square
 
 
@@ -40,15 +39,11 @@ def spread(level: Tensor, steps: int) -> Tensor:
 def fetch(level: Tensor, table: Tensor) -> Tensor:
     """Pixels of a level by a table (n), (B, V, pixel, F) -> (B, V, n, F).
 
-    A backend copies runs of numbers, each at the cost of one. Where frames make none that are worth it, the rows of the
-    batch do, and turning the level there and back costs a fifth of what it saves.
+    A backend copies the frames of a pixel as one run; for single numbers it has a faster operator.
     """
-    pixels, frames = level.shape[2:]
-    if frames > LONG_RUN:
+    if level.shape[3] > 1:
         return level.index_select(2, table)
-    turned = torch.unflatten(level.flatten(2).flatten(0, 1).T, 0, (pixels, frames)).flatten(1)  # (pixel, F * B * V)
-    found = torch.unflatten(turned.index_select(0, table), 1, (frames, -1)).flatten(0, 1).T  # (B * V, n * F)
-    return torch.unflatten(torch.unflatten(found, 0, (-1, level.shape[1])), 2, (-1, frames))
+    return level.flatten(2).gather(2, table.long().expand(*level.shape[:2], -1)).unsqueeze(3)
 
 
 def swapped(parts: Tensor) -> Tensor:
@@ -91,16 +86,21 @@ class CellMeans(nn.Module):
 
 
 class Product(nn.Module):
-    """Rows times a matrix, and what is added to them."""
+    """Rows times a matrix, and what is added to them; the matrix may have a factor for each of its columns.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    The factor stands beside the weights, which take half the room where they were rounded to 16 bits; a backend
+    multiplies the two when it reads the graph.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, factor: Tensor | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.float().contiguous())
+        self.factor = None if factor is None else nn.Parameter(factor.float())
         self.bias = None if bias is None else nn.Parameter(bias.float())
 
     def forward(self, rows: Tensor, *terms: Tensor) -> Tensor:
         """(..., n) -> (..., m); `terms` broadcast to the result."""
-        out = rows @ self.weight
+        out = rows @ (self.weight if self.factor is None else self.weight * self.factor)
         for term in terms if self.bias is None else (self.bias, *terms):
             out = out + term
         return out
@@ -157,9 +157,8 @@ class FoldedBlock(nn.Module):
         width = len(bias) // 3
         root = torch.ones(len(bias), dtype=torch.float64)
         root[:width] = (width // self.heads) ** -0.5  # softmax attention's scale
-        mixed, bias = root[:, None] * mixed, root * bias
-        self.norm_attention = FoldedNorm(block.norm_attention, order, mixed, bias)
-        self.query_key_value = Product(mixed[:, order].T)
+        self.norm_attention = FoldedNorm(block.norm_attention, order, root[:, None] * mixed, root * bias)
+        self.query_key_value = Product(mixed[:, order].T, factor=root)
         self.attention_out = _gated(block.attention_out, block.attention_gate, inside)
         hidden, out = cast(nn.Linear, block.mlp[0]), cast(nn.Linear, block.mlp[3])
         self.norm_mlp = FoldedNorm(block.norm_mlp, order, hidden.weight.double(), hidden.bias.double())
@@ -235,23 +234,22 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedMap(nn.Module):
-    """A `CellMap`: the linear parts as one."""
+    """A `CellMap`: the linear parts as one, added when a backend reads the graph."""
 
     def __init__(self, cells: CellMap) -> None:
         super().__init__()
-        self.each = cells.own is not None
-        weight = cells.shared if cells.own is None else cells.shared + cells.own
-        self.weight = nn.Parameter(weight.detach().clone())
+        self.shared, self.own = cells.shared, cells.own
         self.mlp = None if cells.mlp is None else nn.Sequential(cells.mlp[0], Gelu(), cells.mlp[2])
 
     def forward(self, patch: Tensor) -> Tensor:
         """(B, V, C, entries) -> (B, V, C, outputs)."""
-        if not self.each:
-            out = patch @ self.weight
-        elif self.weight.shape[-1] == 1:  # a sum of products: single cells have no fast product
-            out = (patch * self.weight[..., 0]).sum(-1, keepdim=True)
+        weight = self.shared if self.own is None else self.shared + self.own
+        if self.own is None:
+            out = patch @ weight
+        elif weight.shape[-1] == 1:  # a sum of products: single cells have no fast product
+            out = (patch * weight[..., 0]).sum(-1, keepdim=True)
         else:
-            out = (patch.permute(1, 2, 0, 3) @ self.weight).permute(2, 0, 1, 3)  # a cell's product for all rows at once
+            out = (patch.permute(1, 2, 0, 3) @ weight).permute(2, 0, 1, 3)  # a cell's product for all rows at once
         return out if self.mlp is None else out + self.mlp(patch)
 
 
@@ -278,4 +276,4 @@ def _order(tokens: Tokens, frames: int, start: int) -> tuple[Tensor, Tensor, int
 def _gated(linear: nn.Linear, gate: Tensor, order: Tensor) -> Product:
     """A map whose results are in the order of the entries, times their gates."""
     factor = gate.double()[order]
-    return Product((factor[:, None] * linear.weight.double()[order]).T, factor * linear.bias.double()[order])
+    return Product(linear.weight[order].T, factor * linear.bias.double()[order], factor)

@@ -106,26 +106,39 @@ def _name_nodes(model: onnx_ir.Model) -> None:
 
 
 def _narrow_tables(model: onnx_ir.Model) -> None:
-    """Gather tables back in int32, in place: the exporter casts them to int64, which torch wants and ONNX does not."""
+    """Tables of indices back in int32, in place: the exporter casts them to int64, as torch wants them."""
     for node in model.graph:
-        if node.op_type != "Gather":
+        if node.op_type not in ("Gather", "GatherElements"):
             continue
-        table = node.inputs[1]
-        producer = table.producer() if table is not None else None
-        if producer is not None and producer.op_type == "Cast":  # too large to be folded: skip the cast
-            source = producer.inputs[0]
-            if source is not None and source.const_value is not None and source.dtype == onnx_ir.DataType.INT32:
-                node.replace_input_with(1, source)
+        indices = node.inputs[1]
+        spread = indices.producer() if indices is not None else None
+        if spread is None or spread.op_type != "Expand":
+            _narrow_table(node, 1)
             continue
-        if table is None or table.const_value is None or table.dtype != onnx_ir.DataType.INT64:
-            continue
-        if table.const_value.size <= SMALL or any((u.node.op_type, u.idx) != ("Gather", 1) for u in table.uses()):
-            continue
-        narrow = table.const_value.numpy()
-        if narrow.min() < -(2**31) or narrow.max() >= 2**31:
-            raise BundleError(f"the table {table.name} reaches {narrow.max()}, expected indices that fit into int32")
-        table.const_value = onnx_ir.tensor(narrow.astype(np.int32), name=table.name)
-        table.dtype = onnx_ir.DataType.INT32
+        _narrow_table(spread, 0)  # the same table for all rows
+        if spread.inputs[0] is not None and spread.inputs[0].dtype is not None:
+            spread.outputs[0].dtype = spread.inputs[0].dtype
+
+
+def _narrow_table(user: onnx_ir.Node, place: int) -> None:
+    """See `_narrow_tables`, of one input of a node."""
+    table = user.inputs[place]
+    producer = table.producer() if table is not None else None
+    if producer is not None and producer.op_type == "Cast":  # too large to be folded: skip the cast
+        source = producer.inputs[0]
+        if source is not None and source.const_value is not None and source.dtype == onnx_ir.DataType.INT32:
+            user.replace_input_with(place, source)
+        return
+    if table is None or table.const_value is None or table.dtype != onnx_ir.DataType.INT64:
+        return
+    others = {(use.node.op_type, use.idx) for use in table.uses()} - {("Gather", 1), ("Expand", 0)}
+    if table.const_value.size <= SMALL or others:
+        return
+    narrow = table.const_value.numpy()
+    if narrow.min() < -(2**31) or narrow.max() >= 2**31:
+        raise BundleError(f"the table {table.name} reaches {narrow.max()}, expected indices that fit into int32")
+    table.const_value = onnx_ir.tensor(narrow.astype(np.int32), name=table.name)
+    table.dtype = onnx_ir.DataType.INT32
 
 
 def _halve_constants(model: onnx_ir.Model) -> None:

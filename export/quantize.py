@@ -82,25 +82,41 @@ def quantize(files: Files, inputs: Mapping[str, F32]) -> dict[str, bytes]:
 
 def quantized_nodes(model: onnx.ModelProto) -> list[str]:
     """Names of the products with a matrix of learned weights."""
-    constants = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    stored = {
-        n.output[0]: constants[n.input[0]] for n in model.graph.node if n.op_type == "Cast" and n.input[0] in constants
-    }
-    axes = constants | stored
+    constants = Constants(model)
     maps = {node.name for node in onnx_ir.from_proto(model).graph if is_map(node)}
-    return [n.name for n in model.graph.node if n.op_type == "MatMul" and n.name in maps and axes.get(n.input[1]) == 2]
+    candidates = [node for node in model.graph.node if node.op_type == "MatMul" and node.name in maps]
+    return [
+        node.name for node in candidates if (found := constants.value(node.input[1])) is not None and found.ndim == 2
+    ]
+
+
+class Constants:
+    """What stands in a graph, and what follows from it alone by casts and products, as weights do."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.nodes = {name: node for node in model.graph.node for name in node.output}
+
+    def value(self, name: str) -> F32 | None:
+        """The numbers; None where they depend on an input, or follow in another way."""
+        if name in self.stored:
+            return numpy_helper.to_array(self.stored[name]).astype(np.float32)
+        node = self.nodes.get(name)
+        if node is None or node.op_type not in ("Cast", "Mul"):
+            return None
+        product: F32 | None = np.ones((), np.float32)
+        for factor in map(self.value, node.input):
+            product = None if product is None or factor is None else product * factor
+        return product
 
 
 def _widen(model: onnx.ModelProto, names: list[str]) -> None:
-    """Weights of the named nodes that are stored in half precision back in float32, in place."""
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    weights = {node.input[1] for node in model.graph.node if node.name in names}
-    for node in [n for n in model.graph.node if n.op_type == "Cast" and n.output[0] in weights]:
-        numbers = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(numbers, node.output[0]))
-        model.graph.node.remove(node)
-        if not any(node.input[0] in other.input for other in model.graph.node):
-            model.graph.initializer.remove(stored[node.input[0]])
+    """Weights of the named nodes as float32 matrices, in place: the quantiser takes no others."""
+    constants = Constants(model)
+    for name in {node.input[1] for node in model.graph.node if node.name in names} - set(constants.stored):
+        numbers = np.ascontiguousarray(constants.value(name))
+        model.graph.initializer.append(numpy_helper.from_array(numbers, name))
+        model.graph.node.remove(constants.nodes[name])
 
 
 @contextlib.contextmanager

@@ -21,14 +21,16 @@ SMALL = 16  # elements; shapes and axes, which ONNX wants in int64, stay below
 #   what needs them (season, noise features).
 # - Loop, If, Scan, and with them every subgraph: one step is one graph, and the sampler's loop is the host's.
 # - NonZero, Unique, Compress: the shape of their result depends on the numbers in it, which no profile can know.
-# - GatherND, ScatterND, ScatterElements: what x[:, table] becomes, where index_select gives a Gather and no transposes.
+# - GatherND, ScatterND, ScatterElements: what x[:, table] becomes, where index_select and gather give no transposes.
 # - RandomNormal and its kin, Multinomial, Dropout: noise is the host's, a function of seed, member, time and draw.
 # - Constant, ConstantOfShape: constants are initializers, as the checks below and weights beside a graph expect them.
 # - DynamicQuantizeLinear: its scale spans the batch, so a member would change with its neighbours.
 # - Attention (opset 23): TensorRT does not build it in float32.
 ARITHMETIC = frozenset(("Abs", "Add", "Clip", "Div", "Less", "Max", "Mul", "Pow", "Sqrt", "Sub", "Where"))
 SHAPES = frozenset(("Concat", "Expand", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
-NETWORK = frozenset(("Erf", "Gather", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Sigmoid", "Softmax"))
+NETWORK = frozenset(
+    ("Erf", "Gather", "GatherElements", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Sigmoid", "Softmax")
+)
 SUMS = frozenset(("ReduceMean", "ReduceSum"))
 TYPES = frozenset(("Cast", "DequantizeLinear", "QuantizeLinear"))  # the latter two in int8
 OPERATORS = ARITHMETIC | SHAPES | NETWORK | SUMS | TYPES

@@ -36,6 +36,15 @@ class MatMul(OpRun):
         return (np.matmul(left.astype(np.float32), right.astype(np.float32)).astype(left.dtype),)
 
 
+class GatherElements(OpRun):
+    """Picked numbers; the library's own takes no axis above 64."""
+
+    op_domain = ""
+
+    def _run(self, data: NDArray[np.generic], indices: NDArray[np.int32], axis: int) -> tuple[NDArray[np.generic]]:
+        return (np.take_along_axis(data, indices, axis=axis),)
+
+
 def onnxruntime_runner(files: Files, output: str) -> Runner:
     """A graph on the CPU by ONNX Runtime."""
     onnxruntime = import_onnxruntime("cpu")
@@ -54,7 +63,7 @@ def onnxruntime_runner(files: Files, output: str) -> Runner:
 def reference_runner(files: Files, output: str) -> Runner:
     """A graph by ONNX's reference implementation, in NumPy; overflow gives infinities and NaN, no warning."""
     with placed(files) as path:
-        evaluator = ReferenceEvaluator(onnx.load(path), new_ops=[MatMul])
+        evaluator = ReferenceEvaluator(onnx.load(path), new_ops=[MatMul, GatherElements])
 
     def run(inputs: Inputs) -> F32:
         with np.errstate(all="ignore"), warnings.catch_warnings():
