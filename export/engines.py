@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fsae.runtime.bundle import COMPILED, Bundle, file_entry
+from fsae.runtime.cuda import find_gpu
 from fsae.runtime.describe import human
 from fsae.runtime.engines import (
     INDEX,
@@ -32,7 +33,7 @@ from fsae.runtime.errors import BundleError, DeviceError, OutputError, UsageErro
 from fsae.runtime.external import read_graph
 from fsae.runtime.lock import locked
 from fsae.runtime.manifest import graph_file
-from fsae.runtime.tensorrt import MODULES, find_gpu, import_tensorrt, this_target
+from fsae.runtime.tensorrt import MODULES, import_tensorrt, this_target
 
 from .builder import BuildOptions, Progress, build_engine
 from .layers import SUFFIX, layer_report, report_name

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fsae.runtime.cuda import find_gpu
 from fsae.runtime.engines import Engine
 from fsae.runtime.errors import DeviceError
-from fsae.runtime.tensorrt import find_gpu, make_logger
+from fsae.runtime.tensorrt import make_logger
 
 from .builder import parse_graph
 

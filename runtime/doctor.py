@@ -121,7 +121,8 @@ def bundle_finding(folder: Path, bundle: "Bundle | BundleError", hashes: bool) -
 
 def targets_here() -> "dict[str, Target | str]":
     """For each TensorRT flavour what an engine must be built for to be loaded here, or why none can be."""
-    from .tensorrt import MODULES, find_gpu, import_tensorrt, this_target
+    from .cuda import find_gpu
+    from .tensorrt import MODULES, import_tensorrt, this_target
 
     found: dict[str, Target | str] = {}
     for flavour in MODULES:

@@ -166,7 +166,7 @@ def driver_version() -> str | None:
 
 def gpu_findings() -> list[Finding]:
     """The NVIDIA driver and the GPUs it shows; a problem where there is a driver and yet no GPU can be used."""
-    from .tensorrt import find_gpu, import_cuda
+    from .cuda import find_gpu, import_cuda
 
     driver = driver_version()
     findings = [Finding(section="gpu", name="driver", value=driver or "none found")]

@@ -42,6 +42,7 @@ class _Code(enum.Enum):
     cudaSuccess = 0
     cudaErrorInsufficientDriver = 35
     cudaErrorMemoryAllocation = 2
+    cudaErrorStreamCaptureUnsupported = 900
 
 
 class FakeCuda(types.ModuleType):
@@ -50,10 +51,16 @@ class FakeCuda(types.ModuleType):
     class cudaMemcpyKind:
         cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost = 1, 2
 
+    class cudaStreamCaptureMode:
+        cudaStreamCaptureModeThreadLocal = 1
+
     def __init__(self, driver_error: str, memory: int) -> None:
         super().__init__("cuda.bindings.runtime")
         self.driver, self.free_bytes = _Code[driver_error], memory
         self.blocks: dict[int, ctypes.Array] = {}
+        self.recording: list | None = None  # what a stream records instead of running it
+        self.graphs: dict[int, list] = {}  # captured and launchable ones, by handle
+        self.launched, self.can_capture, self.last_error = 0, True, _Code.cudaSuccess
 
     def cudaGetDeviceCount(self):
         return self.driver, 1 if self.driver is _Code.cudaSuccess else None
@@ -91,9 +98,54 @@ class FakeCuda(types.ModuleType):
     def cudaStreamSynchronize(self, stream):
         return (_Code.cudaSuccess,)
 
+    def enqueue(self, work) -> None:
+        """Work on the stream, now or, while it is captured, whenever the graph is launched."""
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
         assert stream == 7
-        ctypes.memmove(target, source, size)
+        self.enqueue(lambda: ctypes.memmove(target, source, size))
+        return (_Code.cudaSuccess,)
+
+    def cudaStreamBeginCapture(self, stream, mode):
+        assert stream == 7
+        assert self.recording is None
+        self.recording = []
+        return (_Code.cudaSuccess,)
+
+    def cudaStreamEndCapture(self, stream):
+        recorded, self.recording = self.recording, None
+        if not self.can_capture:
+            self.last_error = _Code.cudaErrorStreamCaptureUnsupported
+            return self.last_error, None
+        return _Code.cudaSuccess, self._graph(recorded)
+
+    def cudaGetLastError(self):
+        error, self.last_error = self.last_error, _Code.cudaSuccess
+        return (error,)
+
+    def _graph(self, works) -> int:
+        handle = 1 + max(self.graphs, default=0)
+        self.graphs[handle] = works
+        return handle
+
+    def cudaGraphInstantiate(self, graph, flags):
+        return _Code.cudaSuccess, self._graph(self.graphs[graph])
+
+    def cudaGraphDestroy(self, graph):
+        del self.graphs[graph]
+        return (_Code.cudaSuccess,)
+
+    cudaGraphExecDestroy = cudaGraphDestroy
+
+    def cudaGraphLaunch(self, graph, stream):
+        assert stream == 7
+        self.launched += 1
+        for work in self.graphs[graph]:
+            work()
         return (_Code.cudaSuccess,)
 
 
@@ -127,9 +179,12 @@ class _FakeContext:
 
     def execute_async_v3(self, stream) -> bool:
         assert stream == 7
+        sys.modules["cuda.bindings.runtime"].enqueue(self._execute)
+        return True
+
+    def _execute(self) -> None:
         inputs = {name: self._view(name) for name in self.engine.inputs}
         self._view(self.engine.output)[...] = self.engine.session.run(None, inputs)[0]
-        return True
 
 
 class _FakeEngine:

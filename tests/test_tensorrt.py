@@ -90,6 +90,29 @@ def test_session_moves_and_pads_rows_rightly(monkeypatch: pytest.MonkeyPatch, bu
     assert not cuda.blocks  # all memory is given back
 
 
+@pytest.mark.parametrize("can_capture", [True, False])
+def test_a_captured_call_reads_what_is_given(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, can_capture: bool
+) -> None:  # oracle: ONNX Runtime; a stand-in that records while it captures, and runs what it recorded when launched
+    cuda = install_stand_ins(monkeypatch)
+    cuda.can_capture = can_capture
+    write_index(bundle, *(an_engine(bundle, graph) for graph in bundle.manifest.graphs))
+    graphs, expected = driver.TensorRTGraphs(bundle, "trt"), OnnxGraphs(bundle, "cpu")
+    first = golden_inputs(bundle, "decoder", 3)
+    second = tuple(2 * array for array in first)
+    found = [call(graphs, "decoder", inputs) for inputs in (first, second, first)]
+    for inputs, output in zip((first, second, first), found, strict=True):
+        np.testing.assert_allclose(output, call(expected, "decoder", inputs), rtol=1e-6, atol=1e-5)
+    assert not np.array_equal(found[0], found[1])
+    assert cuda.launched == (2 if can_capture else 0)  # the first call is TensorRT's to prepare itself
+    assert cuda.last_error.value == 0
+    assert len(cuda.graphs) == (1 if can_capture else 0)  # the captured one went when it was made launchable
+    plain = driver.TensorRTGraphs(bundle, "trt", cuda_graphs=False)
+    np.testing.assert_array_equal([call(plain, "decoder", inputs) for inputs in (first, second, first)], found)
+    del graphs, plain
+    assert not cuda.graphs
+
+
 def test_session_refuses_before_any_work(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
     install_stand_ins(monkeypatch)
     engines = [an_engine(bundle, graph) for graph in bundle.manifest.graphs]
@@ -114,6 +137,24 @@ def test_full_gpu_is_said_and_memory_given_back(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(DeviceError, match="not enough free memory"):
         driver.TensorRTGraphs(bundle, "trt")
     assert not cuda.blocks
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("flavour", ["trt", "trt-rtx"])
+def test_two_inputs_give_two_outputs_on_the_gpu(bundle: Bundle, flavour: str) -> None:
+    # oracle: the same engine, kernel by kernel
+    reason = driver.available(flavour)
+    if reason is not None:
+        pytest.skip(reason)
+    build_engines(bundle, flavour, BuildOptions(profile=(1, 4, 8)))
+    captured = driver.TensorRTGraphs(bundle, flavour)
+    plain = driver.TensorRTGraphs(bundle, flavour, cuda_graphs=False)
+    for graph in bundle.manifest.graphs:
+        first = golden_inputs(bundle, graph, 3)
+        second = tuple(array[::-1] for array in first)  # other rows, as each is a little different
+        outputs = [call(captured, graph, inputs) for inputs in (first, second, first)]
+        np.testing.assert_array_equal(outputs, [call(plain, graph, inputs) for inputs in (first, second, first)])
+        assert not np.array_equal(outputs[0], outputs[1])
 
 
 @pytest.mark.gpu

@@ -1,0 +1,117 @@
+"""CUDA by its Python bindings: the GPU found, memory on it and page-locked beside it, and calls captured once.
+
+The bindings say with an error code that there is no driver, where TensorRT prints and fails: so they are asked first.
+"""
+
+import ctypes
+import importlib
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .devices import LIBRARIES
+from .errors import DeviceError
+from .session import F32
+
+HOST_TO_DEVICE, DEVICE_TO_HOST = "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """The GPU in use: its name and its compute capability, as "8.9"."""
+
+    name: str
+    compute_capability: str
+
+
+def import_cuda(flavour: str) -> ModuleType:
+    """The CUDA runtime bindings; DeviceError naming the extra where they are missing."""
+    try:
+        return importlib.import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise DeviceError(
+            f"device {flavour} needs cuda-bindings, which cannot be imported ({error}): "
+            f'pip install "fsae[{LIBRARIES[flavour].extra}]"'
+        ) from None
+
+
+def find_gpu(flavour: str) -> Gpu:
+    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES chooses); DeviceError where driver or GPU is missing."""
+    cuda = import_cuda(flavour)
+    try:
+        error, count = cuda.cudaGetDeviceCount()
+    except RuntimeError as problem:  # the bindings raise where they cannot even load the driver's library
+        raise DeviceError(f"device {flavour} needs an NVIDIA driver, none was found ({problem})") from None
+    if error.name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorInitializationError"):
+        raise DeviceError(f"device {flavour} needs an NVIDIA GPU with a recent driver: {describe(cuda, error)}")
+    check(cuda, (error,), "cudaGetDeviceCount")
+    if not count:
+        raise DeviceError(f"device {flavour} needs an NVIDIA GPU: the driver shows none; check nvidia-smi")
+    (properties,) = check(cuda, cuda.cudaGetDeviceProperties(0), "cudaGetDeviceProperties")
+    return Gpu(name=properties.name.decode().strip("\0 "), compute_capability=f"{properties.major}.{properties.minor}")
+
+
+def describe(cuda: ModuleType, error: Any) -> str:
+    """Name and text of a CUDA error code."""
+    _, text = cuda.cudaGetErrorString(error)
+    return f"{error.name} ({text.decode() if isinstance(text, bytes) else text})"
+
+
+def check(cuda: ModuleType, result: tuple[Any, ...], call: str) -> tuple[Any, ...]:
+    """What a CUDA call gave beside its error code; DeviceError where the code is not success."""
+    error, *values = result
+    if error.name == "cudaErrorMemoryAllocation":
+        raise DeviceError("the GPU has not enough free memory: free some, or build engines for a smaller --batch")
+    if error != cuda.cudaError_t.cudaSuccess:
+        raise DeviceError(f"CUDA failed in {call}: {describe(cuda, error)}")
+    return tuple(values)
+
+
+class Buffer:
+    """One tensor of a graph: device memory, and page-locked host memory of the same size seen as a NumPy array."""
+
+    def __init__(self, cuda: ModuleType, shape: tuple[int, ...]) -> None:
+        self.size = 4 * int(np.prod(shape))  # bytes of float32
+        (self.device,) = check(cuda, cuda.cudaMalloc(self.size), "cudaMalloc")
+        owned = [(cuda.cudaFree, self.device)]
+        weakref.finalize(self, release, owned)
+        (self.pinned,) = check(cuda, cuda.cudaMallocHost(self.size), "cudaMallocHost")
+        owned.append((cuda.cudaFreeHost, self.pinned))
+        memory = (ctypes.c_float * int(np.prod(shape))).from_address(int(self.pinned))
+        self.host: F32 = np.ctypeslib.as_array(memory).reshape(shape)
+
+
+def release(handles: list[tuple[Any, Any]]) -> None:
+    """Nothing; gives CUDA resources back, and errors are of no use any more then."""
+    for free, handle in handles:
+        free(handle)
+
+
+def capture(cuda: ModuleType, stream: Any, enqueue: Callable[[], None]) -> Any:
+    """What `enqueue` puts on a stream, as a CUDA graph that is launched at once; None where it cannot be captured.
+
+    The addresses it reads and writes are part of it, the numbers there are not. Nothing runs here: the stream records.
+    Of what is not to be captured, as an allocation, CUDA says so at the end, and the stream is as before.
+    """
+    mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    check(cuda, cuda.cudaStreamBeginCapture(stream, mode), "cudaStreamBeginCapture")
+    complete = False
+    try:
+        enqueue()
+        complete = True
+    except DeviceError:
+        pass
+    finally:
+        error, recorded = cuda.cudaStreamEndCapture(stream)
+    if not complete or error != cuda.cudaError_t.cudaSuccess:
+        cuda.cudaGetLastError()  # or the next call would be blamed
+        if recorded:
+            cuda.cudaGraphDestroy(recorded)
+        return None
+    error, launchable = cuda.cudaGraphInstantiate(recorded, 0)
+    cuda.cudaGraphDestroy(recorded)
+    return launchable if error == cuda.cudaError_t.cudaSuccess else None
