@@ -1,4 +1,4 @@
-"""Sessions beside PyTorch on the same weights, the machine's rate of products, 8 bits, and peak memory.
+"""Sessions beside PyTorch on the same weights, beside the machine's rate of products, and in 8 bits.
 
 All on the CPU with one thread each, in CPU time, as medians over interleaved rounds. Without --run the weights are
 untrained ones of the shipped configurations; times do not depend on their values.
@@ -6,6 +6,7 @@ untrained ones of the shipped configurations; times do not depend on their value
     python tests/bench/speed.py [--run runs/my-run] [--zoom8 16] [--rounds 9] [--json speed.json]
 """
 
+import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import click
 import numpy as np
 import onnxruntime
 import torch
-from timing import PRODUCT_FLOP, peak_mib, product, ratio, report, take_turns
+from timing import PRODUCT_FLOP, product, ratio, report, take_turns
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from zoom8 import RATIOS, build
@@ -30,7 +31,6 @@ from fsae.training.run import load_run, make_denoiser
 
 F32 = np.ndarray
 ROWS = 8  # what the runtime computes at once at zoom 5
-MORE_ROWS = (2, 8, 32)  # for memory
 
 
 def models(run: Path | None) -> tuple[Autoencoder, Denoiser]:
@@ -117,37 +117,28 @@ def measure(
             expected = module(*tensors).numpy()
         seconds = take_turns(calls, rounds)
     found = session.run(None, inputs)[0]
-    flop, best = counter.get_total_flops(), {key: min(values) for key, values in seconds.items()}
-    rate = PRODUCT_FLOP / best["product"]
+    flop, median = counter.get_total_flops(), {key: statistics.median(values) for key, values in seconds.items()}
     return {
         "model": name,
         "graph": graph,
         "rows": len(found),
-        "torch ms": 1e3 * best["torch"],
-        "session ms": 1e3 * best["session"],
+        "torch ms": 1e3 * median["torch"],
+        "session ms": 1e3 * median["session"],
         "session / torch": ratio(seconds, "session", "torch"),
         "int8 / fp32": ratio(seconds, "int8", "session") if eight_bits else "",
-        "GFLOP/s": flop / best["session"] / 1e9,
-        "of the products' rate": flop / best["session"] / rate,
+        "GFLOP/s": flop / median["session"] / 1e9,
+        "of the products' rate": ratio(seconds, "product", "session") * flop / PRODUCT_FLOP,
         "difference": float(np.abs(found - expected).max() / expected.std()),
     }
-
-
-def memory(folder: Path) -> list[dict[str, Any]]:
-    """Peak memory of the graphs that were measured, by rows; the graph itself and Python are in all of them."""
-    return [
-        {"graph": path.stem} | {f"{rows} rows MiB": peak_mib(path, rows) for rows in MORE_ROWS}
-        for path in sorted(folder.glob("*coder-*.onnx")) + sorted(folder.glob("denoiser-*.onnx"))
-    ]
 
 
 @click.command()
 @click.option("--run", type=click.Path(exists=True, path_type=Path), help="A run whose weights to take.")
 @click.option("--zoom8", "ratios", type=click.Choice([str(r) for r in RATIOS]), multiple=True, help="Zoom 8 beside it.")
 @click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Timed rounds at zoom 5.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the tables there too.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table there too.")
 def main(run: Path | None, ratios: tuple[str, ...], rounds: int, json_path: Path | None) -> None:
-    """Print tables of times and memory."""
+    """Print a table of times."""
     torch.set_num_threads(1)
     autoencoder, denoiser = models(run)
     variables, coefficients, _ = autoencoder.climatology.shape
@@ -164,7 +155,7 @@ def main(run: Path | None, ratios: tuple[str, ...], rounds: int, json_path: Path
             for graph, module in (("encoder", EncoderGraph(large)), ("decoder", DecoderGraph(large))):
                 given = example(large, 1)[graph]
                 rows.append(measure(f"zoom 8 ratio {number}", graph, module, given, folder, min(rounds, 3), False))
-        report({"Time": rows, "Peak memory": memory(folder)}, json_path)
+        report({"Time": rows}, json_path)
 
 
 if __name__ == "__main__":
