@@ -48,7 +48,7 @@ def quantize(files: Files, inputs: Mapping[str, F32]) -> dict[str, bytes]:
             "found no products with learned weights to quantise: the nodes are not named by module, as those of older "
             "bundles; export the run again"
         )
-    _widen(model, names)
+    model = widened(model, names)
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -110,13 +110,16 @@ class Constants:
         return product
 
 
-def _widen(model: onnx.ModelProto, names: list[str]) -> None:
-    """Weights of the named nodes as float32 matrices, in place: the quantiser takes no others."""
+def widened(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """The model with the weights of the named nodes as float32 matrices, the only ones that the quantiser takes."""
     constants = Constants(model)
     for name in {node.input[1] for node in model.graph.node if node.name in names} - set(constants.stored):
         numbers = np.ascontiguousarray(constants.value(name))
         model.graph.initializer.append(numpy_helper.from_array(numbers, name))
         model.graph.node.remove(constants.nodes[name])
+    without_sources = onnx_ir.from_proto(model)
+    tidy(without_sources)
+    return onnx_ir.to_proto(without_sources)
 
 
 @contextlib.contextmanager

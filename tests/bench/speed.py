@@ -8,7 +8,7 @@ untrained ones of the shipped configurations; times do not depend on their value
 
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,14 @@ def attention_flop(query: list[int], key: list[int], value: list[int], *_: Any, 
     return 2 * batch * heads * tokens * key[2] * (width + value[3])
 
 
+def flop_of(module: nn.Module, inputs: Iterable[F32]) -> int:
+    """Floating-point operations of a module's products in one call."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={attention: attention_flop}) as counter:
+        module(*map(torch.from_numpy, inputs))
+    return int(counter.get_total_flops())
+
+
 def session_of(graph: Path) -> onnxruntime.InferenceSession:
     """A session of one thread."""
     options = onnxruntime.SessionOptions()
@@ -112,12 +120,10 @@ def measure(
         other = session_of(small)
         calls["int8"] = lambda: other.run(None, inputs)
     with torch.no_grad():
-        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        with FlopCounterMode(display=False, custom_mapping={attention: attention_flop}) as counter:
-            expected = module(*tensors).numpy()
+        expected = module(*tensors).numpy()
         seconds = take_turns(calls, rounds)
     found = session.run(None, inputs)[0]
-    flop, median = counter.get_total_flops(), {key: statistics.median(values) for key, values in seconds.items()}
+    flop, median = flop_of(module, inputs.values()), {key: statistics.median(values) for key, values in seconds.items()}
     return {
         "model": name,
         "graph": graph,
