@@ -1,8 +1,8 @@
-"""Whole chunks of a Zarr array written as zarr itself writes them, to the byte, for a third of its computing time.
+"""Whole chunks of a Zarr array written as zarr itself writes them, to the byte, without its event loop.
 
-Zarr v3 hands every chunk through an event loop and several threads, which for chunks of ours costs more than to
-compress them. Here that is one call. It is meant for arrays of the one kind that `stores.ZarrStore` makes, and knows
-them by their own metadata; all others, and pieces that are not one chunk, are left to zarr.
+Zarr hands every chunk through that and several threads, which for a chunk of some fields costs more than to compress
+it. This is for arrays of the one kind that `stores.ZarrStore` makes, known by their own metadata; all others, and
+pieces that are not one chunk, are left to zarr.
 """
 
 import json
@@ -55,8 +55,8 @@ def known_chunks(folder: Path) -> Chunks | None:
 
 def _compressor(codecs: list[dict[str, Any]]) -> Any:
     """What compresses the bytes of a chunk, where that is Blosc and nothing else is done to them; else None."""
-    if len(codecs) != 2 or codecs[0] != BYTES or codecs[1]["name"] != "blosc":
-        return None
+    if len(codecs) != 2 or codecs[0] != BYTES or not isinstance(codecs[1], dict) or codecs[1]["name"] != "blosc":
+        return None  # a codec may also be its mere name
     options = dict(codecs[1]["configuration"])
     try:
         from numcodecs.blosc import Blosc
@@ -66,18 +66,24 @@ def _compressor(codecs: list[dict[str, Any]]) -> Any:
         return None
 
 
-def chunk_of(chunks: Chunks, place: tuple[slice, ...]) -> tuple[int, ...] | None:
+def chunk_of(chunks: Chunks, place: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """Which chunk the slices of the first axes cover, all of it that lies within the array; None for any other piece.
 
+    `shape` is that of the values for it: zarr would repeat what is too short.
+
     >>> chunks = Chunks(folder=Path("c"), shape=(3, 14, 48), chunk_shape=(1, 12, 48), compressor=None)
-    >>> chunk_of(chunks, (slice(2, 3), slice(12, 14))), chunk_of(chunks, (slice(2, 3), slice(12, 13)))
-    ((2, 1, 0), None)
+    >>> chunk_of(chunks, (slice(2, 3), slice(12, 14)), (1, 2, 48))
+    (2, 1, 0)
+    >>> chunk_of(chunks, (slice(2, 3), slice(12, 13)), (1, 1, 48)) is None
+    True
     """
+    if len(shape) != len(chunks.shape):
+        return None
     whole = (*place, *(slice(None) for _ in chunks.shape[len(place) :]))
     index = []
-    for part, length, size in zip(whole, chunks.shape, chunks.chunk_shape, strict=True):
+    for part, length, size, given in zip(whole, chunks.shape, chunks.chunk_shape, shape, strict=True):
         first, end, step = part.indices(length)
-        if step != 1 or first % size or first >= length or end != min(first + size, length):
+        if step != 1 or first % size or end != min(first + size, length) or given != end - first:
             return None
         index.append(first // size)
     return tuple(index)
@@ -88,7 +94,7 @@ def write_chunk(chunks: Chunks, place: tuple[slice, ...], values: NDArray[np.flo
 
     Of a chunk of nothing but NaN zarr writes no file, unless it is configured to.
     """
-    index = chunk_of(chunks, place)
+    index = chunk_of(chunks, place, values.shape)
     if index is None or np.isnan(values).all():
         return False
     if values.shape != chunks.chunk_shape:  # at the end of an axis; a chunk is stored whole
