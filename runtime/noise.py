@@ -12,8 +12,8 @@ def member_integers(seed: int, member: int, time_index: int, draw: int, count: i
     >>> member_integers(0, 37, 24000, 0, 2).tolist() == member_integers(0, 37, 24000, 0, 4)[:2].tolist()
     True
     """
-    words = np.array([0, draw, time_index, 0, seed, member], dtype=object) % 2**64
-    generator = np.random.Philox(counter=words[:4].astype(np.uint64), key=words[4:].astype(np.uint64))
+    words = np.array([word % 2**64 for word in (0, draw, time_index, 0, seed, member)], dtype=np.uint64)
+    generator = np.random.Philox(counter=words[:4], key=words[4:])
     raw: NDArray[np.uint64] = generator.random_raw(count)
     return raw
 
@@ -27,5 +27,6 @@ def member_noise(seed: int, member: int, time_index: int, draw: int, count: int)
     uniform = ((raw >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
     radius = np.sqrt(-2 * np.log(uniform[:, 0]))
     angle = 2 * np.pi * uniform[:, 1]
-    normal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    return normal.reshape(-1)[:count].astype(np.float32)
+    normal = np.empty(raw.shape, dtype=np.float32)  # (pair, 2)
+    normal[:, 0], normal[:, 1] = radius * np.cos(angle), radius * np.sin(angle)
+    return normal.reshape(-1)[:count]

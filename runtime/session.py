@@ -136,7 +136,8 @@ def cpu_batches(rows: int, pixels: int) -> list[int]:
     ([6, 6, 5], [1], [2, 2])
     """
     parts = -(-rows // max(CPU_PIXELS // pixels, MIN_BATCH))
-    return [len(part) for part in np.array_split(np.arange(rows), parts)]
+    least, more = divmod(rows, parts)
+    return [least + 1] * more + [least] * (parts - more)
 
 
 def pad_batch(array: F32, rows: int) -> F32:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .chunks import Chunks, known_chunks, write_chunk
 from .errors import OutputError, UsageError
 from .inputs import READ_ERRORS, ZARR_MARKS, reason
 
@@ -216,12 +217,14 @@ class ZarrStore:
     def __init__(self, path: Path, attributes: Mapping[str, Attribute] | None) -> None:
         import zarr
 
+        self._path = path
         if attributes is not None:
             self._group = zarr.create_group(store=str(path), zarr_format=3, attributes=dict(attributes))
             self._arrays: dict[str, Any] = {}
         else:
             self._group = zarr.open_group(store=str(path), mode="r+", zarr_format=3, use_consolidated=False)
             self._arrays = dict(self._group.arrays())
+        self._chunks: dict[str, Chunks | None] = {}  # of the arrays that were written
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""
@@ -252,7 +255,11 @@ class ZarrStore:
 
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
         """See `Store.write`."""
-        self._arrays[name][place] = values
+        if name not in self._chunks:
+            self._chunks[name] = known_chunks(self._path / name)
+        chunks = self._chunks[name]
+        if chunks is None or not write_chunk(chunks, place, values):
+            self._arrays[name][place] = values
 
     def read(self, name: str, place: tuple[slice, ...]) -> F32:
         """What was written there."""

@@ -1,6 +1,7 @@
 """What the verbs of `fsae-run` share: options before or after the verb, progress, the line at the end, signals."""
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -139,7 +140,9 @@ def progress_bar(verb: str) -> Iterator[Progress]:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
 
 
 def prepare_output(out: str, overwrite: bool, source: str | None = None) -> Path:

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = ("runtime", "training", "export")  # each may import itself and what stands before it
 NEVER_IN_RUNTIME = {"torch", "healpy", "lightning", "pandas", "scores", "safetensors", "onnx", "onnxscript"}
-LATE_IN_RUNTIME = {"scipy", "dask", "distributed", "xarray", "zarr", "h5netcdf", "h5py", "onnxruntime", "rich"}
-LATE_IN_RUNTIME |= {"tensorrt", "tensorrt_rtx", "cuda", "cfgrib", "eccodes", "gribapi"}
+LATE_IN_RUNTIME = {"scipy", "dask", "distributed", "xarray", "zarr", "numcodecs", "h5netcdf", "h5py"}
+LATE_IN_RUNTIME |= {"onnxruntime", "rich", "tensorrt", "tensorrt_rtx", "cuda", "cfgrib", "eccodes", "gribapi"}
 
 
 def imports_of(path: Path) -> list[tuple[str, bool]]:
