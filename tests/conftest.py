@@ -1,5 +1,6 @@
 """Shared fixtures; among them a tiny bundle whose graphs are closed forms, so that every result is known."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,8 +42,27 @@ ZOOM, LATENT_ZOOM, HARMONICS, WINDOW, PREVIOUS = 2, 1, 2, 3, 2
 PIXELS, LATENT_PIXELS, VARIABLES = npix(ZOOM), npix(LATENT_ZOOM), 2
 SCALE = np.array([2.0, 0.5], dtype=np.float32)
 SPREAD = 0.8  # standard deviation of the tiny denoiser's Gaussian, white space
+COSTLY = ("exported", "outputs")  # fixtures that are better made by one process for all its files
 MEMORY, YEARLY, SOURCE_SHIFT, TREND = 0.5, 0.25, 0.125, 0.0625  # what its mean depends on
 OPSET = 18
+
+
+def pytest_configure() -> None:
+    """One thread for NumPy and PyTorch where nobody chose: with `-n` the tests' processes share the cores.
+
+    pytest-xdist starts its processes after this, with this environment.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup` the tests of a file run in one process, and so do files that share a costly fixture."""
+    group = {item.path: item.path.stem for item in items}
+    for item in items:
+        for name in set(COSTLY) & set(getattr(item, "fixturenames", ())):
+            group[item.path] = name
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group[item.path]))
 
 
 @pytest.fixture(scope="session")
