@@ -16,6 +16,7 @@ import click
 import numpy as np
 import onnxruntime
 import torch
+from threadpoolctl import threadpool_limits
 from timing import PRODUCT_FLOP, product, ratio, report, take_turns
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -146,6 +147,7 @@ def measure(
 def main(run: Path | None, ratios: tuple[str, ...], rounds: int, json_path: Path | None) -> None:
     """Print a table of times."""
     torch.set_num_threads(1)
+    threadpool_limits(1)  # NumPy's product
     autoencoder, denoiser = models(run)
     variables, coefficients, _ = autoencoder.climatology.shape
     with tempfile.TemporaryDirectory() as scratch:
