@@ -3,7 +3,7 @@
 The network of the shipped zoom-8 configuration at ratio 16, each of its zooms as much lower as the field's is, computes
 as many rows at once as the runtime does. Weights are untrained: times and memory do not depend on their values. Memory
 is that of a fresh process: of the zoom-8 network, and of one of zoom 5 whose blocks have 768 tokens, where whole
-matrices of attention would take 9 MiB for a row, 0.6 GiB for 16 rows.
+matrices of attention would take 9 MiB a row, and their softmax as much again.
 
     python tests/bench/scaling.py [--rounds 5] [--json scaling.json]
 """
