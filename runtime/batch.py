@@ -20,7 +20,7 @@ import numpy as np
 
 from .bundle import Bundle
 from .describe import human
-from .ensemble import LatentModel, Steps, decode_window, sample_window, window_noise
+from .ensemble import LatentModel, Steps, sample_window, window_latent, window_noise
 from .errors import UsageError
 from .jobs import versions
 from .memory import GIB, MemoryLimit, resident_bytes
@@ -128,7 +128,7 @@ def measure(graphs: Graphs, model: LatentModel, harmonics: int, room: int) -> Me
 def warm_up(graphs: Graphs, model: LatentModel, harmonics: int) -> None:
     """Nothing; what every batch needs is loaded, the graphs and the memory of the smallest batch."""
     steps, white = _inputs(model, harmonics, 1)
-    decode_window(graphs, model, white[0], steps.season)
+    graphs.decode(window_latent(model, white[0], model.deviation(steps.season)), steps.season)
     _denoise(graphs, model, harmonics, BATCHES[0])
 
 

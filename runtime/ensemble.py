@@ -15,7 +15,7 @@ from .bundle import Bundle
 from .errors import BundleError
 from .ledger import Finished
 from .manifest import Denoiser, Manifest, Sampler
-from .noise import member_noise
+from .noise import member_integers, standard_normal
 from .output import Unit
 from .pyramid import seasonal_std, unwhiten
 from .sampler import SAMPLERS, noise_features, noise_levels
@@ -116,8 +116,8 @@ def parts_of(manifest: Manifest) -> tuple[Denoiser, Sampler]:
 def window_noise(seed: int, member: int, index: NDArray[np.int64], shape: tuple[int, int]) -> F32:
     """Unit noise (time, variable, latent pixel) of a member's window, each step a draw of its own."""
     count = shape[0] * shape[1]
-    frames = [member_noise(seed, member, int(i), DRAW, count).reshape(shape) for i in index]
-    return np.stack(frames)  # (time, variable, latent pixel)
+    raw = np.stack([member_integers(seed, member, int(i), DRAW, count) for i in index])
+    return standard_normal(raw).reshape(len(index), *shape)
 
 
 def sample_window(
@@ -143,11 +143,10 @@ def sample_window(
     return SAMPLERS[sampler.name](denoise, noise, levels)
 
 
-def decode_window(graphs: Graphs, model: LatentModel, white: F32, season: F32, deviation: F32 | None = None) -> F32:
-    """Fields (time, variable, pixel) in physical units of one member's whole window in white space."""
-    own = model.deviation(season) if deviation is None else deviation  # the same for every member
-    latent = unwhiten(white, model.zooms, own, model.level_std).astype(np.float32)
-    return graphs.decode(latent, season)
+def window_latent(model: LatentModel, white: F32, deviation: F32) -> F32:
+    """Latent (time, variable, latent pixel) of one member's window in white space; see `LatentModel.deviation`."""
+    latent: F32 = unwhiten(white, model.zooms, deviation, model.level_std).astype(np.float32)
+    return latent
 
 
 def generate(
@@ -199,8 +198,10 @@ def _go_on(
         white, previous = _draw(model, graphs, [members[place] for place in places], now, seed, previous, valid)
         valid = _later(valid, np.ones(window, np.float32), model.previous)
         kept, deviation = min(window, count - start), model.deviation(now.season)
-        for place, one, state in zip(places, white, previous, strict=True):
-            values = decode_window(graphs, model, one, now.season, deviation)[None, :kept]
+        # Before the first is decoded: from one to the next the writer then needs to wait for no other Python.
+        latents = [window_latent(model, one, deviation) for one in white]
+        for place, latent, state in zip(places, latents, previous, strict=True):
+            values = graphs.decode(latent, now.season)[None, :kept]
             times = slice(start, start + kept)
             yield Unit(members=slice(place, place + 1), times=times, values=values, state=state)
 
@@ -231,8 +232,9 @@ def generate_together(
         for first in range(0, len(members), batch):
             part = slice(first, min(first + batch, len(members)))
             white, previous[part] = _draw(model, graphs, members[part], now, seed, previous[part], valid)
-            for place, one in zip(range(part.start, part.stop), white, strict=True):
-                values = decode_window(graphs, model, one, now.season, deviation)[None, :kept]
+            latents = [window_latent(model, one, deviation) for one in white]  # see `_go_on`
+            for place, latent in zip(range(part.start, part.stop), latents, strict=True):
+                values = graphs.decode(latent, now.season)[None, :kept]
                 state = previous.copy() if place == len(members) - 1 else None
                 times = slice(start, start + kept)
                 yield Unit(members=slice(place, place + 1), times=times, values=values, state=state)

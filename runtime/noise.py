@@ -18,15 +18,19 @@ def member_integers(seed: int, member: int, time_index: int, draw: int, count: i
     return raw
 
 
-def member_noise(seed: int, member: int, time_index: int, draw: int, count: int) -> NDArray[np.float32]:
-    """`count` standard normal numbers by Box and Muller (1958) from `member_integers`, pairs side by side.
+def standard_normal(raw: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Standard normal numbers by Box and Muller (1958), as many as raw integers (..., even), pairs side by side.
 
     u = (top 53 bits + 1) / 2**53 lies in (0, 1], so the logarithm is finite; computed in float64, given in float32.
     """
-    raw = member_integers(seed, member, time_index, draw, 2 * ((count + 1) // 2)).reshape(-1, 2)
-    uniform = ((raw >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
+    uniform = ((raw.reshape(-1, 2) >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
     radius = np.sqrt(-2 * np.log(uniform[:, 0]))
     angle = 2 * np.pi * uniform[:, 1]
-    normal = np.empty(raw.shape, dtype=np.float32)  # (pair, 2)
+    normal = np.empty(uniform.shape, dtype=np.float32)  # (pair, 2)
     normal[:, 0], normal[:, 1] = radius * np.cos(angle), radius * np.sin(angle)
-    return normal.reshape(-1)[:count]
+    return normal.reshape(raw.shape)
+
+
+def member_noise(seed: int, member: int, time_index: int, draw: int, count: int) -> NDArray[np.float32]:
+    """`count` standard normal numbers of `member_integers`."""
+    return standard_normal(member_integers(seed, member, time_index, draw, 2 * ((count + 1) // 2)))[:count]

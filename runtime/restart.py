@@ -171,13 +171,14 @@ def _write(
     progress: Callable[[int], None],
 ) -> None:
     """Nothing; what the ledger lacks is made, and the output published."""
+
+    def begin() -> tuple[ZarrStore, Ledger]:
+        if ledger is None:
+            return make_store(partial, job.layout), start_ledger(partial, job.fields, wanted)
+        return ZarrStore(partial / FIELDS, None), ledger
+
     with keeping(partial):
-        with output_errors(path, ""):
-            if ledger is None:
-                store, book = make_store(partial, job.layout), start_ledger(partial, job.fields, wanted)
-            else:
-                store, book = ZarrStore(partial / FIELDS, None), ledger
-        fill(job, store, book, book, path, progress)
+        store = fill(job, begin, Finished() if ledger is None else ledger, path, progress)
         finish(store, job.layout, partial, path)
 
 
@@ -188,10 +189,25 @@ def make_store(partial: Path, layout: Layout) -> ZarrStore:
     return store
 
 
-def fill(job: Job, store: ZarrStore, book: Ledger, done: Finished, path: Path, progress: Callable[[int], None]) -> None:
-    """Nothing; all units but those that are done are in the store and in the ledger."""
+def fill(
+    job: Job,
+    begin: Callable[[], tuple[ZarrStore, Ledger]],
+    done: Finished,
+    path: Path,
+    progress: Callable[[int], None],
+) -> ZarrStore:
+    """The store that `begin` gives, in which all units are but those that are done, and in the ledger given with it.
+
+    The thread that writes begins, while the first units are computed: zarr takes longer to import than to write one.
+    """
+    places: list[tuple[ZarrStore, Ledger]] = []
+
+    def begun() -> None:
+        with output_errors(path, ""):
+            places.append(begin())
 
     def write(unit: Unit) -> None:
+        store, book = places[0]
         with output_errors(path, ""):
             write_unit(store, job.layout, unit)
             book.record(unit)
@@ -199,9 +215,12 @@ def fill(job: Job, store: ZarrStore, book: Ledger, done: Finished, path: Path, p
     def written(unit: Unit) -> None:
         progress(unit.values.shape[0] * unit.values.shape[1])
 
+    units = job.units(done)  # measures, where that is asked for, while nothing else runs
     with open_writer(write, written) as writer:
-        for unit in job.units(done):
+        writer.begin(begun)
+        for unit in units:
             writer.add(unit)
+    return places[0][0]
 
 
 def finish(store: ZarrStore, layout: Layout, partial: Path, path: Path) -> None:

@@ -153,8 +153,13 @@ def write_shard(
             mend_log(place)
             say(f"going on with shard {shard}: {ledger.fields} of {ledger.total} fields are there")
             progress(ledger.fields)
-        store = ZarrStore(split.folder / FIELDS, None)
-    fill(job, store, ledger, Part(pieces=pieces, own=own, done=ledger), path, progress)
+    fill(
+        job,
+        lambda: (ZarrStore(split.folder / FIELDS, None), ledger),
+        Part(pieces=pieces, own=own, done=ledger),
+        path,
+        progress,
+    )
 
 
 def missing_shards(split: Split, pieces: Pieces) -> tuple[int, ...]:

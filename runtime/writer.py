@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from .output import Unit
 from .stores import uninterrupted
@@ -20,13 +21,18 @@ class Writer:
     def __init__(self, write: Callable[[Unit], None], written: Callable[[Unit], None]) -> None:
         self._write, self._written = write, written
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fsae-writer")
-        self._waiting: deque[tuple[Unit, Future[None]]] = deque()
+        self._waiting: deque[tuple[Unit | None, Future[None]]] = deque()
         self._failed = False
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Nothing; `work` is done some time before the first unit is written. Where it fails, nothing is written."""
+        with uninterrupted():
+            self._waiting.append((None, self._thread.submit(self._try, work)))
 
     def add(self, unit: Unit) -> None:
         """Nothing; the unit is written some time. Waits where too many do; raises what an earlier unit failed with."""
         with uninterrupted():
-            self._waiting.append((unit, self._thread.submit(self._try, unit)))
+            self._waiting.append((unit, self._thread.submit(self._try, partial(self._write, unit))))
         self._collect(WAITING)
 
     def finish(self) -> None:
@@ -38,11 +44,11 @@ class Writer:
         with uninterrupted():
             self._thread.shutdown(wait=True)
 
-    def _try(self, unit: Unit) -> None:
+    def _try(self, work: Callable[[], None]) -> None:
         if self._failed:
             return
         try:
-            self._write(unit)
+            work()
         except BaseException:
             self._failed = True
             raise
@@ -53,7 +59,8 @@ class Writer:
             with uninterrupted():
                 unit, future = self._waiting.popleft()
                 future.result()
-            self._written(unit)
+            if unit is not None:
+                self._written(unit)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -617,6 +618,32 @@ def test_nothing_is_written_after_a_failed_write() -> None:
     with pytest.raises(OutputError, match="full"):
         work()
     assert tried == [0, 1, 2]
+
+
+def test_what_begins_is_done_before_the_first_write_and_its_failure_ends_all() -> None:
+    # oracle: the order of events; the thread that adds does not wait for the beginning
+    events: list[object] = []
+
+    def begin(failure: bool) -> None:
+        time.sleep(0.05)
+        events.append("begun")
+        if failure:
+            raise OutputError("no room")
+
+    def work(failure: bool) -> None:
+        with writer.open_writer(
+            lambda unit: events.append(unit.times.start), lambda unit: events.append("reported")
+        ) as found:
+            found.begin(partial(begin, failure))
+            found.add(unit_of(0))
+            events.append("added")
+
+    work(failure=False)
+    assert events == ["added", "begun", 0, "reported"]
+    events.clear()
+    with pytest.raises(OutputError, match="no room"):
+        work(failure=True)
+    assert events == ["added", "begun"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file is closed by its finaliser
