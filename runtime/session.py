@@ -49,7 +49,8 @@ OUTPUTS = {"encoder": "latent", "decoder": "field", "denoiser": "denoised", "fas
 # (matrix times vector) than a larger one; on a GPU every size may, so there the graph always sees this many rows.
 MIN_BATCH = 2
 GPU_BATCH = 16
-# More rows at once are no faster on a CPU, whose caches they leave, and take more memory.
+# More rows at once are no faster on a CPU, whose caches they leave, and take more memory. From zoom 7 on rows run one by
+# one, always.
 CPU_PIXELS = 8 * npix(5)
 
 
@@ -129,13 +130,22 @@ def _errors(onnxruntime: ModuleType) -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
-def cpu_batches(rows: int, pixels: int) -> list[int]:
-    """Rows to compute at a time, nearly as many each time, of a model whose fields have so many pixels.
+def cpu_rows(pixels: int) -> int:
+    """Rows to compute at once, at most, of a model whose fields have so many pixels.
 
-    >>> cpu_batches(17, 12288), cpu_batches(1, 12288), cpu_batches(4, 786432)
-    ([6, 6, 5], [1], [2, 2])
+    >>> cpu_rows(12288), cpu_rows(49152), cpu_rows(786432)
+    (8, 2, 1)
     """
-    parts = -(-rows // max(CPU_PIXELS // pixels, MIN_BATCH))
+    return max(CPU_PIXELS // pixels, 1)
+
+
+def cpu_batches(rows: int, most: int) -> list[int]:
+    """Rows to compute at a time, nearly as many each time.
+
+    >>> cpu_batches(17, 8), cpu_batches(1, 8), cpu_batches(3, 1)
+    ([6, 6, 5], [1], [1, 1, 1])
+    """
+    parts = -(-rows // most)
     least, more = divmod(rows, parts)
     return [least + 1] * more + [least] * (parts - more)
 
@@ -253,14 +263,14 @@ class OnnxGraphs(GraphCalls):
         session = self._session(graph)
         rows = arrays[0].shape[0]
         if self.device == "cpu":
-            counts = cpu_batches(rows, npix(self._bundle.manifest.grid.zoom))
+            most = cpu_rows(npix(self._bundle.manifest.grid.zoom))
+            counts, fewest = cpu_batches(rows, most), min(most, MIN_BATCH)
         else:
-            counts = [min(GPU_BATCH, rows - first) for first in range(0, rows, GPU_BATCH)]
+            counts, fewest = [min(GPU_BATCH, rows - first) for first in range(0, rows, GPU_BATCH)], GPU_BATCH
         parts, first = [], 0
         for count in counts:
-            size = max(count, MIN_BATCH) if self.device == "cpu" else GPU_BATCH
             part = {
-                name: np.ascontiguousarray(pad_batch(array[first : first + count], size), dtype=np.float32)
+                name: np.ascontiguousarray(pad_batch(array[first : first + count], fewest), dtype=np.float32)
                 for name, array in zip(INPUTS[graph], arrays, strict=True)
             }
             try:

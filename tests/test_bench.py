@@ -50,12 +50,19 @@ def test_operations_are_those_of_the_products(bench: Any) -> None:  # oracle: mu
     assert speed.flop_of(Attention(), [query, key]) == 2 * (2 * batch * heads * queries * keys * width)
 
 
+def test_rows_of_ablations_are_configurations(bench: Any) -> None:  # oracle: reading them refuses what is none
+    ablations = bench("ablations")
+    shapes = {name: ablations.config_of(name, 7).autoencoder for name in ablations.ROWS}
+    assert shapes["width 96"].width == 96
+    assert {ablations.config_of(name, 7).autoencoder_fit.steps for name in ablations.ROWS} == {7}
+
+
 def test_the_same_network_on_coarser_grids(bench: Any) -> None:  # oracle: the shipped configuration, by hand
     lowered = bench("scaling").lowered
     large = read_config(SHIPPED / "z8-ratio-16.toml").autoencoder
     names = ("zoom", "base_zoom", "latent_zoom", "fine_token_zoom", "attention_window_zoom", "width")
-    assert [getattr(lowered(large, 0), name) for name in names] == [8, 3, 6, 4, 1, 256]
-    assert [getattr(lowered(large, 1), name) for name in names] == [7, 2, 5, 3, 0, 256]
+    assert [getattr(lowered(large, 0), name) for name in names] == [8, 3, 6, 4, 2, 256]
+    assert [getattr(lowered(large, 1), name) for name in names] == [7, 2, 5, 3, 1, 256]
     assert [getattr(lowered(large, 4), name) for name in names] == [4, 0, 2, 0, None, 256]
 
 

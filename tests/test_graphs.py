@@ -54,6 +54,16 @@ def test_many_rows_run_in_parts(bundle: Bundle, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(graphs.decode(*inputs), whole)
 
 
+def test_large_fields_run_one_by_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    # oracle: ONNX Runtime itself, given one row
+    monkeypatch.setattr("fsae.runtime.session.CPU_PIXELS", 192)
+    inputs = rows_of(bundle, "decoder", 3)
+    session = onnxruntime.InferenceSession(bundle.read("decoder.fp32.onnx"), providers=["CPUExecutionProvider"])
+    single = [session.run(None, {name: array[i : i + 1] for name, array in inputs.items()})[0] for i in range(3)]
+    found = OnnxGraphs(bundle, "cpu").decode(*inputs.values())
+    np.testing.assert_array_equal(found, np.concatenate(single))
+
+
 @pytest.mark.parametrize("graph", INPUTS)
 def test_graphs_keep_the_rules(bundle: Bundle, graph: str) -> None:  # oracle: the rules of graphs.py, read anew
     model = onnx.shape_inference.infer_shapes(model_of(bundle, graph), strict_mode=True, data_prop=True)

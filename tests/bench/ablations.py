@@ -14,12 +14,13 @@ from pathlib import Path
 
 import click
 
-from fsae.training.config import DEFAULT, Files, input_files, read_config
+from fsae.training.config import DEFAULT, Config, Files, input_files, read_config
 from fsae.training.run import read_statistics
 from fsae.training.stages import train
 
 PERIODS = ("data.training_years=[1948,1996]", "data.validation_years=[1997,2004]")
 FAST = ("autoencoder.sharpen=false", "autoencoder_fit.average_decay=0.98")
+FINER = ("autoencoder.fine_token_zoom=3", "autoencoder.coarse_token_zoom=3")
 ROWS: dict[str, tuple[str, ...]] = {
     "default": (),
     "width 96": ("autoencoder.width=96",),
@@ -27,6 +28,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "depths 2 1 1 3": ("autoencoder.depths=[2,1,1,3]",),
     "fine token zoom 3": ("autoencoder.fine_token_zoom=3",),
     "attention window zoom 1": ("autoencoder.attention_window_zoom=1",),
+    "tokens of zoom 3, windows of zoom 0": (*FINER, "autoencoder.attention_window_zoom=0"),  # 576 keys, as zoom 8 might
+    "tokens of zoom 3, windows of zoom 1": (*FINER, "autoencoder.attention_window_zoom=1"),  # 144 keys, as zoom 8 has
     "MLP maps, 32 hidden": ("autoencoder.map_hidden=32",),
     "no maps of the cells' own": ("autoencoder.per_cell_maps=false",),
     "a scale for each pixel": ('data.scale="pixel"',),
@@ -34,6 +37,12 @@ ROWS: dict[str, tuple[str, ...]] = {
     "no mixtures": ("autoencoder_fit.mixture=0.0",),
     "mixtures not localised": ("autoencoder_fit.localisation=0.0",),
 }
+
+
+def config_of(name: str, steps: int) -> Config:
+    """The autoencoder of a row, trained for so many updates."""
+    changes = (*PERIODS, *FAST, f"autoencoder_fit.steps={steps}", *ROWS[name])
+    return replace(read_config(DEFAULT, changes), diffusion=None, diffusion_fit=None, fast=None, fast_fit=None)
 
 
 @click.command()
@@ -47,8 +56,7 @@ def main(names: tuple[str, ...], steps: int, out: Path) -> None:
     click.echo("| | parameters | validation RMSE [K] | minutes |")
     click.echo("|---|---:|---:|---:|")
     for name in names or ROWS:
-        changes = (*PERIODS, *FAST, f"autoencoder_fit.steps={steps}", *ROWS[name])
-        config = replace(read_config(DEFAULT, changes), diffusion=None, diffusion_fit=None)
+        config = config_of(name, steps)
         folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower())
         folder.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(folder / "train.log", encoding="utf-8")

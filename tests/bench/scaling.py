@@ -23,7 +23,7 @@ from torch import nn
 
 from fsae.export.graphs import DecoderGraph, EncoderGraph, export_graph
 from fsae.runtime.healpix import npix
-from fsae.runtime.session import CPU_PIXELS, MIN_BATCH
+from fsae.runtime.session import cpu_rows
 from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.config import DEFAULT, SHIPPED, read_config
 
@@ -65,7 +65,7 @@ def time_rows(config: AutoencoderConfig, rounds: int, folder: Path) -> list[dict
     found: list[dict[str, Any]] = []
     for zoom in ZOOMS:
         model = untrained(lowered(config, config.zoom - zoom))
-        rows = max(CPU_PIXELS // npix(zoom), MIN_BATCH)
+        rows = cpu_rows(npix(zoom))
         calls = {}
         for graph, path in write_graphs(model, folder).items():
             session, inputs = session_of(path), example(model, rows)[graph]
