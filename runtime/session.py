@@ -49,7 +49,7 @@ OUTPUTS = {"encoder": "latent", "decoder": "field", "denoiser": "denoised", "fas
 # (matrix times vector) than a larger one; on a GPU every size may, so there the graph always sees this many rows.
 MIN_BATCH = 2
 GPU_BATCH = 16
-# More rows at once are no faster on a CPU, whose caches they leave, and take more memory: from zoom 7 on it is always one.
+# More rows at once are no faster on a CPU, whose caches they leave, and take more memory; from zoom 7 on it is one.
 CPU_PIXELS = 8 * npix(5)
 
 
