@@ -1,23 +1,17 @@
 """Compressing, decompressing and super-resolving data as jobs: read, run and given out in the same time chunks."""
 
-import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .calendar import infer_step, same_step
 from .climatology import season
-from .errors import DataError, UsageError
-from .fields import Fields
-from .grids import LatLonGrid
-from .healpix import refine
-from .inputs import READ_ERRORS, Paths, find_dates, member_dim, open_source, reason
+from .encoder_input import Input, encode, open_input
+from .errors import DataError
+from .inputs import READ_ERRORS, Paths, decode_dates, find_dates, member_dim, open_source, reason
 from .jobs import (
     TIME_CHUNK,
     Job,
@@ -29,16 +23,14 @@ from .jobs import (
     seen,
     time_chunks,
 )
-from .joining import read_files
 from .ledger import Finished
 from .manifest import Variable, graph_file
-from .output import Layout, Unit, encode_times
-from .pyramid import level_mask
-from .regrid import Weights, make_weights
+from .output import Layout, Unit
 from .selection import EVERYTHING, Selection, steps_inside, view_of
 from .session import Graphs
-from .source_climate import TRAINING, UNKNOWN, exchange, read_source
+from .starts import check_no_times
 from .stores import F32
+from .time_axis import LEAD, REFERENCE, Starts, encode_starts, encode_times
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -53,123 +45,25 @@ def latent_key(bundle: Bundle) -> str:
     return hashlib.sha256(" ".join(graphs).encode()).hexdigest()
 
 
-def open_fields(
-    bundle: Bundle,
-    source: "Paths | xr.Dataset",
-    zoom: int | None = None,
-    names: Mapping[str, str] | None = None,
-) -> Fields:
-    """The model's variables in a file, files or a dataset, which may call them otherwise: `names` maps names to those.
-
-    Data on the training data's own grid is regridded by the bundle's own weights. Where stamps and bounds do not tell
-    the step, as for one stamp alone, it is taken for the model's: a monthly mean stays one whatever its stamp.
-    """
-    unknown = sorted(set(names or {}) - {v.name for v in bundle.manifest.variables})
-    if unknown:
-        known = ", ".join(v.name for v in bundle.manifest.variables)
-        raise UsageError(f"found names for {', '.join(unknown)}, expected for variables of the model: {known}")
-    tables, finest = bundle.tables, bundle.manifest.grid.zoom
-
-    def weights(grid: LatLonGrid, wanted_zoom: int, method: str) -> Weights:
-        same = grid.shape == tables.source_shape and wanted_zoom == finest
-        same = same and np.allclose(grid.lat_deg, tables.source_lat_deg, rtol=0, atol=1e-4)
-        if same and np.allclose(grid.lon_deg, tables.source_lon_deg, rtol=0, atol=1e-4):
-            return tables.to_healpix
-        return make_weights(grid, wanted_zoom, method)
-
-    fields = read_files(
-        source, bundle.manifest.variables, zoom=zoom, finest_zoom=finest, names=names, make_weights=weights
-    )
-    return dataclasses.replace(fields, step=fields.step or bundle.manifest.time.step)
-
-
-def found_step(fields: Fields) -> str | None:
-    """The time that the data is averaged over, or its step; bounds tell better than stamps."""
-    if fields.bounds is not None:  # one month of every year has stamps a year apart
-        return infer_step(fields.times[:1], fields.bounds[:1]) or fields.step
-    return fields.step
-
-
-def step_note(bundle: Bundle, fields: Fields) -> tuple[str, ...]:
-    """A warning where the data is averaged over other steps than the model's."""
-    known, found = bundle.manifest.time.step, found_step(fields)
-    if found is None or same_step(found, known):
-        return ()
-    return (
-        f"The input's time step is {found}, the model was trained on {known}: its fields vary otherwise than those the "
-        "model has learned.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Input:
-    """Fields on their way into the encoder: adapted to the training source's climate, with notes and the record."""
-
-    fields: Fields
-    phase: NDArray[np.float64]  # (time)
-    own: F32 | None  # the source's own climatology at the fields' zoom
-    notes: tuple[str, ...]
-    request: dict[str, str | int | None]
-    close: Callable[[], None]
-
-
-def open_input(
-    bundle: Bundle,
-    verb: str,
-    source: "Paths | xr.Dataset",
-    zoom: int | None,
-    climatology: "str | os.PathLike[str] | xr.Dataset | None",
-    names: Mapping[str, str] | None,
-) -> Input:
-    """The fields of a source, and what is known of its climate: a climatology of its own, "training", or nothing."""
-    fields = open_fields(bundle, source, zoom, names)
-    own, name = None, None
-    if isinstance(climatology, str) and climatology == TRAINING:
-        name = TRAINING
-    elif climatology is not None:
-        own = read_source(climatology, bundle, fields.zoom)
-        name = os.path.basename(climatology) if isinstance(climatology, str | os.PathLike) else "dataset"
-    return Input(
-        fields=fields,
-        phase=fields.phase,
-        own=own,
-        notes=((UNKNOWN,) if climatology is None else ()) + fields.notes + step_note(bundle, fields),
-        request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
-        close=fields.close,
-    )
-
-
-def encode(bundle: Bundle, graphs: Graphs, given: Input, values: F32, times: slice) -> tuple[F32, F32]:
-    """Latents (time, variable, latent pixel) and seasons (time, 2K) of the input's `values` at `times`.
-
-    Fields coarser than the model enter with each cell repeated, their finer levels masked.
-    """
-    manifest, zoom = bundle.manifest, given.fields.zoom
-    if given.own is not None:
-        values = exchange(values, given.phase[times], given.own, bundle)
-    whole = refine(values, manifest.grid.zoom - zoom)
-    seasons = season(given.phase[times], manifest.time.harmonics)
-    masks = np.repeat(level_mask(manifest.zooms, zoom)[None], len(whole), axis=0)
-    return graphs.encode(whole, seasons, masks), seasons
-
-
 def _latents(
     bundle: Bundle, graphs: Graphs, given: Input, done: Finished, steps: slice | None = None
 ) -> Iterator[tuple[Unit, F32]]:
-    """Units of latents and their seasons, one member and time chunk at a time, but for those that are done.
+    """Units of latents and their seasons, one row and time chunk at a time, but for those that are done.
 
     Of the input's `steps`, all by default, which the units count from 0.
     """
-    fields = given.fields
-    first, end, _ = (steps or slice(None)).indices(len(fields.times))
-    for member in range(len(fields.members or (0,))):
+    first, end, _ = (steps or slice(None)).indices(len(given.fields.times))
+    phases = given.phase.reshape(len(given.series), -1)  # (start, time)
+    for row in range(len(given.fields.members or (0,)) * len(given.series)):
+        member, start = divmod(row, len(given.series))
+        fields = given.series[start]
         for times in time_chunks(end - first):
-            if done.has(member, times.start):
+            if done.has(row, times.start):
                 continue
             there = slice(first + times.start, first + times.stop)
             values = fields.read(there, member if fields.members else None)[0]  # (time, variable, pixel)
-            latent, seasons = encode(bundle, graphs, given, values, there)
-            yield Unit(members=slice(member, member + 1), times=times, values=latent[None]), seasons
+            latent, seasons = encode(bundle, graphs, given, values, phases[start, there])
+            yield Unit(members=slice(row, row + 1), times=times, values=latent[None]), seasons
 
 
 def compress_job(
@@ -183,15 +77,16 @@ def compress_job(
 ) -> Job:
     """Latents (time, cell) in float32 of the fields in `source`."""
     given = open_input(bundle, "compress", source, zoom, climatology, names)
-    fields, manifest = given.fields, bundle.manifest
+    manifest = bundle.manifest
     attributes = provenance(bundle, graphs, given.request, given.notes)
     attributes |= {"fsae_kind": LATENT, "fsae_latent_key": latent_key(bundle)}
     layout = Layout(
         variables={v.name: {"long_name": f"compressed {v.long_name}", "units": "1"} for v in manifest.variables},
         attributes=attributes,
-        time=encode_times(fields.times, fields.bounds, fields.calendar),
+        time=given.time,
         zoom=manifest.latent.zoom,
-        members=fields.members,
+        members=given.fields.members,
+        starts=given.starts,
         time_chunk=TIME_CHUNK,
         extra=(phase_coordinate(given.phase),),
     )
@@ -219,10 +114,14 @@ def superres_job(
     fields, notes, finest = given.fields, given.notes, bundle.manifest.grid.zoom
     if fields.zoom == finest:
         notes += (f"The input is at zoom {finest} already, so nothing is added to it: --zoom makes it coarser first.",)
+    if given.starts is not None:
+        check_no_times(select.times)
     steps = steps_inside(fields.times, select.times, fields.source)
     attributes = provenance(bundle, graphs, {**given.request, **select.record()}, notes)
-    time = encode_times(fields.times[steps], fields.bounds and fields.bounds[steps], fields.calendar)
-    layout = field_layout(view, time, fields.members, attributes)
+    time = given.time
+    if given.starts is None:
+        time = encode_times(fields.times[steps], fields.bounds and fields.bounds[steps], fields.calendar)
+    layout = field_layout(view, time, fields.members, attributes, starts=given.starts)
 
     def units(done: Finished) -> Iterator[Unit]:
         for unit, seasons in _latents(bundle, graphs, given, done, steps):
@@ -248,13 +147,33 @@ def _check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
     )
     if missing:
         raise DataError(f"{name} lacks the variables {missing}: compress the data again")
+    times = (REFERENCE, LEAD) if REFERENCE in dataset.dims else ("time",)
     for variable in manifest.variables:
-        array = dataset[variable.name]
-        if array.dims[-2:] != ("time", "cell") or array.sizes["cell"] != manifest.latent.shape[1]:
+        array, dims = dataset[variable.name], (*times, "cell")
+        if array.dims[-len(dims) :] != dims or array.sizes["cell"] != manifest.latent.shape[1]:
             raise DataError(
-                f"{variable.name} in {name} has the shape {dict(array.sizes)}, expected (time, cell) with "
+                f"{variable.name} in {name} has the shape {dict(array.sizes)}, expected ({', '.join(dims)}) with "
                 f"{manifest.latent.shape[1]} cells: compress the data again"
             )
+
+
+def _series(dataset: "xr.Dataset") -> "list[xr.Dataset]":
+    """Latents along `time`, those of each start by themselves."""
+    if REFERENCE not in dataset.dims:
+        return [dataset]
+    count = dataset.sizes[REFERENCE]
+    return [dataset.isel({REFERENCE: place}).swap_dims({LEAD: "time"}) for place in range(count)]
+
+
+def _starts(dataset: "xr.Dataset", name: str) -> Starts | None:
+    """The axes of the starts of latents; None where there are none."""
+    if REFERENCE not in dataset.dims:
+        return None
+    axis, lead = dataset.variables[REFERENCE], dataset.variables[LEAD]
+    references = decode_dates(axis, axis, f"the reference times of {name}")
+    leads = np.asarray(lead.values, dtype=np.float64)
+    units = str(lead.attrs.get("units", "1"))
+    return Starts(references=encode_times(references, None, str(references[0].calendar)), leads=leads, lead_units=units)
 
 
 def _check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None:
@@ -275,37 +194,46 @@ def decompress_job(
     dataset, name = open_source(source)
     _check_latents(bundle, dataset, name)
     manifest = bundle.manifest
-    arrays = [dataset[v.name] for v in manifest.variables]
-    member = member_dim(arrays[0])
-    dates = find_dates(arrays[0], dataset, name)
+    series, starts = _series(dataset), _starts(dataset, name)
+    arrays = [[own[v.name] for v in manifest.variables] for own in series]  # (start, variable)
+    member = member_dim(arrays[0][0])
+    dates = [find_dates(one[0], own, name) for one, own in zip(arrays, series, strict=True)]
     try:
         members = tuple(int(m) for m in dataset[member].values) if member is not None else None
         phase = np.asarray(dataset["year_phase"].values, dtype=np.float64)
     except READ_ERRORS as error:
         raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
-    if phase.shape != (len(dates.stamps),) or not np.isfinite(phase).all():
+    stamps = dates[0].stamps
+    if phase.size != len(series) * len(stamps) or not np.isfinite(phase).all():
         raise DataError(f"{name} has no phase of the year for every step: it is incomplete, compress again")
+    phases = phase.reshape(len(series), -1)  # (start, time)
     notes = tuple(filter(None, [str(dataset.attrs.get("comment", ""))]))  # what was said of the latents holds on
     attributes = provenance(bundle, graphs, {"verb": "decompress", "input": name, **select.record()}, notes)
-    steps = steps_inside(dates.stamps, select.times, name)
-    stamps, bounds = dates.stamps[steps], dates.bounds and dates.bounds[steps]
-    layout = field_layout(view, encode_times(stamps, bounds, str(stamps[0].calendar)), members, attributes)
+    if starts is not None:
+        check_no_times(select.times)
+    steps, calendar = steps_inside(stamps, select.times, name), str(stamps[0].calendar)
+    count = steps.stop - steps.start
+    time = encode_starts([d.stamps[steps] for d in dates], [d.bounds and d.bounds[steps] for d in dates], calendar)
+    if starts is None:
+        time = encode_times(stamps[steps], dates[0].bounds and dates[0].bounds[steps], calendar)
+    layout = field_layout(view, time, members, attributes, starts=starts)
 
     def units(done: Finished) -> Iterator[Unit]:
-        for place in range(len(members or (0,))):
+        for row in range(len(members or (0,)) * len(series)):
+            place, start = divmod(row, len(series))
             here = {member: place} if member is not None else {}
-            for times in time_chunks(len(stamps)):
-                if done.has(place, times.start):
+            for times in time_chunks(count):
+                if done.has(row, times.start):
                     continue
                 there = slice(steps.start + times.start, steps.start + times.stop)
                 try:
-                    parts = [array.isel({**here, "time": there}).values for array in arrays]
+                    parts = [array.isel({**here, "time": there}).values for array in arrays[start]]
                 except READ_ERRORS as error:
                     raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
                 latent = np.stack(parts, axis=1).astype(np.float32)  # (time, variable, latent pixel)
                 _check_finite(latent, manifest.variables, name)
-                values = graphs.decode(latent, season(phase[there], manifest.time.harmonics))[None]
-                yield seen(view, Unit(members=slice(place, place + 1), times=times, values=values))
+                values = graphs.decode(latent, season(phases[start, there], manifest.time.harmonics))[None]
+                yield seen(view, Unit(members=slice(row, row + 1), times=times, values=values))
 
     close = dataset.close if isinstance(source, str | os.PathLike) else nothing
     return Job(layout=layout, units=units, close=close)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from .batch import choose_batch
 from .bundle import Bundle, open_bundle
-from .compression import compress_job, decompress_job, open_fields, superres_job
+from .compression import compress_job, decompress_job, superres_job
+from .encoder_input import open_fields
 from .ensemble import LatentModel, latent_model
 from .errors import ToleranceError
 from .generation import Batch, generate_job, resolve

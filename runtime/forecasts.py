@@ -27,10 +27,10 @@ def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
 
     DataError for several reference times with several lead times each, and for lead times without a reference time.
     """
-    lead = _lead(dataset)
+    lead = lead_of(dataset)
     if lead is None:
         return dataset
-    reference = _reference(dataset, lead)
+    reference = reference_of(dataset, lead)
     long = []
     for name in filter(None, (reference, lead)):
         if dataset[name].ndim and dataset.sizes[name] == 1:
@@ -66,7 +66,7 @@ def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
     )  # as the time of a single field is found
 
 
-def _lead(dataset: "xr.Dataset") -> str | None:
+def lead_of(dataset: "xr.Dataset") -> str | None:
     """The coordinate of lead times: a dimension, or a single lead where the times are known to be those of starts."""
     found = [str(n) for n, v in dataset.variables.items() if v.ndim < 2 and _is_lead(v, str(n))]
     along = [name for name in found if dataset.variables[name].dims == (name,)]
@@ -74,7 +74,7 @@ def _lead(dataset: "xr.Dataset") -> str | None:
         return along[0]
     axes = [str(n) for n, v in dataset.variables.items() if v.dims == (n,) and is_time(v)]
     for name in (name for name in found if not dataset.variables[name].ndim):
-        start = _reference(dataset, name)
+        start = reference_of(dataset, name)
         if start is None or (axes and axes != [start]):
             continue
         said = standard(dataset[start])
@@ -97,7 +97,7 @@ def _seconds(variable: "xr.Variable") -> float | None:
         return None
 
 
-def _reference(dataset: "xr.Dataset", lead: str) -> str | None:
+def reference_of(dataset: "xr.Dataset", lead: str) -> str | None:
     """The coordinate of reference times: a dimension or a single one."""
     found = [
         str(n) for n, v in dataset.variables.items() if n not in (lead, VALID) and v.dims in ((), (n,)) and is_time(v)

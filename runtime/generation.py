@@ -34,12 +34,13 @@ from .jobs import Job, field_layout, provenance, seen
 from .ledger import Finished
 from .manifest import Manifest, Time
 from .memory import MemoryLimit
-from .output import Unit, encode_times
+from .output import Unit
 from .request import DEFAULT_STEPS, Request
 from .selection import EVERYTHING, Selection, view_of
 from .session import Graphs
 from .statistics import Statistics, read_statistics, summarised, values_held, variables_of
 from .stores import Coordinate
+from .time_axis import encode_times
 from .writer import WAITING
 
 DEFAULT_BATCH = 16  # members drawn at once: memory, never results

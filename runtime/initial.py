@@ -11,16 +11,16 @@ import numpy as np
 
 from .bundle import Bundle
 from .calendar import Date, parse_step, same_step, steps, time_method
-from .compression import Input, encode, found_step, open_input
+from .encoder_input import Input, encode, found_step, open_input
 from .ensemble import Initial, latent_model
 from .errors import BundleError, DataError
 from .fields import Fields
 from .inputs import Paths, source_name
 from .manifest import Time
-from .output import encode_times
 from .pyramid import whiten
 from .session import Graphs
 from .stores import Attribute, Coordinate
+from .time_axis import encode_times
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,7 +64,7 @@ def read_initial(
             "--initial, or take a bundle that can"
         )
     name = source_name(source)
-    given = open_input(bundle, "generate", source, None, climatology, names)
+    given = open_input(bundle, "generate", source, None, climatology, names, side_by_side=False)
     try:
         check_steps(given.fields, bundle.manifest.time, name)
         times, begin = last_steps(given.fields, bundle.manifest.time, model.previous, start, name)
@@ -74,7 +74,7 @@ def read_initial(
             if not np.isfinite(values).all():
                 raise DataError(f"{name} has missing values in the steps to start from, expected none: fill them first")
             digest.update(values.astype("<f4").tobytes())
-            latent, season = encode(bundle, graphs, given, values, times)
+            latent, season = encode(bundle, graphs, given, values, given.phase[times])
             white.append(whiten(latent, model.zooms, model.deviation(season), model.level_std).astype(np.float32))
     finally:
         given.close()

@@ -13,10 +13,11 @@ from .bundle import Bundle
 from .errors import ToleranceError
 from .ledger import Finished
 from .manifest import Variable
-from .output import Layout, TimeAxis, Unit, normalised, to_dataset
+from .output import Layout, Unit, normalised, to_dataset
 from .selection import View
 from .session import Graphs
 from .stores import F32, Attribute, Coordinate
+from .time_axis import LEAD, REFERENCE, Starts, TimeAxis
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,8 +57,8 @@ class Job:
 
     @property
     def fields(self) -> int:
-        """Number of fields: members times steps."""
-        return len(self.layout.members or (0,)) * self.layout.time.values.size
+        """Number of fields: members times starts times steps."""
+        return self.layout.rows * self.layout.steps
 
 
 def versions(graphs: Graphs | None) -> dict[str, str]:
@@ -115,6 +116,7 @@ def field_layout(
     members: tuple[int, ...] | None,
     attributes: Mapping[str, Attribute],
     *,
+    starts: Starts | None = None,
     time_chunk: int = TIME_CHUNK,
     extra: tuple[Coordinate, ...] = (),
 ) -> Layout:
@@ -128,6 +130,7 @@ def field_layout(
         lat_deg=view.lat_deg,
         lon_deg=view.lon_deg,
         members=members,
+        starts=starts,
         time_chunk=time_chunk,
         extra=extra,
     )
@@ -148,9 +151,8 @@ def seen(view: View, unit: Unit) -> Unit:
 def in_memory(job: Job) -> "xr.Dataset":
     """The whole result as a dataset."""
     layout = job.layout
-    members = len(layout.members or (0,))
     slots = max((part.stop for part in layout.slots.values()), default=0)
-    whole: F32 = np.empty((members, layout.time.values.size, slots, layout.points), dtype=np.float32)
+    whole: F32 = np.empty((layout.rows, layout.steps, slots, layout.points), dtype=np.float32)
     with contextlib.closing(job):
         for unit in job.units(Finished()):
             whole[unit.members, unit.times] = unit.values
@@ -158,9 +160,11 @@ def in_memory(job: Job) -> "xr.Dataset":
 
 
 def phase_coordinate(phase: np.ndarray) -> Coordinate:
-    """The phases of the year of a latent's steps: the decoder needs them, and stamps alone do not tell."""
+    """The phases of the year of a latent's steps (time), or (start, time): the decoder needs them, and stamps alone do
+    not tell."""
     attributes: dict[str, Attribute] = {
         "long_name": "fraction of the year at the middle of the averaging period",
         "units": "1",
     }
-    return Coordinate(name="year_phase", dims=("time",), values=phase.astype(np.float64), attributes=attributes)
+    dims = ("time",) if phase.ndim == 1 else (REFERENCE, LEAD)
+    return Coordinate(name="year_phase", dims=dims, values=phase.astype(np.float64), attributes=attributes)

@@ -3,23 +3,21 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cftime
 import numpy as np
 from numpy.typing import NDArray
 
 from .healpix import npix, pixel_centres
 from .stores import CONVENTIONS, F32, Array, Attribute, Coordinate, Store, open_store, output_errors
+from .time_axis import LEAD, REFERENCE, Starts, TimeAxis, start_coordinates
 
 if TYPE_CHECKING:
     import xarray as xr
 
-REFERENCE_DATE = "1850-01-01 00:00:00"
-EIGHTH_OF_A_DAY_S = 10_800  # days in such steps are exact in binary
 LEAP_SECOND_CALENDARS = ("standard", "proleptic_gregorian", "julian")  # in which there may be such, CF 4.4.3
 LATITUDE: dict[str, Attribute] = {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}
 LONGITUDE: dict[str, Attribute] = {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"}
@@ -36,21 +34,13 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimeAxis:
-    """An encoded CF time axis: values (time) and bounds (time, 2) or None, in `units` of `calendar`."""
-
-    values: NDArray[np.float64]
-    bounds: NDArray[np.float64] | None
-    units: str
-    calendar: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Layout:
     """All of an output file but its values; `variables` maps names to CF attributes.
 
-    The points are the cells of `zoom` in nested order, or else the lat-lon grid of the two axes, flattened (lat, lon).
-    The variables named in `by_quantile` hold a field for each of the `quantiles`; there are no members then.
+    With `starts` each member has a series of steps for each of them: what a unit counts as members are then rows, the
+    starts of the first member, those of the second one, and so on. The points are the cells of `zoom` in nested order,
+    or else the lat-lon grid of the two axes, flattened (lat, lon). The variables named in `by_quantile` hold a field
+    for each of the `quantiles`; there are no members then.
     """
 
     variables: Mapping[str, Mapping[str, Attribute]]
@@ -61,6 +51,7 @@ class Layout:
     lat_deg: NDArray[np.float64] | None = None  # (lat)
     lon_deg: NDArray[np.float64] | None = None  # (lon)
     members: tuple[int, ...] | None = None
+    starts: Starts | None = None
     time_chunk: int = 1
     extra: tuple["Coordinate", ...] = ()
     quantiles: tuple[float, ...] = ()
@@ -70,6 +61,22 @@ class Layout:
     def points(self) -> int:
         """Points of one field."""
         return int(np.prod(self.grid_shape))
+
+    @property
+    def rows(self) -> int:
+        """Series of steps: members times starts."""
+        return len(self.members or (0,)) * (1 if self.starts is None else len(self.time.values))
+
+    @property
+    def steps(self) -> int:
+        """Steps of a series."""
+        steps: int = self.time.values.shape[-1]
+        return steps
+
+    @property
+    def time_dims(self) -> tuple[str, ...]:
+        """Names of the dimensions of times."""
+        return ("time",) if self.starts is None else (REFERENCE, LEAD)
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -86,23 +93,27 @@ class Layout:
     @property
     def dims(self) -> tuple[str, ...]:
         """Names of the dimensions of a data variable that is not by quantile."""
-        return (*(("realization",) if self.members is not None else ()), "time", *self.grid_dims)
+        return (*(("realization",) if self.members is not None else ()), *self.time_dims, *self.grid_dims)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of a data variable that is not by quantile."""
         lead = (len(self.members),) if self.members is not None else ()
-        return (*lead, self.time.values.size, *self.grid_shape)
+        return (*lead, *self.time.values.shape, *self.grid_shape)
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Chunks of such a data variable: `time_chunk` steps of one member, all points."""
-        lead = (1,) if self.members is not None else ()
-        return (*lead, max(1, min(self.time_chunk, self.time.values.size)), *self.grid_shape)
+        """Chunks of such a data variable: `time_chunk` steps of one row, all points."""
+        lead = (1,) * (len(self.shape) - len(self.grid_shape) - 1)
+        return (*lead, max(1, min(self.time_chunk, self.steps)), *self.grid_shape)
 
     def place(self, members: slice, times: slice) -> tuple[slice, ...]:
-        """Where a unit belongs in such a data variable."""
-        return (members, times) if self.members is not None else (times,)
+        """Where a unit belongs in such a data variable; with starts, one of a single row."""
+        if self.starts is None:
+            return (members, times) if self.members is not None else (times,)
+        member, start = divmod(members.start, len(self.time.values))
+        lead = (slice(member, member + 1),) if self.members is not None else ()
+        return (*lead, slice(start, start + 1), times)
 
     @property
     def slots(self) -> dict[str, slice]:
@@ -120,30 +131,6 @@ def _axis(axis: NDArray[np.float64] | None) -> NDArray[np.float64]:
     return axis
 
 
-def encode_times(
-    times: Sequence[cftime.datetime], bounds: Sequence[tuple[cftime.datetime, cftime.datetime]] | None, calendar: str
-) -> TimeAxis:
-    """The CF encoding of dates: days where those are exact in binary, else seconds.
-
-    >>> encode_times([cftime.datetime(1850, 3, 1, calendar="noleap")], None, "noleap").values.tolist()
-    [59.0]
-    """
-    reference = f"since {REFERENCE_DATE}"
-    calendar = str(cftime.datetime(1, 1, 1, calendar=calendar).calendar)  # CF's name: standard, not gregorian
-    given = [*times, *(date for pair in bounds or () for date in pair)]
-    # the same dates in the calendar asked for: those of datetime64 come as proleptic Gregorian
-    flat = [cftime.datetime(*d.timetuple()[:6], d.microsecond, calendar=calendar) for d in given]
-    seconds = np.asarray(cftime.date2num(flat, f"seconds {reference}", calendar=calendar), dtype=np.float64)
-    in_days = bool(np.all(seconds % EIGHTH_OF_A_DAY_S == 0))
-    values = seconds / 86_400 if in_days else seconds
-    return TimeAxis(
-        values=values[: len(times)],
-        bounds=values[len(times) :].reshape(-1, 2) if bounds is not None else None,
-        units=f"{'days' if in_days else 'seconds'} {reference}",
-        calendar=calendar,
-    )
-
-
 def coordinates(layout: Layout) -> list[Coordinate]:
     """Every variable of the layout that is not data: realization, time, bounds, cells or axes, grid mapping."""
     found = []
@@ -155,12 +142,16 @@ def coordinates(layout: Layout) -> list[Coordinate]:
         }
         values = np.array(layout.members, dtype=np.int64)
         found.append(Coordinate(name="realization", dims=("realization",), values=values, attributes=attributes))
-    time = layout.time
-    attributes = {"standard_name": "time", "long_name": "time", "axis": "T", "units": time.units}
-    attributes |= {"calendar": time.calendar} | ({"bounds": "time_bnds"} if time.bounds is not None else {})
-    found.append(Coordinate(name="time", dims=("time",), values=time.values, attributes=attributes))
+    time, dims = layout.time, layout.time_dims
+    if layout.starts is not None:
+        found += start_coordinates(layout.starts)
+    attributes = {"standard_name": "time", "long_name": "time", "units": time.units, "calendar": time.calendar}
+    attributes |= ({"axis": "T"} if layout.starts is None else {}) | (
+        {"bounds": "time_bnds"} if time.bounds is not None else {}
+    )
+    found.append(Coordinate(name="time", dims=dims, values=time.values, attributes=attributes))
     if time.bounds is not None:
-        found.append(Coordinate(name="time_bnds", dims=("time", "bnds"), values=time.bounds, attributes={}))
+        found.append(Coordinate(name="time_bnds", dims=(*dims, "bnds"), values=time.bounds, attributes={}))
     found = [_with_leap_seconds(item) for item in (*found, *layout.extra)]
     if layout.quantiles:
         attributes = {"long_name": "probability of a value below, over the members", "units": "1"}
@@ -204,6 +195,7 @@ def cell_coordinates(zoom: int, chosen: NDArray[np.int64] | None = None) -> list
 def data_attributes(layout: Layout, name: str) -> dict[str, Attribute]:
     """CF attributes of a data variable, grid mapping and the coordinates that are no dimension's own included."""
     beside = ["lat", "lon"] if layout.zoom is not None else []
+    beside += ["time"] if layout.starts is not None else []
     beside += [item.name for item in layout.extra if item.dims != (item.name,) and set(item.dims) <= set(layout.dims)]
     grid = {"grid_mapping": "crs"} if layout.zoom is not None else {}
     return {**layout.variables[name], **grid, **({"coordinates": " ".join(beside)} if beside else {})}
@@ -250,7 +242,9 @@ def shaped(layout: Layout, name: str, values: F32) -> F32:
     if name in layout.by_quantile:
         first: F32 = np.moveaxis(values[0], 1, 0)
         return first.reshape(values.shape[2], values.shape[1], *layout.grid_shape)
-    lead = values.shape[:2] if layout.members is not None else values.shape[1:2]
+    rows, steps = values.shape[:2]
+    starts = 1 if layout.starts is None or rows == 1 else len(layout.time.values)  # a unit is of a single row
+    lead = (*((rows // starts,) if layout.members is not None else ()), *((starts,) if layout.starts else ()), steps)
     return values[:, :, 0].reshape(*lead, *layout.grid_shape)
 
 

@@ -134,8 +134,7 @@ def pieces_of(job: Job) -> Pieces:
             "--workers and --scheduler"
         )
     layout = job.layout
-    members, steps = len(layout.members or (0,)), layout.time.values.size
-    return Pieces(members=members, steps=steps, chunk=layout.time_chunk, chained=job.chained)
+    return Pieces(members=layout.rows, steps=layout.steps, chunk=layout.time_chunk, chained=job.chained)
 
 
 @dataclass(frozen=True, kw_only=True)

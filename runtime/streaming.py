@@ -9,8 +9,9 @@ import numpy as np
 
 from .jobs import Job
 from .ledger import Finished
-from .output import Layout, TimeAxis, to_dataset
+from .output import Layout, to_dataset
 from .stores import F32, Coordinate
+from .time_axis import TimeAxis
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,7 +23,7 @@ def stream(job: Job, windows: bool = False) -> "Iterator[xr.Dataset]":
     A member's steps are held until the last of them is there. The job is closed with the iterator.
     """
     layout, held = job.layout, dict[int, F32]()
-    steps = layout.time.values.size
+    steps = layout.steps
     with contextlib.closing(job):
         for unit in job.units(Finished()):
             if windows:
@@ -60,4 +61,4 @@ def part_of(layout: Layout, members: slice, times: slice) -> Layout:
 def member_bytes(layout: Layout) -> int:
     """Memory of one member's values with all steps [bytes]."""
     fields: int = sum(part.stop - part.start for part in layout.slots.values())
-    return 4 * layout.time.values.size * fields * layout.points
+    return 4 * layout.steps * fields * layout.points

@@ -172,12 +172,13 @@ def summary(
     layout, shard = job.layout, f"shard {scale} of " if isinstance(scale, Shard) else ""
     there = f" waits for the shards {listed(job.missing)}" if job.missing else f" ({human(size_of(path))})"
     members = f"{len(layout.members)} members x " if layout.members is not None else ""
+    members += f"{len(layout.time.values)} starts x " if layout.starts is not None else ""
     names = ", ".join(layout.variables)
     grid = f"HEALPix zoom {layout.zoom}" if layout.zoom is not None else " x ".join(map(str, layout.grid_shape))
     grid = grid if layout.cells is None else f"{layout.cells.size} cells of {grid}"
     seconds = time.monotonic() - began
     return (
-        f"{verb} {shard}{members}{layout.time.values.size} steps of {names} on {grid} in {seconds:.1f} s on {device}: "
+        f"{verb} {shard}{members}{layout.steps} steps of {names} on {grid} in {seconds:.1f} s on {device}: "
         f"{path}{there}"
     )
 

@@ -35,7 +35,8 @@ VERBS = (
 ENSEMBLES = ("generate", "forecast", "hourly", "compress-members")  # how the names of those with members begin
 # Each verb, each grid and each kind of extra coordinate once.
 ZARR = ("generate-native", "forecast-source", "compress", "decompress-native", "superres-source", "climatology")
-PARTS = ("part-native", "part-30", "statistics-native", "statistics-30")  # for the CF checker
+# For the CF checker.
+PARTS = ("part-native", "part-30", "statistics-native", "statistics-30", "starts-native", "starts-30")
 NAMES = tuple(f"{verb}.nc" for verb in (*VERBS, *PARTS)) + tuple(f"{verb}.zarr" for verb in ZARR)
 # Those of CF, each under one of its names.
 CALENDARS = ("standard", "proleptic_gregorian", "julian", "noleap", "all_leap", "360_day")
@@ -90,14 +91,27 @@ def write_outputs(bundle: Path, folder: Path) -> None:
                 emulator.compress_file(members if grid == "members" else data, path, climatology="training")
             case "decompress":
                 emulator.decompress_file(folder / "compress.nc", path, select=Selection(grid=grid))
-            case "superres":
-                emulator.superres_file(data, path, zoom=1, select=Selection(grid=grid), climatology="training")
+            case "superres" | "starts":
+                source = data if verb == "superres" else hindcast(months.drop_vars("forcing"))
+                emulator.superres_file(source, path, zoom=1, select=Selection(grid=grid), climatology="training")
             case "climatology":
                 write_climatology(data, path, model=emulator.bundle.folder)
     for calendar in CALENDARS:
         for suffix in (".nc", ".zarr"):
             path = folder / f"in-{calendar}{suffix}"
             in_calendar(emulator, calendar).generate_file(path, Request(members=1, start="1900-01", steps=3))
+
+
+def hindcast(months: xr.Dataset) -> xr.Dataset:
+    """Months (time, cell) as forecasts (init, lead, cell): of three months each, from the first and the fourth on."""
+    parts = []
+    for first in (0, 3):
+        part = months.drop_vars("time_bnds", errors="ignore").isel(time=slice(first, first + 3))
+        part["time"].encoding.pop("bounds", None)
+        part = part.assign_coords(valid_time=part["time"], init=part["time"][0], lead=("time", [0, 1, 2]))
+        part["lead"].attrs = {"standard_name": "forecast_period", "units": "days"}
+        parts.append(part.swap_dims(time="lead").drop_vars("time"))
+    return xr.concat(parts, "init", data_vars="minimal", coords="different", compat="equals")
 
 
 def first_months(calendar: str) -> tuple[list[tuple[cftime.datetime, cftime.datetime]], list[cftime.datetime]]:

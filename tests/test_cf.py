@@ -69,6 +69,10 @@ LEFT = {
         "the cells of HEALPix are latitude and longitude in one, which the checker does not know: they stand where "
         "those would"
     ),
+    r"(time|tas|uas)'s spatio-temporal dimensions are not in the recommended order .* are "
+    r"forecast_reference_time \(T\), lead_time \(U\).*": (
+        "the order that forecasts have wherever they come from; the checker takes the reference time for the time"
+    ),
     r"(tas|uas)_[a-z]+'s cell_methods name component realization does not match .*": (
         "CF 1.13, section 7.3, takes a standard name there, which realization is: the members have no coordinate left"
     ),

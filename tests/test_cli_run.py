@@ -40,11 +40,12 @@ from fsae.runtime.cli import main
 from fsae.runtime.climatology import season
 from fsae.runtime.healpix import coarsen, refine
 from fsae.runtime.manifest import NOT_RUN
-from fsae.runtime.output import Layout, Unit, encode_times, open_output, to_dataset
+from fsae.runtime.output import Layout, Unit, open_output, to_dataset
 from fsae.runtime.regrid import apply
 from fsae.runtime.schema import SCHEMA_VERSION
 from fsae.runtime.selection import Selection
 from fsae.runtime.session import import_onnxruntime
+from fsae.runtime.time_axis import encode_times
 from fsae.runtime.verified import VERIFIED, read_records
 
 STEPS = 14  # more than one chunk of time

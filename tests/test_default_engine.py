@@ -11,7 +11,7 @@ import fsae.runtime
 from fsae.runtime.bundle import COMPILED, Bundle, find_bundle, open_bundle, shipped_folder
 from fsae.runtime.cli import main
 from fsae.runtime.climatology import evaluate, season
-from fsae.runtime.compression import open_fields
+from fsae.runtime.encoder_input import open_fields
 from fsae.runtime.healpix import coarsen
 from fsae.runtime.request import Request
 from fsae.runtime.session import open_graphs

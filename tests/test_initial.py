@@ -27,18 +27,19 @@ from fsae.runtime.bundle import Bundle
 from fsae.runtime.calendar import decimal_year
 from fsae.runtime.cli import main
 from fsae.runtime.climatology import evaluate, season
-from fsae.runtime.compression import open_fields
 from fsae.runtime.emulator import write_climatology
+from fsae.runtime.encoder_input import open_fields
 from fsae.runtime.ensemble import Initial, generate, latent_model
 from fsae.runtime.errors import BundleError, DataError
 from fsae.runtime.generation import timeline
 from fsae.runtime.healpix import coarsen, refine
 from fsae.runtime.initial import last_steps, read_initial
 from fsae.runtime.manifest import Time
-from fsae.runtime.output import Layout, encode_times, to_dataset
+from fsae.runtime.output import Layout, to_dataset
 from fsae.runtime.pyramid import whiten
 from fsae.runtime.request import Request
 from fsae.runtime.session import open_graphs
+from fsae.runtime.time_axis import encode_times
 
 MONTHS = 14  # from January 1990
 

@@ -14,13 +14,14 @@ from conftest import VARIABLES, ZOOM, tiny_grid, tiny_manifest
 import fsae.runtime
 from fsae.runtime.bundle import Bundle
 from fsae.runtime.cli import main
-from fsae.runtime.compression import open_fields
+from fsae.runtime.encoder_input import open_fields
 from fsae.runtime.errors import DataError
 from fsae.runtime.fields import read_fields
 from fsae.runtime.joining import read_files
 from fsae.runtime.ledger import identity
-from fsae.runtime.output import Layout, encode_times
+from fsae.runtime.output import Layout
 from fsae.runtime.regrid import make_weights
+from fsae.runtime.time_axis import encode_times
 
 SPECS = tiny_manifest().variables
 MONTHS = 24

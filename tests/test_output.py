@@ -15,8 +15,9 @@ import xarray as xr
 from fsae.runtime import stores
 from fsae.runtime.errors import OutputError
 from fsae.runtime.healpix import npix, pixel_centres
-from fsae.runtime.output import Layout, Unit, encode_times, open_output, to_dataset
+from fsae.runtime.output import Layout, Unit, open_output, to_dataset
 from fsae.runtime.stores import check_output
+from fsae.runtime.time_axis import encode_times
 
 ATTRIBUTES = {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}
 EVERYTHING = slice(None)

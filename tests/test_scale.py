@@ -62,7 +62,8 @@ import cftime
 import numpy as np
 
 from fsae.runtime.fields import read_fields
-from fsae.runtime.output import Layout, Unit, encode_times, open_output
+from fsae.runtime.output import Layout, Unit, open_output
+from fsae.runtime.time_axis import encode_times
 from fsae.training import stages
 from fsae.training.autoencoder import AutoencoderConfig
 from fsae.training.config import Config, DataConfig, FitConfig, TrainerConfig, VariableConfig

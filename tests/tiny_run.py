@@ -13,8 +13,9 @@ from fsae.runtime.climatology import anomaly_scale, fit, season
 from fsae.runtime.fields import read_fields
 from fsae.runtime.grids import LatLonGrid
 from fsae.runtime.manifest import Variable
-from fsae.runtime.output import Layout, Unit, encode_times, open_output
+from fsae.runtime.output import Layout, Unit, open_output
 from fsae.runtime.session import INPUTS, DenoiserInputs, Graphs
+from fsae.runtime.time_axis import encode_times
 from fsae.training.autoencoder import AutoencoderConfig
 from fsae.training.config import Config, DataConfig, FastConfig, FitConfig, SamplerConfig, VariableConfig
 from fsae.training.denoiser import Denoiser, DenoiserConfig

@@ -16,7 +16,8 @@ from fsae.runtime.grids import Grid, find_grid, is_same
 from fsae.runtime.healpix import npix
 from fsae.runtime.inputs import find_dates, open_source, standard
 from fsae.runtime.joining import join, open_parts
-from fsae.runtime.output import Layout, Unit, encode_times, open_output
+from fsae.runtime.output import Layout, Unit, open_output
+from fsae.runtime.time_axis import encode_times
 
 from .weights import healpy_weights
 

@@ -1,0 +1,203 @@
+"""Data on its way into the encoder: opened, told from which climate it comes, and encoded."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .calendar import infer_step, same_step
+from .climatology import season
+from .errors import UsageError
+from .fields import Fields, WeightMaker
+from .grids import LatLonGrid
+from .healpix import refine
+from .inputs import Paths, has_variable, source_name
+from .joining import once_a_grid, read_files
+from .pyramid import level_mask
+from .regrid import Weights
+from .regrid import make_weights as make_own_weights
+from .session import Graphs
+from .source_climate import TRAINING, UNKNOWN, exchange, read_source
+from .starts import Forecasts, check_alike, find_starts
+from .stores import F32
+from .time_axis import Starts, TimeAxis, encode_starts, encode_times
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def open_fields(
+    bundle: Bundle,
+    source: "Paths | xr.Dataset",
+    zoom: int | None = None,
+    names: Mapping[str, str] | None = None,
+    make_weights: WeightMaker | None = None,
+) -> Fields:
+    """The model's variables in a file, files or a dataset, which may call them otherwise: `names` maps names to those.
+
+    Data on the training data's own grid is regridded by the bundle's own weights. Where stamps and bounds do not tell
+    the step, as for one stamp alone, it is taken for the model's: a monthly mean stays one whatever its stamp.
+    """
+    unknown = sorted(set(names or {}) - {v.name for v in bundle.manifest.variables})
+    if unknown:
+        known = ", ".join(v.name for v in bundle.manifest.variables)
+        raise UsageError(f"found names for {', '.join(unknown)}, expected for variables of the model: {known}")
+    make = weight_maker(bundle) if make_weights is None else make_weights
+    finest = bundle.manifest.grid.zoom
+    fields = read_files(
+        source, bundle.manifest.variables, zoom=zoom, finest_zoom=finest, names=names, make_weights=make
+    )
+    return dataclasses.replace(fields, step=fields.step or bundle.manifest.time.step)
+
+
+def weight_maker(bundle: Bundle) -> WeightMaker:
+    """What makes weights to HEALPix, once for a grid: those of the training data's own grid are in the bundle."""
+    tables, finest = bundle.tables, bundle.manifest.grid.zoom
+
+    def weights(grid: LatLonGrid, wanted_zoom: int, method: str) -> Weights:
+        same = grid.shape == tables.source_shape and wanted_zoom == finest
+        same = same and np.allclose(grid.lat_deg, tables.source_lat_deg, rtol=0, atol=1e-4)
+        if same and np.allclose(grid.lon_deg, tables.source_lon_deg, rtol=0, atol=1e-4):
+            return tables.to_healpix
+        return make_own_weights(grid, wanted_zoom, method)
+
+    return once_a_grid(weights)
+
+
+def found_step(fields: Fields) -> str | None:
+    """The time that the data is averaged over, or its step; bounds tell better than stamps."""
+    if fields.bounds is not None:  # one month of every year has stamps a year apart
+        return infer_step(fields.times[:1], fields.bounds[:1]) or fields.step
+    return fields.step
+
+
+def step_note(bundle: Bundle, fields: Fields) -> tuple[str, ...]:
+    """A warning where the data is averaged over other steps than the model's."""
+    known, found = bundle.manifest.time.step, found_step(fields)
+    if found is None or same_step(found, known):
+        return ()
+    return (
+        f"The input's time step is {found}, the model was trained on {known}: its fields vary otherwise than those the "
+        "model has learned.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """Fields on their way into the encoder: adapted to the training source's climate, with notes and the record.
+
+    Those of several forecasts side by side are `series` of their own, else there is one.
+    """
+
+    series: tuple[Fields, ...]
+    starts: Starts | None
+    own: F32 | None  # the source's own climatology at the fields' zoom
+    notes: tuple[str, ...]
+    request: dict[str, str | int | None]
+    close: Callable[[], None]
+
+    @property
+    def fields(self) -> Fields:
+        """The series, or the first one."""
+        return self.series[0]
+
+    @property
+    def phase(self) -> NDArray[np.float64]:
+        """Phases of the year (time), or (start, time)."""
+        phases = np.stack([fields.phase for fields in self.series])
+        return phases[0] if self.starts is None else phases
+
+    @property
+    def time(self) -> TimeAxis:
+        """The encoded times of all series."""
+        calendar, first = self.fields.calendar, self.fields
+        if self.starts is None:
+            return encode_times(first.times, first.bounds, calendar)
+        return encode_starts([f.times for f in self.series], [f.bounds for f in self.series], calendar)
+
+
+def open_input(
+    bundle: Bundle,
+    verb: str,
+    source: "Paths | xr.Dataset",
+    zoom: int | None,
+    climatology: "str | os.PathLike[str] | xr.Dataset | None",
+    names: Mapping[str, str] | None,
+    *,
+    side_by_side: bool = True,
+) -> Input:
+    """The fields of a source, and what is known of its climate: a climatology of its own, "training", or nothing.
+
+    Several reference times of several lead times are kept apart, or refused where not `side_by_side`.
+    """
+    found = find_starts(source, lambda dataset: _holds(bundle, dataset, names or {})) if side_by_side else None
+    if found is None:
+        series: tuple[Fields, ...] = (open_fields(bundle, source, zoom, names),)
+        starts, close = None, series[0].close
+    else:
+        series, starts, close = _open_starts(bundle, source, found, zoom, names), _axes(found), found.close
+    fields, own, name = series[0], None, None
+    if isinstance(climatology, str) and climatology == TRAINING:
+        name = TRAINING
+    elif climatology is not None:
+        own = read_source(climatology, bundle, fields.zoom)
+        name = os.path.basename(climatology) if isinstance(climatology, str | os.PathLike) else "dataset"
+    notes = dict.fromkeys(note for own in series for note in (*own.notes, *step_note(bundle, own)))
+    return Input(
+        series=series,
+        starts=starts,
+        own=own,
+        notes=(*((UNKNOWN,) if climatology is None else ()), *notes),
+        request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
+        close=close,
+    )
+
+
+def _holds(bundle: Bundle, dataset: "xr.Dataset", names: Mapping[str, str]) -> bool:
+    """Whether a dataset has all variables of the model."""
+    called = {v.name: names.get(v.name, v.name) for v in bundle.manifest.variables}
+    standard = {v.name: "" if v.name in names else v.standard_name for v in bundle.manifest.variables}
+    return all(has_variable(dataset, called[v], standard[v], list(called.values())) for v in called)
+
+
+def _open_starts(
+    bundle: Bundle, source: "Paths | xr.Dataset", found: Forecasts, zoom: int | None, names: Mapping[str, str] | None
+) -> tuple[Fields, ...]:
+    """The fields of each start, all on one zoom and with the same members and steps."""
+    make, series = weight_maker(bundle), list[Fields]()
+    try:
+        for start in found.starts:
+            fields = open_fields(bundle, start.dataset, zoom if not series else series[0].zoom, names, make)
+            words = fields.source.split(": ", 1)[1]
+            series.append(dataclasses.replace(fields, source=f"{source_name(source)}: {words}"))
+        check_alike(series)
+    except BaseException:
+        found.close()
+        raise
+    return tuple(series)
+
+
+def _axes(found: Forecasts) -> Starts:
+    """The axes of the output of several starts."""
+    first = found.starts[0]
+    references = encode_times([start.reference for start in found.starts], None, str(first.reference.calendar))
+    return Starts(references=references, leads=first.leads, lead_units=first.lead_units)
+
+
+def encode(bundle: Bundle, graphs: Graphs, given: Input, values: F32, phase: NDArray[np.float64]) -> tuple[F32, F32]:
+    """Latents (time, variable, latent pixel) and seasons (time, 2K) of the input's `values` at phases of the year.
+
+    Fields coarser than the model enter with each cell repeated, their finer levels masked.
+    """
+    manifest, zoom = bundle.manifest, given.fields.zoom
+    if given.own is not None:
+        values = exchange(values, phase, given.own, bundle)
+    whole = refine(values, manifest.grid.zoom - zoom)
+    seasons = season(phase, manifest.time.harmonics)
+    masks = np.repeat(level_mask(manifest.zooms, zoom)[None], len(whole), axis=0)
+    return graphs.encode(whole, seasons, masks), seasons
