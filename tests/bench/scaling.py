@@ -10,15 +10,17 @@ matrices of attention would take 9 MiB a row, and their softmax as much again.
 
 import statistics
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from speed import example, session_of
-from timing import peak_mib, report, take_turns
+from speed import example, flop_of, session_of
+from timing import peak_mib, ratio, report, take_turns
 from torch import nn
 
 from fsae.export.graphs import DecoderGraph, EncoderGraph, export_graph
@@ -61,21 +63,26 @@ def write_graphs(model: Autoencoder, folder: Path) -> dict[str, Path]:
 
 
 def time_rows(config: AutoencoderConfig, rounds: int, folder: Path) -> list[dict[str, Any]]:
-    """One row for each zoom."""
-    found: list[dict[str, Any]] = []
+    """One row for each zoom, all of which take turns."""
+    calls: dict[tuple[int, str], Callable[[], Any]] = {}
+    flop: dict[tuple[int, str], float] = {}
+    rows = {zoom: cpu_rows(npix(zoom)) for zoom in ZOOMS}
     for zoom in ZOOMS:
         model = untrained(lowered(config, config.zoom - zoom))
-        rows = cpu_rows(npix(zoom))
-        calls = {}
+        modules: dict[str, nn.Module] = {"encoder": EncoderGraph(model), "decoder": DecoderGraph(model)}
         for graph, path in write_graphs(model, folder).items():
-            session, inputs = session_of(path), example(model, rows)[graph]
-            calls[graph] = lambda session=session, inputs=inputs: session.run(None, inputs)
-        seconds = take_turns(calls, rounds)
-        row: dict[str, Any] = {"zoom": zoom, "rows": rows, "tokens": npix(model.config.fine_token_zoom)}
-        for graph in calls:
-            own = 1e9 * statistics.median(seconds[graph]) / (rows * npix(zoom))
-            row |= {f"{graph} ns a pixel": own, f"{graph} / zoom {ZOOMS[0]}": own}
-            row[f"{graph} / zoom {ZOOMS[0]}"] = own / (found[0] if found else row)[f"{graph} ns a pixel"]
+            session, inputs = session_of(path), example(model, rows[zoom])[graph]
+            calls[zoom, graph] = partial(session.run, None, inputs)
+            flop[zoom, graph] = flop_of(modules[graph], inputs.values()) / (rows[zoom] * npix(zoom))
+    seconds = take_turns({f"{zoom} {graph}": call for (zoom, graph), call in calls.items()}, rounds)
+    found, first = [], ZOOMS[0]
+    for zoom in ZOOMS:
+        row: dict[str, Any] = {"zoom": zoom, "rows": rows[zoom]}
+        for graph in ("encoder", "decoder"):
+            share = rows[first] * npix(first) / (rows[zoom] * npix(zoom))
+            row[f"{graph} ns a pixel"] = 1e9 * statistics.median(seconds[f"{zoom} {graph}"]) / (rows[zoom] * npix(zoom))
+            row[f"{graph} / zoom {first}"] = share * ratio(seconds, f"{zoom} {graph}", f"{first} {graph}")
+            row[f"{graph} FLOP / zoom {first}"] = flop[zoom, graph] / flop[first, graph]
         found.append(row)
     return found
 
