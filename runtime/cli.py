@@ -297,7 +297,7 @@ def climatology(
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of `fsae-run` with these arguments (default those of the process)."""
     try:
-        with termination_as_interrupt():
+        with termination_as_interrupt(whole_process=argv is None):
             code = cli.main(args=None if argv is None else list(argv), prog_name=PROGRAM, standalone_mode=False)
             return code if isinstance(code, int) else 0
     except click.ClickException as error:

@@ -16,8 +16,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ class Ledger(Finished):
             line = Line(member, unit.times.start, unit.times.stop, "" if unit.state is None else _digest(unit.state))
             if unit.state is not None:
                 np.save(self._state_path(member, line.end), unit.state, allow_pickle=False)
-            data = json.dumps(astuple(line)).encode() + b"\n"
+            data = _text(line)
             with (self.folder / LOG).open("ab", buffering=0) as log:
                 if log.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -213,7 +213,9 @@ def _read_run(folder: Path) -> dict[str, Any] | None:
         run = json.loads((folder / RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return run if isinstance(run, dict) and run.get("format") == FORMAT else None
+    if not isinstance(run, dict) or run.get("format") != FORMAT:
+        return None
+    return run if isinstance(run.get("identity"), dict) and isinstance(run.get("fields"), int) else None
 
 
 def shard_folder(folder: Path, number: int, count: int) -> Path:
@@ -293,9 +295,26 @@ def read_ledger(folder: Path) -> Ledger | None:
     return Ledger(folder, run, by_place, sum(line.end - line.first for line in by_place.values()))
 
 
-def mend_log(folder: Path) -> None:
-    """Nothing; the log ends with its last whole line, so that the next one can be appended."""
-    os.truncate(folder / LOG, _whole_lines((folder / LOG).read_bytes())[1])
+def mend_log(folder: Path, there: Callable[[Line], bool]) -> Ledger | None:
+    """The ledger of the units that are `there`; None where there are none. The log ends with a whole line.
+
+    Units of which something is missing, as after a loss of power, no longer count as done.
+    """
+    lines, size = _whole_lines((folder / LOG).read_bytes())
+    kept = [line for line in lines if there(line)]
+    if len(kept) == len(lines):
+        os.truncate(folder / LOG, size)
+    else:
+        aside = folder / f"{LOG}.new"
+        aside.write_bytes(b"".join(map(_text, kept)))
+        aside.replace(folder / LOG)
+    (folder / STATES).mkdir(exist_ok=True)
+    return read_ledger(folder)
+
+
+def _text(line: Line) -> bytes:
+    """A line of the log."""
+    return json.dumps([line.member, line.first, line.end, line.state]).encode() + b"\n"
 
 
 def _whole_lines(data: bytes) -> tuple[list[Line], int]:

@@ -57,6 +57,8 @@ def _locked_file(folder: Path) -> int | None:
                 os.close(number)
                 raise
             os.close(number)  # the lock of a folder that is gone
+    if not folder.is_dir():  # no other run removes it that often
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     return None
 
 

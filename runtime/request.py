@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 12
 
 
+MOST_STEPS = 10_000_000  # all their dates are known before the first is drawn
+MOST_MEMBERS = 10_000_000
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
     """An ensemble as it is asked for.
@@ -50,13 +54,17 @@ class Request:
             )
         if self.select.times is not None and (self.start is not None or self.steps is not None):
             raise UsageError("found --times and --start or --steps: give one or the other")
+        if isinstance(self.members, int) and self.members > MOST_MEMBERS:
+            raise UsageError(f"found {self.members} members, expected {MOST_MEMBERS} at most")
         if not self.member_numbers or min(self.member_numbers) < 0 or self._twice():
             found = list(self.member_numbers)
             raise UsageError(f"found the members {found}, expected one or more, 0 or above, none twice")
-        if self.steps is not None and self.steps < 1:
-            raise UsageError(f"found {self.steps} steps, expected 1 or more")
-        if self.seed < 0:
-            raise UsageError(f"found the seed {self.seed}, expected 0 or above")
+        if max(self.member_numbers) >= 2**63:
+            raise UsageError(f"found the member {max(self.member_numbers)}, expected numbers below 2**63")
+        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+            raise UsageError(f"found {self.steps} steps, expected 1 to {MOST_STEPS}")
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"found the seed {self.seed}, expected 0 to 2**64 - 1")
         if self.sampler not in ("default", "fast"):
             raise UsageError(f"found the sampler {self.sampler!r}, expected 'default' or 'fast'")
 

@@ -9,6 +9,7 @@ The store becomes OUT by one renaming, after which the rest is removed; so the l
 """
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from .ledger import (
 )
 from .lock import check_idle, clear, locked
 from .output import Layout, Unit, data_arrays, make_frame, write_unit
+from .salvage import check_frame, is_there
 from .stores import (
     CONVENTIONS,
     NetcdfStore,
@@ -74,7 +76,7 @@ def to_file(
                 say(f"{path} is complete: nothing was left to do")
                 progress(job.fields)
                 return
-            ledger = _known(path, partial, wanted, overwrite, resume)
+            ledger = _known(job.layout, path, partial, wanted, overwrite, resume)
             if ledger is not None:
                 say(f"going on with {partial}: {ledger.fields} of {ledger.total} fields are there")
                 progress(ledger.fields)
@@ -119,7 +121,9 @@ def _forget(path: Path, partial: Path, wanted: Mapping[str, str]) -> None:
             clear(partial)
 
 
-def _known(path: Path, partial: Path, wanted: Mapping[str, str], overwrite: bool, resume: bool) -> Ledger | None:
+def _known(
+    layout: Layout, path: Path, partial: Path, wanted: Mapping[str, str], overwrite: bool, resume: bool
+) -> Ledger | None:
     """The ledger to go on with, mended; None where the run is to start from the beginning, and the place is clear."""
     check_idle(partial)
     split = read_split(partial)
@@ -139,9 +143,12 @@ def _known(path: Path, partial: Path, wanted: Mapping[str, str], overwrite: bool
             clear(partial)
         return None
     check_same(ledger, wanted)
+    check_frame(partial / FIELDS, layout)
     with output_errors(path, f"; what is finished is kept in {partial}"):
-        mend_log(partial)
+        ledger = mend_log(partial, functools.partial(is_there, partial / FIELDS, layout))
         remove_torn(partial)
+        if ledger is None:
+            clear(partial)
     return ledger
 
 

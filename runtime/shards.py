@@ -10,6 +10,7 @@ and finds all shards complete publishes, under the lock and only while run.json 
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from .restart import (
     remove_torn,
     stopping,
 )
+from .salvage import check_frame, is_there
 from .stores import ZarrStore, check_output, output_errors, partial_of, uninterrupted
 
 PATIENCE_S = 60.0  # for the lock of the whole, which shards hold for moments
@@ -145,12 +147,16 @@ def write_shard(
     pieces, place = pieces_of(job), split.place(shard.number)
     own = shard.part(pieces.count)
     ledger = read_ledger(place)
+    check_frame(split.folder / FIELDS, job.layout)
     with output_errors(path, ""):
         if ledger is None:
             clear(place)
             ledger = start_ledger(place, pieces.fields(own), split.identity)
         else:
-            mend_log(place)
+            ledger = mend_log(place, functools.partial(is_there, split.folder / FIELDS, job.layout))
+            if ledger is None:
+                clear(place)
+                ledger = start_ledger(place, pieces.fields(own), split.identity)
             say(f"going on with shard {shard}: {ledger.fields} of {ledger.total} fields are there")
             progress(ledger.fields)
     fill(

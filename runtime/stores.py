@@ -80,6 +80,8 @@ def is_netcdf(path: Path) -> bool:
 
 def partial_of(path: Path) -> Path:
     """Where output is written until it is whole."""
+    if not path.name:
+        raise UsageError(f"found the output {str(path)!r}, expected the name of a file or store, such as out.zarr")
     return path.with_name(path.name + ".partial")
 
 

@@ -184,17 +184,33 @@ def summary(
 
 
 @contextlib.contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside, so that what is finished is kept and the rest removed on the way out."""
+def termination_as_interrupt(*, whole_process: bool = False) -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt inside, so that what is finished is kept and the rest removed on the way out.
+
+    One signal is enough: those after it, as a scheduler sends to all of a group, are ignored until the block ends, and
+    where the `whole_process` ends with it until then, so that the exit code is the first one's.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as shells start jobs in the background
+        numbers.append(signal.SIGINT)
+
+    def ignore() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        ignore()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if whole_process:
+            ignore()
+        else:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """Members of an ensemble: the tiny denoiser is that of a known Gaussian, so every value has a closed form."""
 
 import dataclasses
+from typing import Any
 
 import cftime
 import numpy as np
@@ -217,6 +218,23 @@ def test_member_numbers_are_read_from_ranges() -> None:
     for text in ("", "a", "3-", "5-3", "-1", "1,,2"):
         with pytest.raises(UsageError, match="found the members"):
             member_ids(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"seed": 2**64}, "found the seed 18446744073709551616, expected 0 to 2"),
+        ({"seed": -1}, "found the seed -1, expected 0 to 2"),
+        ({"members": [2**63]}, "found the member 9223372036854775808, expected numbers below 2"),
+        ({"members": 10**11}, "found 100000000000 members, expected 10000000 at most"),
+        ({"members": [1, 1]}, "found the members .*, expected one or more, 0 or above, none twice"),
+        ({"steps": 10**8}, "found 100000000 steps, expected 1 to 10000000"),
+    ],
+)
+def test_requests_beyond_what_noise_and_files_can_tell_apart(asked: dict[str, Any], found: str) -> None:
+    with pytest.raises(UsageError, match=found):
+        Request(**asked)
+    assert Request(seed=2**64 - 1, members=[2**63 - 1]).seed == 2**64 - 1
 
 
 def test_windows_cover_the_steps() -> None:

@@ -13,7 +13,7 @@ import pytest
 import xarray as xr
 
 from fsae.runtime import stores
-from fsae.runtime.errors import OutputError
+from fsae.runtime.errors import OutputError, UsageError
 from fsae.runtime.healpix import npix, pixel_centres
 from fsae.runtime.output import Layout, Unit, open_output, to_dataset
 from fsae.runtime.stores import check_output
@@ -213,7 +213,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_output import layout_of, values_of, write_in_units
 import numpy as np, dataclasses, h5netcdf, zarr
-from fsae.runtime.errors import OutputError
+from fsae.runtime.errors import OutputError, UsageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 layout = dataclasses.replace(layout_of(), zoom=6, time_chunk=3)
 try:
@@ -233,3 +233,9 @@ def test_the_file_system_refusing_bytes_is_one_sentence(tmp_path: Path, name: st
     assert "cannot write" in done.stdout
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [".", "", "/"])
+def test_output_needs_a_name(path: str) -> None:
+    with pytest.raises(UsageError, match=r"found the output '[./]', expected the name of a file or store"):
+        stores.partial_of(Path(path))

@@ -19,7 +19,7 @@ import zarr
 from nursery import Nursery
 from trees import assert_same, tree
 
-from fsae.runtime import ledger, restart, stores, writer
+from fsae.runtime import ledger, restart, stores, terminal, writer
 from fsae.runtime.bundle import Bundle
 from fsae.runtime.cli import main
 from fsae.runtime.emulator import Emulator
@@ -350,6 +350,62 @@ def test_resume_can_always_be_said(command: Command, tmp_path: Path) -> None:
     code, _ = command(*words_of(out))
     assert code == OutputError.exit_code
     assert [path.name for path in tmp_path.iterdir()] == ["out.nc"]
+
+
+@pytest.mark.parametrize("loss", ["gone", "empty", "all"])
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+def test_units_whose_chunks_are_lost_are_made_again(
+    emulator: Emulator, tmp_path: Path, name: str, loss: str
+) -> None:  # oracle: the undisturbed run
+    whole, out = tmp_path / f"whole{Path(name).suffix}", tmp_path / name
+    generate(emulator, whole)
+    interrupted_run(emulator, out, 5)
+    chunks = sorted(path for path in (tmp_path / f"{name}.partial").glob("fields.zarr/*as/c/**/*") if path.is_file())
+    assert len(chunks) >= 10
+    for chunk in chunks if loss == "all" else (chunks[0], chunks[7]):
+        chunk.write_bytes(b"") if loss == "empty" else chunk.unlink()
+    generate(emulator, out, resume=True)
+    assert_same(out, whole)
+
+
+def test_a_damaged_run_is_refused(emulator: Emulator, tmp_path: Path) -> None:
+    out, partial = tmp_path / "out.zarr", tmp_path / "out.zarr.partial"
+    for lost, named in (("fields.zarr/lat", "lat"), ("fields.zarr", "all")):
+        interrupted_run(emulator, out, 3)
+        shutil.rmtree(partial / lost)
+        with pytest.raises(OutputError, match=rf"is damaged: fields.zarr lacks {named}; start again with --overwrite"):
+            generate(emulator, out, resume=True)
+        shutil.rmtree(partial)
+
+
+# --- signals that come again ---
+
+
+def test_a_signal_that_comes_again_changes_nothing() -> None:  # oracle: the order of events
+    events, before = [], [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with terminal.termination_as_interrupt():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                events.append("stopped")
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            events.append("cleaned up")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with terminal.termination_as_interrupt(whole_process=True):
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        events.append("ended")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with terminal.termination_as_interrupt():
+            signal.raise_signal(signal.SIGINT)  # a job in the background
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+    assert events == ["stopped", "cleaned up", "ended"]
 
 
 # --- two writers ---
