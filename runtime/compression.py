@@ -30,7 +30,7 @@ from .selection import EVERYTHING, Selection, steps_inside, view_of
 from .session import Graphs
 from .starts import check_no_times
 from .stores import F32
-from .time_axis import LEAD, REFERENCE, Starts, encode_starts, encode_times
+from .time_axis import LEAD, REFERENCE, Starts, encode_series, encode_times
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,7 +83,7 @@ def compress_job(
     layout = Layout(
         variables={v.name: {"long_name": f"compressed {v.long_name}", "units": "1"} for v in manifest.variables},
         attributes=attributes,
-        time=given.time,
+        time=given.time(),
         zoom=manifest.latent.zoom,
         members=given.fields.members,
         starts=given.starts,
@@ -118,10 +118,7 @@ def superres_job(
         check_no_times(select.times)
     steps = steps_inside(fields.times, select.times, fields.source)
     attributes = provenance(bundle, graphs, {**given.request, **select.record()}, notes)
-    time = given.time
-    if given.starts is None:
-        time = encode_times(fields.times[steps], fields.bounds and fields.bounds[steps], fields.calendar)
-    layout = field_layout(view, time, fields.members, attributes, starts=given.starts)
+    layout = field_layout(view, given.time(steps), fields.members, attributes, starts=given.starts)
 
     def units(done: Finished) -> Iterator[Unit]:
         for unit, seasons in _latents(bundle, graphs, given, done, steps):
@@ -213,9 +210,8 @@ def decompress_job(
         check_no_times(select.times)
     steps, calendar = steps_inside(stamps, select.times, name), str(stamps[0].calendar)
     count = steps.stop - steps.start
-    time = encode_starts([d.stamps[steps] for d in dates], [d.bounds and d.bounds[steps] for d in dates], calendar)
-    if starts is None:
-        time = encode_times(stamps[steps], dates[0].bounds and dates[0].bounds[steps], calendar)
+    bounds = [own.bounds and own.bounds[steps] for own in dates]
+    time = encode_series([own.stamps[steps] for own in dates], bounds, calendar, starts)
     layout = field_layout(view, time, members, attributes, starts=starts)
 
     def units(done: Finished) -> Iterator[Unit]:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,8 @@ from .errors import UsageError
 from .fields import Fields, WeightMaker
 from .grids import LatLonGrid
 from .healpix import refine
-from .inputs import Paths, has_variable, source_name
-from .joining import once_a_grid, read_files
+from .inputs import Paths, source_name
+from .joining import held, once_a_grid, read_files
 from .pyramid import level_mask
 from .regrid import Weights
 from .regrid import make_weights as make_own_weights
@@ -25,7 +26,7 @@ from .session import Graphs
 from .source_climate import TRAINING, UNKNOWN, exchange, read_source
 from .starts import Forecasts, check_alike, find_starts
 from .stores import F32
-from .time_axis import Starts, TimeAxis, encode_starts, encode_times
+from .time_axis import Starts, TimeAxis, encode_series, encode_times
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -106,19 +107,17 @@ class Input:
         """The series, or the first one."""
         return self.series[0]
 
-    @property
+    @cached_property
     def phase(self) -> NDArray[np.float64]:
         """Phases of the year (time), or (start, time)."""
         phases = np.stack([fields.phase for fields in self.series])
         return phases[0] if self.starts is None else phases
 
-    @property
-    def time(self) -> TimeAxis:
-        """The encoded times of all series."""
-        calendar, first = self.fields.calendar, self.fields
-        if self.starts is None:
-            return encode_times(first.times, first.bounds, calendar)
-        return encode_starts([f.times for f in self.series], [f.bounds for f in self.series], calendar)
+    def time(self, steps: slice = slice(None)) -> TimeAxis:
+        """The encoded times of some steps of all series."""
+        times = [fields.times[steps] for fields in self.series]
+        bounds = [fields.bounds and fields.bounds[steps] for fields in self.series]
+        return encode_series(times, bounds, self.fields.calendar, self.starts)
 
 
 def open_input(
@@ -135,7 +134,11 @@ def open_input(
 
     Several reference times of several lead times are kept apart, or refused where not `side_by_side`.
     """
-    found = find_starts(source, lambda dataset: _holds(bundle, dataset, names or {})) if side_by_side else None
+    found = (
+        find_starts(source, lambda dataset: all(held(dataset, bundle.manifest.variables, names or {})))
+        if side_by_side
+        else None
+    )
     if found is None:
         series: tuple[Fields, ...] = (open_fields(bundle, source, zoom, names),)
         starts, close = None, series[0].close
@@ -156,13 +159,6 @@ def open_input(
         request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
         close=close,
     )
-
-
-def _holds(bundle: Bundle, dataset: "xr.Dataset", names: Mapping[str, str]) -> bool:
-    """Whether a dataset has all variables of the model."""
-    called = {v.name: names.get(v.name, v.name) for v in bundle.manifest.variables}
-    standard = {v.name: "" if v.name in names else v.standard_name for v in bundle.manifest.variables}
-    return all(has_variable(dataset, called[v], standard[v], list(called.values())) for v in called)
 
 
 def _open_starts(

@@ -69,12 +69,13 @@ def read_initial(
         check_steps(given.fields, bundle.manifest.time, name)
         times, begin = last_steps(given.fields, bundle.manifest.time, model.previous, start, name)
         white, digest = [], hashlib.sha256()
+        phase = given.phase[times]
         for member in range(len(given.fields.members or (0,))):
             values = given.fields.read(times, member)[0]  # (time, variable, pixel)
             if not np.isfinite(values).all():
                 raise DataError(f"{name} has missing values in the steps to start from, expected none: fill them first")
             digest.update(values.astype("<f4").tobytes())
-            latent, season = encode(bundle, graphs, given, values, given.phase[times])
+            latent, season = encode(bundle, graphs, given, values, phase)
             white.append(whiten(latent, model.zooms, model.deviation(season), model.level_std).astype(np.float32))
     finally:
         given.close()

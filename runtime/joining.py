@@ -74,6 +74,19 @@ def once_a_grid(make_weights: WeightMaker) -> WeightMaker:
     return remembered
 
 
+def sought(variables: Sequence[VariableSpec], names: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Names and standard names by which variables are found; a name that was given is meant, and no standard name."""
+    return [names.get(v.name, v.name) for v in variables], [
+        "" if v.name in names else v.standard_name for v in variables
+    ]
+
+
+def held(dataset: "xr.Dataset", variables: Sequence[VariableSpec], names: Mapping[str, str]) -> list[bool]:
+    """Which of the variables a dataset has."""
+    called, meant = sought(variables, names)
+    return [has_variable(dataset, n, s, called) for n, s in zip(called, meant, strict=True)]
+
+
 def open_parts(
     paths: Sequence[Path],
     variables: Sequence[VariableSpec],
@@ -86,13 +99,12 @@ def open_parts(
 ) -> list[list[Fields]]:
     """For each variable the opened files that hold it, all on one zoom: by default the finest that every file has."""
     holders: list[list[Path]] = [[] for _ in variables]
-    called = [names.get(v.name, v.name) for v in variables]
-    meant = ["" if v.name in names else v.standard_name for v in variables]  # a name that was given is meant
+    called, meant = sought(variables, names)
     finest = 99 if finest_zoom is None else finest_zoom
     for path in paths:
         dataset, where = open_source(path)
         with dataset:
-            there = [has_variable(dataset, n, s, called) for n, s in zip(called, meant, strict=True)]
+            there = held(dataset, variables, names)
             if not any(there):
                 choose_variable(dataset, called[0], meant[0], where)  # says what is there
             for name, standard_name, own, found in zip(called, meant, holders, there, strict=True):

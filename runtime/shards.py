@@ -149,14 +149,12 @@ def write_shard(
     ledger = read_ledger(place)
     check_frame(split.folder / FIELDS, job.layout)
     with output_errors(path, ""):
+        if ledger is not None:
+            ledger = mend_log(place, functools.partial(is_there, split.folder / FIELDS, job.layout))
         if ledger is None:
             clear(place)
             ledger = start_ledger(place, pieces.fields(own), split.identity)
         else:
-            ledger = mend_log(place, functools.partial(is_there, split.folder / FIELDS, job.layout))
-            if ledger is None:
-                clear(place)
-                ledger = start_ledger(place, pieces.fields(own), split.identity)
             say(f"going on with shard {shard}: {ledger.fields} of {ledger.total} fields are there")
             progress(ledger.fields)
     fill(

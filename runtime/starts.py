@@ -22,8 +22,6 @@ from .inputs import Paths, decode_dates, open_source, paths_of
 if TYPE_CHECKING:
     import xarray as xr
 
-SECONDS_A_DAY = 86_400
-
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
@@ -79,7 +77,7 @@ def _starts_of(dataset: "xr.Dataset", where: str) -> Iterator[Start]:
         return
     axis, leads = dataset.variables[reference], dataset.variables[lead]
     if leads.dtype.kind == "m":
-        values, units = leads.values / np.timedelta64(1, "s") / SECONDS_A_DAY, "day"
+        values, units = leads.values / np.timedelta64(1, "D"), "day"
     else:
         values, units = leads.values.astype(np.float64), str(leads.attrs["units"])
     for place, date in enumerate(decode_dates(axis, axis, f"the reference times of {where}")):

@@ -61,12 +61,16 @@ def encode_times(
     )
 
 
-def encode_starts(
+def encode_series(
     times: Sequence[Sequence[cftime.datetime]],
     bounds: Sequence[Sequence[tuple[cftime.datetime, cftime.datetime]] | None],
     calendar: str,
+    starts: Starts | None,
 ) -> TimeAxis:
-    """The times (start, time) of several forecasts, encoded together; bounds where all have them."""
+    """The times of one series or, with `starts`, of several, (start, time), encoded together; bounds where all have
+    them."""
+    if starts is None:
+        return encode_times(times[0], bounds[0], calendar)
     whole = [pair for own in bounds for pair in own or ()] if all(own is not None for own in bounds) else None
     axis = encode_times([date for own in times for date in own], whole, calendar)
     return dataclasses.replace(

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -429,9 +430,13 @@ def test_two_writers_are_refused(nursery: Nursery, command: Command, tmp_path: P
 def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:  # oracle: a counter that only one may raise
     inside, most, done = [0], [0], [0]
     refused: list[str] = []
+    tried: list[int] = []
 
     def contend() -> None:
-        for _ in range(200):
+        for number in itertools.count():
+            if number >= 200 and done[0] > 50:  # however busy the machine
+                return
+            tried.append(number)
             try:
                 with locked(tmp_path / "folder"):
                     inside[0] += 1
@@ -448,9 +453,9 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:  # oracle: a c
     for thread in threads:
         thread.join()
     assert most[0] == 1
-    assert done[0] + len(refused) == 800
+    assert done[0] + len(refused) == len(tried) >= 800
     assert [text for text in refused if "is being written by" not in text] == []  # as of a folder that has just gone
-    assert done[0] > 10  # of 800, however busy the machine
+    assert done[0] > 50
     with locked(tmp_path / "folder"):
         pass
     assert list(tmp_path.iterdir()) == []
