@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cluster import Cluster as Cluster
     from .emulator import Emulator as Emulator
     from .emulator import load as load
+    from .ensemble.request import Request as Request
     from .errors import BundleError as BundleError
     from .errors import DataError as DataError
     from .errors import DeviceError as DeviceError
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from .errors import Stopped as Stopped
     from .errors import ToleranceError as ToleranceError
     from .errors import UsageError as UsageError
-    from .parts import Shard as Shard
-    from .request import Request as Request
-    from .selection import Selection as Selection
+    from .jobs.cluster import Cluster as Cluster
+    from .jobs.shards import Shard as Shard
+    from .output.selection import Selection as Selection
 
     __version__: str
 
@@ -51,8 +51,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("fsae")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    homes = {"Emulator": "emulator", "load": "emulator", "Request": "request", "Selection": "selection"}
-    homes |= {"Cluster": "cluster", "Shard": "parts"}
+    homes = {"Emulator": "emulator", "load": "emulator", "Request": "ensemble.request", "Selection": "output.selection"}
+    homes |= {"Cluster": "jobs.cluster", "Shard": "jobs.shards"}
     return getattr(importlib.import_module(f".{homes.get(name, 'errors')}", __name__), name)
 
 

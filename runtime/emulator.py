@@ -7,36 +7,37 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from .batch import choose_batch
-from .bundle import Bundle, open_bundle
-from .compression import compress_job, decompress_job, superres_job
-from .encoder_input import open_fields
-from .ensemble import LatentModel, latent_model
+from fsae.runtime.backends.choose import open_graphs
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import Bundle, open_bundle
+from fsae.runtime.checks.verify import Check, check_files, check_graphs, record_checks
+from fsae.runtime.codec.compress import compress_job, decompress_job, superres_job
+from fsae.runtime.codec.encoder_input import open_fields
+from fsae.runtime.codec.source_climatology import TRAINING, write_source
+from fsae.runtime.ensemble.batch import choose_batch, memory_limit
+from fsae.runtime.ensemble.generate import Batch, generate_job, resolve
+from fsae.runtime.ensemble.members import LatentModel, latent_model
+from fsae.runtime.ensemble.request import Request
+from fsae.runtime.input.sources import Paths
+from fsae.runtime.jobs.job import Job
+from fsae.runtime.jobs.results import in_memory, is_lazy, lazily, member_bytes, stream
+from fsae.runtime.jobs.resume import to_file
+from fsae.runtime.jobs.shards import Shard, pieces_of, shard_to_file
+from fsae.runtime.output.selection import EVERYTHING, Selection
+
 from .errors import ToleranceError
-from .generation import Batch, generate_job, resolve
-from .inputs import Paths
-from .jobs import Job, in_memory
-from .lazy import is_lazy, lazily
-from .memory import memory_limit
-from .messages import to_log
-from .parts import Shard, pieces_of
-from .request import Request
-from .restart import to_file
-from .selection import EVERYTHING, Selection
-from .session import Graphs, open_graphs
-from .shards import shard_to_file
-from .source_climate import TRAINING, write_source
-from .streaming import member_bytes, stream
-from .verified import record_checks
-from .verify import Check, check_files, check_graphs
+from .log import to_log
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from .cluster import Cluster
+    from fsae.runtime.jobs.cluster import Cluster
+
 
 PathLike = str | os.PathLike[str]
+
 Say = Callable[[str], None]
+
 MakeJob = Callable[[Bundle, Graphs], Job]
 
 
@@ -331,7 +332,7 @@ class Emulator:
             write, pieces = partial(shard_to_file, shard=scale), pieces_of(job)
             total = pieces.fields(scale.part(pieces.count))
         elif scale is not None:
-            from .cluster import cluster_to_file
+            from fsae.runtime.jobs.cluster import cluster_to_file
 
             write = partial(cluster_to_file, cluster=scale, make=make, bundle=self.bundle, graphs=self.graphs)
 

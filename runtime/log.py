@@ -3,7 +3,9 @@
 import logging
 
 LOGGER = logging.getLogger("fsae")
+
 LOGGER.addHandler(logging.NullHandler())  # else Python prints the warnings of a program that has no logging on stderr
+
 WARNING = "warning: "  # how a message begins that is one
 
 

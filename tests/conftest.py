@@ -10,11 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fsae.runtime.bundle import Bundle, open_bundle, shipped_folder, write_manifest
-from fsae.runtime.climatology import season as season_of
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.runtime.manifest import (
+from fsae.runtime.bundle.files import Bundle, open_bundle, shipped_folder, write_manifest
+from fsae.runtime.bundle.manifest import (
     Denoiser,
     Difference,
     FileEntry,
@@ -29,11 +26,14 @@ from fsae.runtime.manifest import (
     Time,
     Variable,
 )
-from fsae.runtime.regrid import Weights, bilinear_weights, interpolation_weights
+from fsae.runtime.climate.climatology import season as season_of
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.runtime.sphere.regrid import Weights, bilinear_weights, interpolation_weights
 
 if TYPE_CHECKING:
-    from fsae.export.bundle import Exported
-    from fsae.training.run import Run
+    from fsae.export.bundle.write import Exported
+    from fsae.training.fitting.run_folder import Run
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SAMPLE = Path(__file__).parents[1] / "training" / "sample"
@@ -467,7 +467,7 @@ def run_folder(sample_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def run(run_folder: Path) -> "Run":
     """The tiny run, read back."""
-    from fsae.training.run import load_run
+    from fsae.training.fitting.run_folder import load_run
 
     return load_run(run_folder)
 
@@ -475,7 +475,7 @@ def run(run_folder: Path) -> "Run":
 @pytest.fixture(scope="session")
 def exported(run: "Run", tmp_path_factory: pytest.TempPathFactory) -> "Exported":
     """The tiny run's bundle in every precision; tests that change it copy it first."""
-    from fsae.export.bundle import export_run
+    from fsae.export.bundle.write import export_run
 
     return export_run(run, tmp_path_factory.mktemp("exported"), precisions=("fp32", "fp16", "bf16", "int8"))
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fsae.runtime.bundle.records import decode_record
+from fsae.runtime.climate.transforms import Transform
+from fsae.runtime.diffusion.sampler import SAMPLERS
 from fsae.runtime.errors import UsageError
-from fsae.runtime.records import decode_record
-from fsae.runtime.sampler import SAMPLERS
-from fsae.runtime.transforms import Transform
-
-from .autoencoder import AutoencoderConfig
-from .denoiser import DenoiserConfig
+from fsae.training.networks.autoencoder import AutoencoderConfig
+from fsae.training.networks.denoiser import DenoiserConfig
 
 SHIPPED = Path(__file__).parent / "configs"
+
 DEFAULT = SHIPPED / "default.toml"
+
 Years = tuple[int, int]  # first and last, both included
 
 

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.runtime.manifest import (
+from fsae.runtime.bundle.manifest import (
     Certificate,
     Denoiser,
     FileEntry,
@@ -23,10 +21,18 @@ from fsae.runtime.manifest import (
     Time,
     Variable,
 )
-from fsae.runtime.regrid import Weights, bilinear_weights, choose_method, conservative_weights, interpolation_weights
-from fsae.runtime.sampler import NOISE_FEATURES
-from fsae.training.denoiser import Denoiser as DenoiserNetwork
-from fsae.training.run import Run, samplers_of
+from fsae.runtime.diffusion.sampler import NOISE_FEATURES
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.runtime.sphere.regrid import (
+    Weights,
+    bilinear_weights,
+    choose_method,
+    conservative_weights,
+    interpolation_weights,
+)
+from fsae.training.fitting.run_folder import Run, samplers_of
+from fsae.training.networks.denoiser import Denoiser as DenoiserNetwork
 
 
 def variables_of(run: Run) -> tuple[Variable, ...]:

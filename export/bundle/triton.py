@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fsae.runtime.bundle import Bundle
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import graph_file
 from fsae.runtime.errors import BundleError, DeviceError, OutputError
-from fsae.runtime.manifest import graph_file
 
 CONFIG, VERSION, MODEL = "config.pbtxt", "1", "model.onnx"  # names that Triton asks for; versions are whole numbers
+
 MARK = "# Written by fsae-export "
+
 MAX_BATCH = 32  # rows of one request: the largest batch that engines are built for unless told otherwise
 
 

@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import click
 
-from fsae.runtime.bundle import MANIFEST, Bundle, hash_file, open_bundle
-from fsae.runtime.devices import NOT_ON_CPUS
+from fsae.runtime.backends.choose import open_graphs
+from fsae.runtime.backends.devices import NOT_ON_CPUS
+from fsae.runtime.bundle.files import MANIFEST, Bundle, hash_file, open_bundle
+from fsae.runtime.bundle.manifest import Manifest
+from fsae.runtime.bundle.schema import SCHEMA_VERSION, read_json, schema_of
+from fsae.runtime.checks.verify import check_files, check_graphs
 from fsae.runtime.errors import BundleError, FsaeError, OutputError, ToleranceError
-from fsae.runtime.manifest import Manifest
-from fsae.runtime.schema import SCHEMA_VERSION, read_json, schema_of
-from fsae.runtime.session import open_graphs
-from fsae.runtime.verify import check_files, check_graphs
 
 EXAMPLES = """\b
 Examples:

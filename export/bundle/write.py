@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.bundle import COMPILED, MANIFEST, Bundle, hash_files, open_bundle, write_manifest
-from fsae.runtime.engines import (
+from fsae.export.certificate.certify import certify
+from fsae.export.certificate.originals import original_bundle, original_run
+from fsae.export.engines.layer_report import report_name
+from fsae.export.graphs.trace import OPSET, OPSETS
+from fsae.runtime.backends.engine_index import (
     INDEX,
     Engine,
     TimingCache,
@@ -24,20 +27,17 @@ from fsae.runtime.engines import (
     load_index,
     read_engine,
 )
+from fsae.runtime.bundle.files import COMPILED, MANIFEST, Bundle, hash_files, open_bundle, write_manifest
+from fsae.runtime.bundle.manifest import Manifest, graph_file, is_safe_path
+from fsae.runtime.checks.verify import VERIFIED
 from fsae.runtime.errors import BundleError, DataError, OutputError, UsageError
-from fsae.runtime.manifest import Manifest, graph_file, is_safe_path
-from fsae.runtime.verified import VERIFIED
-from fsae.training.run import Run
+from fsae.training.fitting.run_folder import Run
 
-from .card import model_card, read_metrics
-from .certify import certify
+from .card import model_card, read_metrics, with_fidelity
 from .contents import make_manifest, make_tables
-from .fidelity import with_fidelity
-from .graphs import OPSET, OPSETS
-from .layers import report_name
-from .originals import original_bundle, original_run
 
 Say = Callable[[str], None]
+
 ASIDE, OLD = ".partial-", "old"  # folder of an export's process beside its bundle, and what it takes the place of
 
 

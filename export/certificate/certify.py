@@ -11,21 +11,22 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.export.graphs.external_data import Files
+from fsae.export.graphs.trace import check_graph, export_graph, node_count
+from fsae.export.precisions.half import convert
+from fsae.export.precisions.int8 import quantize
+from fsae.export.precisions.torch_twin import torch_runner
+from fsae.runtime.backends.graphs import OUTPUTS
+from fsae.runtime.bundle.manifest import NOT_RUN, Certificate, Difference, EnsembleParity, Parity, graph_file
 from fsae.runtime.errors import UsageError
-from fsae.runtime.manifest import NOT_RUN, Certificate, Difference, EnsembleParity, Parity, graph_file
-from fsae.runtime.session import OUTPUTS
 
 from .ensembles import MEMBERS, Drawn, check_ensembles, compare_ensembles, draw_ensemble
-from .external import Files
-from .graphs import check_graph, export_graph, node_count
 from .originals import STRETCHES, Original, Part, expected_of, golden_rows, make_parts
 from .parity import check_batches, check_parity, compare, larger
-from .precision import convert
-from .quantize import quantize
 from .runners import FILE_RUNNERS, RunnerGraphs, backend_name, run_rows
-from .twin import torch_runner
 
 F32 = NDArray[np.float32]
+
 Say = Callable[[str], None]
 
 # What each is measured with; the worst counts. ONNX Runtime's CPU is kinder to fp16 than any GPU (see runners.py) and
@@ -36,6 +37,7 @@ RUNNERS = {
     "bf16": ("torch", "onnx"),
     "int8": ("onnxruntime",),
 }
+
 TOOLS = ("fsae", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 

@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.bundle.manifest import EnsembleParity
 from fsae.runtime.errors import ToleranceError
-from fsae.runtime.fields import VariableSpec, read_fields
-from fsae.runtime.healpix import zoom_of
-from fsae.runtime.manifest import EnsembleParity
+from fsae.runtime.input.fields import VariableSpec, read_fields
+from fsae.runtime.sphere.healpix import zoom_of
 from fsae.training.config import Tolerance
-from fsae.training.ensemble_scores import pointwise_crps
-from fsae.training.evaluation import Candidate, draw, period_of
-from fsae.training.spectra import power_spectrum
+from fsae.training.evaluation.model import Candidate, draw
+from fsae.training.evaluation.periods import period_of
+from fsae.training.metrics.ensembles import pointwise_crps
+from fsae.training.metrics.spectra import power_spectrum
 
 F32 = NDArray[np.float32]
 
 MEMBERS, STEPS = 8, 24  # two years of months: each season twice, and four windows one after the other
+
 LMAX = 60  # above it little power is left, at zoom 5 and finer
 
 

@@ -13,19 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.errors import BundleError
-from fsae.runtime.external import weights_file
-from fsae.runtime.manifest import Source, graph_file
-from fsae.runtime.sampler import noise_levels
-from fsae.runtime.session import INPUTS, DenoiserInputs
-from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, input_files, read_config
-from fsae.training.evaluation import Candidate, of_bundle, of_run, prepared_inputs
-from fsae.training.run import Run, sha256
-
-from .external import Files
-from .graphs import DecoderGraph, EncoderGraph
-from .samples import (
+from fsae.export.graphs.external_data import Files
+from fsae.export.graphs.inputs import (
     BATCH,
     Inputs,
     Stretches,
@@ -36,12 +25,25 @@ from .samples import (
     read_stretches,
     take,
 )
-from .scratch import scratch_folder
+from fsae.export.graphs.scratch import scratch_folder
+from fsae.export.graphs.trace import DecoderGraph, EncoderGraph
+from fsae.runtime.backends.graphs import INPUTS, DenoiserInputs
+from fsae.runtime.bundle.external_data import weights_file
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Source, graph_file
+from fsae.runtime.diffusion.sampler import noise_levels
+from fsae.runtime.errors import BundleError
+from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, input_files, read_config
+from fsae.training.evaluation.model import Candidate, of_bundle, of_run
+from fsae.training.evaluation.periods import prepared_inputs
+from fsae.training.fitting.run_folder import Run, sha256
 
 F32 = NDArray[np.float32]
 
 STRETCHES = 4  # stretches of real fields that every graph is compared on
+
 STRETCH_STEPS = 8  # steps of one where there is no denoiser to say
+
 NOISE_LEVELS = 5  # from the sampler's smallest to its largest
 
 

@@ -7,20 +7,21 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.export.graphs.inputs import BATCH, take
+from fsae.runtime.backends.graphs import MIN_BATCH
+from fsae.runtime.bundle.manifest import Difference
+from fsae.runtime.climate.transforms import Transform, transformed_units
 from fsae.runtime.errors import ToleranceError
-from fsae.runtime.fields import VariableSpec
-from fsae.runtime.healpix import coarsen
-from fsae.runtime.manifest import Difference
-from fsae.runtime.session import MIN_BATCH
-from fsae.runtime.transforms import Transform, transformed_units
+from fsae.runtime.input.fields import VariableSpec
+from fsae.runtime.sphere.healpix import coarsen
 from fsae.training.config import Tolerance
 
 from .runners import Runner, run_rows
-from .samples import BATCH, take
 
 F32 = NDArray[np.float32]
 
 DIMENSIONLESS = ("denoiser", "fast")
+
 # A field enters and leaves float32 good to half a unit in the last place of its largest value (1.5e-5 K at 300 K), and
 # passes a handful of sums of that size: 8 units.
 FIELD_ULPS = 8

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from fsae.runtime.session import INPUTS, MIN_BATCH, GraphCalls, import_onnxruntime, pad_batch
-
-from .external import Files, placed
-from .samples import BATCH, Inputs, take
+from fsae.export.graphs.external_data import Files, placed
+from fsae.export.graphs.inputs import BATCH, Inputs, take
+from fsae.runtime.backends.graphs import INPUTS, MIN_BATCH, GraphCalls, pad_batch
+from fsae.runtime.backends.onnx import import_onnxruntime
 
 F32 = NDArray[np.float32]
+
 Runner = Callable[[Inputs], F32]  # all inputs of a graph, batch first, to its output
 
 
@@ -92,7 +93,7 @@ def run_rows(runner: Runner, inputs: Mapping[str, F32], batch: int = BATCH) -> F
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerGraphs(GraphCalls):
-    """Runners by graph behind the runtime's interface, see `fsae.runtime.session.Graphs`."""
+    """Runners by graph behind the runtime's interface, see `fsae.runtime.backends.graphs.Graphs`."""
 
     runners: Mapping[str, Runner]
     backend: str

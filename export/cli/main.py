@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fsae.runtime.bundle import MANIFEST, Bundle, open_bundle
-from fsae.runtime.devices import PRECISIONS
+from fsae.export.bundle.triton import check_place, write_repository
+from fsae.export.engines.build import build_engines, build_target, pick_flavour
+from fsae.export.engines.compile import DEFAULT_PROFILE, WORKSPACE_BYTES, BuildOptions, workspace_bytes
+from fsae.runtime.backends.devices import PRECISIONS
+from fsae.runtime.bundle.files import MANIFEST, Bundle, open_bundle
+from fsae.runtime.cli.start import INTERRUPTED
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
-from fsae.runtime.start import INTERRUPTED
-from fsae.runtime.terminal import termination_as_interrupt
+from fsae.runtime.signals import termination_as_interrupt
 
-from .build_progress import show_builds
-from .builder import DEFAULT_PROFILE, WORKSPACE_BYTES, BuildOptions, workspace_bytes
-from .engines import build_engines, build_target, pick_flavour
-from .summary import bundle_summary, engine_summary, show_bundle, show_engines
-from .triton import check_place, write_repository
+from .show import bundle_summary, engine_summary, show_builds, show_bundle, show_engines
 
 if TYPE_CHECKING:
-    from .bundle import Exported
+    from fsae.export.bundle.write import Exported
+
 
 RUNS, ENGINES = Path("runs"), Path("engines")
 
@@ -147,7 +147,7 @@ def export(request: Request, say: Say) -> str:
 
 def _latest() -> Path:
     try:
-        from fsae.training.run import latest_run
+        from fsae.training.fitting.run_folder import latest_run
     except ImportError as error:
         raise _no_exporter(error) from None
     return latest_run(RUNS)
@@ -168,9 +168,9 @@ def _export(source: Path | Bundle, request: Request, say: Say) -> "Exported":
     """The bundle that was written, of a run or with more graphs of a bundle."""
     precisions = request.precisions or PRECISIONS[:1]
     try:
-        from .bundle import export_bundle, export_run
-        from .certify import date_of_export
-        from .graphs import OPSET
+        from fsae.export.bundle.write import export_bundle, export_run
+        from fsae.export.certificate.certify import date_of_export
+        from fsae.export.graphs.trace import OPSET
 
         date_of_export()  # fails now, not after minutes of exporting
         if isinstance(source, Bundle):
@@ -181,7 +181,7 @@ def _export(source: Path | Bundle, request: Request, say: Say) -> "Exported":
             return export_bundle(source, out, request.name, precisions=precisions, data=request.data, say=say)
         if request.data is not None:
             raise UsageError("--data is for bundles: a run is compared on the data it prepared")
-        from fsae.training.run import load_run
+        from fsae.training.fitting.run_folder import load_run
 
         say(f"run {source}")
         opset = OPSET if request.opset is None else request.opset
@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with termination_as_interrupt():
             if arguments[:1] == ["upgrade"]:  # a run of that name is ./upgrade
-                from .upgrade import upgrade
+                from fsae.export.bundle.upgrade import upgrade
 
                 upgrade.main(args=arguments[1:], prog_name="fsae-export upgrade", standalone_mode=False)
             else:

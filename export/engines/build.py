@@ -12,10 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from fsae.runtime.bundle import COMPILED, Bundle, file_entry
-from fsae.runtime.cuda import find_gpu
-from fsae.runtime.describe import human
-from fsae.runtime.engines import (
+from fsae.runtime.backends.cuda import find_gpu
+from fsae.runtime.backends.engine_index import (
     INDEX,
     PORTABLE,
     Engine,
@@ -29,19 +27,24 @@ from fsae.runtime.engines import (
     read_engine,
     this_platform,
 )
+from fsae.runtime.backends.tensorrt import MODULES, import_tensorrt, this_target
+from fsae.runtime.bundle.external_data import read_graph
+from fsae.runtime.bundle.files import COMPILED, Bundle, file_entry
+from fsae.runtime.bundle.manifest import graph_file
+from fsae.runtime.cli.info import human
 from fsae.runtime.errors import BundleError, DeviceError, OutputError, UsageError
-from fsae.runtime.external import read_graph
-from fsae.runtime.lock import locked
-from fsae.runtime.manifest import graph_file
-from fsae.runtime.tensorrt import MODULES, import_tensorrt, this_target
+from fsae.runtime.jobs.lock import locked
 
-from .builder import BuildOptions, Progress, build_engine
-from .layers import SUFFIX, layer_report, report_name
+from .compile import BuildOptions, Progress, build_engine
+from .layer_report import SUFFIX, layer_report, report_name
 
 FOR_CPUS = "int8"  # graphs of this precision round as CPUs do
+
 # What TensorRT-RTX compiles for when no target is given (its support matrix): one engine for all of these.
 PORTABLE_CAPABILITIES = ("8.6", "8.9", "12.0")
+
 TIMINGS = ".timings"  # ends the names of timing caches
+
 LOCK_FOLDER = f".{COMPILED}"  # beside the engines while they are built, so that nothing stays among them
 
 Write = Callable[[str, bytes], None]  # name of a file in the engines' folder, content

@@ -13,15 +13,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fsae.runtime.engines import PORTABLE, Target
+from fsae.runtime.backends.engine_index import PORTABLE, Target
+from fsae.runtime.backends.tensorrt import make_logger
 from fsae.runtime.errors import DeviceError, UsageError
-from fsae.runtime.tensorrt import make_logger
 
 DEFAULT_PROFILE = (1, 8, 32)
+
 GIB = 1 << 30
+
 WORKSPACE_BYTES = 2 * GIB  # scratch memory a kernel may use; far above what fields of these sizes need
+
 WAKE_S = 0.5  # on some systems a wait without end does not see Ctrl-C
+
 NO_DRIVER = "cudaError 35"  # TensorRT-RTX complains of the missing driver beside every error, but builds without
+
 TIMED = "trt"  # the flavour with timing caches: TensorRT-RTX measures nothing, its calls for them are empty
 
 Progress = Callable[[str, int, int], None]  # phase, steps done, steps in all

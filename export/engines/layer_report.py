@@ -9,15 +9,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fsae.runtime.cuda import find_gpu
-from fsae.runtime.engines import Engine
+from fsae.runtime.backends.cuda import find_gpu
+from fsae.runtime.backends.engine_index import Engine
+from fsae.runtime.backends.tensorrt import make_logger
 from fsae.runtime.errors import DeviceError
-from fsae.runtime.tensorrt import make_logger
 
-from .builder import parse_graph
+from .compile import parse_graph
 
 SUFFIX = ".layers.json"
+
 FROM_ENGINE = "layers of the engine, from the library's inspector"
+
 FROM_GRAPH = "layers the library reads from the graph, not those of the engine, which could not be inspected here: "
 
 

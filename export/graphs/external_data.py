@@ -1,7 +1,7 @@
 """Graphs larger than 2 GB: protobuf ends there, so their weights go into a second file, which ONNX calls external data.
 
 The files of a graph are a dict from name to content: "encoder.fp32.onnx" alone, or with "encoder.fp32.onnx.data" beside
-it. `fsae.runtime.external` has the rule by which hosts find the second one, and they take no other.
+it. `fsae.runtime.bundle.external_data` has the rule by which hosts find the second one, and they take no other.
 """
 
 import contextlib
@@ -14,14 +14,17 @@ import onnx
 import onnx_ir
 from onnx import numpy_helper
 
+from fsae.runtime.bundle.external_data import weights_file
 from fsae.runtime.errors import BundleError
-from fsae.runtime.external import weights_file
 
 from .scratch import scratch_errors, scratch_folder
 
 LIMIT_BYTES = 2**31 - 2**20  # protobuf ends at 2**31 - 1, and libraries that copy a graph add a little
+
 INSIDE_BYTES = 1024  # constants up to here, such as shapes and axes, stay inside, where shape inference reads them
+
 Files = Mapping[str, bytes]  # the graph first
+
 ALIGNMENT = 4096  # bytes, as onnx.proto asks for, so that weights can be mapped into memory
 
 

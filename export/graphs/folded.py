@@ -6,12 +6,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fsae.runtime.healpix import npix
-from fsae.training.autoencoder import Autoencoder
-from fsae.training.denoiser import Denoiser
-from fsae.training.halo import halo_table
-from fsae.training.layers import Embedding, FieldSpaceBlock, coarsen, refine
-from fsae.training.wiener import WienerFilter, gain, knot_weights
+from fsae.runtime.sphere.healpix import npix
+from fsae.training.networks.autoencoder import Autoencoder
+from fsae.training.networks.denoiser import Denoiser
+from fsae.training.networks.halo import halo_table
+from fsae.training.networks.layers import Embedding, FieldSpaceBlock, coarsen, refine
+from fsae.training.networks.wiener import WienerFilter, gain, knot_weights
 
 from .folded_layers import FoldedBlock, FoldedMap, fetch, put_together, take_apart
 from .stencil import NeighbourMean

@@ -3,8 +3,8 @@
 What depends on the weights alone is worked out here: gates and the scale of attention go into the maps beside them, the
 shift of a norm goes through the map that follows it. And levels are held as (batch, variable, pixel, frame), so that
 cells are taken apart and put together without moving data, and tables fetch runs of frames. Names of modules stay those
-of `fsae.training.layers`, by which `fsae.export.precision` knows the learned maps. Shapes: B batch, V variables, F
-frames, C cells, D entries of a token, E embedding, W windows of M cells.
+of `fsae.training.networks.layers`, by which `fsae.export.precisions.half` knows the learned maps. Shapes: B batch, V
+variables, F frames, C cells, D entries of a token, E embedding, W windows of M cells.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fsae.training.autoencoder import CellMap
-from fsae.training.layers import FieldSpaceBlock, Modulation, Tokens
+from fsae.training.networks.autoencoder import CellMap
+from fsae.training.networks.layers import FieldSpaceBlock, Modulation, Tokens
 
 QUERIES = 256  # tokens that attend at once: memory grows with the tokens, not with their square
 

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.climatology import season as season_of
-from fsae.runtime.ensemble import SOURCES, window_noise
+from fsae.runtime.climate.climatology import season as season_of
+from fsae.runtime.diffusion.sampler import noise_features
+from fsae.runtime.diffusion.whitening import seasonal_std, whiten
+from fsae.runtime.ensemble.members import SOURCES, window_noise
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import VariableSpec, read_fields
-from fsae.runtime.healpix import coarsen, refine
-from fsae.runtime.pyramid import level_mask, seasonal_std, whiten
-from fsae.runtime.sampler import noise_features
+from fsae.runtime.input.fields import VariableSpec, read_fields
+from fsae.runtime.sphere.healpix import coarsen, refine
+from fsae.runtime.sphere.pyramid import level_mask
 
 F32 = NDArray[np.float32]
+
 Inputs = dict[str, F32]
 
 BATCH = 8  # rows computed at once: bounds the memory, shows nowhere
@@ -31,7 +33,7 @@ class Stretches:
 
 @dataclass(frozen=True, kw_only=True)
 class Whitening:
-    """What takes latents to the space of the denoiser (see `fsae.runtime.pyramid.whiten`)."""
+    """What takes latents to the space of the denoiser (see `fsae.runtime.diffusion.whitening.whiten`)."""
 
     zooms: tuple[int, ...]
     cell_std: F32

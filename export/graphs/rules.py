@@ -1,6 +1,6 @@
 """The rules that every backend relies on, each as the sentences of what is wrong with a graph.
 
-Graphs come with every shape inferred (`fsae.export.external.check_model_files`).
+Graphs come with every shape inferred (`fsae.export.graphs.external_data.check_model_files`).
 """
 
 import hashlib
@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx
 
-from .external import content_of
+from .external_data import content_of
 
 MAX_RANK = 6  # some execution providers stop there
+
 SMALL = 16  # elements; shapes and axes, which ONNX wants in int64, stay below
 
 # What graphs are made of, over all options of the models, precisions and opsets 18 to 22. Any other operator is refused
@@ -27,12 +28,17 @@ SMALL = 16  # elements; shapes and axes, which ONNX wants in int64, stay below
 # - DynamicQuantizeLinear: its scale spans the batch, so a member would change with its neighbours.
 # - Attention (opset 23): TensorRT does not build it in float32.
 ARITHMETIC = frozenset(("Abs", "Add", "Clip", "Div", "Less", "Max", "Mul", "Pow", "Sqrt", "Sub", "Where"))
+
 SHAPES = frozenset(("Concat", "Expand", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
+
 NETWORK = frozenset(
     ("Erf", "Gather", "GatherElements", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Sigmoid", "Softmax")
 )
+
 SUMS = frozenset(("ReduceMean", "ReduceSum"))
+
 TYPES = frozenset(("Cast", "DequantizeLinear", "QuantizeLinear"))  # the latter two in int8
+
 OPERATORS = ARITHMETIC | SHAPES | NETWORK | SUMS | TYPES
 
 
@@ -58,7 +64,7 @@ def operator_problems(model: onnx.ModelProto) -> Iterator[str]:
     nodes = list(_nodes(model.graph))
     other = sorted({node.op_type for node in nodes if node.domain in ("", "ai.onnx")} - OPERATORS)
     if other:
-        yield f"it holds the operators {other}, expected none but those of fsae.export.rules"
+        yield f"it holds the operators {other}, expected none but those of fsae.export.graphs.rules"
     foreign = sorted({node.domain for node in nodes} - {"", "ai.onnx"})
     if foreign or model.functions:
         yield f"it holds operators that are not standard ONNX: {foreign or [f.name for f in model.functions]}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fsae.runtime.errors import OutputError
-from fsae.runtime.stores import uninterrupted
+from fsae.runtime.signals import uninterrupted
 
 
 @contextlib.contextmanager

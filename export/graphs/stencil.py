@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fsae.runtime.healpix import xyf_to_nested
-from fsae.training.halo import halo_table
+from fsae.runtime.sphere.healpix import xyf_to_nested
+from fsae.training.networks.halo import halo_table
 
 from .folded_layers import fetch
 
 # How far each neighbour lies in x (north-east) and y (north-west), in the order of `halo_table`: SW, S, SE, ...
 STEPS = ((-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1))
+
 CELL_STEPS = 3  # zooms from a pixel to its cell of 64: of the larger ones the matrix costs more than it saves
 
 

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from onnxscript import optimizer
 from torch import Tensor, nn
 
+from fsae.runtime.backends.graphs import OUTPUTS
+from fsae.runtime.bundle.external_data import weights_file
+from fsae.runtime.bundle.manifest import graph_file
 from fsae.runtime.errors import BundleError
-from fsae.runtime.external import weights_file
-from fsae.runtime.manifest import graph_file
-from fsae.runtime.session import OUTPUTS
-from fsae.training.autoencoder import Autoencoder
-from fsae.training.denoiser import Denoiser
+from fsae.training.networks.autoencoder import Autoencoder
+from fsae.training.networks.denoiser import Denoiser
 
-from .external import Files, check_model_files, split_weights
+from .external_data import Files, check_model_files, split_weights
 from .folded import FoldedDecoder, FoldedDenoiser, FoldedEncoder
 from .rules import SMALL, constant_problems, interface_problems, operator_problems, shape_problems
 from .tidy import tidy
@@ -31,7 +31,9 @@ F32 = NDArray[np.float32]
 
 # 18 is read by every ONNX Runtime and TensorRT still in use; at 23 attention becomes one op that TensorRT cannot build.
 OPSET = 18
+
 OPSETS = range(18, 23)
+
 FOLDED = 8192  # elements of a result that the optimiser may put in place of its constant inputs
 
 

@@ -13,17 +13,22 @@ import re
 import numpy as np
 import onnx_ir
 
+from fsae.export.graphs.external_data import Files, model_of, split_weights
+from fsae.export.graphs.tidy import tidy
 from fsae.runtime.errors import BundleError, UsageError
 
-from .external import Files, model_of, split_weights
-from .tidy import tidy
-
 TYPES = {"fp16": onnx_ir.DataType.FLOAT16, "bf16": onnx_ir.DataType.BFLOAT16}
-# The modules of fsae.training.layers and autoencoder that are learned maps; attention's products are a block's own.
+
+# The modules of fsae.training.networks.layers and autoencoder that are learned maps; attention's products are a
+# block's own.
 BLOCK = re.compile(r"(.*\.)?((encoder|decoder)_(fine|coarse)|blocks)\.\d+")
+
 MAP = re.compile(r"(.*\.)?(query_key_value|attention_out|mlp\.\d+|compress|decompress)")
+
 PRODUCTS = frozenset(("MatMul", "Gemm"))
+
 POINTWISE = frozenset(("Add", "Mul", "Div", "Erf", "Gelu"))  # biases and GELU
+
 MOVES = frozenset(("Reshape", "Transpose", "Split", "Slice", "Squeeze", "Unsqueeze", "Gather"))
 
 

@@ -16,16 +16,17 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from fsae.export.graphs.external_data import Files, split_weights
+from fsae.export.graphs.inputs import Inputs, take
+from fsae.export.graphs.scratch import scratch_errors, scratch_folder
+from fsae.export.graphs.tidy import tidy
+from fsae.runtime.backends.onnx import import_onnxruntime
 from fsae.runtime.errors import BundleError
-from fsae.runtime.session import import_onnxruntime
 
-from .external import Files, split_weights
-from .precision import is_map
-from .samples import Inputs, take
-from .scratch import scratch_errors, scratch_folder
-from .tidy import tidy
+from .half import is_map
 
 F32 = NDArray[np.float32]
+
 CALIBRATION_ROWS = 4  # rows a call
 
 

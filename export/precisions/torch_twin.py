@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fsae.training.autoencoder import CellMap
-from fsae.training.layers import FieldSpaceBlock
-
-from .samples import Inputs
+from fsae.export.graphs.inputs import Inputs
+from fsae.training.networks.autoencoder import CellMap
+from fsae.training.networks.layers import FieldSpaceBlock
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -47,7 +46,7 @@ def _caster(dtype: torch.dtype) -> Callable[[nn.Module, tuple[Tensor]], tuple[Te
 
 
 def torch_runner(module: nn.Module, precision: str) -> Callable[[Inputs], NDArray[np.float32]]:
-    """The module in 16 bits as a runner, see `fsae.export.runners`."""
+    """The module in 16 bits as a runner, see `fsae.export.certificate.runners`."""
     low = low_module(module, precision)
 
     def run(inputs: Inputs) -> NDArray[np.float32]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from fsae.runtime.errors import DeviceError
+
 from .devices import LIBRARIES
-from .errors import DeviceError
-from .session import F32
+from .graphs import F32
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"
 

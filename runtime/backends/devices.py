@@ -17,6 +17,9 @@ LIBRARIES = {
     "trt": Library(extra="trt", distributions=("tensorrt",)),
     "trt-rtx": Library(extra="trt-rtx", distributions=("tensorrt-rtx-cu13",)),
 }
+
 DEVICES = ("auto", *LIBRARIES)
+
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of graphs
+
 NOT_ON_CPUS = "bf16"  # ONNX Runtime has no kernels for it there

@@ -14,14 +14,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from .bundle import COMPILED, Bundle, file_entry
-from .errors import BundleError, DeviceError
-from .external import weights_file
-from .manifest import Manifest, graph_file, is_safe_path
-from .records import decode_record, encode
+from fsae.runtime.bundle.external_data import weights_file
+from fsae.runtime.bundle.files import COMPILED, Bundle, file_entry
+from fsae.runtime.bundle.manifest import Manifest, graph_file, is_safe_path
+from fsae.runtime.bundle.records import decode_record, encode
+from fsae.runtime.errors import BundleError, DeviceError
 
 INDEX = "index.json"
+
 INDEX_SCHEMA = 3  # 1 had no timing caches, read as an index without any; neither 1 nor 2 told the workspace
+
 PORTABLE = "portable"  # a TensorRT-RTX engine for every GPU that library compiles for by default
 
 

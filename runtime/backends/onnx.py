@@ -4,87 +4,29 @@ A named device is used or the call fails; only `auto` chooses, and it says what 
 """
 
 import threading
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .bundle import Bundle
-from .devices import DEVICES, LIBRARIES, NOT_ON_CPUS
-from .errors import BundleError, DeviceError
-from .external import read_graph
-from .healpix import npix
-from .manifest import graph_file
+from fsae.runtime.bundle.external_data import read_graph
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import graph_file
+from fsae.runtime.errors import BundleError, DeviceError
+from fsae.runtime.sphere.healpix import npix
 
-F32 = NDArray[np.float32]
+from .devices import LIBRARIES, NOT_ON_CPUS
+from .graphs import F32, INPUTS, MIN_BATCH, OUTPUTS, GraphCalls, pad_batch
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
 # TensorFloat-32 keeps ten bits of a product's factors: not what a bundle's float32 tolerance was measured with.
 PROVIDER_OPTIONS = {"CPUExecutionProvider": {}, "CUDAExecutionProvider": {"use_tf32": "0"}}
 
-
-class DenoiserInputs(NamedTuple):
-    """Inputs of the denoisers, in the order of the graphs: T steps of a window, P before it, 2K season features."""
-
-    noisy: F32  # (batch, T, variable, latent pixel)
-    sigma: F32  # (batch,)
-    noise_features: F32  # (batch, features)
-    season: F32  # (batch, T, 2K)
-    forcing: F32  # (batch, T)
-    source: F32  # (batch,), place in the labels
-    previous: F32  # (batch, P, variable, latent pixel)
-    previous_valid: F32  # (batch, P)
-
-
-INPUTS = {
-    "encoder": ("field", "season", "level_mask"),
-    "decoder": ("latent", "season"),
-    "denoiser": DenoiserInputs._fields,
-    "fast": DenoiserInputs._fields,
-}
-OUTPUTS = {"encoder": "latent", "decoder": "field", "denoiser": "denoised", "fast": "denoised"}
-# A row's result must not depend on how many rows run beside it. On a CPU only a batch of one may take other kernels
-# (matrix times vector) than a larger one; on a GPU every size may, so there the graph always sees this many rows.
-MIN_BATCH = 2
 GPU_BATCH = 16
+
 # More rows at once are no faster on a CPU, whose caches they leave, and take more memory; from zoom 7 on it is one.
 CPU_PIXELS = 8 * npix(5)
-
-
-class Graphs(Protocol):
-    """What a backend offers: the graphs of a bundle, batch first, float32 in and out."""
-
-    @property
-    def device(self) -> str:
-        """Name of the device in use: cpu, cuda, trt or trt-rtx."""
-        ...
-
-    @property
-    def backend(self) -> str:
-        """Library and version in use, such as "onnxruntime 1.22.0"."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """Precision of the graphs: fp32, fp16, bf16 or int8."""
-        ...
-
-    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
-        """Latent (batch, variable, latent pixel) of a field (batch, variable, pixel) in physical units."""
-        ...
-
-    def decode(self, latent: F32, season: F32) -> F32:
-        """Field (batch, variable, pixel) in physical units of a latent."""
-        ...
-
-    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
-        """Clean window (batch, T, variable, latent pixel) of a noisy one, in white space.
-
-        `graph` is "denoiser" or "fast", the distilled one.
-        """
-        ...
 
 
 def import_onnxruntime(device: str) -> ModuleType:
@@ -147,35 +89,6 @@ def cpu_batches(rows: int, most: int) -> list[int]:
     parts = -(-rows // most)
     least, more = divmod(rows, parts)
     return [least + 1] * more + [least] * (parts - more)
-
-
-def pad_batch(array: F32, rows: int) -> F32:
-    """`array` with its last row repeated until the first axis has `rows` entries.
-
-    >>> pad_batch(np.zeros((1, 3), np.float32), 2).shape
-    (2, 3)
-    """
-    lacking = rows - array.shape[0]
-    return array if lacking <= 0 else np.concatenate([array, np.repeat(array[-1:], lacking, axis=0)])
-
-
-class GraphCalls:
-    """The calls of `Graphs` by one that takes a graph's name and its inputs in the order of `INPUTS`."""
-
-    def _run(self, graph: str, *arrays: F32) -> F32:
-        raise NotImplementedError
-
-    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
-        """See `Graphs.encode`."""
-        return self._run("encoder", field, season, level_mask)
-
-    def decode(self, latent: F32, season: F32) -> F32:
-        """See `Graphs.decode`."""
-        return self._run("decoder", latent, season)
-
-    def denoise(self, inputs: DenoiserInputs, graph: str = "denoiser") -> F32:
-        """See `Graphs.denoise`."""
-        return self._run(graph, *inputs)
 
 
 class OnnxGraphs(GraphCalls):
@@ -281,70 +194,3 @@ class OnnxGraphs(GraphCalls):
             first += count
         whole: F32 = np.concatenate(parts) if len(parts) > 1 else parts[0]
         return whole
-
-
-def _tensorrt(bundle: Bundle, flavour: str, precision: str) -> Graphs:
-    from .tensorrt import TensorRTGraphs
-
-    graphs: Graphs = TensorRTGraphs(bundle, flavour, precision)
-    return graphs
-
-
-def _brief(reason: str) -> str:
-    """Why a device is not there, without the remedy.
-
-    >>> _brief('device trt needs tensorrt, which is not there: pip install "fsae[trt]"')
-    'trt needs tensorrt, which is not there'
-    """
-    return reason.split(": pip ", maxsplit=1)[0].removeprefix("device ")
-
-
-def _auto(bundle: Bundle, precision: str, threads: int | None, say: Callable[[str], None]) -> Graphs:
-    """Graphs on the best device that works: a valid TensorRT engine, then CUDA, then the CPU."""
-    from .tensorrt import available
-
-    reasons = []
-    for flavour in ("trt", "trt-rtx"):
-        reason = available(flavour)
-        try:
-            if reason is None:
-                graphs = _tensorrt(bundle, flavour, precision)
-                say(f"device {flavour}: a valid engine is there")
-                return graphs
-        except (DeviceError, BundleError) as error:
-            reason = str(error)
-        reasons.append(_brief(reason))
-    try:
-        cuda = OnnxGraphs(bundle, "cuda", precision, threads)
-    except DeviceError as error:
-        reasons.append(_brief(str(error)))
-    else:
-        say(f"device cuda: no valid TensorRT engine ({'; '.join(reasons)})")
-        return cuda
-    cpu = OnnxGraphs(bundle, "cpu", precision, threads)
-    say(f"device cpu: no other can be used ({'; '.join(reasons)})")
-    return cpu
-
-
-def open_graphs(
-    bundle: Bundle,
-    device: str = "auto",
-    *,
-    precision: str = "fp32",
-    threads: int | None = None,
-    say: Callable[[str], None] = lambda message: None,
-) -> Graphs:
-    """Graphs of the bundle on `device`, one of `devices.DEVICES`; `say` is told what `auto` chose and why."""
-    if device not in DEVICES:
-        raise DeviceError(f"found device {device!r}, expected one of {', '.join(DEVICES)}")
-    if device == "auto":
-        return _auto(bundle, precision, threads, say)
-    if device in PROVIDERS:
-        return OnnxGraphs(bundle, device, precision, threads)
-    from .tensorrt import available
-
-    reason = available(device)
-    if reason is not None:  # most name the device, CUDA's own do not
-        named = reason.startswith(f"device {device} ")
-        raise DeviceError(reason if named else f"device {device} cannot be used: {reason}")
-    return _tensorrt(bundle, device, precision)

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.errors import BundleError, DeviceError
+
 from .cuda import DEVICE_TO_HOST, HOST_TO_DEVICE, Buffer, Gpu, capture, check, find_gpu, import_cuda, release
 from .devices import LIBRARIES
-from .engines import Engine, Target, find_engine, read_engine, this_platform
-from .errors import BundleError, DeviceError
-from .session import F32, INPUTS, OUTPUTS, GraphCalls, pad_batch
+from .engine_index import Engine, Target, find_engine, read_engine, this_platform
+from .graphs import F32, INPUTS, OUTPUTS, GraphCalls, pad_batch
 
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}  # flavour, which is also the device, to Python module
 

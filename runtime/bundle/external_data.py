@@ -8,8 +8,9 @@ library opens the graph: weights are taken from FILE.data alone, where the manif
 from collections.abc import Iterator
 from pathlib import Path
 
-from .bundle import Bundle
-from .errors import BundleError
+from fsae.runtime.errors import BundleError
+
+from .files import Bundle
 
 # Field numbers of onnx.proto: message -> field -> the message in it, for all that lead to a tensor or are one.
 MESSAGES = {
@@ -22,8 +23,11 @@ MESSAGES = {
     "function": {7: "node", 11: "attribute"},
     "tensor": {13: "entry"},
 }
+
 KEY, VALUE = 1, 2  # fields of an entry of external data
+
 LOCATION = b"location"  # its key for the path
+
 VARINT, EIGHT_BYTES, COUNTED, FOUR_BYTES = 0, 1, 2, 5  # wire types of protobuf; groups (3, 4) have long been dropped
 
 

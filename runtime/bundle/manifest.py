@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from .errors import BundleError
-from .healpix import npix
+from fsae.runtime.climate.transforms import Transform
+from fsae.runtime.diffusion.sampler import SAMPLERS
+from fsae.runtime.errors import BundleError
+from fsae.runtime.sphere.healpix import npix
+
 from .records import decode_record, encode
-from .sampler import SAMPLERS
 from .schema import SCHEMA_VERSION, check, migrate, read_json
-from .transforms import Transform
 
 GRAPHS = ("encoder", "decoder", "denoiser")  # of every bundle that generates; "fast" is the distilled denoiser
+
 CALENDARS = [
     "standard",
     "gregorian",
@@ -26,9 +28,13 @@ CALENDARS = [
     "366_day",
     "360_day",
 ]
+
 STEP = re.compile(r"[1-9][0-9]* (minute|hour|day|month|year)s?")
+
 DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
+
 SHA256 = re.compile(r"[0-9a-f]{64}")
+
 # One plain name, or one in the folder of compiled engines: nothing that could leave the bundle on any platform.
 SAFE_PATH = re.compile(r"(trt/)?[A-Za-z0-9_][A-Za-z0-9._+-]*")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from .errors import FsaeError
+from fsae.runtime.errors import FsaeError
 
 Error = type[FsaeError]
 

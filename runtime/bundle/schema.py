@@ -28,10 +28,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import BundleError
+from fsae.runtime.errors import BundleError
+
 from .records import decode
 
 SCHEMA_VERSION = 2
+
 Json = dict[str, Any]
 
 

@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import BundleError, DeviceError, FsaeError
+from fsae.runtime.errors import BundleError, DeviceError, FsaeError
+
 from .installation import Finding, driver_version, gpu_findings, library_findings, parted, platform_findings, problem
 
 if TYPE_CHECKING:
-    from .bundle import Bundle
-    from .engines import Target
+    from fsae.runtime.backends.engine_index import Target
+    from fsae.runtime.bundle.files import Bundle
+
 
 AUTO = ("trt", "trt-rtx", "cuda", "cpu")  # the order in which --device auto looks, see session.open_graphs
+
 AGAIN = "get the bundle again"
+
 REINSTALL = "pip install --force-reinstall fsae"
+
 USE_GPU = 'pip install "fsae[trt]" beside fsae[cpu], or "fsae[gpu]" in place of it'
 
 
@@ -45,7 +50,8 @@ def guarded(section: str, make: Callable[[], list[Finding]]) -> list[Finding]:
 
 def open_whole(folder: Path, hashes: bool) -> "Bundle":
     """The bundle in a folder; BundleError where a file of its manifest is missing or has another size (or hash)."""
-    from .bundle import open_bundle
+    from fsae.runtime.bundle.files import open_bundle
+
     from .verify import check_files
 
     bundle = open_bundle(folder)
@@ -66,7 +72,7 @@ def open_whole(folder: Path, hashes: bool) -> "Bundle":
 
 def read_bundles(model: str | None, hashes: bool) -> "dict[Path, Bundle | BundleError]":
     """The bundles that can be meant, or what is wrong with them: that of `model`, those in ./engines, the shipped."""
-    from .bundle import bundles_in, find_bundle, shipped_folder
+    from fsae.runtime.bundle.files import bundles_in, find_bundle, shipped_folder
 
     folders = [*bundles_in(Path("engines")), *bundles_in(shipped_folder())]
     with contextlib.suppress(BundleError):  # `bundle_in_use` says so
@@ -88,7 +94,7 @@ def bundle_in_use(model: str | None, bundles: "dict[Path, Bundle | BundleError]"
 
     Who names a bundle without a denoiser wants it for compression.
     """
-    from .bundle import find_bundle
+    from fsae.runtime.bundle.files import find_bundle
 
     bundle = bundles[find_bundle(model)]
     if isinstance(bundle, BundleError):
@@ -103,9 +109,9 @@ def bundle_in_use(model: str | None, bundles: "dict[Path, Bundle | BundleError]"
 
 def bundle_finding(folder: Path, bundle: "Bundle | BundleError", hashes: bool) -> Finding:
     """Name, schema, precisions and size of a bundle, or what is wrong with it."""
-    from .bundle import MANIFEST
-    from .describe import human
-    from .schema import read_json, schema_of
+    from fsae.runtime.bundle.files import MANIFEST
+    from fsae.runtime.bundle.schema import read_json, schema_of
+    from fsae.runtime.cli.info import human
 
     if isinstance(bundle, BundleError):
         return problem("bundles", str(folder), bundle, AGAIN)
@@ -121,8 +127,8 @@ def bundle_finding(folder: Path, bundle: "Bundle | BundleError", hashes: bool) -
 
 def targets_here() -> "dict[str, Target | str]":
     """For each TensorRT flavour what an engine must be built for to be loaded here, or why none can be."""
-    from .cuda import find_gpu
-    from .tensorrt import MODULES, import_tensorrt, this_target
+    from fsae.runtime.backends.cuda import find_gpu
+    from fsae.runtime.backends.tensorrt import MODULES, import_tensorrt, this_target
 
     found: dict[str, Target | str] = {}
     for flavour in MODULES:
@@ -136,7 +142,7 @@ def targets_here() -> "dict[str, Target | str]":
 
 def check_engines(bundle: "Bundle", precision: str, target: "Target", hashes: bool) -> str:
     """What is right with the engines of all graphs; FsaeError where one is missing or cannot be loaded here."""
-    from .engines import engine_folder, find_engine, read_engine
+    from fsae.runtime.backends.engine_index import engine_folder, find_engine, read_engine
 
     for graph in bundle.manifest.graphs:
         engine = find_engine(bundle, graph, precision, target)
@@ -150,7 +156,7 @@ def check_engines(bundle: "Bundle", precision: str, target: "Target", hashes: bo
 
 def engine_findings(bundle: "Bundle", here: "dict[str, Target | str]", hashes: bool) -> list[Finding]:
     """For each flavour and precision in a bundle's index: whether its engines can be loaded here, or why not."""
-    from .engines import engine_folder, read_index
+    from fsae.runtime.backends.engine_index import engine_folder, read_index
 
     todo = f"build them on this machine with: fsae-export {bundle.folder} --trt"
     try:
@@ -182,7 +188,7 @@ def try_device(bundle: "Bundle", device: str, here: "dict[str, Target | str]", h
     """
     import numpy as np
 
-    from .session import PROVIDERS, OnnxGraphs
+    from fsae.runtime.backends.onnx import PROVIDERS, OnnxGraphs
 
     manifest = bundle.manifest
     precision = manifest.precisions[0]
@@ -205,7 +211,7 @@ def device_findings(
     A device that does not work is a problem where its hardware and its library are there. `known` holds the findings
     so far: what stands there as a problem is not told twice.
     """
-    from .session import PROVIDERS, missing_provider
+    from fsae.runtime.backends.onnx import PROVIDERS, missing_provider
 
     works: dict[str, str] = {}
     errors: dict[str, FsaeError] = {}

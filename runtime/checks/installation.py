@@ -13,14 +13,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DeviceError
+from fsae.runtime.errors import DeviceError
 
 CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container or a batch job; the word "max" where there is none
+
 DRIVER = Path("/proc/driver/nvidia/version")
+
 # What fast kernels ask for: wide products (avx2, avx512f; neon and sve on ARM) and int8 or bf16 ones (the others).
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16")
+
 ARM_FEATURES = ("asimd", "sve", "asimddp", "i8mm", "bf16")
+
 # Module, the distributions that bring it, and whether nothing runs without it.
 LIBRARIES = (
     ("numpy", ("numpy",), True),
@@ -33,7 +38,9 @@ LIBRARIES = (
     ("tensorrt_rtx", ("tensorrt-rtx-cu13",), False),
     ("cuda.bindings.runtime", ("cuda-bindings",), False),
 )
+
 UNKNOWN = "cannot be read here"
+
 TODO = re.compile(r"[:;,] (?=(?:build|check|delete|get|give|pip|run|take|update) )")
 
 
@@ -166,7 +173,7 @@ def driver_version() -> str | None:
 
 def gpu_findings() -> list[Finding]:
     """The NVIDIA driver and the GPUs it shows; a problem where there is a driver and yet no GPU can be used."""
-    from .cuda import find_gpu, import_cuda
+    from fsae.runtime.backends.cuda import find_gpu, import_cuda
 
     driver = driver_version()
     findings = [Finding(section="gpu", name="driver", value=driver or "none found")]

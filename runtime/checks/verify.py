@@ -1,15 +1,21 @@
 """Whether a bundle is whole and a device computes what the trained model did: hashes, and golden vectors."""
 
-from collections.abc import Callable
+import contextlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 
-from .bundle import Bundle
-from .errors import BundleError
-from .healpix import coarsen
-from .manifest import NOT_RUN, Difference, worst_of
-from .session import F32, INPUTS, OUTPUTS, DenoiserInputs, Graphs
+from fsae.runtime.backends.graphs import F32, INPUTS, OUTPUTS, DenoiserInputs, Graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import NOT_RUN, Difference, worst_of
+from fsae.runtime.bundle.records import decode_record, encode
+from fsae.runtime.errors import BundleError
+from fsae.runtime.sphere.healpix import coarsen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +78,93 @@ def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
         first = parity[graph].device == NOT_RUN
         checks.append(Check(graph=graph, precision=precision, worst=worst_of(found_here), first=first))
     return checks
+
+
+# What `verify` found of graphs that the exporter could not run on a device: `verified.json` beside the manifest.
+
+
+VERIFIED = "verified.json"
+
+RECORDS_SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Golden vectors of one precision on one device; of each graph the difference closest to its tolerance."""
+
+    files: Mapping[str, str]  # hashes of graphs, weights and golden vectors
+    precision: str
+    device: str
+    backend: str
+    gpus: tuple[str, ...]  # of the machine
+    date: str
+    worst: Mapping[str, Difference]  # by graph
+
+    def __str__(self) -> str:
+        where = ", ".join([f"{self.device} ({self.backend})", *self.gpus])
+        worst = "; ".join(f"{graph} {difference}" for graph, difference in self.worst.items())
+        return f"{self.precision} verified on {self.date} on {where}: {worst}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What verified.json holds."""
+
+    schema_version: int = RECORDS_SCHEMA
+    records: tuple[Record, ...]
+
+
+def read_records(bundle: Bundle) -> tuple[Record, ...]:
+    """The records of files as the bundle has them, oldest first; none where it has no record that can be understood."""
+    with contextlib.suppress(OSError, ValueError, BundleError):
+        raw = json.loads((bundle.folder / VERIFIED).read_text(encoding="utf-8"))
+        found: Records = decode_record(Records, raw, VERIFIED, BundleError)
+        return tuple(record for record in found.records if record.files == _files(bundle, record.precision))
+    return ()
+
+
+def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Path | None:
+    """The file after the checks were recorded there; None where there was nothing to record or it cannot be written.
+
+    Only a precision that the exporter ran on no device is recorded, and only where all its graphs passed. An older
+    record of the same device and library is replaced.
+    """
+    if not any(check.first for check in checks) or not all(check.good for check in checks):
+        return None
+    new = Record(
+        files=_files(bundle, graphs.precision),
+        precision=graphs.precision,
+        device=graphs.device,
+        backend=graphs.backend,
+        gpus=_gpus() if graphs.device != "cpu" else (),
+        date=datetime.now(UTC).date().isoformat(),
+        worst={check.graph: check.worst for check in checks},
+    )
+    kept = [old for old in read_records(bundle) if replace(old, date=new.date, worst=new.worst) != new]
+    path = bundle.folder / VERIFIED
+    aside = path.with_name(f"{VERIFIED}.partial-{os.getpid()}")
+    text = json.dumps(encode(Records, Records(records=(*kept, new))), indent=2) + "\n"
+    try:
+        aside.write_text(text, encoding="utf-8", newline="\n")
+        aside.replace(path)
+    except OSError:  # shipped bundles may lie where only an administrator writes
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        return None
+    return path
+
+
+def _files(bundle: Bundle, precision: str) -> dict[str, str]:
+    """Hashes of what a check of a precision depends on."""
+    parts = {name: entry.sha256 for name, entry in bundle.manifest.files.items()}
+    return {name: found for name, found in parts.items() if name == "golden.npz" or f".{precision}.onnx" in name}
+
+
+def _gpus() -> tuple[str, ...]:
+    """The GPUs of this machine by name, as far as they can be asked."""
+    from .installation import gpu_findings
+
+    try:
+        return tuple(finding.value for finding in gpu_findings() if finding.name.startswith("gpu "))
+    except Exception:  # a driver can fail anywhere, and the record is right without
+        return ()

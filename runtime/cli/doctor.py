@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .errors import UsageError
-from .terminal import Options, one, with_model
+from fsae.runtime.errors import UsageError
+
+from .options import Options, one, with_model
 
 if TYPE_CHECKING:
-    from .doctor import Report
+    from fsae.runtime.checks.doctor import Report
 
 
 def report_text(report: "Report") -> str:
@@ -52,7 +53,7 @@ def doctor(context: click.Context, *, hashes: bool, as_json: bool, model: str | 
       fsae-run doctor
       fsae-run doctor --model engines/default --hashes --json
     """
-    from .doctor import examine
+    from fsae.runtime.checks.doctor import examine
 
     before: Options = context.obj
     if any(value is not None for value in (before.device, before.precision, before.threads)):

@@ -5,12 +5,23 @@ from typing import Literal
 
 import click
 
-from .cli_scale import scale_of, with_scale_out
-from .cli_selection import names as words
-from .cli_selection import selected, with_selection
-from .errors import UsageError
-from .options import with_climatology, with_names, with_overwrite, with_resume
-from .terminal import common, merged, name_pairs, open_emulator, prepare_output, progress_bar, summary
+from fsae.runtime.errors import UsageError
+
+from .options import (
+    common,
+    merged,
+    name_pairs,
+    scale_of,
+    selected,
+    with_climatology,
+    with_names,
+    with_overwrite,
+    with_resume,
+    with_scale_out,
+    with_selection,
+)
+from .options import names as words
+from .terminal import open_emulator, prepare_output, progress_bar, summary
 
 
 @click.command()
@@ -107,7 +118,7 @@ def generate(
       fsae-run generate --members 20 --forcing 1950.5 --out as-in-1950.zarr
       fsae-run generate --members 50 --initial tas-2004.nc --climatology training --steps 6 --out forecast.nc
     """
-    from .request import Request, member_ids
+    from fsae.runtime.ensemble.request import Request, member_ids
 
     options = merged(context, model, device, precision, threads)
     if members is not None and ids is not None:

@@ -2,10 +2,10 @@
 
 import importlib.metadata
 
-from .bundle import COMPILED, Bundle
-from .devices import LIBRARIES
-from .manifest import NOT_RUN
-from .verified import read_records
+from fsae.runtime.backends.devices import LIBRARIES
+from fsae.runtime.bundle.files import COMPILED, Bundle
+from fsae.runtime.bundle.manifest import NOT_RUN
+from fsae.runtime.checks.verify import read_records
 
 
 def installed(names: tuple[str, ...]) -> str | None:

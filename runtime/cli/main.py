@@ -8,36 +8,31 @@ from collections.abc import Sequence
 
 import click
 
-from .cli_doctor import doctor
-from .cli_generate import generate
-from .cli_scale import scale_of, with_scale_out
-from .cli_selection import selected, with_selection
-from .errors import FsaeError, Stopped
+from fsae.runtime.errors import FsaeError, Stopped
+from fsae.runtime.signals import termination_as_interrupt
+
+from .doctor import doctor
+from .generate import generate
 from .options import (
-    from_file_to_file,
-    with_climatology,
-    with_names,
-    with_overwrite,
-    with_resume,
-    with_zoom,
-)
-from .start import INTERRUPTED
-from .terminal import (
-    PROGRAM,
     Options,
     common,
+    from_file_to_file,
     merged,
     model_alone,
     name_pairs,
-    open_emulator,
-    prepare_output,
-    progress_bar,
-    say,
-    size_of,
-    summary,
-    termination_as_interrupt,
+    scale_of,
+    selected,
+    with_climatology,
     with_model,
+    with_names,
+    with_overwrite,
+    with_resume,
+    with_scale_out,
+    with_selection,
+    with_zoom,
 )
+from .start import INTERRUPTED
+from .terminal import PROGRAM, open_emulator, prepare_output, progress_bar, say, size_of, summary
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -69,8 +64,9 @@ def info(context: click.Context, model: str | None) -> None:
       fsae-run info
       fsae-run info --model engines/default
     """
-    from .bundle import open_bundle
-    from .describe import describe
+    from fsae.runtime.bundle.files import open_bundle
+
+    from .info import describe
 
     click.echo(describe(open_bundle(model_alone(context, model))))
 
@@ -247,6 +243,7 @@ def superres(
 
 
 cli.add_command(generate)
+
 cli.add_command(doctor)
 
 
@@ -276,8 +273,9 @@ def climatology(
       fsae-run climatology other-model-1980-2010.nc other-climatology.nc
       fsae-run climatology skin-temperature.nc other-climatology.nc --name tas=ts
     """
-    from .describe import human
-    from .emulator import write_climatology
+    from fsae.runtime.emulator import write_climatology
+
+    from .info import human
 
     model = model_alone(context, model)
     path = prepare_output(out, overwrite, source)

@@ -25,4 +25,4 @@ def start(program: str, module: str, interrupted: int = INTERRUPTED) -> int:
 
 def main() -> int:
     """The exit code of `fsae-run` with the arguments of the process."""
-    return start("fsae-run", "fsae.runtime.cli")
+    return start("fsae-run", "fsae.runtime.cli.main")

@@ -2,42 +2,28 @@
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from .devices import DEVICES, PRECISIONS
-from .errors import OutputError, UsageError
+from fsae.runtime.errors import OutputError
+
+from .options import Options
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .emulator import Emulator
-    from .jobs import Job
-    from .parts import Shard
+    from fsae.runtime.emulator import Emulator
+    from fsae.runtime.jobs.cluster import Cluster
+    from fsae.runtime.jobs.job import Job
+    from fsae.runtime.jobs.shards import Shard
+
 
 PROGRAM = "fsae-run"
 
-Value = TypeVar("Value")
-Command = TypeVar("Command", bound=Callable[..., Any])
 Progress = Callable[[int, int], None]
-
-
-@dataclass(kw_only=True)
-class Options:
-    """Options that may stand before or after the verb."""
-
-    model: str | None = None
-    device: str | None = None
-    precision: str | None = None
-    threads: int | None = None
 
 
 def say(message: str) -> None:
@@ -45,68 +31,9 @@ def say(message: str) -> None:
     click.echo(f"{PROGRAM}: {message}", err=True)
 
 
-def with_model(command: Command) -> Command:
-    """The command with the option for its bundle."""
-    return click.option(
-        "--model", metavar="PATH|NAME", help="Bundle; default the newest in ./engines, else the shipped one."
-    )(command)
-
-
-def common(command: Command) -> Command:
-    """The command with the options that may stand before or after a verb that computes."""
-    threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default all.")(command)
-    device = click.option(
-        "--device", type=click.Choice(DEVICES), help="Default auto: TensorRT engine, then CUDA, then CPU."
-    )(threads)
-    precision = click.option(
-        "--precision", type=click.Choice(PRECISIONS), help="One the bundle has; default fp32, else its first."
-    )(device)
-    return with_model(precision)
-
-
-def one(name: str, before: Value | None, after: Value | None) -> Value | None:
-    """The value of an option that may stand in two places."""
-    if before is not None and after is not None and before != after:
-        raise UsageError(f"found --{name} twice, {before} and {after}: give it once")
-    return before if after is None else after
-
-
-def merged(
-    context: click.Context, model: str | None, device: str | None, precision: str | None, threads: int | None
-) -> Options:
-    """Options given before and after the verb as one set; UsageError where they contradict each other."""
-    before: Options = context.obj
-    return Options(
-        model=one("model", before.model, model),
-        device=one("device", before.device, device),
-        precision=one("precision", before.precision, precision),
-        threads=one("threads", before.threads, threads),
-    )
-
-
-def model_alone(context: click.Context, model: str | None) -> str | None:
-    """The bundle given before or after a verb that runs no graph; UsageError where a device or threads were given."""
-    before: Options = context.obj
-    if any(value is not None for value in (before.device, before.precision, before.threads)):
-        raise UsageError(f"{context.info_name} runs nothing on a device: leave out --device, --precision and --threads")
-    return one("model", before.model, model)
-
-
-def name_pairs(names: tuple[str, ...]) -> dict[str, str]:
-    """Names the input uses for variables of the model, by the model's.
-
-    >>> name_pairs(("tas=ts",))
-    {'tas': 'ts'}
-    """
-    pairs = dict(name.partition("=")[::2] for name in names)
-    if not all(pairs) or not all(pairs.values()) or len(pairs) != len(names):
-        raise UsageError(f"found --name {' '.join(names)}, expected such as tas=ts, once for a variable")
-    return pairs
-
-
 def open_emulator(options: Options) -> "Emulator":
     """The emulator that the options ask for; it says which bundle and device that is."""
-    from .emulator import load
+    from fsae.runtime.emulator import load
 
     return load(options.model, options.device or "auto", precision=options.precision, threads=options.threads, say=say)
 
@@ -150,8 +77,8 @@ def prepare_output(out: str, overwrite: bool, source: str | None = None) -> Path
 
     `source` is the input, which may be a pattern.
     """
-    from .inputs import paths_of
-    from .stores import check_output, partial_of
+    from fsae.runtime.input.sources import paths_of
+    from fsae.runtime.output.files import check_output, partial_of
 
     path = Path(out)
     given = [one.resolve() for one in paths_of(source)] if source is not None else []
@@ -166,8 +93,9 @@ def summary(
     verb: str, job: "Job", path: Path, device: str, began: float, scale: "Shard | Cluster | None" = None
 ) -> str:
     """The one line for stdout."""
-    from .describe import human
-    from .parts import Shard, listed
+    from fsae.runtime.jobs.shards import Shard, listed
+
+    from .info import human
 
     layout, shard = job.layout, f"shard {scale} of " if isinstance(scale, Shard) else ""
     there = f" waits for the shards {listed(job.missing)}" if job.missing else f" ({human(size_of(path))})"
@@ -181,36 +109,3 @@ def summary(
         f"{verb} {shard}{members}{layout.steps} steps of {names} on {grid} in {seconds:.1f} s on {device}: "
         f"{path}{there}"
     )
-
-
-@contextlib.contextmanager
-def termination_as_interrupt(*, whole_process: bool = False) -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside, so that what is finished is kept and the rest removed on the way out.
-
-    One signal is enough: those after it, as a scheduler sends to all of a group, are ignored until the block ends, and
-    where the `whole_process` ends with it until then, so that the exit code is the first one's.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as shells start jobs in the background
-        numbers.append(signal.SIGINT)
-
-    def ignore() -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        ignore()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        if whole_process:
-            ignore()
-        else:
-            for number, handler in before.items():
-                signal.signal(number, handler)

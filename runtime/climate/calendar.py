@@ -14,15 +14,20 @@ import cftime
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError, UsageError
+from fsae.runtime.errors import DataError, UsageError
 
 Date: TypeAlias = cftime.datetime
+
 Bounds: TypeAlias = Sequence[tuple[Date, Date]]
 
 SECONDS = {"minute": 60, "hour": 3600, "day": 86_400}
+
 MONTHS = {"month": 1, "year": 12}
+
 UNITS = ("year", "month", "day", "hour", "minute", "second")  # the parts of a date
+
 START = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2})(?:[T ](\d{1,2})(?::(\d{2}))?(?::(\d{2}))?Z?)?)?)?")
+
 # Stamps of monthly means wander by this much around whole months: 28 days of February, 15th against 16th.
 MONTH_JITTER_DAYS = 4.0
 

@@ -8,14 +8,17 @@ that cell means stay cell means.
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
+from fsae.runtime.errors import DataError
 
 F32 = NDArray[np.float32]
+
 F64 = NDArray[np.float64]
+
 Floating = NDArray[np.floating]
 
 # Beyond it a fit amplifies noise: even coverage of the year gives 1.4, six harmonics from monthly means give 49.
 MAX_CONDITION = 30.0
+
 BLOCK = 64  # time steps worked on at once, in float64
 
 

@@ -2,14 +2,16 @@
 
 import re
 
-from .errors import DataError
+from fsae.runtime.errors import DataError
 
 # Powers of kilogram, metre, second, kelvin and mole.
 Dimension = tuple[int, int, int, int, int]
 
 NONE: Dimension = (0, 0, 0, 0, 0)
+
 # A layer of water of one metre weighs 1000 kg m-2: precipitation comes as either.
 WATER_DENSITY_KG_M3 = 1000.0
+
 WATER: Dimension = (1, -3, 0, 0, 0)
 
 # Symbol -> (factor, dimension): one of it is so many SI units (CF takes them from UDUNITS).
@@ -41,6 +43,7 @@ SYMBOLS: dict[str, tuple[float, Dimension]] = {
     "W": (1.0, (1, 2, -3, 0, 0)),
     "knot": (1852.0 / 3600.0, (0, 1, -1, 0, 0)),
 }
+
 ALIASES = {
     "metre": "m", "metres": "m", "meter": "m", "meters": "m", "millimeter": "mm", "millimetre": "mm",
     "kilometer": "km", "kilometre": "km", "gram": "g", "kilogram": "kg",
@@ -53,15 +56,19 @@ ALIASES = {
     "kph": "km h-1", "kmh": "km h-1", "mps": "m s-1", "joule": "J", "watt": "W", "mole": "mol",
     "fraction": "1", "dimensionless": "1", "unitless": "1", "none": "1", "(0 - 1)": "1", "0-1": "1",
 }  # fmt: skip
+
 # Spelling in lower case -> (size of a degree [K], zero of the scale [K]).
 DEGREES = ("deg", "degree", "degrees")
+
 CELSIUS = ["celsius", "degc", "°c", *(f"{d}{gap}{c}" for d in DEGREES for gap in "_ " for c in ("c", "celsius"))]
+
 FAHRENHEIT = [
     "fahrenheit",
     "degf",
     "°f",
     *(f"{d}{gap}{f}" for d in DEGREES for gap in "_ " for f in ("f", "fahrenheit")),
 ]
+
 SCALES = dict.fromkeys(CELSIUS, (1.0, 273.15)) | dict.fromkeys(FAHRENHEIT, (5 / 9, 459.67 * 5 / 9))
 
 TERM = re.compile(r"([A-Za-z%]+(?:_[A-Za-z]+)?|1(?![\d.]))(?:(?:\*\*|\^)?\(?([+-]?\d+)\)?)?")

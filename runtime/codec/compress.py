@@ -7,33 +7,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .bundle import Bundle
-from .climatology import season
-from .encoder_input import Input, encode, open_input
-from .errors import DataError
-from .inputs import READ_ERRORS, Paths, decode_dates, find_dates, member_dim, open_source, reason
-from .jobs import (
-    TIME_CHUNK,
-    Job,
-    checked,
-    field_layout,
-    nothing,
-    phase_coordinate,
-    provenance,
-    seen,
-    time_chunks,
-)
-from .ledger import Finished
-from .manifest import Variable, graph_file
-from .output import Layout, Unit
-from .selection import EVERYTHING, Selection, steps_inside, view_of
-from .session import Graphs
-from .starts import check_no_times
-from .stores import F32
-from .time_axis import LEAD, REFERENCE, Starts, encode_series, encode_times
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Variable, graph_file
+from fsae.runtime.climate.climatology import season
+from fsae.runtime.errors import DataError
+from fsae.runtime.input.dates import decode_dates, find_dates
+from fsae.runtime.input.sources import READ_ERRORS, Paths, open_source, reason
+from fsae.runtime.input.variables import member_dim
+from fsae.runtime.jobs.job import Finished, Job, checked, nothing, seen, time_chunks
+from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
+from fsae.runtime.output.provenance import field_layout, phase_coordinate, provenance
+from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, view_of
+from fsae.runtime.output.store import F32
+from fsae.runtime.output.times import LEAD, REFERENCE, Starts, encode_series, encode_times
+
+from .encoder_input import Input, check_no_times, encode, open_input
 
 if TYPE_CHECKING:
     import xarray as xr
+
 
 LATENT = "latent"
 

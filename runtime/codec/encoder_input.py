@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,26 +10,46 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle
-from .calendar import infer_step, same_step
-from .climatology import season
-from .errors import UsageError
-from .fields import Fields, WeightMaker
-from .grids import LatLonGrid
-from .healpix import refine
-from .inputs import Paths, source_name
-from .joining import held, once_a_grid, read_files
-from .pyramid import level_mask
-from .regrid import Weights
-from .regrid import make_weights as make_own_weights
-from .session import Graphs
-from .source_climate import TRAINING, UNKNOWN, exchange, read_source
-from .starts import Forecasts, check_alike, find_starts
-from .stores import F32
-from .time_axis import Starts, TimeAxis, encode_series, encode_times
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.climate.calendar import infer_step, same_step
+from fsae.runtime.climate.climatology import season
+from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.input.fields import Fields, WeightMaker
+from fsae.runtime.input.forecasts import Forecasts, find_starts
+from fsae.runtime.input.joining import held, once_a_grid, read_files
+from fsae.runtime.input.sources import Paths, source_name
+from fsae.runtime.output.store import F32
+from fsae.runtime.output.times import Starts, TimeAxis, encode_series, encode_times
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import refine
+from fsae.runtime.sphere.pyramid import level_mask
+from fsae.runtime.sphere.regrid import Weights
+from fsae.runtime.sphere.regrid import make_weights as make_own_weights
+
+from .source_climatology import TRAINING, UNKNOWN, exchange, read_source
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+def check_alike(parts: Sequence[Fields]) -> None:
+    """Nothing; DataError where the fields of a start have other members or steps than those of the first."""
+    for part in parts:
+        if part.members != parts[0].members or len(part.times) != len(parts[0].times):
+            raise DataError(
+                f"the forecasts that begin with {parts[0].times[0]} and {part.times[0]} have different members or "
+                "steps: give them in separate runs"
+            )
+
+
+def check_no_times(times: str | None) -> None:
+    """Nothing; UsageError where steps of several starts are asked for by a period."""
+    if times is not None:
+        raise UsageError(
+            f"found the times {times} for forecasts from several reference times, expected none: select reference "
+            "times or lead times of the data first"
+        )
 
 
 def open_fields(

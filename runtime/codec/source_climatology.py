@@ -11,22 +11,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .bundle import Bundle
-from .climatology import evaluate, projection, season
-from .errors import DataError
-from .fields import Fields
-from .healpix import coarsen, npix, zoom_of
-from .inputs import READ_ERRORS, open_source, reason
-from .jobs import TIME_CHUNK, origin
-from .output import cell_coordinates
-from .stores import F32, Attribute, Coordinate, open_store
-from .transforms import Transform, forward, inverse, transformed_units
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.climate.climatology import evaluate, projection, season
+from fsae.runtime.climate.transforms import Transform, forward, inverse, transformed_units
+from fsae.runtime.errors import DataError
+from fsae.runtime.input.fields import Fields
+from fsae.runtime.input.sources import READ_ERRORS, open_source, reason
+from fsae.runtime.output.files import open_store
+from fsae.runtime.output.layout import TIME_CHUNK, cell_coordinates
+from fsae.runtime.output.provenance import origin
+from fsae.runtime.output.store import F32, Attribute, Coordinate
+from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
+
 KIND = "climatology"
+
 TRAINING = "training"  # says that the data has the training data's own climatology
+
 UNKNOWN = (
     "No climatology of the input's own source was given, so its bias against the training data is taken for anomaly: "
     "make one with `fsae-run climatology`, or say --climatology training where the source is the same."

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 State = NDArray[np.float32]
+
 Denoiser = Callable[[State, float], State]
 
 NOISE_FEATURES = 16

@@ -18,20 +18,24 @@ import cftime
 import numpy as np
 from numpy.typing import NDArray
 
-from .calendar import Date, centres, decimal_year, parse_start, step_bounds
-from .ensemble import parts_of
-from .errors import DataError, UsageError
-from .inputs import READ_ERRORS, find_dates, open_source, reason
-from .manifest import Forcing, Manifest
-from .stores import F32, Attribute, Coordinate
-from .units import conversion
+from fsae.runtime.bundle.manifest import Forcing, Manifest
+from fsae.runtime.climate.calendar import Date, centres, decimal_year, parse_start, step_bounds
+from fsae.runtime.climate.units import conversion
+from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.input.dates import find_dates
+from fsae.runtime.input.sources import READ_ERRORS, open_source, reason
+from fsae.runtime.output.store import F32, Attribute, Coordinate
+
+from .members import parts_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
+
 F64 = NDArray[np.float64]
 
 CALENDAR_YEAR = "calendar year"
+
 ROUNDING_DAYS = 1e-5  # a second: dates of two calendars meet to rounding
 
 

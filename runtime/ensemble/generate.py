@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .batch import warm_up
-from .bundle import Bundle
-from .calendar import (
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Manifest, Time
+from fsae.runtime.climate.calendar import (
     Bounds,
     Date,
     centres,
@@ -24,27 +25,28 @@ from .calendar import (
     time_method,
     year_phase,
 )
-from .climatology import season
-from .ensemble import LatentModel, Steps, generate, generate_together, latent_model, parts_of, windows_needed
-from .errors import UsageError
+from fsae.runtime.climate.climatology import season
+from fsae.runtime.errors import UsageError
+from fsae.runtime.jobs.job import Finished, Job, seen
+from fsae.runtime.jobs.writer import WAITING
+from fsae.runtime.output.layout import Unit
+from fsae.runtime.output.provenance import field_layout, provenance
+from fsae.runtime.output.selection import EVERYTHING, Selection, view_of
+from fsae.runtime.output.store import Coordinate
+from fsae.runtime.output.times import encode_times
+from fsae.runtime.sphere.healpix import npix
+
+from .batch import MemoryLimit, warm_up
 from .forcing import Choice, forcing_at, forcing_coordinate, forcing_note, forcing_record, read_forcing
-from .healpix import npix
 from .initial import KnownSteps, lead_coordinates, read_initial, state_coordinate
-from .jobs import Job, field_layout, provenance, seen
-from .ledger import Finished
-from .manifest import Manifest, Time
-from .memory import MemoryLimit
-from .output import Unit
+from .members import LatentModel, Steps, generate, generate_together, latent_model, parts_of, windows_needed
 from .request import DEFAULT_STEPS, Request
-from .selection import EVERYTHING, Selection, view_of
-from .session import Graphs
 from .statistics import Statistics, read_statistics, summarised, values_held, variables_of
-from .stores import Coordinate
-from .time_axis import encode_times
-from .writer import WAITING
 
 DEFAULT_BATCH = 16  # members drawn at once: memory, never results
+
 UNITS_HELD = WAITING + 3  # windows of a member: those that wait to be written, and those being decoded and regridded
+
 Batch: TypeAlias = int | Callable[[LatentModel, int], int]
 
 

@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Any
 import cftime
 import numpy as np
 
-from .bundle import Bundle
-from .calendar import Date, parse_step, same_step, steps, time_method
-from .encoder_input import Input, encode, found_step, open_input
-from .ensemble import Initial, latent_model
-from .errors import BundleError, DataError
-from .fields import Fields
-from .inputs import Paths, source_name
-from .manifest import Time
-from .pyramid import whiten
-from .session import Graphs
-from .stores import Attribute, Coordinate
-from .time_axis import encode_times
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Time
+from fsae.runtime.climate.calendar import Date, parse_step, same_step, steps, time_method
+from fsae.runtime.codec.encoder_input import Input, encode, found_step, open_input
+from fsae.runtime.diffusion.whitening import whiten
+from fsae.runtime.errors import BundleError, DataError
+from fsae.runtime.input.fields import Fields
+from fsae.runtime.input.sources import Paths, source_name
+from fsae.runtime.output.store import Attribute, Coordinate
+from fsae.runtime.output.times import encode_times
+
+from .members import Initial, latent_model
 
 if TYPE_CHECKING:
     import xarray as xr
+
 
 SECONDS_A_DAY = 86_400
 

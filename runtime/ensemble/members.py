@@ -11,18 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle
-from .errors import BundleError
-from .ledger import Finished
-from .manifest import Denoiser, Manifest, Sampler
-from .noise import member_integers, standard_normal
-from .output import Unit
-from .pyramid import seasonal_std, unwhiten
-from .sampler import SAMPLERS, noise_features, noise_levels
-from .session import F32, DenoiserInputs, Graphs
+from fsae.runtime.backends.graphs import F32, DenoiserInputs, Graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Denoiser, Manifest, Sampler
+from fsae.runtime.diffusion.noise import member_integers, standard_normal
+from fsae.runtime.diffusion.sampler import SAMPLERS, noise_features, noise_levels
+from fsae.runtime.diffusion.whitening import seasonal_std, unwhiten
+from fsae.runtime.errors import BundleError
+from fsae.runtime.jobs.job import Finished
+from fsae.runtime.output.layout import Unit
 
 SOURCES = ("hr", "lr")  # labels of what denoisers learn from: their input `source` counts them from 0
+
 NOTHING = Finished()
+
 DRAW = 0  # the first noise of a step; later draws are for stochastic samplers
 
 

@@ -5,17 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .errors import UsageError
-from .inputs import Paths
-from .selection import EVERYTHING, Selection
+from fsae.runtime.errors import UsageError
+from fsae.runtime.input.sources import Paths
+from fsae.runtime.output.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
     import xarray as xr
+
 
 DEFAULT_STEPS = 12
 
 
 MOST_STEPS = 10_000_000  # all their dates are known before the first is drawn
+
 MOST_MEMBERS = 10_000_000
 
 

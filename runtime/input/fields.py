@@ -9,22 +9,30 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .calendar import Bounds, Date, decimal_year, infer_step, year_phase
-from .errors import DataError
+from fsae.runtime.climate.calendar import Bounds, Date, decimal_year, infer_step, year_phase
+from fsae.runtime.climate.units import conversion
+from fsae.runtime.errors import DataError
+from fsae.runtime.sphere.grids import Grid, LatLonGrid, is_same, supported_zoom
+from fsae.runtime.sphere.healpix import coarsen_valid, npix, ring_to_nested
+from fsae.runtime.sphere.regrid import Weights, apply, choose_method
+from fsae.runtime.sphere.regrid import make_weights as make_own_weights
+
+from .dates import find_dates
 from .forecasts import on_valid_times
-from .grids import Grid, LatLonGrid, is_same, locate, supported_zoom
-from .healpix import coarsen_valid, npix, ring_to_nested
-from .inputs import READ_ERRORS, choose_variable, find_dates, member_dim, open_source, reason
-from .regrid import Weights, apply, choose_method
-from .regrid import make_weights as make_own_weights
-from .units import conversion
+from .grid_detection import locate
+from .sources import READ_ERRORS, open_source, reason
+from .variables import choose_variable, member_dim
 
 if TYPE_CHECKING:
     import xarray as xr
 
+
 F32 = NDArray[np.float32]
+
 Floating = NDArray[np.floating]
+
 WeightMaker = Callable[[LatLonGrid, int, str], Weights]  # (grid, zoom, "bilinear" or "conservative")
+
 Reader = Callable[[slice, int | None], F32]  # (times, member or all) -> (realization, time, pixel)
 
 BLOCK_VALUES = 1 << 22  # source values held at once, in float64

@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .calendar import Bounds, Date, infer_step, time_index
-from .errors import DataError
+from fsae.runtime.climate.calendar import Bounds, Date, infer_step, time_index
+from fsae.runtime.errors import DataError
+from fsae.runtime.sphere.grids import LatLonGrid, is_same, supported_zoom
+from fsae.runtime.sphere.regrid import Weights
+from fsae.runtime.sphere.regrid import make_weights as make_own_weights
+
 from .fields import F32, Fields, Reader, VariableSpec, WeightMaker, read_fields
-from .grids import LatLonGrid, find_grid, is_same, supported_zoom
-from .inputs import Paths, choose_variable, has_variable, named, open_source, paths_of
-from .regrid import Weights
-from .regrid import make_weights as make_own_weights
+from .grid_detection import find_grid
+from .sources import Paths, named, open_source, paths_of
+from .variables import choose_variable, has_variable
 
 if TYPE_CHECKING:
     import xarray as xr
+
 
 Key = tuple[int, ...]
 

@@ -1,44 +1,31 @@
 """Opening CF datasets, finding a variable in them, and its dates; every failure is a DataError of one sentence."""
 
-import datetime
 import glob
+import importlib
 import importlib.util
-import itertools
 import os
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import cftime
-import numpy as np
-
-from .calendar import Date, as_dates
-from .errors import DataError
-from .grib import open_grib
+from fsae.runtime.errors import DataError
 
 if TYPE_CHECKING:
     import xarray as xr
 
+
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]  # or patterns
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
 GRIB_MAGIC = b"GRIB"
+
 GRIB_SUFFIXES = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")  # of files whose first message has a heading
+
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")  # one of these stands in every group
-MEMBER_NAMES = ("realization", "member", "number", "ensemble", "ensemble_member", "member_id")
+
 # What damaged files raise on opening or reading, through xarray, h5netcdf, h5py and zarr.
 READ_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
-NOISE_US = 500  # times written as floating-point days are off by less than this
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dates:
-    """Time axis of a variable: its dimension (None: a single time), stamps, and bounds where the file has them."""
-
-    dim: str | None
-    stamps: tuple[Date, ...]
-    bounds: tuple[tuple[Date, Date], ...] | None
 
 
 def paths_of(source: Paths) -> tuple[Path, ...]:
@@ -141,119 +128,64 @@ def _engine(path: Path) -> Any:
     raise DataError(f"{path} is {kind}, expected NetCDF-4, Zarr or GRIB: convert it first")
 
 
-def choose_variable(
-    dataset: "xr.Dataset", name: str, standard_name: str, where: str, others: Collection[str] = ()
-) -> "xr.DataArray":
-    """The variable of that name, else the only one of that standard name; DataError listing what is there.
+# GRIB files as CF datasets, through the optional cfgrib; variables are then found by their standard names.
 
-    `others` are names of other variables that are asked for: those are not taken for this one.
+
+KEPT = ("time", "step", "valid_time", "number")  # scalars that say more than on which level a variable is
+
+# Read all messages at each opening and leave no index file beside the data; tell of what does not fit together.
+OPTIONS = {"indexpath": "", "errors": "raise"}
+
+
+def open_grib(path: Path) -> "xr.Dataset":
+    """The dataset of a GRIB file, unread and with undecoded times; DataError where it makes none, or without cfgrib.
+
+    Variables on different levels (2 m temperature, 10 m wind) stand beside each other; two arrays that GRIB calls by
+    one name are numbered.
     """
-    if name in dataset.variables:
-        return dataset[name]
-    same = _of_standard_name(dataset, standard_name, others)
-    if len(same) == 1:
-        return dataset[same[0]]
-    if same:
-        raise DataError(
-            f"{where} has {len(same)} variables of standard name {standard_name!r}: {', '.join(same)}; "
-            f"expected one, or one called {name!r}"
-        )
-    there = [f"{n} ({standard(v)})" if standard(v) else str(n) for n, v in dataset.data_vars.items()]
-    also = f" nor one of standard name {standard_name!r}" if standard_name else ""
-    raise DataError(f"{where} has no variable {name!r}{also}; it has {', '.join(there) or 'no variables'}")
+    import xarray as xr  # start-up time
 
-
-def has_variable(dataset: "xr.Dataset", name: str, standard_name: str, others: Collection[str] = ()) -> bool:
-    """Whether `choose_variable` would find something to choose."""
-    return name in dataset.variables or bool(_of_standard_name(dataset, standard_name, others))
-
-
-def _of_standard_name(dataset: "xr.Dataset", standard_name: str, others: Collection[str]) -> list[str]:
-    """Names of the data variables of a standard name, but for `others`."""
-    same = [str(n) for n, v in dataset.data_vars.items() if standard_name and standard(v) == standard_name]
-    return [name for name in same if name not in others]
-
-
-def standard(variable: "xr.DataArray | xr.Variable") -> str:
-    """The CF standard name of a variable, or an empty text."""
-    return str(variable.attrs.get("standard_name", ""))
-
-
-def is_time(variable: "xr.Variable") -> bool:
-    if variable.dtype.kind == "M" or standard(variable) == "time":
-        return True
-    if variable.dtype.kind == "O":
-        return variable.size > 0 and isinstance(variable.values.reshape(-1)[0], cftime.datetime)
-    axis = str(variable.attrs.get("axis", "")).upper()
-    return axis == "T" or " since " in str(variable.attrs.get("units", ""))
-
-
-def member_dim(array: "xr.DataArray") -> str | None:
-    """The dimension of ensemble members, None where there is none."""
-    for dim in map(str, array.dims):
-        if dim.lower() in MEMBER_NAMES or (dim in array.coords and standard(array.coords[dim]) == "realization"):
-            return dim
-    return None
-
-
-def find_dates(array: "xr.DataArray", dataset: "xr.Dataset", where: str) -> Dates:
-    """The dates of a variable, decoded in the calendar of its time axis and strictly rising."""
-    variables = dataset.variables
-    dim = next((str(d) for d in array.dims if d in variables and is_time(variables[d])), None)
-    name = dim
-    if name is None:
-        loose = [str(n) for n, c in array.coords.items() if c.ndim == 0 and is_time(c.variable)]
-        loose.sort(key=lambda n: (n != "time", standard(variables[n]) != "time"))  # not forecast_reference_time
-        name = loose[0] if loose else None
-    if name is None:
-        raise DataError(f"{array.name} in {where} has no time axis with CF units among its dimensions {array.dims}")
-    axis = variables[name]
-    stamps = decode_dates(axis, axis, f"the times of {array.name} in {where}")
-    if not stamps:
-        raise DataError(f"{array.name} in {where} has no time steps")
-    for before, after in itertools.pairwise(stamps):
-        if after <= before:
-            kind = "the same date twice" if after == before else "dates that do not rise"
-            raise DataError(f"{array.name} in {where} has {kind} ({after} after {before}): sort its times first")
-    return Dates(dim=dim, stamps=stamps, bounds=_find_bounds(axis, dataset, len(stamps), where))
-
-
-def _find_bounds(
-    axis: "xr.Variable", dataset: "xr.Dataset", count: int, where: str
-) -> tuple[tuple[Date, Date], ...] | None:
-    """Bounds of the time axis; None where the file names none or does not hold those it names."""
-    name = str(axis.attrs.get("bounds", axis.encoding.get("bounds", "")))
-    if name not in dataset.variables or dataset.variables[name].shape[-1:] != (2,):
-        return None
-    edges = decode_dates(dataset.variables[name], axis, f"the time bounds in {where}")
-    if len(edges) != 2 * count:
-        return None
-    return tuple(zip(edges[::2], edges[1::2], strict=True))
-
-
-def decode_dates(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tuple[Date, ...]:
-    """Dates of a time variable, or of its bounds, flat; units and calendar are those of the axis."""
+    cfgrib, failures = _import_cfgrib(path)
+    unfit: tuple[type[Exception], ...] = (*failures, ValueError, TypeError)  # DatasetBuildError is a ValueError
     try:
-        values = np.asarray(variable.values).reshape(-1)
-        if values.dtype.kind not in "iuf":
-            return tuple(map(_without_noise, as_dates(values)))
-        if not np.isfinite(values).all():
-            raise DataError(f"{what} have missing values, expected a date for each step")
-        units = axis.attrs.get("units", axis.encoding.get("units"))
-        calendar = axis.attrs.get("calendar", axis.encoding.get("calendar", "standard"))
-        if units is None:
-            raise DataError(f"{what} have no units, expected such as 'days since 1950-01-01'")
-        dates: Sequence[Date] = np.atleast_1d(
-            cftime.num2date(values, str(units), str(calendar).lower(), only_use_cftime_datetimes=True)
-        ).tolist()
-        return tuple(map(_without_noise, dates))
-    except READ_ERRORS as error:
-        raise DataError(f"cannot decode {what}: {reason(error)}") from None
+        return xr.open_dataset(path, engine="cfgrib", decode_times=False, cache=False, backend_kwargs=OPTIONS)
+    except cfgrib.DatasetBuildError:
+        pass  # the messages make several arrays that differ in more than their names
+    except failures as error:
+        raise DataError(f"cannot read {path}: {error}; is the file damaged or incomplete?") from None
+    try:
+        parts = cfgrib.open_datasets(str(path), decode_times=False, cache=False, backend_kwargs=OPTIONS)
+        return xr.merge(_beside_each_other(parts), compat="override", join="exact", combine_attrs="drop_conflicts")
+    except unfit as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{path} holds messages that do not fit together ({text}): split it by variable, for example with "
+            '`grib_copy IN "[shortName].grib"`'
+        ) from None
 
 
-def _without_noise(date: Date) -> Date:
-    """The date, to the whole second where it is within rounding of one."""
-    over = date.microsecond
-    if over >= 1_000_000 - NOISE_US:
-        over -= 1_000_000
-    return date - datetime.timedelta(microseconds=over) if 0 < abs(over) <= NOISE_US else date
+def _import_cfgrib(path: Path) -> tuple[Any, tuple[type[Exception], ...]]:
+    """The module and what ecCodes raises; DataError naming the extra to install where either is missing."""
+    try:
+        cfgrib, errors = (importlib.import_module(name) for name in ("cfgrib", "gribapi.errors"))
+    except (ImportError, OSError, RuntimeError) as error:  # cfgrib may be there without the library ecCodes
+        raise DataError(
+            f'{path} is a GRIB file, which needs cfgrib ({error}): pip install "fsae[grib]", or convert it to NetCDF'
+        ) from None
+    return cfgrib, (errors.GribInternalError, OSError, EOFError)
+
+
+def _beside_each_other(parts: "list[xr.Dataset]") -> "list[xr.Dataset]":
+    """Datasets without their levels, and with a name of its own for every variable."""
+    names = [str(name) for part in parts for name in part.data_vars]
+    count: dict[str, int] = {}
+    found = []
+    for part in parts:
+        levels = [name for name, value in part.coords.items() if value.ndim == 0 and name not in KEPT]
+        new = {}
+        for name in map(str, part.data_vars):
+            if names.count(name) > 1:
+                count[name] = count.get(name, 0) + 1
+                new[name] = f"{name}_{count[name]}"
+        found.append(part.drop_vars(levels).rename(new))
+    return found

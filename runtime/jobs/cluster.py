@@ -17,23 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
+from fsae.runtime.output.files import output_errors, partial_of
+from fsae.runtime.signals import uninterrupted
+
 from . import workers
-from .bundle import Bundle
-from .errors import DeviceError, FsaeError, OutputError, UsageError
-from .jobs import Job
+from .job import Job
 from .ledger import Split, identity, read_split
 from .lock import check_idle, clear, locked
-from .parts import Pieces, pieces_of
-from .restart import check_place, is_complete, keeping, stopping
-from .session import Graphs
-from .shards import missing_shards, open_split, publish_split
-from .stores import output_errors, partial_of, uninterrupted
+from .resume import check_place, is_complete, keeping, stopping
+from .shards import Pieces, missing_shards, open_split, pieces_of, publish_split
 from .workers import Work, forget, import_distributed, make_shard, stop
 
 SHARDS_PER_WORKER = 4  # so that all workers are busy until nearly the end, and little is lost with one of them
+
 UNKNOWN_WORKERS = 16  # where a cluster begins with none and starts them for the tasks it gets
+
 CONNECT_S = 5.0
+
 POLL_S = 0.2  # between looks at the ledgers, to tell of progress
+
 STOP_S = 10.0  # for workers to finish their units after an interruption
 
 

@@ -14,6 +14,7 @@ more than the disk does, and the run is to be started again.
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -23,30 +24,20 @@ from typing import Any
 
 import numpy as np
 
-from .inputs import ZARR_MARKS, paths_of
+from fsae.runtime.errors import OutputError
+from fsae.runtime.input.sources import ZARR_MARKS, paths_of
+from fsae.runtime.output.files import RUN
+from fsae.runtime.output.layout import Layout, Unit, coordinates, data_arrays
+from fsae.runtime.output.store import F32, Attribute
+
+from .job import Finished
 from .lock import SHARDS
-from .output import Layout, Unit, coordinates
-from .stores import F32, RUN, Attribute
 
 FORMAT = 1
+
 LOG, STATES = "units.log", "states"
+
 REQUEST = "fsae_request"
-
-
-class Finished:
-    """Which units are done: none, unless a ledger says so. Members are counted by their place in the request."""
-
-    def has(self, member: int, first: int) -> bool:
-        """Whether the unit of a member that begins at the step `first` is done."""
-        return False
-
-    def steps(self, member: int) -> int:
-        """Steps done of a member, one after another from the first, whose state is known."""
-        return 0
-
-    def state(self, member: int) -> F32:
-        """What was given with the last of those steps."""
-        raise KeyError(member)
 
 
 @dataclass(frozen=True)
@@ -330,3 +321,40 @@ def _whole_lines(data: bytes) -> tuple[list[Line], int]:
         lines.append(line)
         size += len(text)
     return lines, size
+
+
+# What an interrupted run has left, looked at before it goes on: a machine that lost its power may have lost files.
+
+
+def check_frame(fields: Path, layout: Layout) -> None:
+    """Nothing; OutputError where the store in the folder `fields` lacks an array of its layout."""
+    names = [item.name for item in coordinates(layout)] + [array.name for array in data_arrays(layout)]
+    lost = [name for name in ("", *names) if not _holds(fields / name / "zarr.json")]
+    if lost:
+        raise OutputError(
+            f"{fields.parent} is damaged: {fields.name} lacks {lost[0] or 'all'}; start again with --overwrite"
+        )
+
+
+def is_there(fields: Path, layout: Layout, line: Line) -> bool:
+    """Whether the store holds all chunks of a finished unit."""
+    place = layout.place(slice(line.member, line.member + 1), slice(line.first, line.end))
+    for array in data_arrays(layout):
+        lead = len(array.shape) - len(layout.shape)  # quantiles stand before all others, in one chunk
+        starts = [
+            range(part.start // size, -(-part.stop // size))
+            for part, size in zip(place, array.chunks[lead:], strict=False)
+        ]
+        others = [range(1)] * (len(array.shape) - lead - len(place))
+        for index in itertools.product(*[range(1)] * lead, *starts, *others):
+            if not _holds(fields.joinpath(array.name, "c", *map(str, index))):
+                return False
+    return True
+
+
+def _holds(path: Path) -> bool:
+    """Whether a file is there and not empty."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False

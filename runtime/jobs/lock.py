@@ -10,12 +10,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import OutputError
+from fsae.runtime.errors import OutputError
 
 LOCK = "lock"
+
 SHARDS = "shards"  # a folder of folders, each locked by the process that makes a shard, see shards.py
+
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5  # between attempts to take a lock that another holds
+
 ATTEMPTS = 100  # a folder can be removed between making it and locking in it, by a run that is just ending
+
 # What file systems without locks say, as some parallel ones are mounted.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 

@@ -14,28 +14,9 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from .errors import FsaeError, OutputError, Stopped, UsageError
-from .jobs import Job
-from .ledger import (
-    Finished,
-    Ledger,
-    Split,
-    difference,
-    identity,
-    mend_log,
-    read_ledger,
-    read_record,
-    read_split,
-    same_request,
-    start_ledger,
-)
-from .lock import check_idle, clear, locked
-from .output import Layout, Unit, data_arrays, make_frame, write_unit
-from .salvage import check_frame, is_there
-from .stores import (
+from fsae.runtime.errors import FsaeError, OutputError, Stopped, UsageError
+from fsae.runtime.output.files import (
     CONVENTIONS,
-    NetcdfStore,
-    ZarrStore,
     check_output,
     is_netcdf,
     output_errors,
@@ -44,11 +25,32 @@ from .stores import (
     read_attributes,
     remove,
     replaced_by,
-    uninterrupted,
 )
+from fsae.runtime.output.layout import Layout, Unit, data_arrays, make_frame, write_unit
+from fsae.runtime.output.netcdf import NetcdfStore
+from fsae.runtime.output.zarr import ZarrStore
+from fsae.runtime.signals import uninterrupted
+
+from .job import Finished, Job
+from .ledger import (
+    Ledger,
+    Split,
+    check_frame,
+    difference,
+    identity,
+    is_there,
+    mend_log,
+    read_ledger,
+    read_record,
+    read_split,
+    same_request,
+    start_ledger,
+)
+from .lock import check_idle, clear, locked
 from .writer import open_writer
 
 FIELDS = "fields.zarr"
+
 ASSEMBLED = "fields.nc"
 
 

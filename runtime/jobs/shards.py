@@ -11,15 +11,33 @@ and finds all shards complete publishes, under the lock and only while run.json 
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import OutputError, UsageError
-from .jobs import Job
-from .ledger import Split, identity, mend_log, read_ledger, read_split, shard_folder, start_ledger, start_split
+from fsae.runtime.errors import OutputError, UsageError
+from fsae.runtime.output.files import check_output, output_errors, partial_of
+from fsae.runtime.output.store import F32
+from fsae.runtime.output.zarr import ZarrStore
+from fsae.runtime.signals import uninterrupted
+
+from .job import Finished, Job
+from .ledger import (
+    Split,
+    check_frame,
+    identity,
+    is_there,
+    mend_log,
+    read_ledger,
+    read_split,
+    shard_folder,
+    start_ledger,
+    start_split,
+)
 from .lock import check_idle, clear, locked
-from .parts import Part, Pieces, Shard, listed, pieces_of
-from .restart import (
+from .resume import (
     FIELDS,
     check_place,
     check_same,
@@ -31,10 +49,154 @@ from .restart import (
     remove_torn,
     stopping,
 )
-from .salvage import check_frame, is_there
-from .stores import ZarrStore, check_output, output_errors, partial_of, uninterrupted
+
+AUTO = "auto"
+
+SLURM = "SLURM_ARRAY_TASK_"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` parts of a job, by its number from 1 on."""
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise UsageError(f"found the shard {self}, expected such as 1/8 to 8/8: they are counted from 1")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def part(self, pieces: int) -> range:
+        """The pieces of this part, of so many in all.
+
+        >>> [list(Shard(number, 3).part(7)) for number in (1, 2, 3)]
+        [[0, 1], [2, 3], [4, 5, 6]]
+        """
+        return range((self.number - 1) * pieces // self.count, self.number * pieces // self.count)
+
+
+def read_shard(text: str, environment: Mapping[str, str]) -> Shard:
+    """The shard of a text such as 3/8, or of "auto": the place of this task in its SLURM array.
+
+    >>> read_shard("3/8", {})
+    Shard(number=3, count=8)
+    >>> array = {"SLURM_ARRAY_TASK_ID": "14", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_MAX": "16"}
+    >>> read_shard("auto", {**array, "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "4"})
+    Shard(number=3, count=4)
+    """
+    if text == AUTO:
+        return _slurm_shard(environment)
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if found is None:
+        raise UsageError(f"found --shard {text}, expected such as 3/8, or auto in a SLURM array")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def _slurm_shard(environment: Mapping[str, str]) -> Shard:
+    names = {name: environment.get(f"{SLURM}{name}", "") for name in ("ID", "MIN", "MAX", "COUNT")}
+    if not all(value.isdecimal() for value in names.values()):
+        raise UsageError(
+            "found --shard auto outside a SLURM array: expected the variables "
+            f"{', '.join(SLURM + name for name in names)}; start the job with `sbatch --array=1-8`, or give --shard i/n"
+        )
+    task, least, most, count = (int(value) for value in names.values())
+    tasks = range(least, most + 1, int(environment.get(f"{SLURM}STEP") or 1))
+    if len(tasks) != count or task not in tasks:
+        raise UsageError(
+            f"found --shard auto in an array of {count} tasks from {least} to {most}, where some are left out: what "
+            "their places were is not known; give --shard i/n as they had it"
+        )
+    return Shard(tasks.index(task) + 1, count)
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Rising numbers in words, those that follow each other as a range.
+
+    >>> listed([1, 2, 3, 7, 9, 10])
+    '1-3, 7, 9-10'
+    """
+    words = []
+    for _, group in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        words.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ", ".join(words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """How a job's units are divided: members, steps and steps of a unit; `chained` as of `Job`."""
+
+    members: int
+    steps: int
+    chunk: int
+    chained: bool
+
+    @property
+    def count(self) -> int:
+        """Number of pieces."""
+        return self.members * self.per_member
+
+    @property
+    def per_member(self) -> int:
+        """Pieces of one member."""
+        return 1 if self.chained else -(-self.steps // self.chunk)
+
+    def index(self, member: int, first: int) -> int:
+        """The piece with the unit of a member that begins at the step `first`."""
+        return member * self.per_member + (0 if self.chained else first // self.chunk)
+
+    def fields(self, part: range) -> int:
+        """Fields of some pieces that follow each other."""
+        if self.chained:
+            return len(part) * self.steps
+        last = self.steps - (self.per_member - 1) * self.chunk  # steps of a member's last piece
+        ends = sum(1 for piece in part if (piece + 1) % self.per_member == 0)
+        return (len(part) - ends) * self.chunk + ends * last
+
+    def places(self) -> Iterator[tuple[int, slice]]:
+        """Member and steps of every piece."""
+        for member in range(self.members):
+            for first in range(0, self.steps, self.steps if self.chained else self.chunk):
+                yield member, slice(first, self.steps if self.chained else min(first + self.chunk, self.steps))
+
+
+def pieces_of(job: Job) -> Pieces:
+    """The pieces of a job; UsageError where it cannot be divided."""
+    if not job.divisible:
+        raise UsageError(
+            "found work to be divided whose members are needed together, as by --statistics: leave out --shard, "
+            "--workers and --scheduler"
+        )
+    layout = job.layout
+    return Pieces(members=layout.rows, steps=layout.steps, chunk=layout.time_chunk, chained=job.chained)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(Finished):
+    """What is left to do of some pieces: all others count as done, as does what `done` says of these."""
+
+    pieces: Pieces
+    own: range
+    done: Finished = field(default_factory=Finished)
+
+    def has(self, member: int, first: int) -> bool:
+        """See `Finished.has`."""
+        return self.pieces.index(member, first) not in self.own or self.done.has(member, first)
+
+    def steps(self, member: int) -> int:
+        """See `Finished.steps`."""
+        return self.done.steps(member) if self.pieces.index(member, 0) in self.own else self.pieces.steps
+
+    def state(self, member: int) -> F32:
+        """See `Finished.state`."""
+        return self.done.state(member)
+
 
 PATIENCE_S = 60.0  # for the lock of the whole, which shards hold for moments
+
 LONG_S = 1e9  # for it at the end: whoever holds it then publishes, or finds that this one is to do it
 
 

@@ -9,17 +9,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .bundle import Bundle, open_bundle
-from .errors import BundleError, DeviceError, OutputError, Stopped
-from .jobs import Job
+from fsae.runtime.backends.choose import open_graphs
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import Bundle, open_bundle
+from fsae.runtime.errors import BundleError, DeviceError, OutputError, Stopped
+from fsae.runtime.output.files import partial_of
+
+from .job import Job
 from .ledger import difference, identity, read_split
 from .lock import locked
-from .parts import Shard
-from .session import Graphs, open_graphs
-from .shards import write_shard
-from .stores import partial_of
+from .shards import Shard, write_shard
 
 GHOST_S = 30.0  # for a task that was given up to end, before another one does it
+
 KEPT = "fsae_sessions"  # attribute of a dask worker
 
 

@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
-from .output import Unit
-from .stores import uninterrupted
+from fsae.runtime.output.layout import Unit
+from fsae.runtime.signals import uninterrupted
 
 WAITING = 3  # units that may wait for the disk, which is memory; a unit is one member's window or some steps
 

@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .healpix import npix, pixel_centres
-from .stores import CONVENTIONS, F32, Array, Attribute, Coordinate, Store, open_store, output_errors
-from .time_axis import LEAD, REFERENCE, Starts, TimeAxis, start_coordinates
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+
+from .files import CONVENTIONS, open_store, output_errors
+from .store import F32, Array, Attribute, Coordinate, Store
+from .times import LEAD, REFERENCE, Starts, TimeAxis, start_coordinates
 
 if TYPE_CHECKING:
     import xarray as xr
 
+
+TIME_CHUNK = 12  # steps worked on at once, and in one chunk of the output, where the model sets no window
+
 LEAP_SECOND_CALENDARS = ("standard", "proleptic_gregorian", "julian")  # in which there may be such, CF 4.4.3
+
 LATITUDE: dict[str, Attribute] = {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}
+
 LONGITUDE: dict[str, Attribute] = {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"}
 
 

@@ -1,6 +1,5 @@
 """Which part of the fields is given out, and on which grid: variables, a box, steps, native cells or a lat-lon grid."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,21 +7,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle
-from .calendar import Date, parse_period
-from .errors import DataError, UsageError
-from .grids import LatLonGrid
-from .healpix import npix, pixel_centres
-from .manifest import Variable
-from .regrid import METHODS, Weights, apply, cell_mean_weights, interpolation_weights, target_rows
-from .stores import F32
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Variable
+from fsae.runtime.climate.calendar import Date, parse_period
+from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.sphere.grids import LatLonGrid, regular_grid
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.runtime.sphere.regrid import METHODS, Weights, apply, cell_mean_weights, interpolation_weights, target_rows
+
+from .store import F32
 
 Ints = NDArray[np.int64]
+
 Floats = NDArray[np.float64]
 
 NATIVE, SOURCE = "native", "source"
-MOST_POINTS = 1 << 25  # of a lat-lon grid: 0.05 degrees, 100 MiB a field
-FEWEST_ROWS = 4  # as of grids that are read
+
 NEAR_DEG = 1e-6  # a tenth of a metre: axes that were rounded
 
 
@@ -139,41 +139,6 @@ def _weights(bundle: Bundle, grid: LatLonGrid, selection: Selection, rows: Ints,
             raise UsageError(f"the grid {selection.grid!r} cannot be reached so: {error}") from None
     lat_deg, lon_deg = np.meshgrid(grid.lat_deg[rows], grid.lon_deg[columns], indexing="ij")
     return interpolation_weights(zoom, lat_deg.reshape(-1), lon_deg.reshape(-1))
-
-
-def regular_grid(text: str) -> LatLonGrid:
-    """The global grid of a text: degrees between points, or rows x columns.
-
-    As grids of CDO that are called so (r240x120): longitudes from 0 eastward, latitudes from south to north, half a
-    row off the poles where the number of rows is even and on both poles where it is odd.
-
-    >>> regular_grid("30").lat_deg.tolist(), regular_grid("30").shape
-    ([-75.0, -45.0, -15.0, 15.0, 45.0, 75.0], (6, 12))
-    >>> regular_grid("5x8").lat_deg.tolist()
-    [-90.0, -45.0, 0.0, 45.0, 90.0]
-    """
-    form = f"found the grid {text!r}, expected native, source, degrees such as 1.5, or rows x columns such as 120x240"
-    pair = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.strip())
-    if pair is not None:
-        rows, columns = int(pair[1]), int(pair[2])
-    elif re.fullmatch(r"\d+(\.\d+)?", text.strip()) and float(text) > 0:
-        exact = 180 / float(text)
-        rows = round(exact)
-        columns = 2 * rows
-        if rows % 2 or abs(exact - rows) > 1e-6 * exact:
-            raise UsageError(
-                f"found the grid {text!r}, expected degrees that 90 is a whole multiple of: give rows x columns"
-            )
-    else:
-        raise UsageError(form)
-    if rows < FEWEST_ROWS or rows > columns or rows * columns > MOST_POINTS:
-        raise UsageError(
-            f"{form}: {FEWEST_ROWS} rows or more, no fewer columns than rows, and at most {MOST_POINTS} points"
-        )
-    step = 180 / (rows - 1) if rows % 2 else 180 / rows
-    first = -90.0 if rows % 2 else -90.0 + step / 2
-    lat_deg, lon_deg = (np.arange(count, dtype=np.float64) for count in (rows, columns))
-    return LatLonGrid(lat_deg=first + step * lat_deg, lon_deg=360.0 / columns * lon_deg)
 
 
 def parse_bbox(text: str) -> tuple[float, float, float, float]:

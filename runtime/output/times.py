@@ -8,10 +8,12 @@ import cftime
 import numpy as np
 from numpy.typing import NDArray
 
-from .stores import Attribute, Coordinate
+from .store import Attribute, Coordinate
 
 REFERENCE, LEAD = "forecast_reference_time", "lead_time"  # dimensions of several forecasts
+
 REFERENCE_DATE = "1850-01-01 00:00:00"
+
 EIGHTH_OF_A_DAY_S = 10_800  # days in such steps are exact in binary
 
 

@@ -3,14 +3,17 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
+from fsae.runtime.errors import DataError
 
 Ints = NDArray[np.int64]
+
 Floats = NDArray[np.float64]
 
 # Row of the southernmost corner, and column, of each of the 12 base pixels, in units of a base pixel (eqs. 10-11).
 FACE_ROW = np.array([2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4])
+
 FACE_COLUMN = np.array([1, 3, 5, 7, 0, 2, 4, 6, 1, 3, 5, 7])
+
 MAX_ZOOM = 29
 
 

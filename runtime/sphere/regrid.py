@@ -11,22 +11,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
+from fsae.runtime.errors import DataError
+
 from .grids import LatLonGrid
 from .healpix import npix, pixel_centres, pixel_of, ring_to_nested
 
 Ints = NDArray[np.int64]
+
 Floats = NDArray[np.float64]
+
 PixelOf = Callable[[int, Floats, Floats], Ints]  # (zoom, lat_deg, lon_deg) -> nested pixel
 
 METHODS = ("auto", "bilinear", "conservative")
+
 MIN_VALID = 0.5  # share of a target's weight that must be on valid values
+
 # Pieces of a cell along the edge of a pixel, and the fewest along the edge of a cell. Even numbers, so that no piece of
 # a cell that is centred on a boundary of pixels, as longitude 0 or the equator, has its middle on that boundary.
 SAMPLES = 12
+
 MIN_PIECES = 4
+
 NEGLIGIBLE = 1e-13  # weights up to here are rounding errors of coordinates
+
 BALANCED = 1e-12  # largest relative error of an area when the balancing stops
+
 MAX_ROUNDS = 1000
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 
 from fsae.training.config import DEFAULT, Config, Files, input_files, read_config
-from fsae.training.run import read_statistics
-from fsae.training.stages import train
+from fsae.training.fitting.pipeline import train
+from fsae.training.fitting.run_folder import read_statistics
 
 PERIODS = ("data.training_years=[1948,1996]", "data.validation_years=[1997,2004]")
 FAST = ("autoencoder.sharpen=false", "autoencoder_fit.average_decay=0.98")

@@ -23,9 +23,10 @@ from speed import example, flop_of, models, windows
 from timing import report
 from torch import nn
 
-from fsae.export.graphs import DecoderGraph, EncoderGraph
-from fsae.runtime.bundle import Bundle, open_bundle
-from fsae.runtime.session import GraphCalls, open_graphs
+from fsae.export.graphs.trace import DecoderGraph, EncoderGraph
+from fsae.runtime.backends.choose import open_graphs
+from fsae.runtime.backends.graphs import GraphCalls
+from fsae.runtime.bundle.files import Bundle, open_bundle
 
 F32 = np.ndarray
 Call = Callable[[tuple[F32, ...]], Any]
@@ -81,9 +82,9 @@ def runtimes(bundle: Bundle, device: str, rows: int, folder: Path) -> dict[str, 
     """The runtime's backends; engines are built for exactly so many rows."""
     if device not in ("trt", "trt-rtx"):
         return {f"fsae {device}": open_graphs(bundle, device)}  # type: ignore[dict-item]
-    from fsae.export.builder import BuildOptions
-    from fsae.export.engines import build_engines
-    from fsae.runtime.tensorrt import TensorRTGraphs
+    from fsae.export.engines.build import build_engines
+    from fsae.export.engines.compile import BuildOptions
+    from fsae.runtime.backends.tensorrt import TensorRTGraphs
 
     own = open_bundle(shutil.copytree(bundle.folder, folder / f"rows-{rows}", ignore=shutil.ignore_patterns("trt")))
     build_engines(own, device, BuildOptions(profile=(rows, rows, rows)))

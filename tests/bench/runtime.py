@@ -35,7 +35,7 @@ def timed(*given):
     spent["cpu"] += time.thread_time() - cpu
     return found
 onnxruntime.InferenceSession.run = timed
-from fsae.runtime.cli import main
+from fsae.runtime.cli.main import main
 status = main(sys.argv[1:])
 peak = next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print("\\n" + json.dumps({**spent, "whole_cpu": time.process_time(), "peak_mib": peak, "status": status}))
@@ -81,7 +81,7 @@ def start_rows(rounds: int, model: tuple[str, ...]) -> list[dict[str, Any]]:
     """`fsae-run info` beside the import of NumPy alone."""
     commands = {
         "import numpy": [sys.executable, "-c", "import numpy"],
-        "info": [sys.executable, "-m", "fsae.runtime.cli", "info", *model],
+        "info": [sys.executable, "-m", "fsae.runtime.cli.main", "info", *model],
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(3 * rounds):

@@ -23,11 +23,11 @@ from speed import example, flop_of, session_of
 from timing import peak_mib, ratio, report, take_turns
 from torch import nn
 
-from fsae.export.graphs import DecoderGraph, EncoderGraph, export_graph
-from fsae.runtime.healpix import npix
-from fsae.runtime.session import cpu_rows
-from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
+from fsae.export.graphs.trace import DecoderGraph, EncoderGraph, export_graph
+from fsae.runtime.backends.onnx import cpu_rows
+from fsae.runtime.sphere.healpix import npix
 from fsae.training.config import DEFAULT, SHIPPED, read_config
+from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 
 ZOOMS = (4, 5, 6, 7, 8)
 ROWS = (2, 4, 8, 16)

@@ -22,13 +22,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from zoom8 import RATIOS, build
 
-from fsae.export.graphs import DecoderGraph, EncoderGraph, export_graph
-from fsae.export.quantize import quantize
-from fsae.runtime.healpix import npix
-from fsae.training.autoencoder import Autoencoder
+from fsae.export.graphs.trace import DecoderGraph, EncoderGraph, export_graph
+from fsae.export.precisions.int8 import quantize
+from fsae.runtime.sphere.healpix import npix
 from fsae.training.config import DEFAULT, read_config
-from fsae.training.denoiser import Denoiser
-from fsae.training.run import load_run, make_denoiser
+from fsae.training.fitting.run_folder import load_run, make_denoiser
+from fsae.training.networks.autoencoder import Autoencoder
+from fsae.training.networks.denoiser import Denoiser
 
 F32 = np.ndarray
 ROWS = 8  # what the runtime computes at once at zoom 5

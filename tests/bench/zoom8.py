@@ -20,10 +20,10 @@ import onnxruntime
 import torch
 from timing import take_turns
 
-from fsae.export.graphs import DecoderGraph, EncoderGraph, export_graph
-from fsae.runtime.healpix import npix
-from fsae.training.autoencoder import Autoencoder
+from fsae.export.graphs.trace import DecoderGraph, EncoderGraph, export_graph
+from fsae.runtime.sphere.healpix import npix
 from fsae.training.config import SHIPPED, read_config
+from fsae.training.networks.autoencoder import Autoencoder
 
 RATIOS = (4, 16, 64, 256)
 

@@ -8,13 +8,13 @@ import pytest
 import xarray as xr
 
 import fsae.runtime
-from fsae.runtime.bundle import COMPILED, Bundle, find_bundle, open_bundle, shipped_folder
-from fsae.runtime.cli import main
-from fsae.runtime.climatology import evaluate, season
-from fsae.runtime.encoder_input import open_fields
-from fsae.runtime.healpix import coarsen
-from fsae.runtime.request import Request
-from fsae.runtime.session import open_graphs
+from fsae.runtime.backends.choose import open_graphs
+from fsae.runtime.bundle.files import COMPILED, Bundle, find_bundle, open_bundle, shipped_folder
+from fsae.runtime.cli.main import main
+from fsae.runtime.climate.climatology import evaluate, season
+from fsae.runtime.codec.encoder_input import open_fields
+from fsae.runtime.ensemble.request import Request
+from fsae.runtime.sphere.healpix import coarsen
 
 PROMISED_RMSE_K = {"ratio-4": 0.105, "default": 0.29, "ratio-64": 0.52, "ratio-256": 0.80}  # global, 2005-2014
 CONSERVED_K = 1e-3  # cell means of the coarsest zoom, float32 latents

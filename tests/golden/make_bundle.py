@@ -20,9 +20,9 @@ sys.path.insert(0, str(GOLDEN.parent))
 
 from conftest import LATENT_PIXELS, VARIABLES, make_tiny_bundle, tiny_manifest, tiny_tables  # noqa: E402
 
-from fsae.runtime.bundle import hash_files, write_manifest  # noqa: E402
-from fsae.runtime.manifest import Certificate, EnsembleParity, Manifest, Source  # noqa: E402
-from fsae.runtime.schema import SCHEMA_VERSION  # noqa: E402
+from fsae.runtime.bundle.files import hash_files, write_manifest  # noqa: E402
+from fsae.runtime.bundle.manifest import Certificate, EnsembleParity, Manifest, Source  # noqa: E402
+from fsae.runtime.bundle.schema import SCHEMA_VERSION  # noqa: E402
 
 
 def season_std() -> np.ndarray:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fsae.export.originals import expected_of, make_parts, original_run
-from fsae.export.samples import take
-from fsae.runtime.session import OUTPUTS
-from fsae.training.autoencoder import AutoencoderConfig
+from fsae.export.certificate.originals import expected_of, make_parts, original_run
+from fsae.export.graphs.inputs import take
+from fsae.runtime.backends.graphs import OUTPUTS
 from fsae.training.config import Config, DataConfig, Files, FitConfig, VariableConfig
-from fsae.training.denoiser import DenoiserConfig
-from fsae.training.run import Run, load_run
-from fsae.training.stages import train
+from fsae.training.fitting.pipeline import train
+from fsae.training.fitting.run_folder import Run, load_run
+from fsae.training.networks.autoencoder import AutoencoderConfig
+from fsae.training.networks.denoiser import DenoiserConfig
 
 SAMPLE = "ncep1-tas-mon-200501-201412.nc"
 STEPS, ROWS = 60, 4

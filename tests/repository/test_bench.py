@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from fsae.training.config import SHIPPED, read_config
 
-BENCH = Path(__file__).parent / "bench"
+BENCH = Path(__file__).parents[1] / "bench"
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ from test_joining import series
 
 import fsae.runtime
 from fsae.runtime import Request, Selection
-from fsae.runtime.bundle import Bundle
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.emulator import write_climatology
 from fsae.runtime.errors import UsageError
-from fsae.runtime.healpix import npix
-from fsae.runtime.session import OnnxGraphs
+from fsae.runtime.sphere.healpix import npix
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = ROOT / "runtime" / "README.md"
 MEMBERS = 3
 
@@ -232,7 +232,7 @@ def test_a_stream_holds_a_batch(emulator: fsae.runtime.Emulator, monkeypatch: py
         next(windows)
         assert len(decoded) == given
     monkeypatch.setattr(fsae.runtime.emulator, "choose_batch", lambda *_, **__: 64)
-    monkeypatch.setattr(fsae.runtime.memory.MemoryLimit, "left", property(lambda self: 6 * 4 * 6 * 2 * npix(2)))
+    monkeypatch.setattr(fsae.runtime.ensemble.batch.MemoryLimit, "left", property(lambda self: 6 * 4 * 6 * 2 * npix(2)))
     decoded.clear()
     next(counting.stream(Request(members=1000, steps=6)))  # three of the members that memory has room for twice
     assert len(decoded) <= 6

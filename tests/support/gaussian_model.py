@@ -8,16 +8,15 @@ import dataclasses
 import cftime
 import numpy as np
 
-from fsae.runtime import climatology as harmonic
-from fsae.runtime.ensemble import LatentModel
-from fsae.runtime.fields import VariableSpec
-from fsae.runtime.healpix import coarsen, npix, refine
-from fsae.runtime.manifest import Sampler, Time
-from fsae.runtime.session import DenoiserInputs
+from fsae.runtime.backends.graphs import DenoiserInputs
+from fsae.runtime.bundle.manifest import Sampler, Time
+from fsae.runtime.climate import climatology as harmonic
+from fsae.runtime.ensemble.members import LatentModel
+from fsae.runtime.input.fields import VariableSpec
+from fsae.runtime.sphere.healpix import coarsen, npix, refine
 from fsae.training.config import VariableConfig
-from fsae.training.evaluation import Candidate
-from fsae.training.periods import Material
-from fsae.training.subject import Period, Subject
+from fsae.training.evaluation.model import Candidate, Period, Subject
+from fsae.training.evaluation.periods import Material
 
 ZOOM, LATENT_ZOOM, WINDOW = 2, 1, 3
 SCALE, MIDDLE_YEAR = 2.0, 1990.0

@@ -12,8 +12,8 @@ NURSERY = """
 import json, os, signal, sys, time
 import numpy, onnxruntime, xarray, zarr, zarr.api.synchronous, h5netcdf
 import fsae.runtime.emulator
-from fsae.runtime.cli import main
-from fsae.runtime.session import OnnxGraphs
+from fsae.runtime.cli.main import main
+from fsae.runtime.backends.onnx import OnnxGraphs
 
 def run(slow_s, fatal, folder, words, log):
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)

@@ -12,11 +12,11 @@ import xarray as xr
 from conftest import tiny_manifest
 
 import fsae.runtime
-from fsae.runtime.bundle import write_manifest
+from fsae.runtime.bundle.files import write_manifest
+from fsae.runtime.bundle.manifest import Manifest
 from fsae.runtime.emulator import write_climatology
-from fsae.runtime.manifest import Manifest
-from fsae.runtime.request import Request
-from fsae.runtime.selection import Selection
+from fsae.runtime.ensemble.request import Request
+from fsae.runtime.output.selection import Selection
 
 VERBS = (
     "generate-native",

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from fsae.runtime.bundle import Bundle, file_entry
-from fsae.runtime.engines import INDEX, Engine, Target, engine_folder, index_text, this_platform
+from fsae.runtime.backends.engine_index import INDEX, Engine, Target, engine_folder, index_text, this_platform
+from fsae.runtime.bundle.files import Bundle, file_entry
 
 HERE = Target(flavour="trt", version="10.9.0", compute_capability="8.9", platform=this_platform())
 

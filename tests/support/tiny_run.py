@@ -8,19 +8,16 @@ import onnx
 import torch
 from torch import nn
 
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.climatology import anomaly_scale, fit, season
-from fsae.runtime.fields import read_fields
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.manifest import Variable
-from fsae.runtime.output import Layout, Unit, open_output
-from fsae.runtime.session import INPUTS, DenoiserInputs, Graphs
-from fsae.runtime.time_axis import encode_times
-from fsae.training.autoencoder import AutoencoderConfig
+from fsae.runtime.backends.graphs import INPUTS, DenoiserInputs, Graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Variable
+from fsae.runtime.climate.climatology import anomaly_scale, fit, season
+from fsae.runtime.input.fields import read_fields
+from fsae.runtime.output.layout import Layout, Unit, open_output
+from fsae.runtime.output.times import encode_times
+from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.training.config import Config, DataConfig, FastConfig, FitConfig, SamplerConfig, VariableConfig
-from fsae.training.denoiser import Denoiser, DenoiserConfig
-from fsae.training.halo import spherical_harmonics
-from fsae.training.run import (
+from fsae.training.fitting.run_folder import (
     Facts,
     InputFile,
     fast_levels,
@@ -30,7 +27,10 @@ from fsae.training.run import (
     write_record,
     write_statistics,
 )
-from fsae.training.wiener import WAVES
+from fsae.training.networks.autoencoder import AutoencoderConfig
+from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
+from fsae.training.networks.halo import spherical_harmonics
+from fsae.training.networks.wiener import WAVES
 
 TAS = Variable(
     name="tas",

@@ -1,6 +1,5 @@
 """`fsae-train`: prepare data, train the autoencoder and the diffusion model, evaluate on years not seen."""
 
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +10,11 @@ import click
 
 from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
 
+from .studies import STUDIES, log_to
+
 if TYPE_CHECKING:
-    from .config import Config, Files
+    from fsae.training.config import Config, Files
+
 
 EXAMPLES = """\b
 Examples:
@@ -78,7 +80,7 @@ def training_arguments(command: Callable[..., None]) -> Callable[..., None]:
 
 def find_training(config: Path | None, devices: int | None, changes: tuple[str, ...]) -> tuple["Config", "Files"]:
     """The configuration that is to be trained, with its files; UsageError where one is missing."""
-    from .config import SHIPPED, Files, find_config, input_files, read_config
+    from fsae.training.config import SHIPPED, Files, find_config, input_files, read_config
 
     source = find_config(config)
     settings = read_config(source, changes)
@@ -123,8 +125,8 @@ def fit(
 
     Interrupted, the same command goes on.
     """
-    from .processes import is_first
-    from .stages import train
+    from fsae.training.fitting.pipeline import train
+    from fsae.training.fitting.processes import is_first
 
     settings, files = find_training(config, devices, changes)
     folder = out / (name or settings.name)
@@ -146,8 +148,8 @@ def cnn_vae(
 
     Interrupted, the same command goes on.
     """
-    from .cnn_stage import check_autoencoder, train_cnn_vae
-    from .processes import is_first
+    from fsae.training.fitting.cnn_vae import check_autoencoder, train_cnn_vae
+    from fsae.training.fitting.processes import is_first
 
     settings, files = find_training(config, devices, changes)
     folder = out / (name or settings.name)
@@ -172,9 +174,9 @@ def prepare(
     inputs: tuple[Path, ...], output: Path, names: tuple[str, ...], zoom: int | None, method: str, overwrite: bool
 ) -> None:
     """Put INPUTS (CF NetCDF or Zarr, lat-lon or HEALPix) on nested HEALPix, into the Zarr store OUTPUT."""
-    from .prepare import describe_variables
-    from .prepare import prepare as run_prepare
-    from .progress import steps_bar
+    from fsae.training.data.prepare import describe_variables
+    from fsae.training.data.prepare import prepare as run_prepare
+    from fsae.training.fitting.progress import steps_bar
 
     variables = describe_variables(inputs, names)
     with steps_bar("prepare", sys.stderr.isatty()) as moved:
@@ -182,219 +184,8 @@ def prepare(
     click.echo(f"wrote {output}: {', '.join(v.name for v in variables)}")
 
 
-@cli.command(context_settings={"show_default": True})
-@click.argument("model", required=False)
-@click.option("--members", type=click.IntRange(min=2), default=20, help="Members of the generated ensemble.")
-@click.option("--sample-steps", type=click.IntRange(min=1), help="Noise levels; default: the model's own.")
-@click.option("--data", type=click.Path(path_type=Path), help="Configuration with data for a bundle; default: sample.")
-@click.option(
-    "--static",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="File with a land mask (lsm, 0 to 1), for figures of land and ocean (repeatable).",
-)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
-def evaluate(
-    model: str | None,
-    members: int,
-    sample_steps: int | None,
-    data: Path | None,
-    static: tuple[Path, ...],
-    json_path: Path | None,
-) -> None:
-    """Figures of MODEL (a run or a bundle; default: the newest run) on its evaluation years, beside baselines."""
-    if json_path is not None and not json_path.parent.is_dir():
-        raise OutputError(f"found no folder {json_path.parent} for --json: make it first")
-    from .evaluation import evaluate_model
-
-    log_to(None)
-
-    text, record = evaluate_model(model, members=members, sample_steps=sample_steps, data=data, static=static)
-    if json_path is not None:
-        json_path.write_text(record, encoding="utf-8")
-    click.echo(text)
-
-
-@cli.command(context_settings={"show_default": True})
-@click.argument("model", required=False)
-@click.option("--members", type=click.IntRange(min=2), default=20, help="Members of each forecast.")
-@click.option("--leads", type=click.IntRange(min=1), default=6, help="Steps of each forecast.")
-@click.option("--every", type=click.IntRange(min=1), default=1, help="Steps from one start to the next.")
-@click.option("--data", type=click.Path(path_type=Path), help="Configuration with other data; default: see evaluate.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
-def hindcast(
-    model: str | None, members: int, leads: int, every: int, data: Path | None, json_path: Path | None
-) -> None:
-    """Skill of MODEL (a run or a bundle; default: the newest run) started from each month of the evaluation years.
-
-    CRPS, spread and rank histograms at each lead, beside climatology, persistence and an autoregression.
-    """
-    from .hindcast import hindcast_model
-    from .progress import steps_bar
-
-    with steps_bar("hindcast", sys.stderr.isatty()) as moved:
-        write_figures(
-            json_path,
-            lambda: hindcast_model(model, data=data, members=members, leads=leads, every=every, progress=moved),
-        )
-
-
-@cli.command(context_settings={"show_default": True})
-@click.argument("model", required=False)
-@click.option("--members", type=click.IntRange(min=2), default=10, help="Members that follow the calendar year.")
-@click.option("--stability-members", type=click.IntRange(min=2), default=20, help="Members under constant forcing.")
-@click.option("--years", type=click.IntRange(min=20), default=30, help="Years under constant forcing.")
-@click.option("--data", type=click.Path(path_type=Path), help="Configuration with other data; default: see evaluate.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
-def decades(
-    model: str | None, members: int, stability_members: int, years: int, data: Path | None, json_path: Path | None
-) -> None:
-    """Response of MODEL (a run or a bundle; default: the newest run) to the calendar year, and its stability.
-
-    Decadal means and trends beside the data's, the evaluation years as extrapolation, then decades without forcing.
-    """
-    from .decades import decades_of_model
-    from .progress import steps_bar
-
-    with steps_bar("decades", sys.stderr.isatty()) as moved:
-        write_figures(
-            json_path,
-            lambda: decades_of_model(
-                model, data=data, members=members, stability_members=stability_members, years=years, progress=moved
-            ),
-        )
-
-
-@cli.command(context_settings={"show_default": True})
-@click.argument("model", required=False)
-@click.option("--members", type=click.IntRange(min=2), default=10, help="Members that every row draws.")
-@click.option("--steps", default="4,6,8,12,18,32", metavar="N,...", help="Numbers of steps to try.")
-@click.option("--years", metavar="A-B", help="Years to draw, not of evaluation; default: the last ten of training.")
-@click.option("--data", type=click.Path(path_type=Path), help="Configuration with other data; default: see evaluate.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
-def samplers(
-    model: str | None, members: int, steps: str, years: str | None, data: Path | None, json_path: Path | None
-) -> None:
-    """Cost and quality of the samplers of MODEL (a run or a bundle; default: the newest run) by number of steps.
-
-    Recommended: the fewest denoiser calls whose energy scores are within 2 % of the best.
-    """
-    from .sampler_table import samplers_of_model, step_counts, year_range
-
-    counts = step_counts(steps)
-    chosen = None if years is None else year_range(years)
-    write_figures(json_path, lambda: samplers_of_model(model, members=members, steps=counts, years=chosen, data=data))
-
-
-@cli.command(context_settings={"show_default": True})
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
-@click.option("--members", type=click.IntRange(min=2), default=20, help="Members that every run draws.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
-def sources(runs: tuple[Path, ...], members: int, json_path: Path | None) -> None:
-    """What each source adds: ensembles of several RUNs on the evaluation years, side by side.
-
-    The runs share data and autoencoder; their diffusion models learned from other sources (table [sources]).
-    """
-    from .source_table import sources_of_runs
-
-    write_figures(json_path, lambda: sources_of_runs(runs, members))
-
-
-def write_figures(json_path: Path | None, make: Callable[[], tuple[str, str]]) -> None:
-    """Print the text that `make` gives and write its JSON, whose folder must be there before the work begins."""
-    if json_path is not None and not json_path.parent.is_dir():
-        raise OutputError(f"found no folder {json_path.parent} for --json: make it first")
-    log_to(None)
-    text, record = make()
-    if json_path is not None:
-        json_path.write_text(record, encoding="utf-8")
-    click.echo(text)
-
-
-@cli.command(context_settings={"show_default": True})
-@click.argument("model")
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SOURCE...")
-@click.option("--from-zoom", "coarse_zoom", type=int, default=3, help="Zoom the sources are averaged to.")
-@click.option("--name", "names", metavar="TAS=TS", multiple=True, help="What the sources call a variable.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
-def superres(
-    model: str, sources: tuple[Path, ...], coarse_zoom: int, names: tuple[str, ...], json_path: Path | None
-) -> None:
-    """Zero-shot super-resolution by MODEL (a run or a bundle) of other models' output, beside interpolation.
-
-    Every SOURCE is averaged to a coarse zoom, super-resolved through its own climatology, and compared with itself.
-    """
-    if json_path is not None and not json_path.parent.is_dir():
-        raise OutputError(f"found no folder {json_path.parent} for --json: make it first")
-    import json
-
-    from fsae.runtime.terminal import name_pairs
-
-    from .evaluation import candidate_of
-    from .transfer import format_transfer, rows_json, transfer
-
-    log_to(None)
-    candidate, called = candidate_of(model), name_pairs(names)
-    rows = [
-        row
-        for source in sources
-        for row in transfer(candidate.subject, candidate.variables, source, coarse_zoom, called)
-    ]
-    if json_path is not None:
-        json_path.write_text(json.dumps(rows_json(rows), indent=2), encoding="utf-8")
-    click.echo(format_transfer(rows))
-
-
-@cli.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
-@click.option(
-    "--static",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="File with orography (orog, m) or land mask (lsm), for errors on steep slopes and coasts (repeatable).",
-)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures there too.")
-def compare(runs: tuple[Path, ...], static: tuple[Path, ...], json_path: Path | None) -> None:
-    """Figures of finished runs on the same data, at several ratios, beside their CNN-VAEs, EOFs and block means."""
-    if json_path is not None and not json_path.parent.is_dir():
-        raise OutputError(f"found no folder {json_path.parent} for --json: make it first")
-    from .compare import compare_runs
-    from .comparison import comparison_json, format_comparison
-
-    log_to(None)
-    found = compare_runs(runs, static)
-    if json_path is not None:
-        json_path.write_text(comparison_json(found), encoding="utf-8")
-    click.echo(format_comparison(found))
-
-
-@cli.command(context_settings={"show_default": True})
-@click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the pictures; default: RUN/analysis.")
-@click.option("--seed", type=int, default=0, help="Seed of t-SNE; it starts from PCA: little changes.")
-@click.option("--quiet", is_flag=True, help="No progress bar.")
-def analyse(run: Path | None, out: Path | None, seed: int, quiet: bool) -> None:
-    """Season, warming and eruptions in the compressed space of RUN (default: the newest), as tables and pictures."""
-    from .analyse import analyse_run
-
-    log_to(None)
-    click.echo(analyse_run(run, out, seed=seed, progress=not quiet and sys.stderr.isatty()))
-
-
-def log_to(path: Path | None) -> None:
-    """Send the log to stderr and, where given, to the end of the file `path`."""
-    logger = logging.getLogger("fsae")
-    logger.setLevel(logging.INFO)
-    for handler in logger.handlers:
-        handler.close()
-    logger.handlers.clear()
-    terminal = logging.StreamHandler()
-    terminal.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(terminal)
-    if path is not None:
-        file = logging.FileHandler(path, encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logger.addHandler(file)
+for study in STUDIES:
+    cli.add_command(study)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fsae.runtime.ensemble import SOURCES
+from fsae.runtime.diffusion.sampler import noise_features
+from fsae.runtime.ensemble.members import SOURCES
 from fsae.runtime.errors import DataError
-from fsae.runtime.sampler import noise_features
+from fsae.training.config import NoiseConfig
 
-from .config import NoiseConfig
 from .normalisation import Series
 
 F32 = NDArray[np.float32]

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import WeightMaker
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import npix
-from fsae.runtime.regrid import Weights, bilinear_weights, conservative_weights
+from fsae.runtime.input.fields import WeightMaker
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import npix
+from fsae.runtime.sphere.regrid import Weights, bilinear_weights, conservative_weights
 
 log = logging.getLogger("fsae.training")
 

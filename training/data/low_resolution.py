@@ -13,22 +13,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fsae.runtime import climatology
-from fsae.runtime.calendar import time_index
+from fsae.runtime.climate import climatology
+from fsae.runtime.climate.calendar import time_index
+from fsae.runtime.climate.transforms import forward
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import Fields, read_fields
-from fsae.runtime.healpix import coarsen, refine
-from fsae.runtime.pyramid import decompose, level_mask, recompose
-from fsae.runtime.transforms import forward
+from fsae.runtime.input.fields import Fields, read_fields
+from fsae.runtime.sphere.healpix import coarsen, refine
+from fsae.runtime.sphere.pyramid import decompose, level_mask, recompose
+from fsae.training.config import Config, LowResolution
+from fsae.training.networks.autoencoder import Autoencoder
 
-from .autoencoder import Autoencoder
-from .config import Config, LowResolution
+from .datasets import Stretch
+from .healpy_weights import healpy_weights
 from .normalisation import Series, transforms_of
-from .samples import Stretch
-from .weights import healpy_weights
 
 F32 = NDArray[np.float32]
+
 F64 = NDArray[np.float64]
+
 log = logging.getLogger("fsae.training")
 
 BATCH = 32  # steps encoded at once

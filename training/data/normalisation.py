@@ -1,7 +1,7 @@
 """Normalised anomalies: what is taken off and divided by, fitted in parts, and read from disk where memory is short.
 
-y = (t(x) - mu(p, phase)) / (s s_p): t is the variable's transform (runtime/transforms.py), mu its climatology or, as in
-the papers, its mean alone, s its scale and s_p, where asked for, the deviation of each pixel divided by s.
+y = (t(x) - mu(p, phase)) / (s s_p): t is the variable's transform (runtime/climate/transforms.py), mu its climatology
+or, as in the papers, its mean alone, s its scale and s_p, where asked for, the deviation of each pixel divided by s.
 """
 
 import logging
@@ -11,18 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime import climatology
+from fsae.runtime.climate import climatology
+from fsae.runtime.climate.transforms import Transform, forward
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import Fields
-from fsae.runtime.transforms import Transform, forward
-
-from .config import Config, DataConfig
+from fsae.runtime.input.fields import Fields
+from fsae.training.config import Config, DataConfig
 
 F32 = NDArray[np.float32]
+
 F64 = NDArray[np.float64]
+
 log = logging.getLogger("fsae.training")
 
 HELD_VALUES = 1 << 23  # values worked on at once: 64 MiB in float64
+
 # Least scale of a pixel, in scales of its variable: where a field hardly varies, division would make signal of noise.
 PIXEL_FLOOR = 0.05
 

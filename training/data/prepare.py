@@ -9,17 +9,20 @@ from typing import Protocol
 
 import numpy as np
 
-from fsae.runtime.calendar import step_bounds, time_method
+from fsae.runtime.climate.calendar import step_bounds, time_method
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import Fields, VariableSpec
-from fsae.runtime.grids import Grid, find_grid, is_same
-from fsae.runtime.healpix import npix
-from fsae.runtime.inputs import find_dates, open_source, standard
-from fsae.runtime.joining import join, open_parts
-from fsae.runtime.output import Layout, Unit, open_output
-from fsae.runtime.time_axis import encode_times
+from fsae.runtime.input.dates import find_dates
+from fsae.runtime.input.fields import Fields, VariableSpec
+from fsae.runtime.input.grid_detection import find_grid
+from fsae.runtime.input.joining import join, open_parts
+from fsae.runtime.input.sources import open_source
+from fsae.runtime.input.variables import standard
+from fsae.runtime.output.layout import Layout, Unit, open_output
+from fsae.runtime.output.times import encode_times
+from fsae.runtime.sphere.grids import Grid, is_same
+from fsae.runtime.sphere.healpix import npix
 
-from .weights import healpy_weights
+from .healpy_weights import healpy_weights
 
 log = logging.getLogger("fsae.training")
 

@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import Fields, read_fields
+from fsae.runtime.input.fields import Fields, read_fields
+from fsae.training.config import Config
+from fsae.training.networks.autoencoder import Autoencoder
 
-from .autoencoder import Autoencoder
-from .config import Config
 from .normalisation import Series
 
 F32 = NDArray[np.float32]
 
 BATCH = 32  # steps encoded at once, fewer where fields are large
+
 BATCH_VALUES = 1 << 23  # their values: 32 MiB
 
 

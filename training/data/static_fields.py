@@ -7,13 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import converter
-from fsae.runtime.grids import locate, supported_zoom
-from fsae.runtime.inputs import choose_variable, has_variable, open_source
+from fsae.runtime.input.fields import converter
+from fsae.runtime.input.grid_detection import locate
+from fsae.runtime.input.sources import open_source
+from fsae.runtime.input.variables import choose_variable, has_variable
+from fsae.runtime.sphere.grids import supported_zoom
 
-from .weights import healpy_weights
+from .healpy_weights import healpy_weights
 
 F32 = NDArray[np.float32]
+
 F64 = NDArray[np.float64]
 
 STANDARD_NAMES = {"orog": "surface_altitude", "lsm": "land_binary_mask"}  # [m], and land as 0 to 1

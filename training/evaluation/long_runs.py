@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.ensemble import Steps, generate, windows_needed
-from fsae.runtime.generation import timeline
+from fsae.runtime.ensemble.generate import timeline
+from fsae.runtime.ensemble.members import Steps, generate, windows_needed
 
 from .periods import Material, departures
 
 Array = NDArray[np.float64]
+
 Fields = NDArray[np.float32]
+
 Pieces = Iterable[tuple[slice, slice, Fields]]  # members, steps, departures (member, time, variable, pixel)
+
 Moved = Callable[[], None]  # called after every piece
 
 MEMBERS_AT_ONCE = 20  # memory, never results

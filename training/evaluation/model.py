@@ -1,17 +1,27 @@
 """What an evaluation looks at: a trained model, and the periods of real fields it is compared with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime import climatology as harmonic
+from fsae.runtime.backends.choose import open_graphs
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import open_bundle
+from fsae.runtime.bundle.manifest import Sampler, Time
+from fsae.runtime.climate import climatology as harmonic
+from fsae.runtime.climate.transforms import Transform, forward, transformed_units
+from fsae.runtime.ensemble.generate import timeline
+from fsae.runtime.ensemble.members import LatentModel, generate, latent_model
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import coarsen, npix, refine
-from fsae.runtime.pyramid import level_mask
-from fsae.runtime.transforms import Transform, forward
+from fsae.runtime.input.fields import VariableSpec
+from fsae.runtime.sphere.healpix import coarsen, npix, refine
+from fsae.runtime.sphere.pyramid import level_mask
+from fsae.training.fitting.run_folder import Run, load_run, samplers_of
+from fsae.training.networks.torch_graphs import TorchGraphs
 
 Fields = NDArray[np.float32]
 
@@ -110,3 +120,118 @@ def rebuild(subject: Subject, period: Period, zoom: int) -> Fields:
         latent = subject.codec.encode(seen, season[part], masks)
         decoded[part] = subject.codec.decode(latent, season[part])
     return anomalies(subject, period, decoded)
+
+
+F32 = NDArray[np.float32]
+
+MEMBERS_AT_ONCE = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What is evaluated: the graphs, what the table says of them, and how they generate (None: they do not)."""
+
+    subject: Subject
+    graphs: Graphs
+    latent: LatentModel | None
+    fast: Sampler | None  # of the distilled denoiser
+    time: Time
+    cell_methods: str
+    variables: tuple[VariableSpec, ...]
+
+
+def with_sampler_steps(candidate: Candidate, steps: int | None) -> Candidate:
+    """The candidate with another number of sampler steps; as it is where None are given or it does not generate."""
+    if candidate.latent is None or steps is None:
+        return candidate
+    sampler = replace(candidate.latent.sampler, steps=steps)
+    return replace(candidate, latent=replace(candidate.latent, sampler=sampler))
+
+
+def candidate_of(model: str) -> Candidate:
+    """The candidate in a run's folder, or a bundle by path or name."""
+    folder = Path(model)
+    return of_run(load_run(folder)) if (folder / "config.json").exists() else of_bundle(model)
+
+
+def of_run(run: Run) -> Candidate:
+    """A training run, through PyTorch."""
+    config, facts, statistics = run.config, run.facts, run.statistics
+    graphs = TorchGraphs(run.autoencoder, run.denoiser, run.fast)
+    sampler, fast = samplers_of(config)
+    latent = None
+    if config.diffusion is not None:
+        latent = LatentModel(
+            window=config.diffusion.window,
+            previous=config.diffusion.previous,
+            shape=(len(config.data.variables), statistics["latent_cell_std"].shape[1]),
+            zooms=config.autoencoder.latent_zooms,
+            cell_std=statistics["latent_cell_std"],
+            season_std=statistics["latent_season_std"],
+            level_std=statistics["latent_level_std"],
+            sampler=sampler,
+            source=config.sources.labels[0],
+        )
+    return Candidate(
+        subject=Subject(
+            name=run.path.name,
+            codec=graphs,
+            variables=tuple((v.name, transformed_units(v.units, v.transform)) for v in config.data.variables),
+            zooms=config.autoencoder.zooms,
+            latent_zoom=config.autoencoder.latent_zoom,
+            harmonics=config.data.harmonics,
+            climatology=statistics["climatology"],
+            scale=statistics["scale"],
+            transforms=tuple(v.transform for v in config.data.variables),
+            step=facts.step,
+        ),
+        graphs=graphs,
+        latent=latent,
+        fast=fast,
+        time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
+        cell_methods=config.data.variables[0].cell_methods,
+        variables=config.data.variables,
+    )
+
+
+def of_bundle(model: str) -> Candidate:
+    """An exported bundle, through the runtime: what is served."""
+    bundle = open_bundle(model)
+    manifest, tables = bundle.manifest, bundle.tables
+    graphs = open_graphs(bundle, "cpu")
+    latent = latent_model(bundle) if manifest.denoiser is not None else None
+    return Candidate(
+        subject=Subject(
+            name=manifest.name,
+            codec=graphs,
+            variables=tuple((v.name, transformed_units(v.units, v.transform)) for v in manifest.variables),
+            zooms=manifest.zooms,
+            latent_zoom=manifest.latent.zoom,
+            harmonics=manifest.time.harmonics,
+            climatology=tables.climatology,
+            scale=tables.scale,
+            transforms=tuple(v.transform for v in manifest.variables),
+            step=manifest.time.step,
+        ),
+        graphs=graphs,
+        latent=latent,
+        fast=manifest.fast,
+        time=manifest.time,
+        cell_methods=manifest.variables[0].cell_methods,
+        variables=manifest.variables,
+    )
+
+
+def draw(candidate: Candidate, members: int, start: Any, steps: int, seed: int) -> F32:
+    """Generated fields (member, time, variable, pixel) [physical units] of `steps` steps from `start` on.
+
+    DataError where the candidate does not generate.
+    """
+    if candidate.latent is None:
+        raise DataError("found a model without a denoiser, expected one that generates")
+    line = timeline(candidate.time, candidate.latent.window, candidate.cell_methods, start, steps)
+    whole = np.empty((members, steps, len(candidate.variables), npix(candidate.subject.zooms[-1])), dtype=np.float32)
+    pieces = generate(candidate.latent, candidate.graphs, range(members), line.steps, steps, seed, MEMBERS_AT_ONCE)
+    for unit in pieces:
+        whole[unit.members, unit.times] = unit.values
+    return whole

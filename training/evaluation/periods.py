@@ -1,5 +1,6 @@
 """A model with its training and evaluation years in memory, and departures of any fields from its climatology."""
 
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,19 +8,41 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime import climatology as harmonic
-from fsae.runtime.calendar import time_index
-from fsae.runtime.ensemble import LatentModel
+from fsae.runtime.climate import climatology as harmonic
+from fsae.runtime.climate.calendar import time_index
+from fsae.runtime.climate.transforms import forward
+from fsae.runtime.ensemble.members import LatentModel
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.fields import read_fields
-from fsae.runtime.transforms import forward
+from fsae.runtime.input.fields import Fields, read_fields
+from fsae.training.config import DEFAULT, Config, input_files, read_config
+from fsae.training.data.prepare import prepare
+from fsae.training.data.prepared import part_of
+from fsae.training.fitting.run_folder import latest_run, load_run
 
-from .config import DEFAULT, read_config
-from .evaluation import Candidate, candidate_of, period_of, prepared_inputs
-from .run import latest_run, load_run
-from .subject import Period, Subject
+from .model import Candidate, Period, Subject, candidate_of
 
-Fields = NDArray[np.float32]
+log = logging.getLogger("fsae.training")
+
+
+def prepared_inputs(candidate: Candidate, config: Config, source: Path, scratch: Path) -> Path:
+    """The inputs of a configuration on the candidate's grid, prepared into `scratch`."""
+    inputs = input_files(config.data.inputs, source)
+    missing = [str(path) for path in inputs if not path.exists()]
+    if missing:
+        raise UsageError(f"found no {missing[0]}: give the data as a training configuration, --data CONFIG.toml")
+    log.info("prepare: %d files", len(inputs))
+    output = scratch / "data.zarr"
+    prepare(inputs, output, config.data.variables, zoom=candidate.subject.zooms[-1], method=config.data.method)
+    return output
+
+
+def period_of(fields: Fields, years: tuple[int, int]) -> Period:
+    """The fields of `years`, in memory."""
+    part = part_of(fields, years)
+    return Period(values=fields.read(part)[0], phase=fields.phase[part], times=fields.times[part])
+
+
+F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +116,7 @@ def since(period: Period, year: int) -> Period:
     return Period(values=period.values[first:], phase=period.phase[first:], times=period.times[first:])
 
 
-def departures(subject: Subject, values: Fields, season: Fields) -> Fields:
+def departures(subject: Subject, values: F32, season: F32) -> F32:
     """Departures (..., time, variable, pixel) of physical fields from the training climatology, in `subject`'s units.
 
     `season` (time, 2K); a transformed variable departs as its transform.
@@ -103,6 +126,6 @@ def departures(subject: Subject, values: Fields, season: Fields) -> Fields:
     )
 
 
-def departures_of(subject: Subject, period: Period) -> Fields:
+def departures_of(subject: Subject, period: Period) -> F32:
     """Departures (time, variable, pixel) of a period's own fields."""
     return departures(subject, period.values, harmonic.season(period.phase, subject.harmonics))

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.healpix import coarsen, npix, refine, zoom_of
+from fsae.runtime.sphere.healpix import coarsen, npix, refine, zoom_of
+from fsae.training.metrics import baselines, scores
 
-from . import baselines, scores
+from .model import Fields, Period, Subject, anomalies, rebuild
 from .report import FieldErrors
-from .subject import Fields, Period, Subject, anomalies, rebuild
 
 Rebuilt = tuple[str, int, Fields]  # name of the method, numbers stored per step, anomalies (time, variable, pixel)
 
 MODEL = "field-space autoencoder"
+
 SEEN_STRIDE = 7  # every seventh training step: a seventh of the time, and all months of the year
 
 

@@ -1,10 +1,10 @@
 """Records of an evaluation: the model beside its baselines; as JSON, and the table that reports are written with."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from .record_json import as_json
+from typing import Any
 
 # Largest RMSE [K] of monthly near-surface temperature at each ratio; at 64 and 256 what EOFs reach, fitted on the same
 # years, with as many coefficients.
@@ -177,3 +177,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     return [line(header), rule, *(line(row) for row in rows)]
+
+
+# Frozen records as JSON.
+
+
+def as_json(record: Any) -> str:
+    """A frozen record as JSON, keys in the order of its fields; infinite and undefined numbers become null."""
+    return json.dumps(_plain(dataclasses.asdict(record)), indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    finite = not isinstance(value, float) or abs(value) < float("inf")  # false for NaN as well
+    return value if finite else None

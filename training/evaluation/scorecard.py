@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.healpix import npix
+from fsae.runtime.sphere.healpix import npix
+from fsae.training.metrics import baselines
+from fsae.training.metrics.scores import nearest_distances
 
-from . import baselines
-from .climate import LAGS, View, compare, moments
+from .climate import LAGS, MOST_STRETCHES, View, compare, moments, stretches_among_themselves
 from .climate_checks import ClimateTolerances, at_most, climate_checks
-from .climate_ranges import MOST_STRETCHES, stretches_among_themselves
+from .model import Fields, Period, Subject, anomalies, rebuild
 from .reconstruction import from_block_means, from_eofs, reconstruction_rows, superresolution_rows
 from .report import (
     GENERATED,
@@ -32,13 +33,13 @@ from .report import (
     SuperResolution,
     VariableReport,
 )
-from .scores import nearest_distances
-from .subject import Fields, Period, Subject, anomalies, rebuild
 
 Generate = Callable[[int, Any, int, int], Fields]  # (members, start, steps, seed) -> (member, time, variable, pixel)
+
 Progress = Callable[[str], None]
 
 PREVIOUS = "previous period"
+
 VAR = ("EOF, VAR(1)", "EOF, VAR(1) + trend")
 
 

@@ -21,19 +21,31 @@ from numpy.typing import NDArray
 from scipy.special import sph_harm_y
 
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.fields import Fields, read_fields
-from fsae.runtime.grids import LatLonGrid, is_same
-from fsae.runtime.healpix import pixel_of, zoom_of
-from fsae.runtime.inputs import has_variable, open_source
-from fsae.runtime.joining import join
-from fsae.runtime.regrid import Weights
+from fsae.runtime.input.fields import Fields, read_fields
+from fsae.runtime.input.joining import join
+from fsae.runtime.input.sources import open_source
+from fsae.runtime.input.variables import has_variable
+from fsae.runtime.sphere.grids import LatLonGrid, is_same
+from fsae.runtime.sphere.healpix import pixel_of, zoom_of
+from fsae.runtime.sphere.regrid import Weights
+from fsae.training.config import Config, VariableConfig
+from fsae.training.data.datasets import AnomalySamples
+from fsae.training.data.normalisation import fit_statistics, normalised
+from fsae.training.data.prepared import in_batches, part_of, read_prepared
+from fsae.training.networks.cnn_vae import (
+    CnnVae,
+    area_mean_square,
+    cnn_vae_loss,
+    fitting_width,
+    parameter_count,
+    places,
+)
 
-from .cnn_vae import CnnVae, area_mean_square, cnn_vae_loss, fitting_width, parameter_count, places
-from .config import Config, VariableConfig
-from .fit import check_trainer, fit, forget_checkpoints
-from .normalisation import fit_statistics, normalised
+from .autoencoder import MIXTURE_WAVES
+from .loop import check_trainer, fit, forget_checkpoints
+from .pipeline import record_config
 from .processes import interruptible, is_first, wait_for
-from .run import (
+from .run_folder import (
     Facts,
     InputFile,
     load_weights,
@@ -45,12 +57,11 @@ from .run import (
     write_record,
     write_statistics,
 )
-from .samples import AnomalySamples
-from .series import in_batches, part_of, read_prepared
-from .stages import MIXTURE_WAVES, record_config
 
 F32 = NDArray[np.float32]
+
 F64 = NDArray[np.float64]
+
 log = logging.getLogger("fsae.training")
 
 
@@ -77,7 +88,7 @@ class Sources:
 class Reconstruction:
     """Evaluation years as a CNN-VAE rebuilds them: anomalies (time, variable, lat, lon) in the variables' units.
 
-    Units are those of the transformed variable (runtime/transforms.py).
+    Units are those of the transformed variable (runtime/climate/transforms.py).
     """
 
     lat_deg: F64  # (lat,)

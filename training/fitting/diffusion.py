@@ -10,22 +10,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fsae.runtime import climatology
-from fsae.runtime.calendar import time_index
+from fsae.runtime.climate import climatology
+from fsae.runtime.climate.calendar import time_index
+from fsae.runtime.diffusion.whitening import seasonal_std, unwhiten, whiten
 from fsae.runtime.errors import UsageError
-from fsae.runtime.fields import Fields
-from fsae.runtime.pyramid import decompose, seasonal_std, unwhiten, whiten
+from fsae.runtime.input.fields import Fields
+from fsae.runtime.sphere.pyramid import decompose
+from fsae.training.config import Config
+from fsae.training.data.datasets import Stretch, WindowSamples
+from fsae.training.data.low_resolution import Reference, lost_variance, low_resolution_stretches
+from fsae.training.data.normalisation import normalised
+from fsae.training.data.prepared import encode_series, part_of
+from fsae.training.networks.autoencoder import Autoencoder
+from fsae.training.networks.denoiser import Denoiser
+from fsae.training.networks.halo import spherical_harmonics
+from fsae.training.networks.wiener import WAVES
 
-from .autoencoder import Autoencoder
-from .config import Config
-from .denoiser import Denoiser
 from .distil import distil_loss, student_of, teacher_levels
-from .fit import MakeSamples, denoiser_loss, fit, forget_checkpoints
-from .halo import spherical_harmonics
-from .low_resolution import Reference, lost_variance, low_resolution_stretches
-from .normalisation import normalised
+from .loop import MakeSamples, denoiser_loss, fit, forget_checkpoints
 from .processes import is_first, wait_for
-from .run import (
+from .run_folder import (
     fast_levels,
     load_weights,
     make_autoencoder,
@@ -35,15 +39,15 @@ from .run import (
     save_weights,
     write_statistics,
 )
-from .samples import Stretch, WindowSamples
-from .series import encode_series, part_of
-from .wiener import WAVES
 
 F32 = NDArray[np.float32]
+
 log = logging.getLogger("fsae.training")
 
 SPREAD_HARMONICS = 2
+
 PHASES = 12  # of the year, at which variances are taken
+
 KERNEL_YEARS = 1 / 12  # deviation of the Gaussian weight of steps around such a phase
 
 

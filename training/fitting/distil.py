@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fsae.runtime.diffusion.sampler import SAMPLERS, noise_features
 from fsae.runtime.errors import UsageError
-from fsae.runtime.sampler import SAMPLERS, noise_features
-
-from .denoiser import Denoiser
+from fsae.training.networks.denoiser import Denoiser
 
 F64 = NDArray[np.float64]
+
 Loss = Callable[[Denoiser, dict[str, Tensor]], Tensor]
 
 CONDITIONS = ("season", "forcing", "source", "previous", "previous_valid")

@@ -19,16 +19,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from fsae.runtime.errors import DeviceError, Stopped, UsageError
+from fsae.training.config import FitConfig, TrainerConfig
+from fsae.training.networks.autoencoder import Autoencoder
+from fsae.training.networks.denoiser import Denoiser
 
-from .autoencoder import Autoencoder
-from .config import FitConfig, TrainerConfig
-from .denoiser import Denoiser
 from .processes import Processes, interruptible
 from .progress import TrainingBar
 
 log = logging.getLogger("fsae.training")
 
 Model = TypeVar("Model", bound=nn.Module)
+
 MakeSamples = Callable[[int, int], Dataset[Any]]  # (index of the first sample, count) -> samples
 
 

@@ -24,14 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fsae.runtime.bundle.manifest import Sampler
+from fsae.runtime.bundle.records import decode_record, encode
+from fsae.runtime.diffusion.sampler import noise_levels
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.manifest import Sampler
-from fsae.runtime.records import decode_record, encode
-from fsae.runtime.sampler import noise_levels
-
-from .autoencoder import Autoencoder
-from .config import Config
-from .denoiser import Denoiser
+from fsae.training.config import Config
+from fsae.training.networks.autoencoder import Autoencoder
+from fsae.training.networks.denoiser import Denoiser
 
 F32 = NDArray[np.float32]
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime import climatology
+from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import coarsen, pixel_centres, zoom_of
+from fsae.runtime.sphere.healpix import coarsen, pixel_centres, zoom_of
+from fsae.training.data.normalisation import normalise, transforms_of
+from fsae.training.data.prepared import encode_series, part_of, read_prepared
+from fsae.training.evaluation.report import table
+from fsae.training.fitting.progress import steps_bar
+from fsae.training.fitting.run_folder import Run, latest_run, load_run, write_record
 
-from .normalisation import normalise, transforms_of
 from .pictures import Cloud, draw_pictures
-from .progress import steps_bar
-from .report import table
-from .run import Run, latest_run, load_run, write_record
-from .series import encode_series, part_of, read_prepared
 from .structure import (
     EL_NINO_LAG,
     ERUPTIONS,
@@ -42,13 +42,19 @@ from .structure import (
 )
 
 F64 = NDArray[np.float64]
+
 Ints = NDArray[np.int64]
+
 log = logging.getLogger("fsae.training")
 
 BATCH = 32  # months encoded at once
+
 LEAST_YEARS = 10
+
 YES, PARTLY = 0.5, 0.1  # skills, from 0 (chance, or the mean) to 1 (perfect), from which an answer is given
+
 RARE = 5.0  # [%] of cases in which chance alone may make an eruption stand out
+
 # Oceanic Nino Index of 1.5 K or more (NOAA CPC), here from July of the year to June of the next.
 STRONG_EL_NINO = (1957, 1965, 1972, 1982, 1987, 1991, 1997, 2009, 2015, 2023)
 

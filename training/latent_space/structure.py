@@ -17,17 +17,22 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from .baselines import FOLDS, fit_ridge, predict
+from fsae.training.metrics.baselines import FOLDS, fit_ridge, predict
 
 F64 = NDArray[np.float64]
+
 Ints = NDArray[np.int64]
 
 MODES = 50  # leading principal components that season is told from
+
 WINDOW = 12  # [months]: in whole years any rest of the season cancels
+
 WINDOW_MODES = 10  # leading principal components of window means, in which their distance is measured
+
 TREND_DEGREE = (
     3  # a straight line would leave the change of pace around 1975, which is as large as an eruption's effect
 )
+
 EL_NINO_LAG = 3  # [months] the global mean follows Nino 3.4 by (Trenberth et al. 2002, J. Geophys. Res. 107, 4065)
 
 # Name, year and last month of strong explosions (Robock 2000, Rev. Geophys. 38, 191).

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import npix, zoom_of
+from fsae.runtime.sphere.healpix import npix, zoom_of
 
 Floating = NDArray[np.floating]
+
 Fields = NDArray[np.float32]
+
 Matrix = NDArray[np.float64]
 
 PENALTIES = tuple(float(p) for p in np.logspace(-3.5, 0.5, 9))  # in units of the mean kernel diagonal
+
 FOLDS = 6  # contiguous stretches of years: shuffled months would leak through their autocorrelation
 
 

@@ -8,14 +8,15 @@ Which cells the blocks of a network work in is its own affair: every zoom from 1
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.healpix import zoom_of
-
-from .halo import halo_table
+from fsae.runtime.sphere.healpix import zoom_of
+from fsae.training.networks.halo import halo_table
 
 Floating = NDArray[np.floating]
+
 F64 = NDArray[np.float64]
 
 PEAK_WIDTH = 0.05  # share of the degree that counts as the peak; one degree at least
+
 NEIGHBOURS = 1.5  # the degrees around it reach to its 1.5-fold, where the spectrum does, and as far down
 
 

@@ -16,11 +16,15 @@ from fsae.runtime.errors import DataError
 from .baselines import Eofs, fit_eofs
 
 Fields = NDArray[np.float32]
+
 Array = NDArray[np.float64]
+
 Forecast = Callable[[int], Fields]  # (position of lead 1 in the series) -> (member, lead, variable, pixel)
 
 CLIMATOLOGY_YEARS = 30  # the length that the World Meteorological Organization takes for a climatological normal
+
 RECENT_YEARS = 10
+
 MODES = 20  # that see each other, as in baselines.linear_inverse_generator
 
 

@@ -4,14 +4,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import npix, pixel_centres
+from fsae.runtime.sphere.healpix import npix, pixel_centres
 
 F64 = NDArray[np.float64]
+
 Mask = NDArray[np.bool_]
 
 TROPICS_DEG = 23.5  # latitude of the tropics
+
 # Where El Nino is looked for: east of Australia, whose dry interior varies for itself, to the coast of South America.
 PACIFIC_LAT_DEG = 30.0
+
 PACIFIC_LON_DEG = (150.0, 280.0)
 
 

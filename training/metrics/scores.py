@@ -9,8 +9,8 @@ import scores.probability
 import xarray as xr
 from numpy.typing import NDArray
 
-from fsae.runtime.healpix import coarsen
-from fsae.runtime.pyramid import decompose
+from fsae.runtime.sphere.healpix import coarsen
+from fsae.runtime.sphere.pyramid import decompose
 
 Floating = NDArray[np.floating]
 

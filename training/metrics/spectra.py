@@ -4,10 +4,12 @@ import healpy
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.healpix import npix, zoom_of
+from fsae.runtime.sphere.healpix import npix, zoom_of
 
 Floating = NDArray[np.floating]
+
 Spectrum = NDArray[np.float64]
+
 Coefficients = NDArray[np.complex128]
 
 

@@ -12,6 +12,7 @@ from scipy.sparse import linalg
 from .spectra import autocorrelation
 
 Floating = NDArray[np.floating]
+
 F64 = NDArray[np.float64]
 
 PERCENTILES = (1.0, 99.0)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fsae.runtime.climate.transforms import Transform
 from fsae.runtime.errors import UsageError
-from fsae.runtime.healpix import npix
-from fsae.runtime.transforms import Transform
+from fsae.runtime.sphere.healpix import npix
 
 from .halo import halo_size, halo_table
 from .layers import Embedding, FieldSpaceBlock, check_network, coarsen, conserve, decompose, gather, patches, recompose

@@ -1,7 +1,8 @@
 """Denoiser of latent windows: field-space blocks under EDM preconditioning (Karras et al. 2022, "EDM").
 
-The state is the whitened latent (`fsae.runtime.pyramid.whiten`) of T consecutive steps, so white pixel noise is unit
-noise on every level and sigma_data = 1. The P steps before the window are read beside it and never changed.
+The state is the whitened latent (`fsae.runtime.diffusion.whitening.whiten`) of T consecutive steps, so white pixel
+noise is unit noise on every level and sigma_data = 1. The P steps before the window are read beside it and never
+changed.
 
 Differences of ours from Meuer et al. 2026: all steps of a window stand in the token of their cell (attention then mixes
 cells and variables, the linear maps mix steps), which costs a window little more than one step.
@@ -12,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fsae.runtime.diffusion.sampler import NOISE_FEATURES
 from fsae.runtime.errors import UsageError
-from fsae.runtime.sampler import NOISE_FEATURES
 
 from .layers import Embedding, FieldSpaceBlock, check_network, decompose, recompose
 from .wiener import WienerFilter

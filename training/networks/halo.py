@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import sph_harm_y
 
-from fsae.runtime.healpix import npix, xyf_to_nested
+from fsae.runtime.sphere.healpix import npix, xyf_to_nested
 
 # Rows of healpy.get_all_neighbours.
 SW, W, NW, N, NE, E, SE, S = range(8)

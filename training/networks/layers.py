@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fsae.runtime.errors import UsageError
-from fsae.runtime.healpix import npix
+from fsae.runtime.sphere.healpix import npix
 
 from .halo import halo_size, halo_table, spherical_harmonics
 
@@ -32,7 +32,7 @@ def patches(level: Tensor, size: int) -> Tensor:
 
 
 def refine(level: Tensor, steps: int) -> Tensor:
-    """Every pixel repeated for its 4**steps descendants; the torch twin of `fsae.runtime.healpix.refine`."""
+    """Every pixel repeated for its 4**steps descendants; the torch twin of `fsae.runtime.sphere.healpix.refine`."""
     for _ in range(steps):
         level = torch.cat((level[..., None],) * 4, dim=-1).flatten(-2)  # a fifth of the time of repeat_interleave
     return level
@@ -48,12 +48,12 @@ def gather(level: Tensor, table: Tensor) -> Tensor:
 
 
 def coarsen(level: Tensor, steps: int) -> Tensor:
-    """Mean over 4**steps descendants; the torch twin of `fsae.runtime.healpix.coarsen`."""
+    """Mean over 4**steps descendants; the torch twin of `fsae.runtime.sphere.healpix.coarsen`."""
     return patches(level, 4**steps).mean(-1) if steps else level
 
 
 def decompose(field: Tensor, zooms: Sequence[int]) -> list[Tensor]:
-    """Base and residuals; the torch twin of `fsae.runtime.pyramid.decompose`."""
+    """Base and residuals; the torch twin of `fsae.runtime.sphere.pyramid.decompose`."""
     levels = []
     for coarse_zoom, fine_zoom in zip(reversed(zooms[:-1]), reversed(zooms[1:]), strict=True):
         coarse = coarsen(field, fine_zoom - coarse_zoom)
@@ -63,7 +63,7 @@ def decompose(field: Tensor, zooms: Sequence[int]) -> list[Tensor]:
 
 
 def recompose(levels: Sequence[Tensor], zooms: Sequence[int]) -> Tensor:
-    """The field of a pyramid; the torch twin of `fsae.runtime.pyramid.recompose`."""
+    """The field of a pyramid; the torch twin of `fsae.runtime.sphere.pyramid.recompose`."""
     field = levels[0]
     for coarse_zoom, fine_zoom, residual in zip(zooms[:-1], zooms[1:], levels[1:], strict=True):
         field = refine(field, fine_zoom - coarse_zoom) + residual
@@ -71,7 +71,7 @@ def recompose(levels: Sequence[Tensor], zooms: Sequence[int]) -> Tensor:
 
 
 def conserve(levels: Sequence[Tensor], zooms: Sequence[int]) -> list[Tensor]:
-    """Residuals without their parent-cell means; the torch twin of `fsae.runtime.pyramid.conserve`."""
+    """Residuals without their parent-cell means; the torch twin of `fsae.runtime.sphere.pyramid.conserve`."""
     steps = [fine - coarse for coarse, fine in pairwise(zooms)]
     return [levels[0], *(r - refine(coarsen(r, step), step) for r, step in zip(levels[1:], steps, strict=True))]
 

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from fsae.runtime.healpix import zoom_of
+from fsae.runtime.sphere.healpix import zoom_of
 
 from .halo import halo_table
 
 F64 = NDArray[np.float64]
+
 Floats = NDArray[np.floating]
 
 LOWEST_DEGREE = 2  # below it is the global mean and its gradient, which the base cells hold

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fsae.runtime.backends.graphs import DenoiserInputs
 from fsae.runtime.errors import UsageError
-from fsae.runtime.session import DenoiserInputs
 
 from .autoencoder import Autoencoder
 from .denoiser import Denoiser
@@ -21,7 +21,7 @@ def _tensor(array: F32) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TorchGraphs:
-    """Models in evaluation mode, called without gradients; see `fsae.runtime.session.Graphs` for shapes."""
+    """Models in evaluation mode, called without gradients; see `fsae.runtime.backends.graphs.Graphs` for shapes."""
 
     autoencoder: Autoencoder
     denoiser: Denoiser | None

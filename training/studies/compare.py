@@ -15,16 +15,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.climate.transforms import forward
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import read_fields
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import npix
-from fsae.runtime.regrid import apply
-from fsae.runtime.transforms import forward
+from fsae.runtime.input.fields import read_fields
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import npix
+from fsae.runtime.sphere.regrid import apply
+from fsae.training.evaluation.model import Fields, Period, Subject, anomalies, of_run, rebuild
+from fsae.training.evaluation.periods import period_of
+from fsae.training.evaluation.reconstruction import from_block_means, from_eofs
+from fsae.training.fitting.cnn_vae import reconstruct
+from fsae.training.fitting.run_folder import Run, load_run
+from fsae.training.metrics import baselines, scores, spectra
 
-from . import baselines, scores, spectra
-from .cnn_stage import reconstruct
-from .comparison import (
+from .compare_tables import (
     BILINEAR,
     CNN,
     EOF,
@@ -39,18 +43,18 @@ from .comparison import (
     checks,
     claims,
 )
-from .evaluation import of_run, period_of
-from .reconstruction import from_block_means, from_eofs
-from .run import Run, load_run
-from .subject import Fields, Period, Subject, anomalies, rebuild
-from .surfaces import COAST, EVERYWHERE, STEEP, Points, places_of, points_of
+from .places import COAST, EVERYWHERE, STEEP, Points, places_of, points_of
 
 log = logging.getLogger("fsae.training")
+
 F64 = NDArray[np.float64]
 
 LMAX = 60  # lowered to 2 nside where the grid is coarser
+
 LOWEST_DEGREE = 2  # l = 0 is the global mean and l = 1 little more
+
 BANDS = ((2, 10), (11, 20), (21, 30), (31, 45), (46, 60))
+
 COHERENT = 0.5
 
 

@@ -5,11 +5,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fsae.runtime.records import encode
-
-from .report import LARGEST_RMSE_K, Check, table
+from fsae.runtime.bundle.records import encode
+from fsae.training.evaluation.report import LARGEST_RMSE_K, Check, table
 
 FSAE, UNSHARPENED, CNN = "FS-AE", "FS-AE, not sharpened", "CNN-VAE"
+
 EOF, BILINEAR, RIDGE = "EOF", "means: bilinear", "means: bilinear + ridge"
 
 BARRED = ("tas", "K")  # the variable they hold for, and its units

@@ -7,17 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import pixel_centres, zoom_of
-
-from .ensemble_scores import pointwise_crps, rank_counts
-from .reference_forecasts import Forecast, Observed, recent_mean
-from .regions import region_weights
+from fsae.runtime.sphere.healpix import pixel_centres, zoom_of
+from fsae.training.metrics.ensembles import pointwise_crps, rank_counts
+from fsae.training.metrics.reference_forecasts import Forecast, Observed, recent_mean
+from fsae.training.metrics.regions import region_weights
 
 Array = NDArray[np.float64]
+
 Fields = NDArray[np.float32]
+
 Progress = Callable[[int, int], None]  # (starts done, starts in all)
 
 NINO34 = "Nino 3.4"
+
 RANK_ZOOM = 2  # ranks are counted at one pixel for each cell of this zoom: neighbours say the same
 
 

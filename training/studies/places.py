@@ -8,23 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import npix, pixel_centres, pixel_of, zoom_of
-from fsae.runtime.regrid import Weights, choose_method
-
-from .halo import halo_table
-from .static_fields import read_static
-from .weights import healpy_weights
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import npix, pixel_centres, pixel_of, zoom_of
+from fsae.runtime.sphere.regrid import Weights, choose_method
+from fsae.training.data.healpy_weights import healpy_weights
+from fsae.training.data.static_fields import read_static
+from fsae.training.networks.halo import halo_table
 
 Floats = NDArray[np.floating]
+
 F64 = NDArray[np.float64]
+
 Ints = NDArray[np.int64]
+
 Mask = NDArray[np.bool_]
 
 EVERYWHERE, STEEP, COAST = "everywhere", "steep", "coast"
 
 EARTH_RADIUS_M = 6_371_229.0  # [m], GRIB2 shape 6
+
 STEEP_SHARE = 0.1  # of the sphere
+
 ALL_SEA, ALL_LAND = 0.05, 0.95  # land fractions up to and from which a pixel is of one kind
 
 

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import UsageError
-from fsae.runtime.fields import read_fields
-
-from .climate import View, compare, moments
-from .config import Config
-from .evaluation import Candidate, draw, of_run, period_of
-from .report import Climate, table
-from .run import Run, load_run
-from .subject import Period, anomalies
+from fsae.runtime.input.fields import read_fields
+from fsae.training.config import Config
+from fsae.training.evaluation.climate import View, compare, moments
+from fsae.training.evaluation.model import Candidate, Period, anomalies, draw, of_run
+from fsae.training.evaluation.periods import period_of
+from fsae.training.evaluation.report import Climate, table
+from fsae.training.fitting.run_folder import Run, load_run
 
 F32 = NDArray[np.float32]
+
 log = logging.getLogger("fsae.training")
 
 

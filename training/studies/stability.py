@@ -5,22 +5,40 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .decades_report import Drift
-from .long_runs import LongRun, Moved, generated_pieces, reduce_run, slope, yearly
-from .periods import Material
-from .report import Check
-from .spectra import power_spectrum, share_within
+from fsae.training.evaluation.long_runs import LongRun, Moved, generated_pieces, reduce_run, slope, yearly
+from fsae.training.evaluation.periods import Material
+from fsae.training.evaluation.report import Check
+from fsae.training.metrics.spectra import power_spectrum, share_within
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Change of a global figure under constant forcing; errors are standard errors over members."""
+
+    name: str
+    mean: float
+    change: float  # linear, over the whole run
+    error: float
+    difference: float  # last decade less first
+    difference_error: float
+
 
 Array = NDArray[np.float64]
 
 DECADE_YEARS = 10
+
 THIN = 5  # steps between the fields whose spectra are taken: they go through all months, and neighbours say the same
+
 LMAX = 60
+
 # A drift passes within two standard errors over members, or where it is too small to matter: this share of the scale,
 # the root mean square of a step's departures.
 NEGLIGIBLE = 0.03
+
 STD_RATIO = 0.05  # |ratio of the last decade's standard deviation to the first's - 1|
+
 SPECTRUM_MEDIAN = 0.05  # the same for the power, median over degrees
+
 SPECTRUM_SHARE = 0.9  # of degrees whose power keeps within 20 %
 
 

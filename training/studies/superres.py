@@ -12,25 +12,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime import climatology
+from fsae.runtime.climate import climatology
+from fsae.runtime.climate.transforms import forward, inverse
+from fsae.runtime.codec.source_climatology import fit_source
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.fields import VariableSpec, read_fields
-from fsae.runtime.healpix import coarsen, refine
-from fsae.runtime.source_climate import fit_source
-from fsae.runtime.transforms import forward, inverse
-
-from . import baselines
-from .report import table
-from .scores import rmse
-from .spectra import power_spectrum
-from .subject import Period, Subject, anomalies, rebuild
-from .weights import healpy_weights
+from fsae.runtime.input.fields import VariableSpec, read_fields
+from fsae.runtime.sphere.healpix import coarsen, refine
+from fsae.training.data.healpy_weights import healpy_weights
+from fsae.training.evaluation.model import Period, Subject, anomalies, rebuild
+from fsae.training.evaluation.report import table
+from fsae.training.metrics import baselines
+from fsae.training.metrics.scores import rmse
+from fsae.training.metrics.spectra import power_spectrum
 
 F32 = NDArray[np.float32]
+
 log = logging.getLogger("fsae.training")
 
 MODEL = "field-space autoencoder"
+
 MAX_STEPS = 240  # of all members together, evenly spread: the rest would change the figures little
+
 BANDS = ((2, 10), (11, 20), (21, 30), (31, 45))  # degrees l
 
 

@@ -19,20 +19,21 @@ from stand_in_gpu import an_engine, write_index
 from tiny_run import SAMPLE, TAS, files_of, model_of
 from torch import nn
 
-from fsae.export import certify
-from fsae.export.bundle import _put, export_bundle, export_run
-from fsae.export.card import model_card, to_toml
-from fsae.export.layers import report_name
-from fsae.export.originals import make_parts, original_run
-from fsae.runtime.bundle import Bundle, open_bundle
-from fsae.runtime.engines import INDEX, engine_folder, read_index
+from fsae.export.bundle.card import model_card, to_toml
+from fsae.export.bundle.write import _put, export_bundle, export_run
+from fsae.export.certificate import certify
+from fsae.export.certificate.originals import make_parts, original_run
+from fsae.export.engines.layer_report import report_name
+from fsae.runtime.backends.engine_index import INDEX, engine_folder, read_index
+from fsae.runtime.backends.graphs import INPUTS, OUTPUTS
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle, open_bundle
+from fsae.runtime.bundle.manifest import NOT_RUN, Manifest, Source
+from fsae.runtime.checks.verify import check_files, check_graphs
 from fsae.runtime.errors import DataError, OutputError, ToleranceError, UsageError
-from fsae.runtime.healpix import pixel_centres
-from fsae.runtime.manifest import NOT_RUN, Manifest, Source
-from fsae.runtime.regrid import apply
-from fsae.runtime.session import INPUTS, OUTPUTS, OnnxGraphs
-from fsae.runtime.verify import check_files, check_graphs
-from fsae.training.run import Run
+from fsae.runtime.sphere.healpix import pixel_centres
+from fsae.runtime.sphere.regrid import apply
+from fsae.training.fitting.run_folder import Run
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
@@ -315,7 +316,7 @@ def test_a_bundle_moved_away_by_an_export_that_was_killed_comes_back(
 def test_a_place_that_cannot_be_written_is_said_first(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # oracle: nothing is measured
-    monkeypatch.setattr("fsae.export.bundle.certify", None)
+    monkeypatch.setattr("fsae.export.bundle.write.certify", None)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write to .*file: choose another --out"):
         export_run(run, tmp_path / "file" / "engines")
@@ -355,7 +356,7 @@ def test_full_disk_leaves_the_old_bundle(
 def test_damaged_figures_are_said_first(
     run: Run, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # oracle: nothing is measured
-    monkeypatch.setattr("fsae.export.bundle.certify", None)
+    monkeypatch.setattr("fsae.export.bundle.write.certify", None)
     copy = shutil.copytree(run_folder, tmp_path / "run")
     (copy / "metrics.json").write_text("{not json")
     with pytest.raises(DataError, match=r"cannot read the figures .*metrics\.json"):

@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from fsae.export.cli import main
-from fsae.export.triton import read_tensors, write_repository
-from fsae.runtime.bundle import Bundle, open_bundle, write_manifest
+from fsae.export.bundle.triton import read_tensors, write_repository
+from fsae.export.cli.main import main
+from fsae.runtime.backends.graphs import OUTPUTS
+from fsae.runtime.bundle.files import Bundle, open_bundle, write_manifest
 from fsae.runtime.errors import BundleError, OutputError
-from fsae.runtime.session import OUTPUTS
 
 # The part of the server's model_config.proto (package inference) that is used, with its field numbers.
 SCHEMA = """

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import fsae.runtime
-from fsae.export import upgrade as module
-from fsae.export.cli import main
-from fsae.export.upgrade import upgrade_bundle
-from fsae.runtime.bundle import file_entry, open_bundle
-from fsae.runtime.engines import Engine, Target, find_engine, graph_hash, index_text
+from fsae.export.bundle import upgrade as module
+from fsae.export.bundle.upgrade import upgrade_bundle
+from fsae.export.cli.main import main
+from fsae.runtime.backends.engine_index import Engine, Target, find_engine, graph_hash, index_text
+from fsae.runtime.bundle.files import file_entry, open_bundle
+from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.runtime.errors import BundleError, OutputError, ToleranceError
-from fsae.runtime.schema import SCHEMA_VERSION
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 OLDER = [f"bundle-schema-{version}" for version in range(1, SCHEMA_VERSION)]
 NEWEST = f"bundle-schema-{SCHEMA_VERSION}"
 BLOCKER = """
@@ -34,7 +34,7 @@ class Blocker:
             raise ImportError(f"{name} is blocked by the test", name=name)
 
 sys.meta_path.insert(0, Blocker())
-from fsae.export.cli import main
+from fsae.export.cli.main import main
 code = main(sys.argv[1:])
 assert not BLOCKED & set(sys.modules)
 sys.exit(code)

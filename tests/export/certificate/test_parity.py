@@ -11,18 +11,18 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from tiny_run import TAS, files_of
 
-from fsae.export.certify import measure
-from fsae.export.ensembles import Drawn, check_ensembles, compare_ensembles
-from fsae.export.graphs import EncoderGraph
-from fsae.export.originals import make_parts, original_run
-from fsae.export.parity import check_batches, check_parity, compare, larger
-from fsae.export.precision import convert
-from fsae.export.runners import onnxruntime_runner, reference_runner
-from fsae.runtime.bundle import Bundle
+from fsae.export.certificate.certify import measure
+from fsae.export.certificate.ensembles import Drawn, check_ensembles, compare_ensembles
+from fsae.export.certificate.originals import make_parts, original_run
+from fsae.export.certificate.parity import check_batches, check_parity, compare, larger
+from fsae.export.certificate.runners import onnxruntime_runner, reference_runner
+from fsae.export.graphs.trace import EncoderGraph
+from fsae.export.precisions.half import convert
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Difference
 from fsae.runtime.errors import ToleranceError, UsageError
-from fsae.runtime.manifest import Difference
 from fsae.training.config import Tolerance, read_config
-from fsae.training.run import Run
+from fsae.training.fitting.run_folder import Run
 
 LOOSE, EXACT = Tolerance(share=0.1, denoiser=0.2), Tolerance(share=2e-4, denoiser=5e-4)
 WIND = replace(TAS, name="uas", units="m s-1", valid_range=(-100.0, 100.0))
@@ -121,7 +121,7 @@ def test_latents_of_a_root_are_in_its_units() -> None:  # oracle: the share of t
 def test_tolerances_of_the_configuration_count() -> None:  # oracle: by hand
     named = Tolerance(share=0.1, denoiser=0.2, fields={"tas": 0.25})
     assert (named.of("tas", 2.0), named.of("uas", 2.0)) == (0.25, 0.2)
-    shipped = Path(__file__).parents[1] / "training" / "configs" / "default.toml"
+    shipped = Path(__file__).parents[3] / "training" / "configs" / "default.toml"
     nothing, unknown = "share = 0.0, denoiser = 1.0", "share = 1.0, denoiser = 1.0, fields = {x = 1.0}"
     for change, words in ((nothing, "above 0"), (unknown, r"export\.fp16\.fields names \['x'\]")):
         with pytest.raises(UsageError, match=words):

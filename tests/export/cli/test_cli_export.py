@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fsae.export import bundle as export_bundle
-from fsae.export.bundle import Exported
-from fsae.export.cli import main, parse_batch
-from fsae.runtime.bundle import open_bundle
-from fsae.runtime.engines import read_index
+from fsae.export.bundle import write as export_bundle
+from fsae.export.bundle.write import Exported
+from fsae.export.cli.main import main, parse_batch
+from fsae.runtime.backends.engine_index import read_index
+from fsae.runtime.bundle.files import open_bundle
 from fsae.runtime.errors import ToleranceError, UsageError
-from fsae.training import run as training_run
+from fsae.training.fitting import run_folder as training_run
 
 Call = tuple[Path, Path, str | None, tuple[str, ...], int]
 
@@ -31,9 +31,9 @@ class Blocker:
             raise ImportError(f"{name} is blocked by the test", name=name)
 
 sys.meta_path.insert(0, Blocker())
-from fsae.export.cli import main
+from fsae.export.cli.main import main
 code = main(sys.argv[1:])
-assert not {"torch", "onnx", "healpy", "fsae.training.run"} & set(sys.modules)
+assert not {"torch", "onnx", "healpy", "fsae.training.fitting.run_folder"} & set(sys.modules)
 sys.exit(code)
 """
 
@@ -216,7 +216,7 @@ def test_neither_tensorrt_is_said_before_any_work(
 def test_a_named_tensorrt_without_a_gpu_does_not_fall_back(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fsae.runtime import tensorrt as driver
+    from fsae.runtime.backends import tensorrt as driver
 
     if driver.available("trt") is None:
         pytest.skip("there is a GPU with TensorRT")

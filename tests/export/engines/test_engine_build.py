@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 from stand_in_gpu import an_engine, install_cuda, write_index
 
-from fsae.export import builder
-from fsae.export import engines as export_engines
-from fsae.export.builder import BuildOptions, workspace_bytes
-from fsae.export.engines import TIMINGS, build_engines, build_target, pick_flavour
-from fsae.export.external import split_weights
-from fsae.runtime.bundle import COMPILED, Bundle, file_entry, open_bundle, write_manifest
-from fsae.runtime.engines import (
+from fsae.export.engines import build as export_engines
+from fsae.export.engines import compile as builder
+from fsae.export.engines.build import TIMINGS, build_engines, build_target, pick_flavour
+from fsae.export.engines.compile import BuildOptions, workspace_bytes
+from fsae.export.graphs.external_data import split_weights
+from fsae.runtime.backends.engine_index import (
     INDEX,
     TimingCache,
     engine_folder,
@@ -30,6 +29,7 @@ from fsae.runtime.engines import (
     read_engine,
     read_index,
 )
+from fsae.runtime.bundle.files import COMPILED, Bundle, file_entry, open_bundle, write_manifest
 from fsae.runtime.errors import DeviceError, OutputError, UsageError
 
 SMALL = BuildOptions(profile=(2, 2, 2))

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fsae.export.builder import BuildOptions, build_engine
-from fsae.export.engines import build_engines, build_target
-from fsae.export.layers import parsed_layers
-from fsae.runtime import tensorrt as driver
-from fsae.runtime.bundle import COMPILED, Bundle, open_bundle, shipped_folder
+from fsae.export.engines.build import build_engines, build_target
+from fsae.export.engines.compile import BuildOptions, build_engine
+from fsae.export.engines.layer_report import parsed_layers
+from fsae.runtime.backends import tensorrt as driver
+from fsae.runtime.bundle.files import COMPILED, Bundle, open_bundle, shipped_folder
 from fsae.runtime.errors import DeviceError
 
 onnx = pytest.importorskip("onnx")
@@ -50,9 +50,9 @@ def test_graphs_do_not_grow(default_bundle: Bundle, graph: str) -> None:  # orac
 
 
 @pytest.mark.parametrize("name", ["default", "ratio-4", "ratio-64", "ratio-256"])
-def test_shipped_graphs_keep_the_rules(name: str) -> None:  # oracle: the rules in fsae.export.rules
-    from fsae.export.graphs import check_graph
-    from fsae.runtime.session import INPUTS
+def test_shipped_graphs_keep_the_rules(name: str) -> None:  # oracle: the rules in fsae.export.graphs.rules
+    from fsae.export.graphs.trace import check_graph
+    from fsae.runtime.backends.graphs import INPUTS
 
     bundle = open_bundle(shipped_folder() / name)
     golden = bundle.arrays("golden.npz")
@@ -68,7 +68,7 @@ def test_tensorrt_rtx_builds_every_graph(
     rtx: types.ModuleType, default_bundle: Bundle, graph: str, precision: str, low: str
 ) -> None:
     # oracle: the types TensorRT itself reads from the graph; it keeps to them, as networks are strongly typed
-    from fsae.export.precision import convert
+    from fsae.export.precisions.half import convert
 
     name = f"{graph}.fp32.onnx"
     data = default_bundle.read(name)
@@ -158,9 +158,9 @@ def test_16_bits_on_the_gpu(default_bundle: Bundle, tmp_path: Path, flavour: str
     reason = driver.available(flavour)
     if reason is not None:
         pytest.skip(reason)
-    from fsae.export.precision import convert
-    from fsae.runtime.bundle import write_manifest
-    from fsae.runtime.session import INPUTS, OUTPUTS, DenoiserInputs
+    from fsae.export.precisions.half import convert
+    from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, DenoiserInputs
+    from fsae.runtime.bundle.files import write_manifest
 
     source = tmp_path / "default"
     shutil.copytree(default_bundle.folder, source, ignore=shutil.ignore_patterns(COMPILED, "*.onnx", "*.data"))

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from stand_in_gpu import install_cuda
 
-from fsae.export.build_progress import show_builds
-from fsae.export.builder import BuildOptions
-from fsae.export.engines import build_engines
-from fsae.export.layers import FROM_ENGINE, FROM_GRAPH, inspected_layers, report_name
-from fsae.runtime import tensorrt as driver
-from fsae.runtime.bundle import Bundle, open_bundle
-from fsae.runtime.engines import engine_folder
+from fsae.export.cli.show import show_builds
+from fsae.export.engines.build import build_engines
+from fsae.export.engines.compile import BuildOptions
+from fsae.export.engines.layer_report import FROM_ENGINE, FROM_GRAPH, inspected_layers, report_name
+from fsae.runtime.backends import tensorrt as driver
+from fsae.runtime.backends.engine_index import engine_folder
+from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.errors import DeviceError
 
 SMALL = BuildOptions(profile=(2, 2, 2))

@@ -8,15 +8,15 @@ import pytest
 import torch
 from tiny_run import stir
 
-from fsae.export.folded_layers import FoldedBlock, fetch, put_together, take_apart
-from fsae.export.graphs import DecoderGraph, EncoderGraph, folded
-from fsae.export.stencil import NeighbourMean
-from fsae.runtime.healpix import npix
-from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
-from fsae.training.denoiser import Denoiser, DenoiserConfig
-from fsae.training.halo import halo_table, spherical_harmonics
-from fsae.training.layers import FieldSpaceBlock, conserve, decompose, recompose
-from fsae.training.wiener import WAVES
+from fsae.export.graphs.folded_layers import FoldedBlock, fetch, put_together, take_apart
+from fsae.export.graphs.stencil import NeighbourMean
+from fsae.export.graphs.trace import DecoderGraph, EncoderGraph, folded
+from fsae.runtime.sphere.healpix import npix
+from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
+from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
+from fsae.training.networks.halo import halo_table, spherical_harmonics
+from fsae.training.networks.layers import FieldSpaceBlock, conserve, decompose, recompose
+from fsae.training.networks.wiener import WAVES
 
 SMALL = AutoencoderConfig(
     zoom=3, latent_zoom=2, fine_token_zoom=2, coarse_token_zoom=1, width=8, heads=2, embedding=4, depths=(2, 1, 1, 1)
@@ -106,7 +106,7 @@ def test_many_tokens_attend_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:  
     cell = torch.nn.Parameter(torch.randn(48, 4))
     mixed, own = torch.randn(2, 1, 48, 24), FoldedBlock(block, cell, 0)
     whole = own.attention(mixed)
-    monkeypatch.setattr("fsae.export.folded_layers.QUERIES", 20)  # parts of 20, 20 and 8
+    monkeypatch.setattr("fsae.export.graphs.folded_layers.QUERIES", 20)  # parts of 20, 20 and 8
     torch.testing.assert_close(own.attention(mixed), whole)
 
 

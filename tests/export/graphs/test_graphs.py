@@ -11,17 +11,18 @@ import torch
 from onnx import helper, numpy_helper
 from tiny_run import call_of, files_of, model_of, rows_of
 
-from fsae.export.external import split_weights
-from fsae.export.graphs import EncoderGraph, check_graph, export_graph
-from fsae.export.originals import expected_of, original_run
-from fsae.export.precision import convert
-from fsae.export.runners import onnxruntime_runner, reference_runner
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.climatology import season
+from fsae.export.certificate.originals import expected_of, original_run
+from fsae.export.certificate.runners import onnxruntime_runner, reference_runner
+from fsae.export.graphs.external_data import split_weights
+from fsae.export.graphs.trace import EncoderGraph, check_graph, export_graph
+from fsae.export.precisions.half import convert
+from fsae.runtime.backends.graphs import INPUTS
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import BundleError
-from fsae.runtime.session import INPUTS, OnnxGraphs
-from fsae.training.halo import halo_table
-from fsae.training.run import Run
+from fsae.training.fitting.run_folder import Run
+from fsae.training.networks.halo import halo_table
 
 ROWS = 8
 
@@ -50,13 +51,13 @@ def test_rows_are_the_same_bits_in_every_batch(
 def test_many_rows_run_in_parts(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: all at once
     graphs, inputs = OnnxGraphs(bundle, "cpu"), list(rows_of(bundle, "decoder", ROWS).values())
     whole = graphs.decode(*inputs)
-    monkeypatch.setattr("fsae.runtime.session.CPU_PIXELS", 3 * 192)  # parts of 3, 3 and 2 rows
+    monkeypatch.setattr("fsae.runtime.backends.onnx.CPU_PIXELS", 3 * 192)  # parts of 3, 3 and 2 rows
     np.testing.assert_array_equal(graphs.decode(*inputs), whole)
 
 
 def test_large_fields_run_one_by_one(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     # oracle: ONNX Runtime itself, given one row
-    monkeypatch.setattr("fsae.runtime.session.CPU_PIXELS", 192)
+    monkeypatch.setattr("fsae.runtime.backends.onnx.CPU_PIXELS", 192)
     inputs = rows_of(bundle, "decoder", 3)
     session = onnxruntime.InferenceSession(bundle.read("decoder.fp32.onnx"), providers=["CPUExecutionProvider"])
     single = [session.run(None, {name: array[i : i + 1] for name, array in inputs.items()})[0] for i in range(3)]
@@ -100,7 +101,7 @@ def test_climatology_is_inside(run: Run, bundle: Bundle) -> None:  # oracle: dec
 def test_no_trace_of_this_machine(bundle: Bundle, run: Run) -> None:  # oracle: the folders we are in
     for name in bundle.manifest.files:
         data = bundle.read(name)
-        for word in (str(run.path), str(Path(__file__).parents[1]), str(Path.home()), "site-packages", "/somewhere"):
+        for word in (str(run.path), str(Path(__file__).parents[3]), str(Path.home()), "site-packages", "/somewhere"):
             assert word.encode() not in data, f"{name} holds {word}"
         if name.endswith(".onnx"):
             assert b".py" not in data
@@ -200,7 +201,7 @@ def test_second_copies_are_refused() -> None:
     refused("b is a second copy of a", nodes, {"a": table, "b": table})
 
 
-OTHER = r"it holds the operators \[{}\], expected none but those of fsae\.export\.rules"
+OTHER = r"it holds the operators \[{}\], expected none but those of fsae\.export\.graphs\.rules"
 
 
 def test_constants_are_no_nodes() -> None:  # oracle: the rule that all of them are initializers

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fsae.export.external import placed
-from fsae.export.originals import original_bundle
-from fsae.export.quantize import quantize
-from fsae.export.scratch import scratch_folder
-from fsae.runtime.bundle import Bundle
+from fsae.export.certificate.originals import original_bundle
+from fsae.export.graphs.external_data import placed
+from fsae.export.graphs.scratch import scratch_folder
+from fsae.export.precisions.int8 import quantize
+from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import OutputError
-from fsae.runtime.terminal import termination_as_interrupt
+from fsae.runtime.signals import termination_as_interrupt
 
 
 @pytest.fixture

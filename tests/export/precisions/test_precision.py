@@ -6,17 +6,17 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from tiny_run import files_of, model_of, rows_of
 
-from fsae.export import certify
-from fsae.export.originals import make_parts, original_run
-from fsae.export.precision import convert
-from fsae.export.quantize import quantize
-from fsae.export.runners import reference_runner, run_rows
-from fsae.export.twin import torch_runner
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.devices import PRECISIONS
+from fsae.export.certificate import certify
+from fsae.export.certificate.originals import make_parts, original_run
+from fsae.export.certificate.runners import reference_runner, run_rows
+from fsae.export.precisions.half import convert
+from fsae.export.precisions.int8 import quantize
+from fsae.export.precisions.torch_twin import torch_runner
+from fsae.runtime.backends.devices import PRECISIONS
+from fsae.runtime.backends.graphs import INPUTS, OUTPUTS
+from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import BundleError, UsageError
-from fsae.runtime.session import INPUTS, OUTPUTS
-from fsae.training.run import Run
+from fsae.training.fitting.run_folder import Run
 
 KINDS = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 LEARNED = ("query_key_value", "attention_out", "mlp.0", "mlp.3", "compress", "decompress")

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from stand_in_gpu import HERE, an_engine, write_index
 
-from fsae.runtime.bundle import Bundle, open_bundle
-from fsae.runtime.engines import (
+from fsae.runtime.backends.engine_index import (
     INDEX,
     PORTABLE,
     Index,
@@ -22,8 +21,9 @@ from fsae.runtime.engines import (
     read_engine,
     read_index,
 )
+from fsae.runtime.bundle.files import Bundle, open_bundle
+from fsae.runtime.bundle.manifest import FileEntry
 from fsae.runtime.errors import BundleError, DeviceError
-from fsae.runtime.manifest import FileEntry
 
 A_CACHE = TimingCache(target=HERE, file="trt-10.9.0-8.9.timings", sha256="0" * 64, size=1)
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from stand_in_gpu import an_engine, install_stand_ins, write_index
 
-from fsae.export.builder import BuildOptions
-from fsae.export.engines import build_engines, build_target
-from fsae.runtime import tensorrt as driver
-from fsae.runtime.bundle import Bundle, open_bundle
+from fsae.export.engines.build import build_engines, build_target
+from fsae.export.engines.compile import BuildOptions
+from fsae.runtime.backends import tensorrt as driver
+from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, DenoiserInputs, Graphs
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.errors import BundleError, DeviceError
-from fsae.runtime.session import INPUTS, OUTPUTS, DenoiserInputs, Graphs, OnnxGraphs
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from conftest import LATENT_PIXELS, PIXELS, VARIABLES, tiny_climatology, tiny_manifest
 
-from fsae.runtime import bundle as bundle_module
-from fsae.runtime.bundle import Bundle, find_bundle, hash_files, open_bundle, read_arrays, write_manifest
+from fsae.runtime.bundle import files as bundle_module
+from fsae.runtime.bundle.files import Bundle, find_bundle, hash_files, open_bundle, write_manifest
+from fsae.runtime.bundle.tables import read_arrays
 from fsae.runtime.errors import BundleError
-from fsae.runtime.regrid import apply
+from fsae.runtime.sphere.regrid import apply
 
 
 @pytest.fixture

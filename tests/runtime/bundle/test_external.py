@@ -13,12 +13,20 @@ import pytest
 from conftest import HARMONICS, PIXELS, VARIABLES, tiny_encode
 from onnx import TensorProto, helper
 
-from fsae.export.external import ALIGNMENT, INSIDE_BYTES, check_model_files, content_of, model_of, placed, split_weights
-from fsae.runtime.bundle import BLOCK_BYTES, Bundle, hash_file, open_bundle, write_manifest
-from fsae.runtime.climatology import season as season_of
+from fsae.export.graphs.external_data import (
+    ALIGNMENT,
+    INSIDE_BYTES,
+    check_model_files,
+    content_of,
+    model_of,
+    placed,
+    split_weights,
+)
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.external_data import MESSAGES, external_locations, read_graph
+from fsae.runtime.bundle.files import BLOCK_BYTES, Bundle, hash_file, open_bundle, write_manifest
+from fsae.runtime.climate.climatology import season as season_of
 from fsae.runtime.errors import BundleError
-from fsae.runtime.external import MESSAGES, external_locations, read_graph
-from fsae.runtime.session import OnnxGraphs
 
 NAME = "encoder.fp32.onnx"
 WEIGHTS = "encoder.fp32.onnx.data"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import tiny_manifest
 
+from fsae.runtime.bundle.manifest import Difference, Manifest, is_safe_path, worst_of
 from fsae.runtime.errors import BundleError
-from fsae.runtime.manifest import Difference, Manifest, is_safe_path, worst_of
 
 
 def test_round_trip_is_identical() -> None:  # oracle: identity, both as records and as text

@@ -17,16 +17,16 @@ import xarray as xr
 from conftest import LATENT_PIXELS, PIXELS, PREVIOUS, VARIABLES, WINDOW, tiny_decode, tiny_denoise, tiny_encode
 
 import fsae.runtime
-from fsae.runtime.bundle import Bundle, open_bundle
-from fsae.runtime.climatology import season as season_of
+from fsae.runtime.bundle.files import Bundle, open_bundle
+from fsae.runtime.bundle.manifest import Manifest
+from fsae.runtime.bundle.schema import SCHEMA_VERSION, STEPS, migrate
+from fsae.runtime.checks.verify import check_files
+from fsae.runtime.climate.climatology import season as season_of
+from fsae.runtime.diffusion.noise import member_noise
 from fsae.runtime.errors import BundleError
-from fsae.runtime.healpix import coarsen, refine
-from fsae.runtime.manifest import Manifest
-from fsae.runtime.noise import member_noise
-from fsae.runtime.schema import SCHEMA_VERSION, STEPS, migrate
-from fsae.runtime.verify import check_files
+from fsae.runtime.sphere.healpix import coarsen, refine
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 FOLDERS = sorted(GOLDEN.glob("bundle-schema-*"))
 FILES = ["MODEL_CARD.md", "decoder.fp32.onnx", "denoiser.fp32.onnx", "encoder.fp32.onnx", "golden.npz", "tables.npz"]
 HALF = ["decoder.fp16.onnx", "denoiser.fp16.onnx", "encoder.fp16.onnx"]

@@ -16,15 +16,15 @@ import pytest
 from conftest import make_tiny_bundle, tiny_manifest
 from stand_in_gpu import HERE, FakeCuda, an_engine, install_stand_ins, write_index
 
-from fsae.runtime import bundle as bundle_module
-from fsae.runtime import doctor as doctor_module
-from fsae.runtime import installation
-from fsae.runtime.bundle import Bundle, open_bundle, write_manifest
-from fsae.runtime.cli import main
-from fsae.runtime.doctor import USE_GPU
-from fsae.runtime.session import open_graphs
+from fsae.runtime.backends.choose import open_graphs
+from fsae.runtime.bundle import files as bundle_module
+from fsae.runtime.bundle.files import Bundle, open_bundle, write_manifest
+from fsae.runtime.checks import doctor as doctor_module
+from fsae.runtime.checks import installation
+from fsae.runtime.checks.doctor import USE_GPU
+from fsae.runtime.cli.main import main
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 Doctor = Callable[..., tuple[int, dict[str, dict[str, str]], list[str], str]]
 
 
@@ -210,7 +210,7 @@ class Blocker:
             raise ImportError("numpy is blocked by the test", name=name)
 
 sys.meta_path.insert(0, Blocker())
-from fsae.runtime.cli import main
+from fsae.runtime.cli.main import main
 sys.exit(main(["doctor", *sys.argv[1:]]))
 """
 

@@ -33,20 +33,20 @@ from conftest import (
 )
 
 import fsae.runtime
-import fsae.runtime.tensorrt
-from fsae.runtime import stores
-from fsae.runtime.bundle import Bundle, hash_files, open_bundle, write_manifest
-from fsae.runtime.cli import main
-from fsae.runtime.climatology import season
-from fsae.runtime.healpix import coarsen, refine
-from fsae.runtime.manifest import NOT_RUN
-from fsae.runtime.output import Layout, Unit, open_output, to_dataset
-from fsae.runtime.regrid import apply
-from fsae.runtime.schema import SCHEMA_VERSION
-from fsae.runtime.selection import Selection
-from fsae.runtime.session import import_onnxruntime
-from fsae.runtime.time_axis import encode_times
-from fsae.runtime.verified import VERIFIED, read_records
+import fsae.runtime.backends.tensorrt
+from fsae.runtime.backends.onnx import import_onnxruntime
+from fsae.runtime.bundle.files import Bundle, hash_files, open_bundle, write_manifest
+from fsae.runtime.bundle.manifest import NOT_RUN
+from fsae.runtime.bundle.schema import SCHEMA_VERSION
+from fsae.runtime.checks.verify import VERIFIED, read_records
+from fsae.runtime.cli.main import main
+from fsae.runtime.climate.climatology import season
+from fsae.runtime.output import files as stores
+from fsae.runtime.output.layout import Layout, Unit, open_output, to_dataset
+from fsae.runtime.output.selection import Selection
+from fsae.runtime.output.times import encode_times
+from fsae.runtime.sphere.healpix import coarsen, refine
+from fsae.runtime.sphere.regrid import apply
 
 STEPS = 14  # more than one chunk of time
 
@@ -812,7 +812,7 @@ def test_means_over_coarse_cells_are_verified_too(
 def test_a_device_that_is_not_there_is_exit_code_3(run: Run, tmp_path: Path, device: str) -> None:  # never a fallback
     if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine may have CUDA")
-    if device != "cuda" and fsae.runtime.tensorrt.available(device) is None:
+    if device != "cuda" and fsae.runtime.backends.tensorrt.available(device) is None:
         pytest.skip(f"this machine has {device}")
     code, out, err = run("generate", "--out", tmp_path / "out.zarr", common=("--device", device))
     assert (code, out) == (3, "")
@@ -824,7 +824,9 @@ def test_a_missing_device_is_named_once(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # what a missing package looks like to import
     sentence = one_sentence(run("verify", common=("--device", "trt"))[2])
     assert sentence.startswith("fsae-run: error: device trt needs tensorrt, which cannot be imported")
-    monkeypatch.setattr(fsae.runtime.tensorrt, "available", lambda flavour: "CUDA failed in cudaGetDeviceCount: 999")
+    monkeypatch.setattr(
+        fsae.runtime.backends.tensorrt, "available", lambda flavour: "CUDA failed in cudaGetDeviceCount: 999"
+    )
     code, _, err = run("verify", common=("--device", "trt"))
     assert code == 3
     assert one_sentence(err) == "fsae-run: error: device trt cannot be used: CUDA failed in cudaGetDeviceCount: 999"
@@ -881,7 +883,7 @@ def test_a_full_disk_is_exit_code_7(run: Run, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_run_keeps_what_is_finished(tiny_bundle_path: Path, tmp_path: Path, number: int) -> None:
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # background jobs ignore it
-    program = f"{listen}; import sys; from fsae.runtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = f"{listen}; import sys; from fsae.runtime.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program]
     command += ["--model", str(tiny_bundle_path), "--device", "cpu", "--threads", "1"]
     command += ["generate", "--members", "5000", "--steps", "3", "--out", str(tmp_path / "out.zarr")]

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from conftest import make_tiny_bundle, tiny_manifest
 
-from fsae.export import cli as export_cli
-from fsae.runtime import cli as run_cli
+from fsae.export.cli import main as export_cli
 from fsae.runtime import errors
-from fsae.runtime.bundle import write_manifest
+from fsae.runtime.bundle.files import write_manifest
+from fsae.runtime.cli import main as run_cli
 from fsae.runtime.errors import FsaeError
-from fsae.training import cli as train_cli
+from fsae.training.cli import main as train_cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 MAINS = {"fsae-run": run_cli.main, "fsae-export": export_cli.main, "fsae-train": train_cli.main}
 # The arguments of each verb of `fsae-run`, its output in place of OUT.
 VERBS = {
@@ -80,7 +80,7 @@ CASES = [
     *((f"fsae-train {name} {words} --json nowhere/x.json", 7, "no folder nowhere") for name, words in FIGURES.items()),
     ("fsae-train CONFIG --out there.nc", 7, "there.nc"),
 ]
-CONFIG = Path(__file__).parents[1] / "training" / "configs" / "default.toml"  # beside its sample data
+CONFIG = ROOT / "training" / "configs" / "default.toml"  # beside its sample data
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ class Blocker:
             raise ModuleNotFoundError(f"{name} is blocked by the test", name=name)
 
 sys.meta_path.insert(0, Blocker())
-from fsae.training.cli import main
+from fsae.training.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

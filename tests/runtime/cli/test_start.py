@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fsae.runtime import start
+from fsae.runtime.cli import start
 
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 SCRIPTS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["scripts"]
 CODES = {"fsae-run": 130, "fsae-export": 130, "fsae-train": 75}  # training goes on where it stopped
 # What pip writes, in an interpreter where the first import of anything that takes time sends Ctrl-C.
@@ -66,8 +66,8 @@ def test_commands_begin_with_their_arguments_and_end_with_their_code(program: st
 def test_an_interrupt_after_the_command_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:  # such as while its last line is written
-    from fsae.runtime import cli
+    from fsae.runtime.cli import main as cli
 
     monkeypatch.setattr(cli, "main", lambda: signal.raise_signal(signal.SIGINT))
-    assert start.start("fsae-run", "fsae.runtime.cli") == start.INTERRUPTED
+    assert start.start("fsae-run", "fsae.runtime.cli.main") == start.INTERRUPTED
     assert capsys.readouterr().err == "fsae-run: interrupted\n"

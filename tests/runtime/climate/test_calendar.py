@@ -4,7 +4,7 @@ import cftime
 import numpy as np
 import pytest
 
-from fsae.runtime.calendar import (
+from fsae.runtime.climate.calendar import (
     as_dates,
     centres,
     decimal_year,

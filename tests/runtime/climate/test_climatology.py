@@ -4,8 +4,8 @@ import cftime
 import numpy as np
 import pytest
 
-from fsae.runtime.calendar import year_phase
-from fsae.runtime.climatology import anomaly_scale, evaluate, fit, projection, season
+from fsae.runtime.climate.calendar import year_phase
+from fsae.runtime.climate.climatology import anomaly_scale, evaluate, fit, projection, season
 from fsae.runtime.errors import DataError
 
 MONTHS = (np.arange(240) % 12 + 0.5) / 12

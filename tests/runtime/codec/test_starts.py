@@ -12,7 +12,7 @@ from trees import tree
 import fsae.runtime
 from fsae.runtime import Emulator, Selection, Shard
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.fields import read_fields
+from fsae.runtime.input.fields import read_fields
 
 STARTS = 3
 WEEK = np.timedelta64(7, "D")

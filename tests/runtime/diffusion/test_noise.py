@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fsae.runtime.noise import member_integers, member_noise
+from fsae.runtime.diffusion.noise import member_integers, member_noise
 
 MASK = 2**64 - 1
 ROUNDS = 10

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fsae.runtime.sampler import SAMPLERS, Denoiser, denoiser_calls, noise_features, noise_levels
+from fsae.runtime.diffusion.sampler import SAMPLERS, Denoiser, denoiser_calls, noise_features, noise_levels
 
 STD = 0.7  # of the clean Gaussian
 START, END, RHO = 40.0, 0.02, 7.0

@@ -8,15 +8,27 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from fsae.runtime import batch, memory
-from fsae.runtime.batch import Measured, choose_batch, measure, read_measured, write_measured
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.cli import main
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.backends.onnx import GPU_BATCH, OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
-from fsae.runtime.ensemble import LatentModel, latent_model
+from fsae.runtime.ensemble import batch
+from fsae.runtime.ensemble import batch as memory
+from fsae.runtime.ensemble.batch import (
+    GIB,
+    Measured,
+    MemoryLimit,
+    available_bytes,
+    choose_batch,
+    measure,
+    memory_limit,
+    read_measured,
+    resident_bytes,
+    write_measured,
+)
+from fsae.runtime.ensemble.members import LatentModel, latent_model
 from fsae.runtime.errors import UsageError
-from fsae.runtime.memory import GIB, MemoryLimit, available_bytes, memory_limit, resident_bytes
-from fsae.runtime.session import GPU_BATCH, Graphs, OnnxGraphs
 
 MEMBER = 1 << 20  # [bytes] of a member in flight on the machine that `machine` makes up
 LOADED = 1 << 28

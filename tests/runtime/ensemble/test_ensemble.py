@@ -19,17 +19,25 @@ from conftest import (
     tiny_denoise,
 )
 
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.ensemble import generate, latent_model, sample_window, window_latent, window_noise, windows_needed
+from fsae.runtime.backends.graphs import DenoiserInputs, Graphs, pad_batch
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Manifest, Sampler
+from fsae.runtime.diffusion.noise import member_noise
+from fsae.runtime.diffusion.whitening import unwhiten
+from fsae.runtime.ensemble.forcing import forcing_note
+from fsae.runtime.ensemble.generate import Ensemble, Timeline, default_start, generate_job, resolve, timeline
+from fsae.runtime.ensemble.members import (
+    generate,
+    latent_model,
+    sample_window,
+    window_latent,
+    window_noise,
+    windows_needed,
+)
+from fsae.runtime.ensemble.request import Request, member_ids
 from fsae.runtime.errors import BundleError, DataError, UsageError
-from fsae.runtime.forcing import forcing_note
-from fsae.runtime.generation import Ensemble, Timeline, default_start, generate_job, resolve, timeline
-from fsae.runtime.jobs import in_memory
-from fsae.runtime.manifest import Manifest, Sampler
-from fsae.runtime.noise import member_noise
-from fsae.runtime.pyramid import unwhiten
-from fsae.runtime.request import Request, member_ids
-from fsae.runtime.session import DenoiserInputs, Graphs, OnnxGraphs, pad_batch
+from fsae.runtime.jobs.results import in_memory
 
 SIGMA_MAX = 20.0
 

@@ -14,13 +14,13 @@ import xarray as xr
 from conftest import WINDOW
 
 import fsae.runtime
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.cli import main
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Forcing
+from fsae.runtime.cli.main import main
+from fsae.runtime.ensemble.forcing import Series, forcing_at, forcing_note, read_forcing
+from fsae.runtime.ensemble.generate import timeline
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError
-from fsae.runtime.forcing import Series, forcing_at, forcing_note, read_forcing
-from fsae.runtime.generation import timeline
-from fsae.runtime.manifest import Forcing
-from fsae.runtime.request import Request
 
 KNOWN = Forcing(name="calendar year", units="year", range=(1948.0, 2005.0))
 NOLEAP_DAYS = np.cumsum([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])

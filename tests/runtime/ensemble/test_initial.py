@@ -23,23 +23,23 @@ from conftest import (
 )
 
 import fsae.runtime
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.calendar import decimal_year
-from fsae.runtime.cli import main
-from fsae.runtime.climatology import evaluate, season
+from fsae.runtime.backends.choose import open_graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Time
+from fsae.runtime.cli.main import main
+from fsae.runtime.climate.calendar import decimal_year
+from fsae.runtime.climate.climatology import evaluate, season
+from fsae.runtime.codec.encoder_input import open_fields
+from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.emulator import write_climatology
-from fsae.runtime.encoder_input import open_fields
-from fsae.runtime.ensemble import Initial, generate, latent_model
+from fsae.runtime.ensemble.generate import timeline
+from fsae.runtime.ensemble.initial import last_steps, read_initial
+from fsae.runtime.ensemble.members import Initial, generate, latent_model
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import BundleError, DataError
-from fsae.runtime.generation import timeline
-from fsae.runtime.healpix import coarsen, refine
-from fsae.runtime.initial import last_steps, read_initial
-from fsae.runtime.manifest import Time
-from fsae.runtime.output import Layout, to_dataset
-from fsae.runtime.pyramid import whiten
-from fsae.runtime.request import Request
-from fsae.runtime.session import open_graphs
-from fsae.runtime.time_axis import encode_times
+from fsae.runtime.output.layout import Layout, to_dataset
+from fsae.runtime.output.times import encode_times
+from fsae.runtime.sphere.healpix import coarsen, refine
 
 MONTHS = 14  # from January 1990
 
@@ -347,7 +347,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_missing_values_of_a_model_that_knows_them_are_no_state(tmp_path: Path) -> None:
-    bundle = fsae.runtime.bundle.open_bundle(make_tiny_bundle(tmp_path / "bundle"))
+    bundle = fsae.runtime.bundle.files.open_bundle(make_tiny_bundle(tmp_path / "bundle"))
     variables = tuple(dataclasses.replace(v, missing=True) for v in bundle.manifest.variables)
     bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, variables=variables))
     with pytest.raises(DataError, match="dataset has missing values in the steps to start from, expected none"):

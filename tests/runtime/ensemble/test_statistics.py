@@ -11,19 +11,19 @@ import pytest
 import xarray as xr
 from conftest import WINDOW
 
-from fsae.runtime import statistics as module
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.cli import main
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
+from fsae.runtime.ensemble import statistics as module
+from fsae.runtime.ensemble.batch import MemoryLimit
+from fsae.runtime.ensemble.generate import generate_job, resolve
+from fsae.runtime.ensemble.request import Request
+from fsae.runtime.ensemble.statistics import read_statistics, summarised, values_held
 from fsae.runtime.errors import OutputError, Stopped, UsageError
-from fsae.runtime.generation import generate_job, resolve
-from fsae.runtime.jobs import in_memory
-from fsae.runtime.memory import MemoryLimit
-from fsae.runtime.output import Unit
-from fsae.runtime.request import Request
-from fsae.runtime.selection import Selection
-from fsae.runtime.session import OnnxGraphs
-from fsae.runtime.statistics import read_statistics, summarised, values_held
+from fsae.runtime.jobs.results import in_memory
+from fsae.runtime.output.layout import Unit
+from fsae.runtime.output.selection import Selection
 
 MEMBERS, STEPS = (7, 0, 3, 12, 5), 2 * WINDOW + 1
 ALL = ("mean", "std", "min", "max", "q05", "q50", "q97.5")

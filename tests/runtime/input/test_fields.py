@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import read_fields
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import npix, pixel_centres, ring_to_nested
-from fsae.runtime.regrid import apply, make_weights
-from fsae.runtime.units import conversion
+from fsae.runtime.input.fields import read_fields
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import npix, pixel_centres, ring_to_nested
+from fsae.runtime.sphere.regrid import apply, make_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from test_joining import SPECS, series
 
 import fsae.runtime
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import read_fields
-from fsae.runtime.forecasts import on_valid_times
+from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.forecasts import on_valid_times
 
 LEADS = 5
 FIRST = np.datetime64("2003-02-11T00:00", "ns")

@@ -11,10 +11,10 @@ from conftest import ZOOM, tiny_grid, tiny_manifest
 
 import fsae.runtime
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import read_fields
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.inputs import open_source
-from fsae.runtime.regrid import apply, make_weights
+from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.sources import open_source
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.regrid import apply, make_weights
 
 SPECS = tiny_manifest().variables
 STEPS_H = (0, 24, 48)

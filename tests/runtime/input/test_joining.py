@@ -12,16 +12,16 @@ import xarray as xr
 from conftest import VARIABLES, ZOOM, tiny_grid, tiny_manifest
 
 import fsae.runtime
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.cli import main
-from fsae.runtime.encoder_input import open_fields
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.cli.main import main
+from fsae.runtime.codec.encoder_input import open_fields
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import read_fields
-from fsae.runtime.joining import read_files
-from fsae.runtime.ledger import identity
-from fsae.runtime.output import Layout
-from fsae.runtime.regrid import make_weights
-from fsae.runtime.time_axis import encode_times
+from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.joining import read_files
+from fsae.runtime.jobs.ledger import identity
+from fsae.runtime.output.layout import Layout
+from fsae.runtime.output.times import encode_times
+from fsae.runtime.sphere.regrid import make_weights
 
 SPECS = tiny_manifest().variables
 MONTHS = 24

@@ -12,19 +12,19 @@ import pytest
 import xarray as xr
 from trees import tree
 
-from fsae.runtime import cluster as client_side
-from fsae.runtime import workers
-from fsae.runtime.bundle import Bundle, open_bundle
-from fsae.runtime.cli import main
-from fsae.runtime.cluster import Cluster
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle, open_bundle
+from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import BundleError, DeviceError, FsaeError, OutputError, Stopped, UsageError
-from fsae.runtime.jobs import Job
-from fsae.runtime.ledger import read_split
-from fsae.runtime.parts import Shard
-from fsae.runtime.request import Request
-from fsae.runtime.selection import Selection
-from fsae.runtime.session import OnnxGraphs
+from fsae.runtime.jobs import cluster as client_side
+from fsae.runtime.jobs import workers
+from fsae.runtime.jobs.cluster import Cluster
+from fsae.runtime.jobs.job import Job
+from fsae.runtime.jobs.ledger import read_split
+from fsae.runtime.jobs.shards import Shard
+from fsae.runtime.output.selection import Selection
 
 distributed = pytest.importorskip("distributed")
 
@@ -96,14 +96,14 @@ def slow_workers(client: SimpleNamespace) -> Iterator[None]:
     def slow_down() -> None:
         import time
 
-        from fsae.runtime.session import OnnxGraphs
+        from fsae.runtime.backends.onnx import OnnxGraphs
 
         decode = OnnxGraphs.decode
         OnnxGraphs.decode = lambda *given: (time.sleep(0.03), decode(*given))[1]  # type: ignore[method-assign]
         OnnxGraphs.before = decode  # type: ignore[attr-defined]
 
     def restore() -> None:
-        from fsae.runtime.session import OnnxGraphs
+        from fsae.runtime.backends.onnx import OnnxGraphs
 
         if hasattr(OnnxGraphs, "before"):
             OnnxGraphs.decode = OnnxGraphs.before  # type: ignore[method-assign]
@@ -121,7 +121,7 @@ def test_two_workers_give_the_bytes_of_one_process(
     emulator: Emulator, client: SimpleNamespace, cluster: Cluster, whole: Path, tmp_path: Path
 ) -> None:  # oracle: one process; and one session for every worker, none of which is left
     def count_sessions() -> None:
-        from fsae.runtime.session import OnnxGraphs
+        from fsae.runtime.backends.onnx import OnnxGraphs
 
         make = OnnxGraphs.__init__
         OnnxGraphs.made = 0  # type: ignore[attr-defined]
@@ -133,7 +133,7 @@ def test_two_workers_give_the_bytes_of_one_process(
         OnnxGraphs.__init__ = counted  # type: ignore[method-assign]
 
     def made(dask_worker: SimpleNamespace) -> tuple[int, int]:
-        from fsae.runtime.session import OnnxGraphs
+        from fsae.runtime.backends.onnx import OnnxGraphs
 
         return OnnxGraphs.made, len(dask_worker.fsae_sessions.opened)  # type: ignore[attr-defined]
 
@@ -151,7 +151,7 @@ def test_two_workers_give_the_bytes_of_one_process(
 def test_lazy_results_are_computed_on_workers(emulator: Emulator, client: SimpleNamespace) -> None:
     # oracle: in memory; a worker opens one session, not one for each chunk
     def count_sessions() -> None:
-        from fsae.runtime.session import OnnxGraphs
+        from fsae.runtime.backends.onnx import OnnxGraphs
 
         make, counts = OnnxGraphs.__init__, [0]
 
@@ -162,7 +162,7 @@ def test_lazy_results_are_computed_on_workers(emulator: Emulator, client: Simple
         OnnxGraphs.__init__, OnnxGraphs.counts = counted, counts  # type: ignore[method-assign,attr-defined]
 
     def count() -> int:
-        from fsae.runtime.session import OnnxGraphs
+        from fsae.runtime.backends.onnx import OnnxGraphs
 
         return int(OnnxGraphs.counts[0])  # type: ignore[attr-defined]
 
@@ -361,7 +361,7 @@ def test_a_worker_that_fails_says_why(
     def fill_the_disk() -> None:
         import errno
 
-        from fsae.runtime.stores import ZarrStore
+        from fsae.runtime.output.zarr import ZarrStore
 
         def full(*given: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -369,7 +369,7 @@ def test_a_worker_that_fails_says_why(
         ZarrStore.before, ZarrStore.write = ZarrStore.write, full  # type: ignore[attr-defined,method-assign,assignment]
 
     def restore() -> None:
-        from fsae.runtime.stores import ZarrStore
+        from fsae.runtime.output.zarr import ZarrStore
 
         ZarrStore.write = ZarrStore.before  # type: ignore[attr-defined,method-assign]
 

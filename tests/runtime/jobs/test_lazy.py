@@ -9,13 +9,13 @@ import pytest
 import xarray as xr
 from trees import tree
 
-from fsae.runtime.bundle import Bundle
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import npix
-from fsae.runtime.jobs import TIME_CHUNK
-from fsae.runtime.selection import Selection
-from fsae.runtime.session import OnnxGraphs
+from fsae.runtime.output.layout import TIME_CHUNK
+from fsae.runtime.output.selection import Selection
+from fsae.runtime.sphere.healpix import npix
 
 dask = pytest.importorskip("dask")
 array = pytest.importorskip("dask.array")

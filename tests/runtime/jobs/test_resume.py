@@ -20,16 +20,19 @@ import zarr
 from nursery import Nursery
 from trees import assert_same, tree
 
-from fsae.runtime import ledger, restart, stores, terminal, writer
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.cli import main
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import OutputError, Stopped, ToleranceError, UsageError
-from fsae.runtime.ledger import read_ledger
-from fsae.runtime.lock import locked
-from fsae.runtime.output import Unit
-from fsae.runtime.request import Request
-from fsae.runtime.session import OnnxGraphs
+from fsae.runtime.jobs import ledger, writer
+from fsae.runtime.jobs import resume as restart
+from fsae.runtime.jobs.ledger import read_ledger
+from fsae.runtime.jobs.lock import locked
+from fsae.runtime.output import files as stores
+from fsae.runtime.output.layout import Unit
+from fsae.runtime.signals import termination_as_interrupt
 
 MEMBERS, STEPS = 12, 12  # of windows of 3 steps: 48 units
 FIELDS = MEMBERS * STEPS
@@ -386,7 +389,7 @@ def test_a_signal_that_comes_again_changes_nothing() -> None:  # oracle: the ord
     events, before = [], [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with terminal.termination_as_interrupt():
+        with termination_as_interrupt():
             try:
                 signal.raise_signal(signal.SIGTERM)
             except KeyboardInterrupt:
@@ -395,13 +398,13 @@ def test_a_signal_that_comes_again_changes_nothing() -> None:  # oracle: the ord
             signal.raise_signal(signal.SIGINT)
             events.append("cleaned up")
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        with terminal.termination_as_interrupt(whole_process=True):
+        with termination_as_interrupt(whole_process=True):
             pass
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
         events.append("ended")
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with terminal.termination_as_interrupt():
+        with termination_as_interrupt():
             signal.raise_signal(signal.SIGINT)  # a job in the background
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):

@@ -14,18 +14,18 @@ import pytest
 from nursery import Nursery
 from trees import assert_same, tree
 
-from fsae.runtime import shards
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.cli import main
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import OutputError, Stopped, UsageError
-from fsae.runtime.jobs import Job
-from fsae.runtime.ledger import read_split
-from fsae.runtime.lock import locked
-from fsae.runtime.parts import Part, Pieces, Shard, pieces_of, read_shard
-from fsae.runtime.request import Request
-from fsae.runtime.selection import Selection
-from fsae.runtime.session import OnnxGraphs
+from fsae.runtime.jobs import shards
+from fsae.runtime.jobs.job import Job
+from fsae.runtime.jobs.ledger import read_split
+from fsae.runtime.jobs.lock import locked
+from fsae.runtime.jobs.shards import Part, Pieces, Shard, pieces_of, read_shard
+from fsae.runtime.output.selection import Selection
 
 MEMBERS, STEPS = 7, 8  # of windows of 3 steps
 FIELDS = MEMBERS * STEPS

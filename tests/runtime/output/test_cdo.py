@@ -18,10 +18,10 @@ from conftest import LATENT_PIXELS, LATENT_ZOOM, PIXELS, ZOOM, tiny_grid
 from outputs import CALENDARS, ENSEMBLES, VERBS, first_months, in_calendar, raw
 
 import fsae.runtime
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.regrid import cell_areas, cell_edges
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.regrid import cell_areas, cell_edges
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 SINGLE = [verb for verb in VERBS if not verb.startswith((*ENSEMBLES, "climatology"))]  # those without members
 CDO_CALENDARS = [calendar for calendar in CALENDARS if calendar != "julian"]  # which CDO does not know
 

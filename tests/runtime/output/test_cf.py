@@ -19,9 +19,10 @@ from conftest import ZOOM
 from outputs import CALENDARS, NAMES, VERBS, ZARR, raw
 
 import fsae.runtime
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError
-from fsae.runtime.grids import HealpixGrid, find_grid
-from fsae.runtime.request import Request
+from fsae.runtime.input.grid_detection import find_grid
+from fsae.runtime.sphere.grids import HealpixGrid
 
 CHECKED = (*NAMES, *(f"in-{calendar}.nc" for calendar in CALENDARS))
 

@@ -10,9 +10,9 @@ import pytest
 import zarr
 from zarr.codecs import BloscCodec, GzipCodec
 
-from fsae.runtime import chunks as chunks_module
-from fsae.runtime.chunks import chunk_of, known_chunks, write_chunk
-from fsae.runtime.stores import Array, ZarrStore
+from fsae.runtime.output import zarr as chunks_module
+from fsae.runtime.output.store import Array
+from fsae.runtime.output.zarr import ZarrStore, chunk_of, known_chunks, write_chunk
 
 BLOSC = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle"}
 SHAPE, CHUNKS = (3, 14, 48), (1, 6, 48)
@@ -134,7 +134,7 @@ def test_a_chunk_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monke
 
 def test_a_killed_writer_leaves_what_a_resumed_run_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # oracle: zarr's names of files that it writes aside, which restart.remove_torn knows
-    from fsae.runtime.restart import FIELDS, remove_torn
+    from fsae.runtime.jobs.resume import FIELDS, remove_torn
 
     make(tmp_path / FIELDS)
     chunks, (place, values) = known_chunks(tmp_path / FIELDS / "tas"), pieces()[0]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from fsae.runtime import stores
 from fsae.runtime.errors import OutputError, UsageError
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.runtime.output import Layout, Unit, open_output, to_dataset
-from fsae.runtime.stores import check_output
-from fsae.runtime.time_axis import encode_times
+from fsae.runtime.output import files as stores
+from fsae.runtime.output.files import check_output
+from fsae.runtime.output.layout import Layout, Unit, open_output, to_dataset
+from fsae.runtime.output.times import encode_times
+from fsae.runtime.sphere.healpix import npix, pixel_centres
 
 ATTRIBUTES = {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}
 EVERYTHING = slice(None)

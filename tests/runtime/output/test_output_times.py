@@ -12,8 +12,8 @@ from conftest import tiny_manifest
 from outputs import engine, first_months, in_calendar, raw, tiny_emulator
 
 import fsae.runtime
-from fsae.runtime import manifest
-from fsae.runtime.request import Request
+from fsae.runtime.bundle import manifest
+from fsae.runtime.ensemble.request import Request
 
 # Days of 50 years from 1850 on, and of January, February and March of 1900, without cftime.
 LENGTHS = {

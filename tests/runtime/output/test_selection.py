@@ -10,25 +10,17 @@ import pytest
 import xarray as xr
 from conftest import ZOOM, tiny_grid
 
-from fsae.runtime.bundle import Bundle
-from fsae.runtime.calendar import steps_between
-from fsae.runtime.cli import main
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.cli.main import main
+from fsae.runtime.climate.calendar import steps_between
 from fsae.runtime.emulator import Emulator
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.runtime.regrid import apply, cell_areas, cell_mean_weights, conservative_weights, target_rows
-from fsae.runtime.request import Request
-from fsae.runtime.selection import (
-    Selection,
-    cells_inside,
-    parse_bbox,
-    regular_grid,
-    rows_and_columns,
-    steps_inside,
-    view_of,
-)
-from fsae.runtime.session import OnnxGraphs
+from fsae.runtime.output.selection import Selection, cells_inside, parse_bbox, rows_and_columns, steps_inside, view_of
+from fsae.runtime.sphere.grids import LatLonGrid, regular_grid
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.runtime.sphere.regrid import apply, cell_areas, cell_mean_weights, conservative_weights, target_rows
 
 PACIFIC = (170.0, -50.0, -150.0, 20.0)  # across the date line
 ATLANTIC = (-60.0, -20.0, 20.0, 50.0)  # across longitude 0

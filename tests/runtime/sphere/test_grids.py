@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.grids import HealpixGrid, LatLonGrid, find_grid, is_same, locate, supported_zoom
+from fsae.runtime.input.grid_detection import find_grid, locate
+from fsae.runtime.sphere.grids import HealpixGrid, LatLonGrid, is_same, supported_zoom
 
 LAT = np.linspace(90, -90, 37)
 LON = np.arange(72) * 5.0

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import (
+from fsae.runtime.sphere.healpix import (
     coarsen,
     nested_to_xyf,
     npix,

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fsae.runtime import pyramid
-from fsae.runtime.healpix import coarsen, npix
-from fsae.training import layers
+from fsae.runtime.diffusion import whitening
+from fsae.runtime.sphere import pyramid
+from fsae.runtime.sphere.healpix import coarsen, npix
+from fsae.training.networks import layers
 
 ZOOMS = [(0, 1, 2, 3), (0, 2, 3), (1, 3)]
 
@@ -35,7 +36,7 @@ def test_white_noise_is_unit_noise_on_every_level() -> None:  # oracle: the vari
     zooms, draws = (0, 1, 2), 4000
     noise = np.random.default_rng(2).normal(size=(draws, 1, npix(2)))
     cell_std, level_std = np.full((1, npix(2)), 3.0), np.array([[0.5, 2.0, 1.5]])
-    latent = pyramid.unwhiten(noise, zooms, cell_std, level_std) / cell_std
+    latent = whitening.unwhiten(noise, zooms, cell_std, level_std) / cell_std
     base, *residuals = pyramid.decompose(latent, zooms)
     # sampling error of a standard deviation: 1 / sqrt(2 * numbers), about 0.3 % here
     np.testing.assert_allclose(base.std(), 0.5, rtol=0.02)
@@ -47,8 +48,8 @@ def test_unwhiten_undoes_whiten() -> None:  # oracle: the identity
     zooms = (0, 1, 2, 3)
     field = rng.normal(size=(4, 2, npix(3)))
     cell_std, level_std = rng.uniform(0.5, 2, (2, npix(3))), rng.uniform(0.2, 2, (2, 4))
-    white = pyramid.whiten(field, zooms, cell_std, level_std)
-    np.testing.assert_allclose(pyramid.unwhiten(white, zooms, cell_std, level_std), field, atol=1e-13)
+    white = whitening.whiten(field, zooms, cell_std, level_std)
+    np.testing.assert_allclose(whitening.unwhiten(white, zooms, cell_std, level_std), field, atol=1e-13)
 
 
 def test_level_mask_keeps_what_the_input_resolves() -> None:  # oracle: the definition

@@ -6,9 +6,9 @@ import pytest
 from scipy.interpolate import RegularGridInterpolator
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.runtime.regrid import (
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.runtime.sphere.regrid import (
     Weights,
     apply,
     bilinear_weights,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from fsae.runtime.healpix import pixel_centres
-from fsae.training.cli import main
+from fsae.runtime.sphere.healpix import pixel_centres
+from fsae.training.cli.main import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "training" / "sample" / "ncep1-tas-mon-200501-201412.nc"
 
 

@@ -8,14 +8,12 @@ import pytest
 import torch
 import xarray as xr
 
-from fsae.runtime import climatology
+from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.healpix import coarsen, npix, refine
-from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
+from fsae.runtime.sphere.healpix import coarsen, npix, refine
 from fsae.training.config import Config, Files, FitConfig, LowResolution, NoiseConfig, SourcesConfig, read_config
-from fsae.training.denoiser import DenoiserConfig
-from fsae.training.diffusion import consecutive
-from fsae.training.low_resolution import (
+from fsae.training.data.datasets import Stretch, WindowSamples
+from fsae.training.data.low_resolution import (
     Reference,
     amplified,
     anomalies_of,
@@ -23,11 +21,13 @@ from fsae.training.low_resolution import (
     level_gains,
     low_resolution_stretches,
 )
-from fsae.training.run import load_run, read_record, read_statistics
-from fsae.training.samples import Stretch, WindowSamples
-from fsae.training.stages import train
+from fsae.training.fitting.diffusion import consecutive
+from fsae.training.fitting.pipeline import train
+from fsae.training.fitting.run_folder import load_run, read_record, read_statistics
+from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
+from fsae.training.networks.denoiser import DenoiserConfig
 
-CONFIGS = Path(__file__).parent.parent / "training" / "configs"
+CONFIGS = Path(__file__).parents[3] / "training" / "configs"
 SAMPLE = CONFIGS.parent / "sample"
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fsae.runtime import climatology
+from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError
-from fsae.runtime.fields import Fields, read_fields
-from fsae.training import normalisation
+from fsae.runtime.input.fields import Fields, read_fields
 from fsae.training.config import Config, DataConfig, FitConfig, TrainerConfig, VariableConfig
-from fsae.training.normalisation import Anomalies, fit_statistics, normalised
-from fsae.training.prepare import prepare
-from fsae.training.samples import AnomalySamples
+from fsae.training.data import normalisation
+from fsae.training.data.datasets import AnomalySamples
+from fsae.training.data.normalisation import Anomalies, fit_statistics, normalised
+from fsae.training.data.prepare import prepare
 
 TAS = VariableConfig(
     name="tas", standard_name="air_temperature", long_name="temperature", units="K", valid_range=(150.0, 350.0)

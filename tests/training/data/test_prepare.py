@@ -8,14 +8,14 @@ import pytest
 import xarray as xr
 import zarr
 
-from fsae.runtime.calendar import year_phase
+from fsae.runtime.climate.calendar import year_phase
 from fsae.runtime.errors import DataError, OutputError
-from fsae.runtime.fields import read_fields
-from fsae.runtime.grids import HealpixGrid, LatLonGrid
-from fsae.runtime.healpix import npix
-from fsae.runtime.regrid import apply, make_weights
-from fsae.training.prepare import DescribedVariable, describe_variables, prepare
-from fsae.training.weights import healpy_weights
+from fsae.runtime.input.fields import read_fields
+from fsae.runtime.sphere.grids import HealpixGrid, LatLonGrid
+from fsae.runtime.sphere.healpix import npix
+from fsae.runtime.sphere.regrid import apply, make_weights
+from fsae.training.data.healpy_weights import healpy_weights
+from fsae.training.data.prepare import DescribedVariable, describe_variables, prepare
 
 YEARS = 2
 

@@ -5,14 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fsae.runtime.healpix import npix
-from fsae.training.climate import View, compare, moments, stacked
-from fsae.training.climate_checks import ClimateTolerances, climate_checks
-from fsae.training.climate_ranges import stretches_among_themselves
-from fsae.training.climate_text import format_climate
-from fsae.training.report import Climate, Range, Stretches
-from fsae.training.scores import nearest_distances
-from fsae.training.spectra import harmonic_coefficients
+from fsae.runtime.sphere.healpix import npix
+from fsae.training.evaluation.climate import View, compare, moments, stacked, stretches_among_themselves
+from fsae.training.evaluation.climate_checks import ClimateTolerances, climate_checks
+from fsae.training.evaluation.report import Climate, Range, Stretches
+from fsae.training.evaluation.tables import format_climate
+from fsae.training.metrics.scores import nearest_distances
+from fsae.training.metrics.spectra import harmonic_coefficients
 
 ZOOM, LATENT_ZOOM, STEPS = 3, 1, 36
 VIEW = View.of(ZOOM, LATENT_ZOOM)

@@ -10,20 +10,19 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from fsae.export.card import model_card
-from fsae.runtime import climatology as harmonic
-from fsae.runtime.bundle import Bundle
+from fsae.export.bundle.card import model_card
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import coarsen, npix, pixel_centres, refine
-from fsae.training import scores
-from fsae.training.baselines import bilinear, fit_eofs
-from fsae.training.climate_text import format_climate
+from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, refine
 from fsae.training.config import DEFAULT, read_config
-from fsae.training.evaluate import Settings, evaluate
-from fsae.training.reconstruction import from_eofs
-from fsae.training.report import Report, VariableReport, report_json
-from fsae.training.report_text import format_report
-from fsae.training.subject import Fields, Period, Subject, rebuild
+from fsae.training.evaluation.model import Fields, Period, Subject, rebuild
+from fsae.training.evaluation.reconstruction import from_eofs
+from fsae.training.evaluation.report import Report, VariableReport, report_json
+from fsae.training.evaluation.scorecard import Settings, evaluate
+from fsae.training.evaluation.tables import format_climate, format_report
+from fsae.training.metrics import scores
+from fsae.training.metrics.baselines import bilinear, fit_eofs
 
 ZOOM, LATENT_ZOOM, HARMONICS = 2, 1, 1
 YEARS, HELD_OUT = 24, 4
@@ -280,7 +279,7 @@ def test_bad_input_is_named(fault: str) -> None:
         evaluate(subject, training, evaluation, generate=lambda members, *_: np.zeros((members, 1, 1, 1), np.float32))
 
 
-SAMPLE = Path(__file__).parent.parent / "training" / "sample"
+SAMPLE = Path(__file__).parents[3] / "training" / "sample"
 
 
 def sample(name: str) -> tuple[Fields, np.ndarray]:

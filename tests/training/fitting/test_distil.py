@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fsae.runtime.diffusion.sampler import SAMPLERS, noise_levels
 from fsae.runtime.errors import UsageError
-from fsae.runtime.sampler import SAMPLERS, noise_levels
-from fsae.training.denoiser import Denoiser, DenoiserConfig
-from fsae.training.distil import denoiser_of, distil_loss, euler_target, student_of, teacher_levels
+from fsae.training.fitting.distil import denoiser_of, distil_loss, euler_target, student_of, teacher_levels
+from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
 
 STD = 0.7  # of the clean Gaussian; its mean is the last step before the window
 LEVELS = noise_levels(3, 0.4, 20.0, 7.0)

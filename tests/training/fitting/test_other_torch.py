@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from fsae.export.bundle import export_run
-from fsae.runtime.bundle import Bundle, open_bundle
-from fsae.runtime.healpix import coarsen
-from fsae.runtime.session import INPUTS, OUTPUTS, DenoiserInputs, OnnxGraphs
-from fsae.training.run import load_run
+from fsae.export.bundle.write import export_run
+from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, DenoiserInputs
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle, open_bundle
+from fsae.runtime.sphere.healpix import coarsen
+from fsae.training.fitting.run_folder import load_run
 
-GOLDEN = Path(__file__).parent / "golden" / "run-torch-2.6"  # made by golden/make_run.py with that torch
+GOLDEN = Path(__file__).parents[2] / "golden" / "run-torch-2.6"  # made by golden/make_run.py with that torch
 GRAPHS = ("encoder", "decoder", "denoiser")
 
 

@@ -17,14 +17,14 @@ import torch
 from safetensors.numpy import load_file
 
 from fsae.runtime.errors import DeviceError, UsageError
-from fsae.training import fit as loop
-from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
-from fsae.training.cli import main
+from fsae.training.cli.main import main
 from fsae.training.config import FitConfig, TrainerConfig
-from fsae.training.fit import autoencoder_loss, check_trainer, fit
-from fsae.training.samples import AnomalySamples
+from fsae.training.data.datasets import AnomalySamples
+from fsae.training.fitting import loop
+from fsae.training.fitting.loop import autoencoder_loss, check_trainer, fit
+from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 
-SAMPLE = Path(__file__).parent.parent / "training" / "sample" / "ncep1-tas-mon-200501-201412.nc"
+SAMPLE = Path(__file__).parents[3] / "training" / "sample" / "ncep1-tas-mon-200501-201412.nc"
 SHAPE = AutoencoderConfig(
     zoom=2, latent_zoom=1, fine_token_zoom=1, coarse_token_zoom=0, width=8, heads=2, embedding=9, dropout=0.1
 )
@@ -61,13 +61,14 @@ from pathlib import Path
 import cftime
 import numpy as np
 
-from fsae.runtime.fields import read_fields
-from fsae.runtime.output import Layout, Unit, open_output
-from fsae.runtime.time_axis import encode_times
-from fsae.training import stages
-from fsae.training.autoencoder import AutoencoderConfig
+from fsae.runtime.input.fields import read_fields
+from fsae.runtime.output.layout import Layout, Unit, open_output
+from fsae.runtime.output.times import encode_times
+from fsae.training.fitting import autoencoder, pipeline
+from fsae.training.data import prepared
+from fsae.training.networks.autoencoder import AutoencoderConfig
 from fsae.training.config import Config, DataConfig, FitConfig, TrainerConfig, VariableConfig
-from fsae.training.prepare import CHUNK_VALUES
+from fsae.training.data.prepare import CHUNK_VALUES
 
 TAS = VariableConfig(
     name="tas", standard_name="air_temperature", long_name="temperature", units="K", valid_range=(150.0, 350.0)
@@ -102,9 +103,9 @@ def peak_mib(folder, size_mib):
         autoencoder_fit=FitConfig(steps=3, batch=4, learning_rate=1e-3, mixture=1.0, checkpoint_every_steps=3),
         trainer=TrainerConfig(accelerator="cpu", cache_gib=int(sys.argv[3]) / 1024),
     )
-    fields = stages.read_prepared(config, folder)
-    stages.statistics_stage(config, fields, (), folder)
-    stages.autoencoder_stage(config, fields, folder, progress=False)
+    fields = prepared.read_prepared(config, folder)
+    pipeline.statistics_stage(config, fields, (), folder)
+    autoencoder.autoencoder_stage(config, fields, folder, progress=False)
     fields.close()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -286,7 +287,7 @@ def test_two_devices_do_what_one_does(
     config.write_text(RUN)
     arguments = ["fit", str(config), "--out", str(tmp_path)]
     assert main([*arguments, "--name", "one"]) == 0
-    done = run_script("-m", "fsae.training.cli", *arguments, "--devices", 2)
+    done = run_script("-m", "fsae.training.cli.main", *arguments, "--devices", 2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.replace(f"{tmp_path}/two", f"{tmp_path}/one") == capsys.readouterr().out
     one, two = (load_file(tmp_path / run / "autoencoder.safetensors") for run in ("one", "two"))
@@ -312,7 +313,7 @@ def test_sigterm_ends_all_processes_and_one_device_goes_on(
     config.write_text(RUN.replace("[diffusion_fit]\nsteps = 4", "[diffusion_fit]\nsteps = 150"))
     arguments = ["fit", str(config), "--out", str(tmp_path)]
     started = subprocess.Popen(
-        [sys.executable, "-m", "fsae.training.cli", *arguments, "--devices", "2"],
+        [sys.executable, "-m", "fsae.training.cli.main", *arguments, "--devices", "2"],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from fsae.runtime import climatology
+from fsae.runtime.climate import climatology
 from fsae.runtime.errors import Stopped, UsageError
-from fsae.training import fit
-from fsae.training.cli import main
+from fsae.training.cli.main import main
 from fsae.training.config import Files, NoiseConfig, TrainerConfig, read_config
-from fsae.training.diffusion import latent_spread
-from fsae.training.fit import denoiser_loss
-from fsae.training.run import load_run
-from fsae.training.samples import AnomalySamples, Stretch, WindowSamples
-from fsae.training.stages import train
+from fsae.training.data.datasets import AnomalySamples, Stretch, WindowSamples
+from fsae.training.fitting import loop as fit
+from fsae.training.fitting.diffusion import latent_spread
+from fsae.training.fitting.loop import denoiser_loss
+from fsae.training.fitting.pipeline import train
+from fsae.training.fitting.run_folder import load_run
 
-SAMPLE = Path(__file__).parent.parent / "training" / "sample"
+SAMPLE = Path(__file__).parents[3] / "training" / "sample"
 
 SMALL = f"""
 name = "small"

@@ -14,21 +14,21 @@ from matplotlib.image import imread
 from scipy import stats
 from scipy.spatial.distance import mahalanobis
 
-from fsae.runtime import climatology
+from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import coarsen, pixel_centres
-from fsae.training import analyse as analysis
-from fsae.training import pictures, structure
-from fsae.training.analyse import Analysis, Months, analyse, answers, format_analysis, read_months
-from fsae.training.cli import main
+from fsae.runtime.sphere.healpix import coarsen, pixel_centres
+from fsae.training.cli.main import main
 from fsae.training.config import Files, read_config
-from fsae.training.pictures import MONTH_COLOURS, Cloud
-from fsae.training.run import Run, read_record
-from fsae.training.series import encode_series, read_prepared
-from fsae.training.stages import train
-from fsae.training.structure import Warmth, eruption_windows, season_of, steady, warming_of
+from fsae.training.data.prepared import encode_series, read_prepared
+from fsae.training.fitting.pipeline import train
+from fsae.training.fitting.run_folder import Run, read_record
+from fsae.training.latent_space import analyse as analysis
+from fsae.training.latent_space import pictures, structure
+from fsae.training.latent_space.analyse import Analysis, Months, analyse, answers, format_analysis, read_months
+from fsae.training.latent_space.pictures import MONTH_COLOURS, Cloud
+from fsae.training.latent_space.structure import Warmth, eruption_windows, season_of, steady, warming_of
 
-SAMPLE = Path(__file__).parent.parent / "training" / "sample"
+SAMPLE = Path(__file__).parents[3] / "training" / "sample"
 YEARS = np.arange(1948, 2015)
 INDEX = np.arange(12 * 1948, 12 * 2015)
 NUMBERS = 24
@@ -325,7 +325,7 @@ def test_the_command_prints_tables_and_writes_figures(
 
 def test_help_loads_neither_pictures_nor_statistics() -> None:  # oracle: modules of a fresh interpreter
     code = (
-        "import sys; from fsae.training.cli import main; assert main(['analyse', '--help']) == 0; "
+        "import sys; from fsae.training.cli.main import main; assert main(['analyse', '--help']) == 0; "
         "assert not {'matplotlib', 'sklearn', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.training import baselines
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.training.metrics import baselines
 
 RNG_SEED = 11
 

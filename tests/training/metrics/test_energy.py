@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fsae.runtime.errors import DataError
-from fsae.training.energy import energy_score, energy_scores
-from fsae.training.scores import fair_crps
+from fsae.training.metrics.ensembles import energy_score, energy_scores
+from fsae.training.metrics.scores import fair_crps
 
 
 def test_one_pixel_is_the_crps() -> None:  # oracle: `scores`, fair CRPS

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fsae.runtime.healpix import npix, refine
-from fsae.training.patch_edges import cell_peak, edge_jumps, repeat_degree
-from fsae.training.spectra import power_spectrum
+from fsae.runtime.sphere.healpix import npix, refine
+from fsae.training.metrics.patch_edges import cell_peak, edge_jumps, repeat_degree
+from fsae.training.metrics.spectra import power_spectrum
 
 
 def test_degree_of_a_cell() -> None:  # oracle: the area of a cell, 4 pi / (12 nside**2), is the square of its side

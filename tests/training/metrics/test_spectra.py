@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import sph_harm_y
 
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.training.spectra import autocorrelation, power_spectrum, share_within
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.training.metrics.spectra import autocorrelation, power_spectrum, share_within
 
 
 def harmonic(zoom: int, degree: int, order: int) -> np.ndarray:

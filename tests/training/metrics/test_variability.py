@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.training.regions import region_weights, tropical_pacific
-from fsae.training.variability import extremes, leading_pattern, regional_memory, skewness_and_kurtosis
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.training.metrics.regions import region_weights, tropical_pacific
+from fsae.training.metrics.variability import extremes, leading_pattern, regional_memory, skewness_and_kurtosis
 
 
 def autoregression(memory: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

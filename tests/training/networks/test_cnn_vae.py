@@ -14,15 +14,15 @@ import xarray as xr
 from safetensors.numpy import load_file
 
 from fsae.runtime.errors import DataError, Stopped, UsageError
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import pixel_centres
-from fsae.training import cnn_stage
-from fsae.training.cli import main
-from fsae.training.cnn_stage import mixture_waves, reconstruct, sample_at_points, train_cnn_vae
-from fsae.training.cnn_vae import KL_WEIGHT, CnnVae, cnn_vae_loss, fitting_width, parameter_count, places
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import pixel_centres
+from fsae.training.cli.main import main
 from fsae.training.config import Config, read_config
-from fsae.training.halo import spherical_harmonics
-from fsae.training.run import load_run, make_autoencoder, read_statistics
+from fsae.training.fitting import cnn_vae as cnn_stage
+from fsae.training.fitting.cnn_vae import mixture_waves, reconstruct, sample_at_points, train_cnn_vae
+from fsae.training.fitting.run_folder import load_run, make_autoencoder, read_statistics
+from fsae.training.networks.cnn_vae import KL_WEIGHT, CnnVae, cnn_vae_loss, fitting_width, parameter_count, places
+from fsae.training.networks.halo import spherical_harmonics
 
 LAT_DEG = torch.linspace(90, -90, 73, dtype=torch.float64)
 LON_DEG = torch.arange(144, dtype=torch.float64) * 2.5
@@ -219,7 +219,7 @@ def test_a_small_run_learns(trained: Path, configuration: Path) -> None:
 def test_interrupted_training_ends_like_an_undisturbed_one(
     trained: Path, configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # oracle: the undisturbed one, bit for bit on the same machine
-    from fsae.training import fit
+    from fsae.training.fitting import loop as fit
 
     config, inputs = settings(configuration)
     folder = run_with_autoencoder(trained, tmp_path / "run")

@@ -4,8 +4,8 @@ import healpy
 import numpy as np
 import pytest
 
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.training.halo import halo_size, halo_table, spherical_harmonics
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.training.networks.halo import halo_size, halo_table, spherical_harmonics
 
 PAIRS = [(0, 0), (3, 0), (4, 2), (3, 3), (5, 3)]
 

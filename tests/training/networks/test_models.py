@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsae.runtime.climatology import evaluate, season
+from fsae.runtime.climate.climatology import evaluate, season
+from fsae.runtime.diffusion.sampler import noise_features
 from fsae.runtime.errors import UsageError
-from fsae.runtime.healpix import coarsen, npix, pixel_centres, refine
-from fsae.runtime.pyramid import level_mask
-from fsae.runtime.sampler import noise_features
-from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
-from fsae.training.denoiser import Denoiser, DenoiserConfig
-from fsae.training.global_map import global_maps, localised_covariance
-from fsae.training.halo import halo_table
-from fsae.training.layers import FieldSpaceBlock, Tokens
+from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, refine
+from fsae.runtime.sphere.pyramid import level_mask
+from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
+from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
+from fsae.training.networks.global_map import global_maps, localised_covariance
+from fsae.training.networks.halo import halo_table
+from fsae.training.networks.layers import FieldSpaceBlock, Tokens
 
 CONFIG = AutoencoderConfig(
     base_zoom=0,

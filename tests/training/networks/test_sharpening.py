@@ -4,9 +4,9 @@ import healpy
 import numpy as np
 import torch
 
-from fsae.runtime.healpix import coarsen, npix
-from fsae.training.autoencoder import Autoencoder, AutoencoderConfig
-from fsae.training.sharpening import fit_sharpening, highest_degree, laplacian, power
+from fsae.runtime.sphere.healpix import coarsen, npix
+from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
+from fsae.training.networks.sharpening import fit_sharpening, highest_degree, laplacian, power
 
 NSIDE = 8
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fsae.runtime.healpix import npix
-from fsae.runtime.pyramid import unwhiten, whiten
-from fsae.training.denoiser import Denoiser, DenoiserConfig
-from fsae.training.diffusion import large_waves
-from fsae.training.halo import spherical_harmonics
-from fsae.training.wiener import (
+from fsae.runtime.diffusion.whitening import unwhiten, whiten
+from fsae.runtime.sphere.healpix import npix
+from fsae.training.fitting.diffusion import large_waves
+from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
+from fsae.training.networks.halo import spherical_harmonics
+from fsae.training.networks.wiener import (
     WAVES,
     WienerFilter,
     fit_basis,

@@ -12,23 +12,24 @@ import pytest
 import xarray as xr
 from scipy.special import sph_harm_y
 
-from fsae.runtime import climatology as harmonic
+from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.errors import DataError
-from fsae.runtime.grids import LatLonGrid
-from fsae.runtime.healpix import coarsen, npix, pixel_centres, pixel_of, refine
-from fsae.training import cnn_stage, spectra
-from fsae.training.cli import main
-from fsae.training.compare import Rebuilt, Scene, check_same_data, row_of, scene_of
-from fsae.training.comparison import BILINEAR, CNN, EOF, FSAE, RIDGE, UNSHARPENED, Row, checks, claims
+from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, pixel_of, refine
+from fsae.training.cli.main import main
 from fsae.training.config import Files, read_config
-from fsae.training.run import load_run, make_autoencoder, read_statistics, save_weights, write_record
-from fsae.training.series import read_prepared
-from fsae.training.stages import prepare_stage, statistics_stage
-from fsae.training.subject import Fields, Period, Subject
-from fsae.training.surfaces import COAST, EVERYWHERE, STEEP, coasts, places_of, slope, steep
-from fsae.training.torch_graphs import TorchGraphs
+from fsae.training.data.prepared import read_prepared
+from fsae.training.evaluation.model import Fields, Period, Subject
+from fsae.training.fitting import cnn_vae as cnn_stage
+from fsae.training.fitting.pipeline import prepare_stage, statistics_stage
+from fsae.training.fitting.run_folder import load_run, make_autoencoder, read_statistics, save_weights, write_record
+from fsae.training.metrics import spectra
+from fsae.training.networks.torch_graphs import TorchGraphs
+from fsae.training.studies.compare import Rebuilt, Scene, check_same_data, row_of, scene_of
+from fsae.training.studies.compare_tables import BILINEAR, CNN, EOF, FSAE, RIDGE, UNSHARPENED, Row, checks, claims
+from fsae.training.studies.places import COAST, EVERYWHERE, STEEP, coasts, places_of, slope, steep
 
-SAMPLE = Path(__file__).parent.parent / "training" / "sample"
+SAMPLE = Path(__file__).parents[3] / "training" / "sample"
 ZOOM = 3
 GRID = LatLonGrid(lat_deg=np.linspace(90, -90, 13), lon_deg=np.arange(24) * 15.0)
 

@@ -9,12 +9,18 @@ import pytest
 from gaussian_model import LATENT_PIXELS, SCALE, GaussianGraphs, gaussian_material
 
 from fsae.runtime.errors import UsageError
-from fsae.training.decades import decade_years, decades, persistence_and_trend
-from fsae.training.decades_report import DecadesReport, VariableDecades, format_decades
-from fsae.training.long_runs import LongRun, reduce_run
-from fsae.training.periods import Material
-from fsae.training.record_json import as_json
-from fsae.training.stability import stability_of
+from fsae.training.evaluation.long_runs import LongRun, reduce_run
+from fsae.training.evaluation.periods import Material
+from fsae.training.evaluation.report import as_json
+from fsae.training.studies.decades import (
+    DecadesReport,
+    VariableDecades,
+    decade_years,
+    decades,
+    format_decades,
+    persistence_and_trend,
+)
+from fsae.training.studies.stability import stability_of
 
 TREND = 0.03  # of the latent, a year: 0.6 K a decade
 MEMBERS = 5

@@ -11,16 +11,14 @@ import pytest
 from gaussian_model import SCALE, gaussian_material
 
 from fsae.runtime.errors import DataError
-from fsae.runtime.healpix import npix, pixel_centres
-from fsae.training import ensemble_scores
-from fsae.training.baselines import fit_eofs
-from fsae.training.cli import main
-from fsae.training.hindcast import encode_white, hindcast, model_forecast
-from fsae.training.hindcast_report import HindcastReport, LeadScores, format_hindcast, skill_sentence
-from fsae.training.hindcast_scores import domains, nino34, thinned
-from fsae.training.periods import Material, joined
-from fsae.training.record_json import as_json
-from fsae.training.reference_forecasts import (
+from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.training.cli.main import main
+from fsae.training.evaluation.model import Period
+from fsae.training.evaluation.periods import Material, joined
+from fsae.training.evaluation.report import as_json
+from fsae.training.metrics import ensembles as ensemble_scores
+from fsae.training.metrics.baselines import fit_eofs
+from fsae.training.metrics.reference_forecasts import (
     Observed,
     climatology,
     damped_persistence,
@@ -28,7 +26,16 @@ from fsae.training.reference_forecasts import (
     fit_inverse_model,
     reference_forecasts,
 )
-from fsae.training.subject import Period
+from fsae.training.studies.hindcast import (
+    HindcastReport,
+    LeadScores,
+    encode_white,
+    format_hindcast,
+    hindcast,
+    model_forecast,
+    skill_sentence,
+)
+from fsae.training.studies.hindcast_scores import domains, nino34, thinned
 
 MEMORY, LEADS, MEMBERS = 0.7, 4, 12
 DEVIATION = np.sqrt(1 - MEMORY ** (2.0 * np.arange(1, LEADS + 1)))  # of x at each lead, given the last known step

@@ -10,18 +10,27 @@ import pytest
 import xarray as xr
 from conftest import WINDOW, tiny_grid
 
-from fsae.runtime.calendar import year_phase
-from fsae.runtime.ensemble import generate
+from fsae.runtime.climate.calendar import year_phase
+from fsae.runtime.ensemble.generate import timeline
+from fsae.runtime.ensemble.members import generate
 from fsae.runtime.errors import UsageError
-from fsae.runtime.generation import timeline
-from fsae.training.cli import main
+from fsae.training.cli.main import main
 from fsae.training.config import DEFAULT, read_config
-from fsae.training.energy import energy_score
-from fsae.training.evaluation import Candidate, of_bundle
-from fsae.training.sampler_report import Energy, Figures, Row, SamplerTable, rank, recommend
-from fsae.training.sampler_table import Choice, compare_samplers, year_range, years_to_use
-from fsae.training.scores import fair_crps
-from fsae.training.subject import Period
+from fsae.training.evaluation.model import Candidate, Period, of_bundle
+from fsae.training.metrics.ensembles import energy_score
+from fsae.training.metrics.scores import fair_crps
+from fsae.training.studies.samplers import (
+    Choice,
+    Energy,
+    Figures,
+    Row,
+    SamplerTable,
+    compare_samplers,
+    rank,
+    recommend,
+    year_range,
+    years_to_use,
+)
 
 MONTHS, MEMBERS = 36, 6
 CONFIG = """

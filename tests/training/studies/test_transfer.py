@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from fsae.runtime import climatology as harmonic
+from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.healpix import coarsen, npix, refine
-from fsae.training.prepare import DescribedVariable
-from fsae.training.subject import Fields, Subject
-from fsae.training.transfer import MODEL, format_transfer, transfer
+from fsae.runtime.sphere.healpix import coarsen, npix, refine
+from fsae.training.data.prepare import DescribedVariable
+from fsae.training.evaluation.model import Fields, Subject
+from fsae.training.studies.superres import MODEL, format_transfer, transfer
 
 ZOOM, COARSE, MONTHS = 3, 1, 48
 TAS = DescribedVariable(

@@ -1,12 +1,10 @@
-"""Whole chunks of a Zarr array written as zarr itself writes them, to the byte, without its event loop.
-
-Zarr hands every chunk through that and several threads, which for a chunk of some fields costs more than to compress
-it. This is for arrays of the one kind that `stores.ZarrStore` makes, known by their own metadata; all others, and
-pieces that are not one chunk, are left to zarr.
-"""
+"""Zarr v3 stores."""
 
 import json
+import threading
 import uuid
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,81 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .store import F32, Array, Attribute, Coordinate
+
+FILTERS = threading.Lock()  # filters of warnings belong to the process: threads that put them back must take turns
+
+
+class ZarrStore:
+    """A Zarr v3 group; every piece is whole chunks, so none is read to write another.
+
+    Without attributes it is the group that stands at the path, to be written on.
+    """
+
+    def __init__(self, path: Path, attributes: Mapping[str, Attribute] | None) -> None:
+        import zarr
+
+        self._path = path
+        if attributes is not None:
+            self._group = zarr.create_group(store=str(path), zarr_format=3, attributes=dict(attributes))
+            self._arrays: dict[str, Any] = {}
+        else:
+            self._group = zarr.open_group(store=str(path), mode="r+", zarr_format=3, use_consolidated=False)
+            self._arrays = dict(self._group.arrays())
+        self._chunks: dict[str, Chunks | None] = {}  # of the arrays that were written
+
+    def put(self, item: Coordinate) -> None:
+        """See `Store.put`."""
+        array = self._group.create_array(
+            item.name,
+            shape=item.values.shape,
+            chunks=item.values.shape,
+            dtype=item.values.dtype,
+            dimension_names=item.dims,
+            attributes=dict(item.attributes),
+        )
+        array[...] = item.values
+
+    def create(self, array: Array) -> None:
+        """See `Store.create`."""
+        from zarr.codecs import BloscCodec
+
+        self._arrays[array.name] = self._group.create_array(
+            array.name,
+            shape=array.shape,
+            chunks=array.chunks,
+            dtype="float32",
+            dimension_names=array.dims,
+            attributes=dict(array.attributes),
+            compressors=BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),
+            fill_value=float("nan"),
+        )
+
+    def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
+        """See `Store.write`."""
+        if name not in self._chunks:
+            self._chunks[name] = known_chunks(self._path / name)
+        chunks = self._chunks[name]
+        if chunks is None or not write_chunk(chunks, place, values):
+            self._arrays[name][place] = values
+
+    def read(self, name: str, place: tuple[slice, ...]) -> F32:
+        """What was written there."""
+        found: F32 = self._arrays[name][place]
+        return found
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        import zarr
+
+        with FILTERS, warnings.catch_warnings():
+            # not yet in the Zarr v3 text, but ignored by those who do not know it and expected by xarray
+            warnings.filterwarnings("ignore", message="Consolidated metadata")
+            zarr.consolidate_metadata(self._group.store)
+        self._group.store.close()
+
+
+# Whole chunks of a Zarr array written as zarr itself writes them, to the byte, without its event loop.
 # What must stand in zarr.json, see the Zarr v3 specification; shape, chunk shape and compression are read from it.
 KIND = {
     "zarr_format": 3,
@@ -23,7 +96,9 @@ KIND = {
     "fill_value": "NaN",
     "storage_transformers": [],
 }
+
 BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
+
 SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}  # numbers of c-blosc
 
 

@@ -1,0 +1,1 @@
+"""Measure exported graphs against the trained model."""

@@ -1,0 +1,1 @@
+"""Trace trained networks into ONNX graphs that every backend can run."""

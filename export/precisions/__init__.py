@@ -1,0 +1,1 @@
+"""Graphs in 16 and 8 bits."""

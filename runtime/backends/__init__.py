@@ -1,0 +1,1 @@
+"""The libraries that run the graphs, and the choice between them."""

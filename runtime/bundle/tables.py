@@ -1,0 +1,96 @@
+"""The tables of a bundle: pixel centres, regridding weights and statistics, read without pickle."""
+
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime.errors import BundleError
+from fsae.runtime.sphere.healpix import npix
+from fsae.runtime.sphere.regrid import Weights
+
+from .manifest import Manifest
+
+
+def read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file; pickled objects are refused."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise BundleError(f"{where} holds no readable arrays ({error}); get the bundle again") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """Constants of a bundle: grids, weights between them, climatology and statistics (see the fields' comments)."""
+
+    lat_deg: NDArray[np.float64]  # (pixel)
+    lon_deg: NDArray[np.float64]  # (pixel)
+    source_lat_deg: NDArray[np.float64]  # (lat), axis of the training data's own grid
+    source_lon_deg: NDArray[np.float64]  # (lon)
+    to_healpix: Weights  # training grid, flattened (lat, lon) -> pixel
+    to_source: Weights  # pixel -> training grid
+    climatology: NDArray[np.float32]  # (variable, 1 + 2K, pixel), physical units
+    scale: NDArray[np.float32]  # (variable), physical units
+    latent_cell_std: NDArray[np.float32]  # (variable, latent pixel), see pyramid.seasonal_std
+    latent_season_std: NDArray[np.float32]  # (variable, 2H, latent pixel)
+    latent_level_std: NDArray[np.float32]  # (variable, level up to the latent zoom)
+
+    @property
+    def source_shape(self) -> tuple[int, int]:
+        """(lat, lon) of the training data's own grid."""
+        return self.source_lat_deg.size, self.source_lon_deg.size
+
+
+def _tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str) -> Tables:
+    """Tables out of their arrays, with every shape checked against the manifest."""
+    variables, pixels = len(manifest.variables), npix(manifest.grid.zoom)
+    latent_levels = manifest.zooms.index(manifest.latent.zoom) + 1
+    expected: dict[str, tuple[int | None, ...]] = {
+        "lat_deg": (pixels,),
+        "lon_deg": (pixels,),
+        "source_lat_deg": (None,),
+        "source_lon_deg": (None,),
+        "climatology": (variables, 1 + 2 * manifest.time.harmonics, pixels),
+        "scale": (variables,),
+        "latent_cell_std": manifest.latent.shape,
+        "latent_season_std": (variables, None, manifest.latent.shape[1]),
+        "latent_level_std": (variables, latent_levels),
+    }
+    for name in ("to_healpix", "to_source"):
+        expected |= {f"{name}_{part}": (None,) for part in ("indptr", "index", "weight")}
+    # bundles of a model without seasons in its deviations have no such table
+    arrays = {"latent_season_std": np.zeros((variables, 0, manifest.latent.shape[1]), np.float32), **arrays}
+    missing = sorted(set(expected) - set(arrays))
+    if missing:
+        raise BundleError(f"{where} lacks the tables {missing}")
+    for name, shape in expected.items():
+        found = arrays[name].shape
+        if len(found) != len(shape) or any(e not in (None, f) for f, e in zip(found, shape, strict=True)):
+            raise BundleError(f"{where}: table {name} has the shape {found}, expected {shape}")
+    source = arrays["source_lat_deg"].size * arrays["source_lon_deg"].size
+    weights = {}
+    for name, source_size, rows in (("to_healpix", source, pixels), ("to_source", pixels, source)):
+        indptr, index, weight = (arrays[f"{name}_{part}"] for part in ("indptr", "index", "weight"))
+        good = indptr.size == rows + 1 and index.size == weight.size == int(indptr[-1])
+        if not good or (index.size and not 0 <= int(index.min()) <= int(index.max()) < source_size):
+            raise BundleError(f"{where}: the weights {name} do not fit {source_size} points to {rows}")
+        weights[name] = Weights(indptr=indptr, index=index, weight=weight, source_size=source_size)
+    return Tables(
+        lat_deg=arrays["lat_deg"].astype(np.float64),
+        lon_deg=arrays["lon_deg"].astype(np.float64),
+        source_lat_deg=arrays["source_lat_deg"].astype(np.float64),
+        source_lon_deg=arrays["source_lon_deg"].astype(np.float64),
+        to_healpix=weights["to_healpix"],
+        to_source=weights["to_source"],
+        climatology=arrays["climatology"].astype(np.float32),
+        scale=arrays["scale"].astype(np.float32),
+        latent_cell_std=arrays["latent_cell_std"].astype(np.float32),
+        latent_season_std=arrays["latent_season_std"].astype(np.float32),
+        latent_level_std=arrays["latent_level_std"].astype(np.float32),
+    )

@@ -1,0 +1,1 @@
+"""The command line of `fsae-run`: a few lines per command."""

@@ -1,0 +1,1 @@
+"""Dates, seasons, units and transforms of variables."""

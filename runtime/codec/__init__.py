@@ -1,0 +1,1 @@
+"""Compression, decompression and super-resolution, and the climatology of their source."""

@@ -1,0 +1,1 @@
+"""The mathematics of drawing: noise, sampler, whitening."""

@@ -1,0 +1,1 @@
+"""Any CF dataset as nested HEALPix fields."""

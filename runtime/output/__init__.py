@@ -1,0 +1,1 @@
+"""CF output in Zarr or NetCDF that is either complete or absent."""

@@ -1,0 +1,104 @@
+"""NetCDF-4 stores, through h5netcdf."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .store import F32, Array, Attribute, Coordinate
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+
+def _short(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
+    """The attributes, whole numbers in 32 bits where they fit: CDO takes a longer `healpix_nside` for none."""
+    limits = np.iinfo(np.int32)
+    return {
+        key: np.int32(value) if isinstance(value, int) and limits.min <= value <= limits.max else value
+        for key, value in attributes.items()
+    }
+
+
+class _PatientFile(io.FileIO):
+    """A file whose writes seem to succeed; the first failure is kept in `failure`, and what follows it is dropped.
+
+    HDF5 does not survive a failing write: it tries again from finalisers, prints, and may crash when Python exits. So
+    it is never shown one, and the store asks for the failure itself.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: "Buffer") -> int:
+        """Number of bytes taken."""
+        view = memoryview(data).cast("B")
+        taken = view.nbytes
+        while view.nbytes and self.failure is None:
+            try:
+                view = view[super().write(view) or 0 :]
+            except OSError as error:
+                self.failure = error
+        return taken
+
+    def truncate(self, size: int | None = None) -> int:
+        """The size the file seems to have now."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+
+class NetcdfStore:
+    """A NetCDF-4 file through h5netcdf."""
+
+    def __init__(self, path: Path, attributes: Mapping[str, Attribute]) -> None:
+        import h5netcdf
+
+        self._disk = _PatientFile(path, "w+b")
+        self._file = h5netcdf.File(self._disk, "w")
+        self._file.attrs.update(_short(attributes))
+
+    def put(self, item: Coordinate) -> None:
+        """See `Store.put`."""
+        self._make_dimensions(item.dims, item.values.shape)
+        variable = self._file.create_variable(item.name, item.dims, dtype=item.values.dtype)
+        variable[...] = item.values
+        variable.attrs.update(_short(item.attributes))
+        self._raise_failure()
+
+    def create(self, array: Array) -> None:
+        """See `Store.create`."""
+        self._make_dimensions(array.dims, array.shape)
+        variable = self._file.create_variable(
+            array.name,
+            array.dims,
+            dtype="float32",
+            chunks=array.chunks,
+            compression="gzip",
+            compression_opts=4,
+            shuffle=True,
+        )
+        variable.attrs.update(_short(array.attributes))
+
+    def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
+        """See `Store.write`."""
+        self._file[name][place] = values
+        self._raise_failure()
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._file.close()
+        self._disk.close()
+        self._raise_failure()
+
+    def _make_dimensions(self, dims: tuple[str, ...], shape: tuple[int, ...]) -> None:
+        for dim, size in zip(dims, shape, strict=True):
+            if dim not in self._file.dimensions:
+                self._file.dimensions[dim] = size
+
+    def _raise_failure(self) -> None:
+        if self._disk.failure is not None:
+            raise self._disk.failure

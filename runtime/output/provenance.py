@@ -1,0 +1,102 @@
+"""CF attributes and provenance of an output."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Variable
+
+from .layout import TIME_CHUNK, Layout, normalised
+from .selection import View
+from .store import Attribute, Coordinate
+from .times import LEAD, REFERENCE, Starts, TimeAxis
+
+
+def versions(graphs: Graphs | None) -> dict[str, str]:
+    """Versions of what the numbers depend on; without graphs NumPy has made them all."""
+    found = {"fsae": importlib.metadata.version("fsae"), "numpy": np.__version__}
+    if graphs is not None:
+        name, version = graphs.backend.rsplit(" ", 1)
+        found[name] = version
+    return found
+
+
+def origin(bundle: Bundle, graphs: Graphs | None, request: Mapping[str, Any]) -> dict[str, Attribute]:
+    """Global attributes of every kind of output: bundle and its hash, request and versions; no clock, no batch size.
+
+    There is no CF `history`: its lines begin with the time of day, and would only repeat the request and the versions.
+    """
+    return {
+        "fsae_bundle": bundle.manifest.name,
+        "fsae_manifest_sha256": bundle.manifest_sha256,
+        "fsae_request": normalised(request),
+        "fsae_versions": normalised(versions(graphs)),
+    }
+
+
+def provenance(
+    bundle: Bundle, graphs: Graphs, request: Mapping[str, Any], notes: tuple[str, ...]
+) -> dict[str, Attribute]:
+    """Global attributes that say where the numbers come from: enough to make them again."""
+    attributes: dict[str, Attribute] = {
+        "title": f"{request['verb']} with {bundle.manifest.name}",
+        "source": f"fsae bundle {bundle.manifest.name}",
+        "license": bundle.manifest.licence,
+        **origin(bundle, graphs, request),
+        "fsae_device": graphs.device,
+        "fsae_precision": graphs.precision,
+    }
+    return attributes | ({"comment": " ".join(notes)} if notes else {})
+
+
+def cf_attributes(variable: Variable) -> dict[str, Attribute]:
+    """CF attributes of a variable of the model."""
+    attributes: dict[str, Attribute] = {
+        "standard_name": variable.standard_name,
+        "long_name": variable.long_name,
+        "units": variable.units,
+        "cell_methods": variable.cell_methods,
+    }
+    # CF 3.1.2: a temperature must say that it is one and no difference of two
+    return attributes | ({"units_metadata": "temperature: on_scale"} if variable.units == "K" else {})
+
+
+def field_layout(
+    view: View,
+    time: TimeAxis,
+    members: tuple[int, ...] | None,
+    attributes: Mapping[str, Attribute],
+    *,
+    starts: Starts | None = None,
+    time_chunk: int = TIME_CHUNK,
+    extra: tuple[Coordinate, ...] = (),
+) -> Layout:
+    """Layout of physical fields as a view gives them; `extra` are coordinates beside those of grid, time, members."""
+    return Layout(
+        variables={v.name: cf_attributes(v) for v in view.variables},
+        attributes=attributes,
+        time=time,
+        zoom=view.zoom,
+        cells=view.cells,
+        lat_deg=view.lat_deg,
+        lon_deg=view.lon_deg,
+        members=members,
+        starts=starts,
+        time_chunk=time_chunk,
+        extra=extra,
+    )
+
+
+def phase_coordinate(phase: np.ndarray) -> Coordinate:
+    """The phases of the year of a latent's steps (time), or (start, time): the decoder needs them, and stamps alone do
+    not tell."""
+    attributes: dict[str, Attribute] = {
+        "long_name": "fraction of the year at the middle of the averaging period",
+        "units": "1",
+    }
+    dims = ("time",) if phase.ndim == 1 else (REFERENCE, LEAD)
+    return Coordinate(name="year_phase", dims=dims, values=phase.astype(np.float64), attributes=attributes)

@@ -1,0 +1,53 @@
+"""What every output store offers, and the coordinates and arrays it takes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+Attribute = str | int | float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinate:
+    """A small variable that is written at once."""
+
+    name: str
+    dims: tuple[str, ...]
+    values: NDArray[Any]
+    attributes: Mapping[str, Attribute]
+
+
+class Store(Protocol):
+    """A file or store being written."""
+
+    def create(self, array: "Array") -> None:
+        """Make an array that is written in pieces."""
+        ...
+
+    def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
+        """Put values in their place in an array."""
+        ...
+
+    def put(self, item: Coordinate) -> None:
+        """Write a small variable at once."""
+        ...
+
+    def close(self) -> None:
+        """Finish; nothing can be written afterwards."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Array:
+    """A float32 array that is written in pieces."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    attributes: Mapping[str, Attribute]

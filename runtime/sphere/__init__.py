@@ -1,0 +1,1 @@
+"""The mathematics of the sphere: HEALPix, lat-lon grids, regridding, the field pyramid."""

@@ -1,0 +1,1 @@
+"""From CF files to training samples."""

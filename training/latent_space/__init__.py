@@ -1,0 +1,1 @@
+"""Analysis of the compressed space: structure and pictures."""

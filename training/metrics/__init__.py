@@ -1,0 +1,1 @@
+"""Scores, spectra, variability, and simple baselines."""

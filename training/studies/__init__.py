@@ -1,0 +1,1 @@
+"""Subcommands that study trained models, one module each."""
