@@ -9,14 +9,34 @@
     ├── OutputError     7      output that exists, is full or cannot be written
     └── Stopped        75      interrupted; what is finished is kept
 
-Every message says what was found, what was expected and what to do.
+Each error carries what was found, what was expected and what to do, and puts them together as its message.
 """
 
 
 class FsaeError(Exception):
-    """Base of every error this package raises on purpose; `exit_code` is what the commands exit with."""
+    """Base of every error this package raises on purpose; `exit_code` is what the commands exit with.
+
+    `found` is the fact, or a whole sentence; `expected` what should stand there; `advice` what the user can do.
+
+    >>> str(DeviceError("device trt needs tensorrt", advice='pip install "fsae[trt]"'))
+    'device trt needs tensorrt: pip install "fsae[trt]"'
+    >>> str(UsageError("found --zoom 9", "0 to 5"))
+    'found --zoom 9, expected 0 to 5'
+    """
 
     exit_code = 1
+
+    def __init__(self, found: str, expected: str = "", advice: str = "") -> None:
+        super().__init__(found, expected, advice)  # all three, so that pickling keeps them
+        self.found, self.expected, self.advice = found, expected, advice
+
+    @property
+    def reason(self) -> str:
+        """The message without the advice."""
+        return f"{self.found}, expected {self.expected}" if self.expected else self.found
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.advice}" if self.advice else self.reason
 
 
 class UsageError(FsaeError):

@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fsae.export.graphs.external_data import Files
 from fsae.export.graphs.trace import check_graph, export_graph, node_count
 from fsae.export.precisions.half import convert
 from fsae.export.precisions.int8 import quantize
 from fsae.export.precisions.torch_twin import torch_runner
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import OUTPUTS
 from fsae.runtime.bundle.manifest import NOT_RUN, Certificate, Difference, EnsembleParity, Parity, graph_file
 from fsae.runtime.errors import UsageError
@@ -24,8 +22,6 @@ from .ensembles import MEMBERS, Drawn, check_ensembles, compare_ensembles, draw_
 from .originals import STRETCHES, Original, Part, expected_of, golden_rows, make_parts
 from .parity import check_batches, check_parity, compare, larger
 from .runners import FILE_RUNNERS, RunnerGraphs, backend_name, run_rows
-
-F32 = NDArray[np.float32]
 
 Say = Callable[[str], None]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.manifest import EnsembleParity
 from fsae.runtime.errors import ToleranceError
 from fsae.runtime.input.fields import VariableSpec, read_fields
@@ -16,8 +16,6 @@ from fsae.training.evaluation.model import Candidate, draw
 from fsae.training.evaluation.periods import period_of
 from fsae.training.metrics.ensembles import pointwise_crps
 from fsae.training.metrics.spectra import power_spectrum
-
-F32 = NDArray[np.float32]
 
 MEMBERS, STEPS = 8, 24  # two years of months: each season twice, and four windows one after the other
 

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from fsae.export.graphs.external_data import Files
@@ -27,6 +26,7 @@ from fsae.export.graphs.inputs import (
 )
 from fsae.export.graphs.scratch import scratch_folder
 from fsae.export.graphs.trace import DecoderGraph, EncoderGraph
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import INPUTS, DenoiserInputs
 from fsae.runtime.bundle.external_data import weights_file
 from fsae.runtime.bundle.files import Bundle
@@ -37,8 +37,6 @@ from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, i
 from fsae.training.evaluation.model import Candidate, of_bundle, of_run
 from fsae.training.evaluation.periods import prepared_inputs
 from fsae.training.fitting.run_folder import Run, sha256
-
-F32 = NDArray[np.float32]
 
 STRETCHES = 4  # stretches of real fields that every graph is compared on
 

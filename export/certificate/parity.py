@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fsae.export.graphs.inputs import BATCH, take
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import MIN_BATCH
 from fsae.runtime.bundle.manifest import Difference
 from fsae.runtime.climate.transforms import Transform, transformed_units
@@ -17,8 +17,6 @@ from fsae.runtime.sphere.healpix import coarsen
 from fsae.training.config import Tolerance
 
 from .runners import Runner, run_rows
-
-F32 = NDArray[np.float32]
 
 DIMENSIONLESS = ("denoiser", "fast")
 

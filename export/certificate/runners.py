@@ -18,10 +18,9 @@ from onnx.reference.op_run import OpRun
 
 from fsae.export.graphs.external_data import Files, placed
 from fsae.export.graphs.inputs import BATCH, Inputs, take
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import INPUTS, MIN_BATCH, GraphCalls, pad_batch
 from fsae.runtime.backends.onnx import import_onnxruntime
-
-F32 = NDArray[np.float32]
 
 Runner = Callable[[Inputs], F32]  # all inputs of a graph, batch first, to its output
 

@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
+from rich.filesize import decimal
 
 from fsae.export.engines.compile import Progress
 from fsae.runtime.backends.engine_index import Engine, engine_folder
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Manifest
-from fsae.runtime.cli.info import human
 
 
 def bundle_summary(folder: Path, manifest: Manifest) -> str:
     """The line that says what was exported."""
     size = sum(entry.size for entry in manifest.files.values())
     graphs = ", ".join(manifest.graphs)
-    return f"exported {folder}: {graphs}; {human(size)}"
+    return f"exported {folder}: {graphs}; {decimal(size)}"
 
 
 def engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
@@ -27,7 +27,7 @@ def engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
     target = engines[0].target
     return (
         f"{len(engines)} engines in {engine_folder(bundle)} for {target.flavour} {target.version}, "
-        f"compute capability {target.compute_capability}; {human(sum(engine.size for engine in engines))}"
+        f"compute capability {target.compute_capability}; {decimal(sum(engine.size for engine in engines))}"
     )
 
 
@@ -38,10 +38,10 @@ def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
         graph, _, rest = name.partition(".")
         parity = manifest.parity.get(rest.removesuffix(".onnx"), {}).get(graph)
         if parity is None:
-            files.append((name, human(entry.size), *[""] * 7))
+            files.append((name, decimal(entry.size), *[""] * 7))
             continue
         took = f"{seconds[name]:.1f} s" if name in seconds else ""
-        facts = (name, human(entry.size), str(parity.nodes or ""), took)
+        facts = (name, decimal(entry.size), str(parity.nodes or ""), took)
         for number, row in enumerate(parity.differences):
             unit = "" if row.units == "1" else f" {row.units}"
             rms = "" if row.rmse is None else f"{row.rmse:.1e}{unit}"
@@ -75,7 +75,7 @@ def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
 
 def show_engines(engines: Sequence[Engine]) -> None:
     """Print engines, their sizes and batches on stderr."""
-    rows = [(e.file, human(e.size), ", ".join(map(str, e.profile))) for e in engines]
+    rows = [(e.file, decimal(e.size), ", ".join(map(str, e.profile))) for e in engines]
     _show(("engine", "size", "batch"), rows)
 
 

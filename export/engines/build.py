@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from rich.filesize import decimal
+
 from fsae.runtime.backends.cuda import find_gpu
 from fsae.runtime.backends.engine_index import (
     INDEX,
@@ -31,7 +33,6 @@ from fsae.runtime.backends.tensorrt import MODULES, import_tensorrt, this_target
 from fsae.runtime.bundle.external_data import read_graph
 from fsae.runtime.bundle.files import COMPILED, Bundle, file_entry
 from fsae.runtime.bundle.manifest import graph_file
-from fsae.runtime.cli.info import human
 from fsae.runtime.errors import BundleError, DeviceError, OutputError, UsageError
 from fsae.runtime.jobs.lock import locked
 
@@ -160,7 +161,7 @@ def _build_missing(
                 name = f"{graph}.{precision}.{target.flavour}.{entry.sha256[:16]}.engine"
                 engine = replace(wanted, file=name, sha256=entry.sha256, size=entry.size)
                 write(name, data)
-                say(f"{label}: {human(engine.size)} in {time.monotonic() - began:.1f} s")
+                say(f"{label}: {decimal(engine.size)} in {time.monotonic() - began:.1f} s")
             if options.layers:
                 report = layer_report(trt, engine, data, model, path)
                 write(report_name(engine.file), report)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.climate.climatology import season as season_of
 from fsae.runtime.diffusion.sampler import noise_features
 from fsae.runtime.diffusion.whitening import seasonal_std, whiten
@@ -14,8 +15,6 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import VariableSpec, read_fields
 from fsae.runtime.sphere.healpix import coarsen, refine
 from fsae.runtime.sphere.pyramid import level_mask
-
-F32 = NDArray[np.float32]
 
 Inputs = dict[str, F32]
 

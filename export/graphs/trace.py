@@ -27,8 +27,6 @@ from .folded import FoldedDecoder, FoldedDenoiser, FoldedEncoder
 from .rules import SMALL, constant_problems, interface_problems, operator_problems, shape_problems
 from .tidy import tidy
 
-F32 = NDArray[np.float32]
-
 # 18 is read by every ONNX Runtime and TensorRT still in use; at 23 attention becomes one op that TensorRT cannot build.
 OPSET = 18
 

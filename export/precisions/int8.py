@@ -13,19 +13,17 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx
 import onnx_ir
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fsae.export.graphs.external_data import Files, split_weights
 from fsae.export.graphs.inputs import Inputs, take
 from fsae.export.graphs.scratch import scratch_errors, scratch_folder
 from fsae.export.graphs.tidy import tidy
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.onnx import import_onnxruntime
 from fsae.runtime.errors import BundleError
 
 from .half import is_map
-
-F32 = NDArray[np.float32]
 
 CALIBRATION_ROWS = 4  # rows a call
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.errors import DeviceError
 
 from .devices import LIBRARIES
-from .graphs import F32
 
 HOST_TO_DEVICE, DEVICE_TO_HOST = "cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"
 

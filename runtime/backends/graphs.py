@@ -3,9 +3,8 @@
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from fsae.runtime.arrays import F32
 
 
 class DenoiserInputs(NamedTuple):

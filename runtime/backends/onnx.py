@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.external_data import read_graph
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import graph_file
@@ -16,7 +17,7 @@ from fsae.runtime.errors import BundleError, DeviceError
 from fsae.runtime.sphere.healpix import npix
 
 from .devices import LIBRARIES, NOT_ON_CPUS
-from .graphs import F32, INPUTS, MIN_BATCH, OUTPUTS, GraphCalls, pad_batch
+from .graphs import INPUTS, MIN_BATCH, OUTPUTS, GraphCalls, pad_batch
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 

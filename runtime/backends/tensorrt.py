@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import BundleError, DeviceError
 
 from .cuda import DEVICE_TO_HOST, HOST_TO_DEVICE, Buffer, Gpu, capture, check, find_gpu, import_cuda, release
 from .devices import LIBRARIES
 from .engine_index import Engine, Target, find_engine, read_engine, this_platform
-from .graphs import F32, INPUTS, OUTPUTS, GraphCalls, pad_batch
+from .graphs import INPUTS, OUTPUTS, GraphCalls, pad_batch
 
 MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}  # flavour, which is also the device, to Python module
 

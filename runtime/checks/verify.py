@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fsae.runtime.backends.graphs import F32, INPUTS, OUTPUTS, DenoiserInputs, Graphs
+from fsae.runtime.arrays import F32
+from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, DenoiserInputs, Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Difference, worst_of
 from fsae.runtime.bundle.records import decode_record, encode

@@ -6,11 +6,11 @@ from typing import Literal
 import click
 
 from fsae.runtime.errors import UsageError
+from fsae.runtime.input.variables import name_pairs
 
 from .options import (
     common,
     merged,
-    name_pairs,
     scale_of,
     selected,
     with_climatology,

@@ -30,22 +30,10 @@ def devices(bundle: Bundle) -> str:
     return f"\n{'':14}".join(found)
 
 
-def human(size: int) -> str:
-    """A number of bytes for people.
-
-    >>> human(123), human(56_600_000)
-    ('123 B', '56.6 MB')
-    """
-    value, unit = float(size), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 1000:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-
-
 def describe(bundle: Bundle) -> str:
     """Name, variables, zooms, ratio, period, devices, parity and size, one fact a line."""
+    from rich.filesize import decimal
+
     manifest = bundle.manifest
     indent = f"\n{'':14}"
     units = {v.name: v.units for v in manifest.variables}
@@ -87,7 +75,7 @@ def describe(bundle: Bundle) -> str:
         "devices": devices(bundle),
         "precision": ", ".join(manifest.precisions),
         "parity": indent.join(parity),
-        "size": f"{human(bundle.size)} in {len(manifest.files)} files",
+        "size": f"{decimal(bundle.size)} in {len(manifest.files)} files",
         "licence": manifest.licence,
         "manifest": f"sha256 {bundle.manifest_sha256}",
     }

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from fsae.runtime.errors import FsaeError, Stopped
+from fsae.runtime.input.variables import name_pairs
 from fsae.runtime.signals import termination_as_interrupt
 
 from .doctor import doctor
@@ -19,7 +20,6 @@ from .options import (
     from_file_to_file,
     merged,
     model_alone,
-    name_pairs,
     scale_of,
     selected,
     with_climatology,
@@ -273,9 +273,9 @@ def climatology(
       fsae-run climatology other-model-1980-2010.nc other-climatology.nc
       fsae-run climatology skin-temperature.nc other-climatology.nc --name tas=ts
     """
-    from fsae.runtime.emulator import write_climatology
+    from rich.filesize import decimal
 
-    from .info import human
+    from fsae.runtime.emulator import write_climatology
 
     model = model_alone(context, model)
     path = prepare_output(out, overwrite, source)
@@ -289,7 +289,7 @@ def climatology(
         overwrite=overwrite,
         say=say,
     )
-    click.echo(f"made the climatology of {steps} steps: {path} ({human(size_of(path))})")
+    click.echo(f"made the climatology of {steps} steps: {path} ({decimal(size_of(path))})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,18 +78,6 @@ def model_alone(context: click.Context, model: str | None) -> str | None:
     return one("model", before.model, model)
 
 
-def name_pairs(names: tuple[str, ...]) -> dict[str, str]:
-    """Names the input uses for variables of the model, by the model's.
-
-    >>> name_pairs(("tas=ts",))
-    {'tas': 'ts'}
-    """
-    pairs = dict(name.partition("=")[::2] for name in names)
-    if not all(pairs) or not all(pairs.values()) or len(pairs) != len(names):
-        raise UsageError(f"found --name {' '.join(names)}, expected such as tas=ts, once for a variable")
-    return pairs
-
-
 with_climatology = click.option(
     "--climatology", metavar="FILE|training", help="Climatology of the input's own source, or the word `training`."
 )

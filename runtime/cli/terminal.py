@@ -93,12 +93,12 @@ def summary(
     verb: str, job: "Job", path: Path, device: str, began: float, scale: "Shard | Cluster | None" = None
 ) -> str:
     """The one line for stdout."""
+    from rich.filesize import decimal
+
     from fsae.runtime.jobs.shards import Shard, listed
 
-    from .info import human
-
     layout, shard = job.layout, f"shard {scale} of " if isinstance(scale, Shard) else ""
-    there = f" waits for the shards {listed(job.missing)}" if job.missing else f" ({human(size_of(path))})"
+    there = f" waits for the shards {listed(job.missing)}" if job.missing else f" ({decimal(size_of(path))})"
     members = f"{len(layout.members)} members x " if layout.members is not None else ""
     members += f"{len(layout.time.values)} starts x " if layout.starts is not None else ""
     names = ", ".join(layout.variables)

@@ -6,15 +6,9 @@ that cell means stay cell means.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64, Floating
 from fsae.runtime.errors import DataError
-
-F32 = NDArray[np.float32]
-
-F64 = NDArray[np.float64]
-
-Floating = NDArray[np.floating]
 
 # Beyond it a fit amplifies noise: even coverage of the year gives 1.4, six harmonics from monthly means give 49.
 MAX_CONDITION = 30.0

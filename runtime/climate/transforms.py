@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from fsae.runtime.arrays import F32
 
 Transform = Literal["none", "sqrt"]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Variable, graph_file
@@ -19,7 +20,6 @@ from fsae.runtime.jobs.job import Finished, Job, checked, nothing, seen, time_ch
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.provenance import field_layout, phase_coordinate, provenance
 from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, view_of
-from fsae.runtime.output.store import F32
 from fsae.runtime.output.times import LEAD, REFERENCE, Starts, encode_series, encode_times
 
 from .encoder_input import Input, check_no_times, encode, open_input

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.climate.calendar import infer_step, same_step
@@ -19,7 +20,6 @@ from fsae.runtime.input.fields import Fields, WeightMaker
 from fsae.runtime.input.forecasts import Forecasts, find_starts
 from fsae.runtime.input.joining import held, once_a_grid, read_files
 from fsae.runtime.input.sources import Paths, source_name
-from fsae.runtime.output.store import F32
 from fsae.runtime.output.times import Starts, TimeAxis, encode_series, encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import refine

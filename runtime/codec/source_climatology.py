@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.climate.climatology import evaluate, projection, season
 from fsae.runtime.climate.transforms import Transform, forward, inverse, transformed_units
@@ -20,7 +21,7 @@ from fsae.runtime.input.sources import READ_ERRORS, open_source, reason
 from fsae.runtime.output.files import open_store
 from fsae.runtime.output.layout import TIME_CHUNK, cell_coordinates
 from fsae.runtime.output.provenance import origin
-from fsae.runtime.output.store import F32, Attribute, Coordinate
+from fsae.runtime.output.store import Attribute, Coordinate
 from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
 
 if TYPE_CHECKING:

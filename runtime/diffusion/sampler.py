@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-State = NDArray[np.float32]
+from fsae.runtime.arrays import F32
 
-Denoiser = Callable[[State, float], State]
+Denoiser = Callable[[F32, float], F32]
 
 NOISE_FEATURES = 16
 
@@ -42,7 +42,7 @@ def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> 
     return np.append(levels, 0.0)
 
 
-def euler(denoise: Denoiser, noise: State, levels: NDArray[np.float64]) -> State:
+def euler(denoise: Denoiser, noise: F32, levels: NDArray[np.float64]) -> F32:
     """Clean state by Euler's method (DDIM, Song et al. 2021, eq. 13): first order, one call a step.
 
     The sampler of a distilled denoiser, whose target makes each of these steps land where many would.
@@ -54,7 +54,7 @@ def euler(denoise: Denoiser, noise: State, levels: NDArray[np.float64]) -> State
     return state
 
 
-def heun(denoise: Denoiser, noise: State, levels: NDArray[np.float64]) -> State:
+def heun(denoise: Denoiser, noise: F32, levels: NDArray[np.float64]) -> F32:
     """Clean state from unit `noise` by Heun's method (EDM algorithm 1): second order, two calls a step but the last."""
     state = noise * np.float32(levels[0])
     for now, after in pairwise(levels):
@@ -67,7 +67,7 @@ def heun(denoise: Denoiser, noise: State, levels: NDArray[np.float64]) -> State:
     return state
 
 
-def dpm_solver_2m(denoise: Denoiser, noise: State, levels: NDArray[np.float64]) -> State:
+def dpm_solver_2m(denoise: Denoiser, noise: F32, levels: NDArray[np.float64]) -> F32:
     """Clean state by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order, one call a step.
 
     With alpha = 1 and lambda = -ln(sigma) a step of h is x <- (s'/s) x - (e^-h - 1) D, where D extrapolates the

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.sphere.pyramid import Floating, decompose, recompose
+from fsae.runtime.arrays import Floating
+from fsae.runtime.sphere.pyramid import decompose, recompose
 
 
 def whiten(field: Floating, zooms: Sequence[int], cell_std: Floating, level_std: Floating) -> Floating:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fsae.runtime.backends.graphs import F32, Graphs
+from fsae.runtime.arrays import F32
+from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.backends.onnx import GPU_BATCH
 from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.cli.info import human
 from fsae.runtime.errors import UsageError
 from fsae.runtime.output.provenance import versions
 
@@ -163,6 +163,8 @@ def choose_batch(
 
     UsageError where a limit is given that not even two members fit into.
     """
+    from rich.filesize import decimal
+
     if graphs.device != "cpu":
         say(f"batch {min(GPU_BATCH, members)}: graphs on a GPU run at a fixed number of rows")
         return min(GPU_BATCH, members)
@@ -188,7 +190,7 @@ def choose_batch(
     batch = min(batch, members)
     say(
         f"batch {batch}: {1000 * found.seconds.get(batch, min(found.seconds.values())):.3g} ms for a member and "
-        f"denoiser call, {human(found.size)} for a member in flight, within {limit}"
+        f"denoiser call, {decimal(found.size)} for a member in flight, within {limit}"
     )
     return batch
 

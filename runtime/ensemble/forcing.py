@@ -16,23 +16,21 @@ from typing import TYPE_CHECKING
 
 import cftime
 import numpy as np
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.bundle.manifest import Forcing, Manifest
 from fsae.runtime.climate.calendar import Date, centres, decimal_year, parse_start, step_bounds
 from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.dates import find_dates
 from fsae.runtime.input.sources import READ_ERRORS, open_source, reason
-from fsae.runtime.output.store import F32, Attribute, Coordinate
+from fsae.runtime.output.store import Attribute, Coordinate
 
 from .members import parts_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-
-F64 = NDArray[np.float64]
 
 CALENDAR_YEAR = "calendar year"
 

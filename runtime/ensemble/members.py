@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.backends.graphs import F32, DenoiserInputs, Graphs
+from fsae.runtime.arrays import F32
+from fsae.runtime.backends.graphs import DenoiserInputs, Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Denoiser, Manifest, Sampler
 from fsae.runtime.diffusion.noise import member_integers, standard_normal

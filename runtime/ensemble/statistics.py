@@ -15,10 +15,11 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.errors import UsageError
 from fsae.runtime.output.files import output_errors
 from fsae.runtime.output.layout import Unit
-from fsae.runtime.output.store import F32, Attribute
+from fsae.runtime.output.store import Attribute
 
 MOMENTS = ("mean", "std", "min", "max")
 

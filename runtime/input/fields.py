@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, Floating
 from fsae.runtime.climate.calendar import Bounds, Date, decimal_year, infer_step, year_phase
 from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
@@ -26,10 +27,6 @@ from .variables import choose_variable, member_dim
 if TYPE_CHECKING:
     import xarray as xr
 
-
-F32 = NDArray[np.float32]
-
-Floating = NDArray[np.floating]
 
 WeightMaker = Callable[[LatLonGrid, int, str], Weights]  # (grid, zoom, "bilinear" or "conservative")
 

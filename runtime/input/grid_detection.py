@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fsae.runtime.arrays import F64
 from fsae.runtime.errors import DataError
-from fsae.runtime.sphere.grids import Axis, Grid, HealpixGrid, LatLonGrid
+from fsae.runtime.sphere.grids import Grid, HealpixGrid, LatLonGrid
 from fsae.runtime.sphere.healpix import npix
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _axis_letter(variable: "xr.Variable") -> str:
 
 
 def _lat_lon(array: "xr.DataArray", dataset: "xr.Dataset") -> tuple[LatLonGrid, tuple[str, str]]:
-    found: dict[str, tuple[str, Axis]] = {}
+    found: dict[str, tuple[str, F64]] = {}
     for kind, letter, names in (("latitude", "Y", LAT_NAMES), ("longitude", "X", LON_NAMES)):
         own = [str(d) for d in array.dims if str(d) in dataset.variables and dataset.variables[d].ndim == 1]
         dim = next((d for d in own if _is_axis(dataset.variables[d], d, kind)), None)
@@ -158,7 +159,7 @@ def _no_axis(array: "xr.DataArray", dataset: "xr.Dataset", kind: str) -> str:
     return f"{dims}, none of which is a {kind}: expected a lat-lon grid, or HEALPix marked by its grid mapping"
 
 
-def _check_lat(lat: Axis, name: Any) -> Axis:
+def _check_lat(lat: F64, name: Any) -> F64:
     """The latitude axis, checked: monotone and from pole to pole."""
     steps = np.diff(lat)
     if lat.size < 4 or not np.isfinite(lat).all() or not ((steps > 0).all() or (steps < 0).all()):
@@ -169,11 +170,11 @@ def _check_lat(lat: Axis, name: Any) -> Axis:
     low, high = float(lat.min()), float(lat.max())
     if low > -90 + reach or high < 90 - reach:
         raise DataError(f"{name} covers latitudes {low:g} to {high:g} only, expected a global field from pole to pole")
-    clipped: Axis = np.clip(lat, -90.0, 90.0)
+    clipped: F64 = np.clip(lat, -90.0, 90.0)
     return clipped
 
 
-def _check_lon(lon: Axis, name: Any) -> Axis:
+def _check_lon(lon: F64, name: Any) -> F64:
     """The longitude axis, checked: evenly spaced and once around, without a repeated last column."""
     if lon.size < 4 or not np.isfinite(lon).all():
         raise DataError(f"the longitudes of {name} are not 4 or more numbers")

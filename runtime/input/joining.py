@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.climate.calendar import Bounds, Date, infer_step, time_index
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import LatLonGrid, is_same, supported_zoom
 from fsae.runtime.sphere.regrid import Weights
 from fsae.runtime.sphere.regrid import make_weights as make_own_weights
 
-from .fields import F32, Fields, Reader, VariableSpec, WeightMaker, read_fields
+from .fields import Fields, Reader, VariableSpec, WeightMaker, read_fields
 from .grid_detection import find_grid
 from .sources import Paths, named, open_source, paths_of
 from .variables import choose_variable, has_variable

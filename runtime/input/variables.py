@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from fsae.runtime.errors import DataError
+from fsae.runtime.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -56,3 +56,15 @@ def member_dim(array: "xr.DataArray") -> str | None:
         if dim.lower() in MEMBER_NAMES or (dim in array.coords and standard(array.coords[dim]) == "realization"):
             return dim
     return None
+
+
+def name_pairs(names: tuple[str, ...]) -> dict[str, str]:
+    """Names the input uses for variables of the model, by the model's.
+
+    >>> name_pairs(("tas=ts",))
+    {'tas': 'ts'}
+    """
+    pairs = dict(name.partition("=")[::2] for name in names)
+    if not all(pairs) or not all(pairs.values()) or len(pairs) != len(names):
+        raise UsageError(f"found --name {' '.join(names)}, expected such as tas=ts, once for a variable")
+    return pairs

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.errors import ToleranceError
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.selection import View
-from fsae.runtime.output.store import F32
 
 
 class Finished:

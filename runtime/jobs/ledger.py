@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.errors import OutputError
 from fsae.runtime.input.sources import ZARR_MARKS, paths_of
 from fsae.runtime.output.files import RUN
 from fsae.runtime.output.layout import Layout, Unit, coordinates, data_arrays
-from fsae.runtime.output.store import F32, Attribute
+from fsae.runtime.output.store import Attribute
 
 from .job import Finished
 from .lock import SHARDS

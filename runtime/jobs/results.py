@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.output.layout import Layout, to_dataset
-from fsae.runtime.output.store import F32, Coordinate
+from fsae.runtime.output.store import Coordinate
 from fsae.runtime.output.times import TimeAxis
 
 from .job import Finished, Job

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.errors import OutputError, UsageError
 from fsae.runtime.output.files import check_output, output_errors, partial_of
-from fsae.runtime.output.store import F32
 from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.signals import uninterrupted
 

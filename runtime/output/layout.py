@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 
 from .files import CONVENTIONS, open_store, output_errors
-from .store import F32, Array, Attribute, Coordinate, Store
+from .store import Array, Attribute, Coordinate, Store
 from .times import LEAD, REFERENCE, Starts, TimeAxis, start_coordinates
 
 if TYPE_CHECKING:

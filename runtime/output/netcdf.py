@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .store import F32, Array, Attribute, Coordinate
+from fsae.runtime.arrays import F32
+
+from .store import Array, Attribute, Coordinate
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer

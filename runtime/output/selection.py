@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64, Ints
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Variable
 from fsae.runtime.climate.calendar import Date, parse_period
@@ -14,12 +15,6 @@ from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.sphere.grids import LatLonGrid, regular_grid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 from fsae.runtime.sphere.regrid import METHODS, Weights, apply, cell_mean_weights, interpolation_weights, target_rows
-
-from .store import F32
-
-Ints = NDArray[np.int64]
-
-Floats = NDArray[np.float64]
 
 NATIVE, SOURCE = "native", "source"
 
@@ -64,8 +59,8 @@ class View:
     places: tuple[int, ...]  # of the variables among the model's
     zoom: int | None = None
     cells: Ints | None = None  # of the zoom; None: all of them
-    lat_deg: Floats | None = None  # (lat)
-    lon_deg: Floats | None = None  # (lon)
+    lat_deg: F64 | None = None  # (lat)
+    lon_deg: F64 | None = None  # (lon)
     weights: Weights | None = None  # from the cells of the model to the lat-lon points
 
     def take(self, values: F32) -> F32:
@@ -165,14 +160,14 @@ def _check_box(box: tuple[float, float, float, float]) -> None:
         )
 
 
-def _eastward(lon_deg: Floats, west: float, east: float) -> NDArray[np.bool_]:
+def _eastward(lon_deg: F64, west: float, east: float) -> NDArray[np.bool_]:
     """Whether longitudes lie on the way eastward from one to another one [degrees]."""
     width = 360.0 if east - west == 360 else (east - west) % 360.0
     inside: NDArray[np.bool_] = (lon_deg - west + NEAR_DEG) % 360.0 <= width + 2 * NEAR_DEG
     return inside
 
 
-def _between(lat_deg: Floats, south: float, north: float) -> NDArray[np.bool_]:
+def _between(lat_deg: F64, south: float, north: float) -> NDArray[np.bool_]:
     inside: NDArray[np.bool_] = (lat_deg >= south - NEAR_DEG) & (lat_deg <= north + NEAR_DEG)
     return inside
 
@@ -197,7 +192,7 @@ def cells_inside(zoom: int, box: tuple[float, float, float, float]) -> Ints:
     return cells
 
 
-def rows_and_columns(grid: LatLonGrid, box: tuple[float, float, float, float]) -> tuple[Ints, Ints, Floats]:
+def rows_and_columns(grid: LatLonGrid, box: tuple[float, float, float, float]) -> tuple[Ints, Ints, F64]:
     """Rows in a box in their order, columns in it from west to east, and the longitudes of these, which rise.
 
     >>> rows_and_columns(regular_grid("4x4"), (-90, 0, 90, 30))[1:]

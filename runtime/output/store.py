@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from fsae.runtime.arrays import F32
 
 Attribute = str | int | float
 

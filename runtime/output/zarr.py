@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .store import F32, Array, Attribute, Coordinate
+from fsae.runtime.arrays import F32
+
+from .store import Array, Attribute, Coordinate
 
 FILTERS = threading.Lock()  # filters of warnings belong to the process: threads that put them back must take turns
 

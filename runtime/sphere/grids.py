@@ -4,13 +4,11 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64
 from fsae.runtime.errors import UsageError
 
 from .healpix import npix
-
-Axis = NDArray[np.float64]
 
 RESOLVED = 1.25  # HEALPix cells may outnumber the points of a lat-lon grid by this factor
 
@@ -19,8 +17,8 @@ RESOLVED = 1.25  # HEALPix cells may outnumber the points of a lat-lon grid by t
 class LatLonGrid:
     """A global lat-lon grid by its axes [degrees] as stored: latitude falling or rising, no repeated longitude."""
 
-    lat_deg: Axis  # (lat)
-    lon_deg: Axis  # (lon)
+    lat_deg: F64  # (lat)
+    lon_deg: F64  # (lon)
 
     @property
     def shape(self) -> tuple[int, int]:

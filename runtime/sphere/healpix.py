@@ -3,11 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.errors import DataError
-
-Ints = NDArray[np.int64]
-
-Floats = NDArray[np.float64]
 
 # Row of the southernmost corner, and column, of each of the 12 base pixels, in units of a base pixel (eqs. 10-11).
 FACE_ROW = np.array([2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4])
@@ -84,7 +81,7 @@ def _ring_and_place(zoom: int, pixel: Ints) -> tuple[Ints, Ints, Ints]:
     return ring, place % (4 * in_ring), 4 * in_ring
 
 
-def pixel_centres(zoom: int) -> tuple[Floats, Floats]:
+def pixel_centres(zoom: int) -> tuple[F64, F64]:
     """Latitude and longitude [degrees, longitude in 0..360) of every nested pixel centre.
 
     >>> lat, lon = pixel_centres(0)
@@ -106,7 +103,7 @@ def pixel_centres(zoom: int) -> tuple[Floats, Floats]:
     return lat, (place + offset) * 360.0 / count
 
 
-def pixel_of(zoom: int, lat_deg: Floats, lon_deg: Floats) -> Ints:
+def pixel_of(zoom: int, lat_deg: F64, lon_deg: F64) -> Ints:
     """Nested pixel that holds each point of latitudes and longitudes [degrees].
 
     >>> pixel_of(0, np.array([90.0, 0.0, -41.8]), np.array([0.0, 181.0, -45.0])).tolist()

@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from .healpix import coarsen, refine
+from fsae.runtime.arrays import Floating
 
-Floating = NDArray[np.floating]
+from .healpix import coarsen, refine
 
 
 def decompose(field: Floating, zooms: Sequence[int]) -> list[Floating]:

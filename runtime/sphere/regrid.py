@@ -11,16 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.errors import DataError
 
 from .grids import LatLonGrid
 from .healpix import npix, pixel_centres, pixel_of, ring_to_nested
 
-Ints = NDArray[np.int64]
-
-Floats = NDArray[np.float64]
-
-PixelOf = Callable[[int, Floats, Floats], Ints]  # (zoom, lat_deg, lon_deg) -> nested pixel
+PixelOf = Callable[[int, F64, F64], Ints]  # (zoom, lat_deg, lon_deg) -> nested pixel
 
 METHODS = ("auto", "bilinear", "conservative")
 
@@ -82,7 +79,7 @@ def apply(weights: Weights, field: NDArray[np.floating]) -> NDArray[np.floating]
     return out.reshape(*field.shape[:-1], weights.target_size)
 
 
-def _row_sums(weights: Weights, entry: NDArray[np.floating]) -> Floats:
+def _row_sums(weights: Weights, entry: NDArray[np.floating]) -> F64:
     """Sum over the entries of each target; 0 for a target without entries, which `reduceat` alone would not give."""
     sums = np.zeros(weights.target_size)
     filled = np.diff(weights.indptr) > 0
@@ -91,10 +88,10 @@ def _row_sums(weights: Weights, entry: NDArray[np.floating]) -> Floats:
     return sums
 
 
-def from_entries(target: Ints, source: Ints, weight: Floats, target_size: int, source_size: int) -> Weights:
+def from_entries(target: Ints, source: Ints, weight: F64, target_size: int, source_size: int) -> Weights:
     """Weights from (target, source, weight) entries in any order; doubles are added, what is rounding left out."""
     key, place = np.unique(target.astype(np.int64) * source_size + source, return_inverse=True)
-    total: Floats = np.bincount(place, weights=weight, minlength=key.size).astype(np.float64)
+    total: F64 = np.bincount(place, weights=weight, minlength=key.size).astype(np.float64)
     key, total = key[np.abs(total) > NEGLIGIBLE], total[np.abs(total) > NEGLIGIBLE]
     count = np.bincount(key // source_size, minlength=target_size)
     return Weights(
@@ -105,7 +102,7 @@ def from_entries(target: Ints, source: Ints, weight: Floats, target_size: int, s
     )
 
 
-def bilinear_weights(grid: LatLonGrid, lat_deg: Floats, lon_deg: Floats) -> Weights:
+def bilinear_weights(grid: LatLonGrid, lat_deg: F64, lon_deg: F64) -> Weights:
     """Bilinear weights from fields on `grid`, flattened (lat, lon), to points [degrees]."""
     rows, columns = grid.shape
     order = np.argsort(grid.lat_deg)  # from south to north
@@ -116,7 +113,7 @@ def bilinear_weights(grid: LatLonGrid, lat_deg: Floats, lon_deg: Floats) -> Weig
     up = np.where(gap > 0, (lat_deg - lat[below]) / np.where(gap > 0, gap, 1.0), 0.0)
     west, east, right = _columns(grid.lon_deg, lon_deg)
     point = np.arange(lat_deg.size)
-    entries: list[tuple[Ints, Ints, Floats]] = []
+    entries: list[tuple[Ints, Ints, F64]] = []
     for line, share in ((below, 1 - up), (below + 1, up)):
         pole = (line == 0) | (line == rows + 1)
         row = order[np.clip(line - 1, 0, rows - 1)]
@@ -131,7 +128,7 @@ def bilinear_weights(grid: LatLonGrid, lat_deg: Floats, lon_deg: Floats) -> Weig
     return from_entries(target, source, weight, lat_deg.size, grid.size)
 
 
-def _columns(axis: Floats, lon_deg: Floats) -> tuple[Ints, Ints, Floats]:
+def _columns(axis: F64, lon_deg: F64) -> tuple[Ints, Ints, F64]:
     """Columns west and east of each longitude on a periodic axis, and the share of the eastern one."""
     turned = axis % 360.0
     order = np.argsort(turned)
@@ -143,7 +140,7 @@ def _columns(axis: Floats, lon_deg: Floats) -> tuple[Ints, Ints, Floats]:
     return order[place], order[(place + 1) % axis.size], np.clip(share, 0.0, 1.0)
 
 
-def cell_edges(grid: LatLonGrid) -> tuple[Floats, Floats]:
+def cell_edges(grid: LatLonGrid) -> tuple[F64, F64]:
     """Edges [degrees] of the cells: south and north (lat, 2), midway between rows, and west and east (lon, 2)."""
     order = np.argsort(grid.lat_deg)
     middle = (grid.lat_deg[order][1:] + grid.lat_deg[order][:-1]) / 2
@@ -154,7 +151,7 @@ def cell_edges(grid: LatLonGrid) -> tuple[Floats, Floats]:
     return lat, np.stack([grid.lon_deg - half, grid.lon_deg + half], axis=-1)
 
 
-def cell_areas(grid: LatLonGrid) -> Floats:
+def cell_areas(grid: LatLonGrid) -> F64:
     """Share of the sphere of every cell (lat * lon,), flattened (lat, lon); adds up to 1."""
     lat, _ = cell_edges(grid)
     band = np.diff(np.sin(np.radians(lat)), axis=-1)[:, 0] / 2
@@ -214,7 +211,7 @@ def target_rows(weights: Weights, targets: Ints) -> Weights:
     )
 
 
-def _balance(target: Ints, source: Ints, area: Floats, target_area: Floats) -> Floats:
+def _balance(target: Ints, source: Ints, area: F64, target_area: F64) -> F64:
     """The overlap areas changed as little as possible so that their sums by target come out and those by source stay.
 
     Each overlap is scaled by 1 + u[target] + v[source] (linear calibration, Deville and Sarndal 1992). With v put in
@@ -225,12 +222,12 @@ def _balance(target: Ints, source: Ints, area: Floats, target_area: Floats) -> F
     if not by_target.all():
         raise DataError("some pixels overlap no cell of the grid: use the bilinear method for this grid")
 
-    def to_source(u: Floats) -> Floats:
-        mean: Floats = np.bincount(source, area * u[target]) / by_source
+    def to_source(u: F64) -> F64:
+        mean: F64 = np.bincount(source, area * u[target]) / by_source
         return mean
 
-    def to_target(v: Floats) -> Floats:
-        total: Floats = np.bincount(target, area * v[source], target_area.size).astype(np.float64)
+    def to_target(v: F64) -> F64:
+        total: F64 = np.bincount(target, area * v[source], target_area.size).astype(np.float64)
         return total
 
     u = np.zeros(target_area.size)
@@ -253,7 +250,7 @@ def _balance(target: Ints, source: Ints, area: Floats, target_area: Floats) -> F
     return area * ratio
 
 
-def _dot(one: Floats, other: Floats) -> float:
+def _dot(one: F64, other: F64) -> float:
     return float((one * other).sum())  # not BLAS: its threads cost more than they give, and change the last digits
 
 
@@ -276,7 +273,7 @@ def make_weights(grid: LatLonGrid, zoom: int, method: str = "auto") -> Weights:
     return bilinear_weights(grid, *pixel_centres(zoom))
 
 
-def interpolation_weights(zoom: int, lat_deg: Floats, lon_deg: Floats) -> Weights:
+def interpolation_weights(zoom: int, lat_deg: F64, lon_deg: F64) -> Weights:
     """Weights from nested pixels of `zoom` to points [degrees]: along the two rings beside each point, then across.
 
     As `healpy.get_interp_weights`: north of the first ring (south of the last) towards the mean of its four pixels.
@@ -287,7 +284,7 @@ def interpolation_weights(zoom: int, lat_deg: Floats, lon_deg: Floats) -> Weight
     centre_lat, centre_lon = pixel_centres(zoom)
     ring_lat, first, count = _rings(nside, centre_lat[nested])
     above = np.searchsorted(-ring_lat, -lat_deg, side="right") - 1  # -1 north of all rings
-    entries: list[tuple[Ints, Ints, Floats]] = []
+    entries: list[tuple[Ints, Ints, F64]] = []
     point = np.arange(lat_deg.size)
     colatitude = 90.0 - lat_deg
     upper = np.where(above < 0, 0.0, 90.0 - ring_lat[np.maximum(above, 0)])
@@ -307,7 +304,7 @@ def interpolation_weights(zoom: int, lat_deg: Floats, lon_deg: Floats) -> Weight
     return from_entries(target, source, weight, lat_deg.size, npix(zoom))
 
 
-def _rings(nside: int, lat: Floats) -> tuple[Floats, Ints, Ints]:
+def _rings(nside: int, lat: F64) -> tuple[F64, Ints, Ints]:
     """Latitude, first pixel and number of pixels of every ring, from the pixel latitudes in ring order."""
     ring = np.arange(1, 4 * nside)
     count = 4 * np.minimum(np.minimum(ring, 4 * nside - ring), nside)

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 ROOT = Path(__file__).parents[2]
 MOST_ROOMS, MOST_LINES = 11, 430
@@ -81,6 +82,11 @@ def test_a_wing_has_at_most_eleven_rooms_of_at_most_400_lines(layer: str) -> Non
         if path.name != "__init__.py":
             rooms[path.parent] = rooms.get(path.parent, 0) + 1
     assert {folder.name: count for folder, count in rooms.items() if count > MOST_ROOMS} == {}
+
+
+def test_the_contract_of_the_wings_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: import-linter
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(config_filename="pyproject.toml", no_cache=True) == EXIT_STATUS_SUCCESS
 
 
 def loaded_after(code: str, *arguments: str | Path) -> set[str]:

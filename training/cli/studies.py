@@ -172,7 +172,7 @@ def superres(
         raise OutputError(f"found no folder {json_path.parent} for --json: make it first")
     import json
 
-    from fsae.runtime.cli.options import name_pairs
+    from fsae.runtime.input.variables import name_pairs
     from fsae.training.evaluation.model import candidate_of
     from fsae.training.studies.superres import format_transfer, rows_json, transfer
 

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.diffusion.sampler import noise_features
 from fsae.runtime.ensemble.members import SOURCES
 from fsae.runtime.errors import DataError
 from fsae.training.config import NoiseConfig
 
 from .normalisation import Series
-
-F32 = NDArray[np.float32]
 
 
 class AnomalySamples(Dataset[tuple[Tensor, Tensor]]):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.climate import climatology
 from fsae.runtime.climate.calendar import time_index
 from fsae.runtime.climate.transforms import forward
@@ -26,10 +26,6 @@ from fsae.training.networks.autoencoder import Autoencoder
 from .datasets import Stretch
 from .healpy_weights import healpy_weights
 from .normalisation import Series, transforms_of
-
-F32 = NDArray[np.float32]
-
-F64 = NDArray[np.float64]
 
 log = logging.getLogger("fsae.training")
 

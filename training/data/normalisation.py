@@ -11,15 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.climate import climatology
 from fsae.runtime.climate.transforms import Transform, forward
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
 from fsae.training.config import Config, DataConfig
-
-F32 = NDArray[np.float32]
-
-F64 = NDArray[np.float64]
 
 log = logging.getLogger("fsae.training")
 

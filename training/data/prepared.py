@@ -8,14 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields, read_fields
 from fsae.training.config import Config
 from fsae.training.networks.autoencoder import Autoencoder
 
 from .normalisation import Series
-
-F32 = NDArray[np.float32]
 
 BATCH = 32  # steps encoded at once, fewer where fields are large
 

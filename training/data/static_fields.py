@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import converter
 from fsae.runtime.input.grid_detection import locate
@@ -14,10 +14,6 @@ from fsae.runtime.input.variables import choose_variable, has_variable
 from fsae.runtime.sphere.grids import supported_zoom
 
 from .healpy_weights import healpy_weights
-
-F32 = NDArray[np.float32]
-
-F64 = NDArray[np.float64]
 
 STANDARD_NAMES = {"orog": "surface_altitude", "lsm": "land_binary_mask"}  # [m], and land as 0 to 1
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.sphere.healpix import zoom_of
 from fsae.training.metrics.ensembles import energy_score
 from fsae.training.metrics.patch_edges import cell_peak, edge_jumps
@@ -21,10 +21,6 @@ from fsae.training.metrics.spectra import Coefficients, cross_power, harmonic_co
 from fsae.training.metrics.variability import extremes, leading_pattern, regional_memory, skewness_and_kurtosis
 
 from .report import Climate, Memory, MemoryRange, Range, Stretches
-
-Floating = NDArray[np.floating]
-
-F64 = NDArray[np.float64]
 
 LAGS = 6  # [steps]
 

@@ -7,16 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.ensemble.generate import timeline
 from fsae.runtime.ensemble.members import Steps, generate, windows_needed
 
 from .periods import Material, departures
 
-Array = NDArray[np.float64]
-
-Fields = NDArray[np.float32]
-
-Pieces = Iterable[tuple[slice, slice, Fields]]  # members, steps, departures (member, time, variable, pixel)
+Pieces = Iterable[tuple[slice, slice, F32]]  # members, steps, departures (member, time, variable, pixel)
 
 Moved = Callable[[], None]  # called after every piece
 
@@ -27,11 +24,11 @@ MEMBERS_AT_ONCE = 20  # memory, never results
 class LongRun:
     """Statistics of departures from the training climatology, in the variable's unit; spans are stretches of steps."""
 
-    mean: Array  # (member, step, variable), over the globe
-    spatial_std: Array  # (member, step, variable), deviation over the pixels of a step
-    span_mean: Array  # (span, member, variable, pixel), over the steps of the span
-    span_std: Array  # (span, member, variable, pixel), deviation over the steps about that mean
-    samples: Fields  # (span, member, sample, variable, pixel), every `thin`-th step of the spans, as many in each
+    mean: F64  # (member, step, variable), over the globe
+    spatial_std: F64  # (member, step, variable), deviation over the pixels of a step
+    span_mean: F64  # (span, member, variable, pixel), over the steps of the span
+    span_std: F64  # (span, member, variable, pixel), deviation over the steps about that mean
+    samples: F32  # (span, member, sample, variable, pixel), every `thin`-th step of the spans, as many in each
     not_finite: int  # values
 
 
@@ -74,7 +71,7 @@ def reduce_run(
 
 def generated_pieces(
     material: Material, start: Any, steps: int, members: int, seed: int, *, forcing: float | None = None, moved: Moved
-) -> Iterator[tuple[slice, slice, Fields]]:
+) -> Iterator[tuple[slice, slice, F32]]:
     """A free-running ensemble from the date `start` on; `forcing` is the calendar year or a constant."""
     candidate, latent = material.candidate, material.latent
     line: Steps = timeline(candidate.time, latent.window, candidate.cell_methods, start, steps).steps
@@ -90,7 +87,7 @@ def count_pieces(material: Material, steps: int, members: int) -> int:
     return windows_needed(steps, material.latent.window) * members
 
 
-def yearly(series: Array, years: NDArray[np.int64]) -> Array:
+def yearly(series: F64, years: NDArray[np.int64]) -> F64:
     """Means (member, year, variable) of a series (member, step, variable) over calendar years (step,).
 
     >>> yearly(np.array([[[1.0], [3.0], [5.0]]]), np.array([1990, 1990, 1991])).tolist()
@@ -99,7 +96,7 @@ def yearly(series: Array, years: NDArray[np.int64]) -> Array:
     return np.stack([series[:, years == year].mean(axis=1) for year in np.unique(years)], axis=1)
 
 
-def slope(series: Array, times: Array) -> Array:
+def slope(series: F64, times: F64) -> F64:
     """Least-squares slopes (member, variable) of series (member, time, variable) against `times`.
 
     >>> slope(np.array([[[1.0], [3.0], [5.0]]]), np.array([0.0, 1.0, 2.0])).tolist()

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import open_bundle
@@ -23,19 +24,17 @@ from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.fitting.run_folder import Run, load_run, samplers_of
 from fsae.training.networks.torch_graphs import TorchGraphs
 
-Fields = NDArray[np.float32]
-
 BATCH = 16  # steps per graph call
 
 
 class Codec(Protocol):
     """The two graphs of the autoencoder, as sessions and trained modules offer them."""
 
-    def encode(self, field: Fields, season: Fields, level_mask: Fields) -> Fields:
+    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
         """Latent (batch, variable, latent pixel) of physical fields (batch, variable, pixel)."""
         ...
 
-    def decode(self, latent: Fields, season: Fields) -> Fields:
+    def decode(self, latent: F32, season: F32) -> F32:
         """Physical fields (batch, variable, pixel) of latents."""
         ...
 
@@ -44,7 +43,7 @@ class Codec(Protocol):
 class Period:
     """Physical fields (time, variable, pixel), the fraction of the year (time,) and the cftime stamp of each step."""
 
-    values: Fields
+    values: F32
     phase: NDArray[np.float64]
     times: Sequence[Any]
 
@@ -76,8 +75,8 @@ class Subject:
     zooms: tuple[int, ...]
     latent_zoom: int
     harmonics: int
-    climatology: Fields  # (variable, 1 + 2 harmonics, pixel)
-    scale: Fields  # (variable,)
+    climatology: F32  # (variable, 1 + 2 harmonics, pixel)
+    scale: F32  # (variable,)
     transforms: tuple[Transform, ...]
     step: str = "1 month"
 
@@ -90,7 +89,7 @@ class Subject:
             )
 
 
-def anomalies(subject: Subject, period: Period, values: Fields | None = None) -> Fields:
+def anomalies(subject: Subject, period: Period, values: F32 | None = None) -> F32:
     """Normalised anomalies (time, variable, pixel): the climatology of the training years off, divided by the scale.
 
     `values` are physical fields to take in place of the period's own, (..., time, variable, pixel).
@@ -98,11 +97,11 @@ def anomalies(subject: Subject, period: Period, values: Fields | None = None) ->
     values = forward(period.values if values is None else values, subject.transforms)
     season = harmonic.season(period.phase, subject.harmonics)
     mean = harmonic.evaluate(subject.climatology, season)  # (time, variable, pixel)
-    normalised: Fields = ((values - mean) / subject.scale[:, None]).astype(np.float32)
+    normalised: F32 = ((values - mean) / subject.scale[:, None]).astype(np.float32)
     return normalised
 
 
-def rebuild(subject: Subject, period: Period, zoom: int) -> Fields:
+def rebuild(subject: Subject, period: Period, zoom: int) -> F32:
     """Anomalies (time, variable, pixel) of the period after encoding and decoding.
 
     The encoder sees block means at `zoom`, repeated to its own zoom, with the finer levels masked out.
@@ -121,8 +120,6 @@ def rebuild(subject: Subject, period: Period, zoom: int) -> Fields:
         decoded[part] = subject.codec.decode(latent, season[part])
     return anomalies(subject, period, decoded)
 
-
-F32 = NDArray[np.float32]
 
 MEMBERS_AT_ONCE = 20
 

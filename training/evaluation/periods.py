@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.climate.calendar import time_index
 from fsae.runtime.climate.transforms import forward
@@ -40,9 +40,6 @@ def period_of(fields: Fields, years: tuple[int, int]) -> Period:
     """The fields of `years`, in memory."""
     part = part_of(fields, years)
     return Period(values=fields.read(part)[0], phase=fields.phase[part], times=fields.times[part])
-
-
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)

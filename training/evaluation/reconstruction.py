@@ -5,20 +5,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.sphere.healpix import coarsen, npix, refine, zoom_of
 from fsae.training.metrics import baselines, scores
 
-from .model import Fields, Period, Subject, anomalies, rebuild
+from .model import Period, Subject, anomalies, rebuild
 from .report import FieldErrors
 
-Rebuilt = tuple[str, int, Fields]  # name of the method, numbers stored per step, anomalies (time, variable, pixel)
+Rebuilt = tuple[str, int, F32]  # name of the method, numbers stored per step, anomalies (time, variable, pixel)
 
 MODEL = "field-space autoencoder"
 
 SEEN_STRIDE = 7  # every seventh training step: a seventh of the time, and all months of the year
 
 
-def from_block_means(known: Fields, truth: Fields, zoom: int) -> tuple[Rebuilt, ...]:
+def from_block_means(known: F32, truth: F32, zoom: int) -> tuple[Rebuilt, ...]:
     """Anomalies `truth` (time, variable, pixel) rebuilt from nothing but their block means at `zoom`.
 
     Two regressions, both on all coarse anomalies of all variables: of the fine anomalies themselves, which has to learn
@@ -40,7 +41,7 @@ def from_block_means(known: Fields, truth: Fields, zoom: int) -> tuple[Rebuilt, 
     )
 
 
-def from_eofs(eofs: baselines.Eofs, truth: Fields, numbers: int) -> tuple[Rebuilt, ...]:
+def from_eofs(eofs: baselines.Eofs, truth: F32, numbers: int) -> tuple[Rebuilt, ...]:
     """Anomalies (time, variable, pixel) rebuilt from as many EOF coefficients as `numbers`, and from all there are."""
     rank = len(eofs.patterns)
     flat = truth.reshape(len(truth), -1)
@@ -50,7 +51,7 @@ def from_eofs(eofs: baselines.Eofs, truth: Fields, numbers: int) -> tuple[Rebuil
 
 
 def reconstruction_rows(
-    subject: Subject, training: Period, evaluation: Period, rebuilt: Fields, others: Sequence[Rebuilt]
+    subject: Subject, training: Period, evaluation: Period, rebuilt: F32, others: Sequence[Rebuilt]
 ) -> list[tuple[FieldErrors, ...]]:
     """Rows of every variable: the model on the evaluation and on training years, the climatology, the `others`."""
     numbers = len(subject.variables) * npix(subject.latent_zoom)
@@ -83,7 +84,7 @@ def errors(subject: Subject, period: Period, rows: Sequence[Rebuilt]) -> list[tu
 
 
 def _field_errors(
-    name: str, numbers: int, difference: NDArray[np.floating], truth: Fields, zooms: Sequence[int]
+    name: str, numbers: int, difference: NDArray[np.floating], truth: F32, zooms: Sequence[int]
 ) -> FieldErrors:
     error = scores.rmse(difference, np.zeros_like(difference))
     return FieldErrors(

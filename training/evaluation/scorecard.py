@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.sphere.healpix import npix
 from fsae.training.metrics import baselines
@@ -20,7 +21,7 @@ from fsae.training.metrics.scores import nearest_distances
 
 from .climate import LAGS, MOST_STRETCHES, View, compare, moments, stretches_among_themselves
 from .climate_checks import ClimateTolerances, at_most, climate_checks
-from .model import Fields, Period, Subject, anomalies, rebuild
+from .model import Period, Subject, anomalies, rebuild
 from .reconstruction import from_block_means, from_eofs, reconstruction_rows, superresolution_rows
 from .report import (
     GENERATED,
@@ -34,7 +35,7 @@ from .report import (
     VariableReport,
 )
 
-Generate = Callable[[int, Any, int, int], Fields]  # (members, start, steps, seed) -> (member, time, variable, pixel)
+Generate = Callable[[int, Any, int, int], F32]  # (members, start, steps, seed) -> (member, time, variable, pixel)
 
 Progress = Callable[[str], None]
 
@@ -150,10 +151,10 @@ def evaluate(
 
 
 def _climates(
-    ensembles: Iterable[tuple[str, Fields]],
-    known: Fields,
-    truth: Fields,
-    scale: Fields,
+    ensembles: Iterable[tuple[str, F32]],
+    known: F32,
+    truth: F32,
+    scale: F32,
     view: View,
     progress: Progress,
 ) -> list[tuple[Climate, ...]]:
@@ -205,7 +206,7 @@ def _ensembles(
     *,
     generate: Generate | None,
     settings: Settings,
-) -> Iterator[tuple[str, Fields]]:
+) -> Iterator[tuple[str, F32]]:
     """Name and anomalies (member, time, variable, pixel); made one by one."""
     steps, count, seed = len(evaluation.times), settings.members, settings.seed
     shape = (count, *evaluation.values.shape)
@@ -222,7 +223,7 @@ def _ensembles(
         yield "EOF, Gaussian", baselines.gaussian_generator(eofs, count, steps, seed).reshape(shape)
 
 
-def _stretches(known: Fields, truth: Fields, rebuilt: Fields) -> Iterator[tuple[str, Fields]]:
+def _stretches(known: F32, truth: F32, rebuilt: F32) -> Iterator[tuple[str, F32]]:
     """The same for single stretches: the previous period as a forecast, what the codec leaves of the truth, the truth.
 
     What the reconstruction lacks in power the generated fields lack too: the same decoder makes them.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.sphere.healpix import coarsen
 from fsae.training.config import Config
@@ -22,8 +23,6 @@ from fsae.training.networks.sharpening import fit_sharpening
 from .loop import autoencoder_loss, fit, forget_checkpoints
 from .processes import is_first, wait_for
 from .run_folder import make_autoencoder, read_statistics, round_weights, save_weights
-
-F32 = NDArray[np.float32]
 
 log = logging.getLogger("fsae.training")
 

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import sph_harm_y
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import Fields, read_fields
 from fsae.runtime.input.joining import join
@@ -57,10 +58,6 @@ from .run_folder import (
     write_record,
     write_statistics,
 )
-
-F32 = NDArray[np.float32]
-
-F64 = NDArray[np.float64]
 
 log = logging.getLogger("fsae.training")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.climate import climatology
 from fsae.runtime.climate.calendar import time_index
 from fsae.runtime.diffusion.whitening import seasonal_std, unwhiten, whiten
@@ -39,8 +39,6 @@ from .run_folder import (
     save_weights,
     write_statistics,
 )
-
-F32 = NDArray[np.float32]
 
 log = logging.getLogger("fsae.training")
 

@@ -17,14 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fsae.runtime.arrays import F64
 from fsae.runtime.diffusion.sampler import SAMPLERS, noise_features
 from fsae.runtime.errors import UsageError
 from fsae.training.networks.denoiser import Denoiser
-
-F64 = NDArray[np.float64]
 
 Loss = Callable[[Denoiser, dict[str, Tensor]], Tensor]
 

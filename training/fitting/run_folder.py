@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.manifest import Sampler
 from fsae.runtime.bundle.records import decode_record, encode
 from fsae.runtime.diffusion.sampler import noise_levels
@@ -31,8 +32,6 @@ from fsae.runtime.errors import DataError, UsageError
 from fsae.training.config import Config
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
-
-F32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import coarsen, pixel_centres, zoom_of
@@ -40,10 +41,6 @@ from .structure import (
     warming_of,
     whole_years,
 )
-
-F64 = NDArray[np.float64]
-
-Ints = NDArray[np.int64]
 
 log = logging.getLogger("fsae.training")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-F64 = NDArray[np.float64]
+from fsae.runtime.arrays import F64
 
 # One turn of hue in Oklab (Ottosson 2020), dark in January and light in July: December is next to January.
 MONTH_COLOURS = (

@@ -17,11 +17,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from fsae.runtime.arrays import F64, Ints
 from fsae.training.metrics.baselines import FOLDS, fit_ridge, predict
-
-F64 = NDArray[np.float64]
-
-Ints = NDArray[np.int64]
 
 MODES = 50  # leading principal components that season is told from
 

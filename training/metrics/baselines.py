@@ -11,21 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from fsae.runtime.arrays import F32, F64, Floating
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import npix, zoom_of
-
-Floating = NDArray[np.floating]
-
-Fields = NDArray[np.float32]
-
-Matrix = NDArray[np.float64]
 
 PENALTIES = tuple(float(p) for p in np.logspace(-3.5, 0.5, 9))  # in units of the mean kernel diagonal
 
 FOLDS = 6  # contiguous stretches of years: shuffled months would leak through their autocorrelation
 
 
-def bilinear(coarse: Floating, zoom: int) -> Fields:
+def bilinear(coarse: Floating, zoom: int) -> F32:
     """Fields (..., pixel) on the finer `zoom`, interpolated from the four nearest pixel centres (healpy)."""
     coarse_zoom = zoom_of(coarse.shape[-1])
     lon_deg, lat_deg = healpy.pix2ang(1 << zoom, np.arange(npix(zoom)), nest=True, lonlat=True)
@@ -40,8 +35,8 @@ def bilinear(coarse: Floating, zoom: int) -> Fields:
 class Ridge:
     """A fitted ridge regression in its dual form: prediction = (features @ training features') @ dual."""
 
-    features: Matrix  # (training time, feature)
-    dual: Fields  # (training time, target)
+    features: F64  # (training time, feature)
+    dual: F32  # (training time, target)
     penalty: float  # chosen by cross validation, in units of the mean kernel diagonal
 
 
@@ -67,8 +62,8 @@ def fit_ridge(features: Floating, targets: Floating, penalties: Sequence[float] 
 
 
 def _fold_errors(
-    kernel: Matrix, targets: Fields, left_out: NDArray[np.int64], penalties: Sequence[float], unit: float
-) -> Matrix:
+    kernel: F64, targets: F32, left_out: NDArray[np.int64], penalties: Sequence[float], unit: float
+) -> F64:
     """Sum of squared errors on the rows `left_out` for each penalty, fitted on the other rows."""
     kept = np.setdiff1d(np.arange(len(kernel)), left_out)
     values, vectors = linalg.eigh(kernel[np.ix_(kept, kept)])  # one factorisation serves every penalty
@@ -81,9 +76,9 @@ def _fold_errors(
     return np.array(errors)
 
 
-def predict(ridge: Ridge, features: Floating) -> Fields:
+def predict(ridge: Ridge, features: Floating) -> F32:
     """Targets (time, target) of features (time, feature)."""
-    predicted: Fields = (features.astype(np.float64) @ ridge.features.T).astype(np.float32) @ ridge.dual
+    predicted: F32 = (features.astype(np.float64) @ ridge.features.T).astype(np.float32) @ ridge.dual
     return predicted
 
 
@@ -91,9 +86,9 @@ def predict(ridge: Ridge, features: Floating) -> Fields:
 class Eofs:
     """Empirical orthogonal functions about zero of the training anomalies."""
 
-    patterns: Fields  # (mode, feature), orthonormal
-    coefficients: Matrix  # (time, mode) of the training steps
-    time_years: Matrix  # (time,) decimal years of the training steps
+    patterns: F32  # (mode, feature), orthonormal
+    coefficients: F64  # (time, mode) of the training steps
+    time_years: F64  # (time,) decimal years of the training steps
 
 
 def fit_eofs(anomalies: Floating, time_years: Floating) -> Eofs:
@@ -111,13 +106,13 @@ def fit_eofs(anomalies: Floating, time_years: Floating) -> Eofs:
     )
 
 
-def truncate(eofs: Eofs, anomalies: Floating, modes: int) -> Fields:
+def truncate(eofs: Eofs, anomalies: Floating, modes: int) -> F32:
     """Anomalies (time, feature) rebuilt from their coefficients on the leading `modes` patterns."""
     leading = eofs.patterns[:modes]
     return np.asarray((anomalies.astype(np.float32) @ leading.T) @ leading, dtype=np.float32)
 
 
-def gaussian_generator(eofs: Eofs, members: int, steps: int, seed: int) -> Fields:
+def gaussian_generator(eofs: Eofs, members: int, steps: int, seed: int) -> F32:
     """Ensemble (member, time, feature) of independent Gaussian coefficients with the training variances: no memory."""
     std = np.sqrt(np.mean(eofs.coefficients**2, axis=0))
     noise = np.random.default_rng(seed).standard_normal((members, steps, len(std)))
@@ -126,7 +121,7 @@ def gaussian_generator(eofs: Eofs, members: int, steps: int, seed: int) -> Field
 
 def linear_inverse_generator(
     eofs: Eofs, members: int, time_years: Floating, seed: int, *, modes: int = 20, trend: bool = False
-) -> Fields:
+) -> F32:
     """Ensemble (member, time, feature) of a linear inverse model (Penland and Sardeshmukh 1995, J. Climate 8, 1999).
 
     The leading `modes` coefficients follow the first-order vector autoregression, VAR(1), of the training years, the
@@ -146,7 +141,7 @@ def linear_inverse_generator(
     return _to_fields(eofs, drawn + later @ line)
 
 
-def _draw_vector(series: Matrix, members: int, steps: int, generator: np.random.Generator) -> Matrix:
+def _draw_vector(series: F64, members: int, steps: int, generator: np.random.Generator) -> F64:
     """(member, time, mode) of x_{t+1} = A x_t + e, with A and the covariance of e from the series (time, mode)."""
     covariance = series.T @ series / len(series)
     lagged = series[1:].T @ series[:-1] / (len(series) - 1)
@@ -166,18 +161,18 @@ def _draw_vector(series: Matrix, members: int, steps: int, generator: np.random.
     return out
 
 
-def _draw_each(series: Matrix, members: int, steps: int, generator: np.random.Generator) -> Matrix:
+def _draw_each(series: F64, members: int, steps: int, generator: np.random.Generator) -> F64:
     """(member, time, mode) with one first-order autoregression per mode of the series (time, mode)."""
     variance = np.mean(series**2, axis=0)
     memory = np.mean(series[1:] * series[:-1], axis=0) / variance  # within -1 ... 1 up to the ends of the series
     memory = np.clip(memory, -1, 1)
-    out: Matrix = generator.standard_normal((members, steps, series.shape[1])) * np.sqrt(variance)
+    out: F64 = generator.standard_normal((members, steps, series.shape[1])) * np.sqrt(variance)
     for time in range(1, steps):
         out[:, time] = memory * out[:, time - 1] + np.sqrt(1 - memory**2) * out[:, time]
     return out
 
 
-def _to_fields(eofs: Eofs, coefficients: Matrix) -> Fields:
+def _to_fields(eofs: Eofs, coefficients: F64) -> F32:
     """(member, time, feature) of coefficients (member, time, mode)."""
-    fields: Fields = coefficients.astype(np.float32) @ eofs.patterns
+    fields: F32 = coefficients.astype(np.float32) @ eofs.patterns
     return fields

@@ -9,11 +9,8 @@ import scores.probability
 import xarray as xr
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.errors import DataError
-
-Floating = NDArray[np.floating]
-
-Array = NDArray[np.float64]
 
 
 def _labelled(array: Floating, *, members: bool) -> xr.DataArray:
@@ -21,7 +18,7 @@ def _labelled(array: Floating, *, members: bool) -> xr.DataArray:
     return xr.DataArray(array, dims=["member", *axes] if members else axes)
 
 
-def pointwise_crps(members: Floating, truth: Floating) -> Array:
+def pointwise_crps(members: Floating, truth: Floating) -> F64:
     """Fair CRPS (Ferro 2014) at every point of members (member, ...) against truth (...), in their unit.
 
     Of a single member it is the absolute error, which the CRPS of a deterministic forecast is.
@@ -38,7 +35,7 @@ def pointwise_crps(members: Floating, truth: Floating) -> Array:
     return np.asarray(score.values, dtype=np.float64)
 
 
-def spread_skill(variance: Floating, square_error: Floating, members: int) -> Array:
+def spread_skill(variance: Floating, square_error: Floating, members: int) -> F64:
     """Spread over root mean square error of the ensemble mean: one where spread tells the error.
 
     sqrt((M + 1) / M * mean variance / mean square error) (Fortin et al. 2014, J. Hydrometeor. 15, 1708): `variance` is
@@ -48,11 +45,11 @@ def spread_skill(variance: Floating, square_error: Floating, members: int) -> Ar
     >>> spread_skill(np.array([4.0]), np.array([5.0]), 4).tolist()
     [1.0]
     """
-    ratio: Array = np.sqrt((members + 1) / members * np.asarray(variance) / np.asarray(square_error))
+    ratio: F64 = np.sqrt((members + 1) / members * np.asarray(variance) / np.asarray(square_error))
     return ratio
 
 
-def rank_counts(members: Floating, truth: Floating) -> Array:
+def rank_counts(members: Floating, truth: Floating) -> F64:
     """How often the truth (..., case) has each of the ranks among members (member, ..., case): (..., M + 1).
 
     Ties are shared out among the ranks they could have (Hamill 2001, Mon. Wea. Rev. 129, 550).
@@ -61,11 +58,11 @@ def rank_counts(members: Floating, truth: Floating) -> Array:
     shares = scores.probability.rank_histogram(
         _labelled(members, members=True), known, "member", preserve_dims=list(known.dims[:-1])
     )
-    counts: Array = np.asarray(shares.transpose(..., "rank").values, dtype=np.float64) * truth.shape[-1]
+    counts: F64 = np.asarray(shares.transpose(..., "rank").values, dtype=np.float64) * truth.shape[-1]
     return counts
 
 
-def unevenness(counts: Floating) -> Array:
+def unevenness(counts: Floating) -> F64:
     """Reliability index of rank counts (..., rank), sum of |share - 1 / ranks|.
 
     Delle Monache et al. (2006), J. Geophys. Res. 111, D24307.
@@ -75,17 +72,17 @@ def unevenness(counts: Floating) -> Array:
     [0.0, 1.0]
     """
     shares = counts / counts.sum(axis=-1, keepdims=True)
-    index: Array = np.abs(shares - 1 / counts.shape[-1]).sum(axis=-1)
+    index: F64 = np.abs(shares - 1 / counts.shape[-1]).sum(axis=-1)
     return index
 
 
-def outer_share(counts: Floating) -> Array:
+def outer_share(counts: Floating) -> F64:
     """Share of cases outside the ensemble (lowest or highest rank), over that of a flat histogram: > 1 is too narrow.
 
     >>> outer_share(np.array([1, 1, 1, 1])), outer_share(np.array([2, 0, 0, 2]))
     (array(1.), array(2.))
     """
-    outside: Array = (counts[..., 0] + counts[..., -1]) / counts.sum(axis=-1)
+    outside: F64 = (counts[..., 0] + counts[..., -1]) / counts.sum(axis=-1)
     return np.asarray(outside * counts.shape[-1] / 2, dtype=np.float64)
 
 

@@ -6,14 +6,10 @@ Which cells the blocks of a network work in is its own affair: every zoom from 1
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.sphere.healpix import zoom_of
 from fsae.training.networks.halo import halo_table
-
-Floating = NDArray[np.floating]
-
-F64 = NDArray[np.float64]
 
 PEAK_WIDTH = 0.05  # share of the degree that counts as the peak; one degree at least
 

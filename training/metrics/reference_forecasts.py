@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError
 
 from .baselines import Eofs, fit_eofs
 
-Fields = NDArray[np.float32]
-
-Array = NDArray[np.float64]
-
-Forecast = Callable[[int], Fields]  # (position of lead 1 in the series) -> (member, lead, variable, pixel)
+Forecast = Callable[[int], F32]  # (position of lead 1 in the series) -> (member, lead, variable, pixel)
 
 CLIMATOLOGY_YEARS = 30  # the length that the World Meteorological Organization takes for a climatological normal
 
@@ -32,9 +29,9 @@ MODES = 20  # that see each other, as in baselines.linear_inverse_generator
 class Observed:
     """Departures of the training years and, behind them without a gap, of the evaluation years."""
 
-    values: Fields  # (time, variable, pixel)
-    phase: Array  # (time,), fraction of the year
-    time_years: Array  # (time,), decimal years
+    values: F32  # (time, variable, pixel)
+    phase: F64  # (time,), fraction of the year
+    time_years: F64  # (time,), decimal years
     known: int  # number of training steps
 
     @property
@@ -72,7 +69,7 @@ def reference_forecasts(series: Observed, leads: int, members: int, seed: int) -
     def autoregression(trend: bool) -> Forecast:
         model = fit_inverse_model(eofs, trend=trend)
 
-        def forecast(start: int) -> Fields:
+        def forecast(start: int) -> F32:
             generator = np.random.default_rng((seed, start))
             times = series.time_years[start - 1 : start + leads]
             drawn = draw_from_state(model, flat[start - 1], times, members, generator)
@@ -91,9 +88,9 @@ def reference_forecasts(series: Observed, leads: int, members: int, seed: int) -
     }
 
 
-def recent_mean(series: Observed) -> Array:
+def recent_mean(series: Observed) -> F64:
     """Mean departure (variable, pixel) of the last training years."""
-    mean: Array = series.values[series.within(series.last_training_years(RECENT_YEARS))].mean(axis=0, dtype=np.float64)
+    mean: F64 = series.values[series.within(series.last_training_years(RECENT_YEARS))].mean(axis=0, dtype=np.float64)
     return mean
 
 
@@ -110,7 +107,7 @@ def climatology(series: Observed, leads: int, shift: str) -> Forecast:
     moved = recent_mean(series) - values.mean(axis=0) if shift == "recent" else np.zeros(values.shape[1:])
     slope = np.tensordot(since, values, axes=1) / np.sum(since**2) if shift == "trend" else np.zeros(values.shape[1:])
 
-    def forecast(start: int) -> Fields:
+    def forecast(start: int) -> F32:
         members = []
         for target in range(start, start + leads):
             like = series.like(target, years)
@@ -133,7 +130,7 @@ def damped_persistence(series: Observed, leads: int) -> Forecast:
     square = np.einsum("tvp,tvp->vp", known, known, dtype=np.float64)
     factor = [np.einsum("tvp,tvp->vp", known[k:], known[:-k], dtype=np.float64) / square for k in range(1, leads + 1)]
 
-    def forecast(start: int) -> Fields:
+    def forecast(start: int) -> F32:
         members = []
         for lead, damping in enumerate(factor, 1):
             like = series.like(start + lead - 1, years)
@@ -152,19 +149,19 @@ class InverseModel:
     """
 
     eofs: Eofs
-    line: Array
+    line: F64
     middle_year: float
-    step: Array  # (leading mode, leading mode)
-    noise_root: Array  # (leading mode, leading mode): noise = root @ unit noise
-    memory: Array  # (other mode,)
-    other_noise: Array  # (other mode,), standard deviation
+    step: F64  # (leading mode, leading mode)
+    noise_root: F64  # (leading mode, leading mode): noise = root @ unit noise
+    memory: F64  # (other mode,)
+    other_noise: F64  # (other mode,), standard deviation
 
 
 def fit_inverse_model(eofs: Eofs, *, modes: int = MODES, trend: bool = False) -> InverseModel:
     """The model of `baselines.linear_inverse_generator` (Penland and Sardeshmukh 1995), to be started from a state."""
     middle = float(eofs.time_years.mean())
     design = np.stack([np.ones_like(eofs.time_years), eofs.time_years - middle], axis=1)
-    line: Array = np.zeros((2, len(eofs.patterns)))
+    line: F64 = np.zeros((2, len(eofs.patterns)))
     if trend:
         line = np.linalg.lstsq(design, eofs.coefficients, rcond=None)[0].astype(np.float64)
     series = eofs.coefficients - design @ line
@@ -187,8 +184,8 @@ def fit_inverse_model(eofs: Eofs, *, modes: int = MODES, trend: bool = False) ->
 
 
 def draw_from_state(
-    model: InverseModel, state: Fields, time_years: Array, members: int, generator: np.random.Generator
-) -> Fields:
+    model: InverseModel, state: F32, time_years: F64, members: int, generator: np.random.Generator
+) -> F32:
     """Fields (member, lead, feature) that go on from `state` (feature,), which the first of `time_years` stamps."""
     lines = model.line[0] + (np.asarray(time_years)[:, None] - model.middle_year) * model.line[1]  # (1 + lead, mode)
     leading = len(model.step)
@@ -199,5 +196,5 @@ def draw_from_state(
         head = now[:, :leading] @ model.step.T + noise[:, :leading] @ model.noise_root.T
         now = np.concatenate([head, model.memory * now[:, leading:] + model.other_noise * noise[:, leading:]], axis=1)
         drawn.append(now + line)
-    fields: Fields = np.stack(drawn, axis=1).astype(np.float32) @ model.eofs.patterns
+    fields: F32 = np.stack(drawn, axis=1).astype(np.float32) @ model.eofs.patterns
     return fields

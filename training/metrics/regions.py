@@ -3,10 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import npix, pixel_centres
-
-F64 = NDArray[np.float64]
 
 Mask = NDArray[np.bool_]
 

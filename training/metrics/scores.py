@@ -9,10 +9,9 @@ import scores.probability
 import xarray as xr
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import Floating
 from fsae.runtime.sphere.healpix import coarsen
 from fsae.runtime.sphere.pyramid import decompose
-
-Floating = NDArray[np.floating]
 
 CRPS_CHUNK = 12  # time steps at once: the sorted copies of a large ensemble would not fit otherwise
 

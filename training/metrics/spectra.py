@@ -4,9 +4,8 @@ import healpy
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import Floating
 from fsae.runtime.sphere.healpix import npix, zoom_of
-
-Floating = NDArray[np.floating]
 
 Spectrum = NDArray[np.float64]
 

@@ -5,15 +5,12 @@ so that it estimates the same as one stretch of the same length does; only the p
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 from scipy.sparse import linalg
 
+from fsae.runtime.arrays import F64, Floating
+
 from .spectra import autocorrelation
-
-Floating = NDArray[np.floating]
-
-F64 = NDArray[np.float64]
 
 PERCENTILES = (1.0, 99.0)
 

@@ -7,15 +7,11 @@ its eigenvectors are taken.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
 
+from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, zoom_of
-
-F64 = NDArray[np.float64]
-
-Floating = NDArray[np.floating]
 
 LENGTH_RADIANS = 0.8  # of the Gaussian damping: 5,000 km
 

@@ -10,24 +10,20 @@ either found loopholes (with fixed harmonics) or cost more error for the same po
 
 import healpy
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.sphere.healpix import zoom_of
 
 from .halo import halo_table
 
-F64 = NDArray[np.float64]
-
-Floats = NDArray[np.floating]
-
 LOWEST_DEGREE = 2  # below it is the global mean and its gradient, which the base cells hold
 
 
-def laplacian(field: Floats) -> Floats:
+def laplacian(field: Floating) -> Floating:
     """Each pixel (..., pixel) less the mean of its eight neighbours, nested order."""
     zoom = zoom_of(field.shape[-1])
-    difference: Floats = field - field[..., halo_table(zoom, zoom)].mean(axis=-1)
+    difference: Floating = field - field[..., halo_table(zoom, zoom)].mean(axis=-1)
     return difference
 
 
@@ -36,7 +32,7 @@ def highest_degree(pixels: int) -> int:
     return max(LOWEST_DEGREE + 2, 15 * (2 << zoom_of(pixels)) // 16)
 
 
-def power(fields: Floats, others: Floats) -> F64:
+def power(fields: Floating, others: Floating) -> F64:
     """Mean cross-power (degree,) of nested fields (sample, pixel) from `LOWEST_DEGREE` to `highest_degree`."""
     lmax = highest_degree(fields.shape[-1])
     total = np.zeros(lmax + 1)
@@ -47,7 +43,7 @@ def power(fields: Floats, others: Floats) -> F64:
     return found
 
 
-def fit_sharpening(rebuilt: Floats, true: Floats) -> F64:
+def fit_sharpening(rebuilt: Floating, true: Floating) -> F64:
     """a and b with the least mean of ln(power sharpened / power true)^2 over degrees; fields (sample, pixel).
 
     The filter is linear, so the power of what it gives is a quadratic form of (1, a, b) in three fields' cross-powers.

@@ -4,15 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import DenoiserInputs
 from fsae.runtime.errors import UsageError
 
 from .autoencoder import Autoencoder
 from .denoiser import Denoiser
-
-F32 = NDArray[np.float32]
 
 
 def _tensor(array: F32) -> torch.Tensor:

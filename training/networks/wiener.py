@@ -18,17 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import linalg
 from torch import Tensor, nn
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, zoom_of
 
 from .layers import decompose, recompose
-
-F32 = NDArray[np.float32]
-
-F64 = NDArray[np.float64]
 
 WAVES = 9  # of each variable: spherical harmonics of degree 0 to 2
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.climate.transforms import forward
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import read_fields
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix
 from fsae.runtime.sphere.regrid import apply
-from fsae.training.evaluation.model import Fields, Period, Subject, anomalies, of_run, rebuild
+from fsae.training.evaluation.model import Period, Subject, anomalies, of_run, rebuild
 from fsae.training.evaluation.periods import period_of
 from fsae.training.evaluation.reconstruction import from_block_means, from_eofs
 from fsae.training.fitting.cnn_vae import reconstruct
@@ -47,7 +47,6 @@ from .places import COAST, EVERYWHERE, STEEP, Points, places_of, points_of
 
 log = logging.getLogger("fsae.training")
 
-F64 = NDArray[np.float64]
 
 LMAX = 60  # lowered to 2 nside where the grid is coarser
 
@@ -62,7 +61,7 @@ COHERENT = 0.5
 class Scene:
     """What every method is compared with."""
 
-    values: Fields  # (time, variable, pixel) true fields, as the model sees them
+    values: F32  # (time, variable, pixel) true fields, as the model sees them
     zooms: tuple[int, ...]
     weights: Mapping[str, F64]  # (pixel,) by place, one inside and zero outside; as far as the static files go
     points: Points | None  # None: the source is on HEALPix
@@ -83,7 +82,7 @@ class Rebuilt:
     ratio: int
     numbers: int
     parameters: int
-    error: Fields
+    error: F32
     on_points: bool = False
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64
 from fsae.runtime.errors import UsageError
 from fsae.training.evaluation.long_runs import LongRun, Moved, count_pieces, generated_pieces, reduce_run, slope, yearly
 from fsae.training.evaluation.model import Period
@@ -174,7 +175,6 @@ def _format_variable(report: DecadesReport, variable: VariableDecades) -> list[s
 
 log = logging.getLogger("fsae.training")
 
-Array = NDArray[np.float64]
 
 Progress = Callable[[int, int], None]  # (pieces done, pieces in all)
 
@@ -348,7 +348,7 @@ def _trend(drawn: LongRun, truth: LongRun, year: NDArray[np.int64], years: tuple
     )
 
 
-def persistence_and_trend(material: Material) -> dict[str, Array]:
+def persistence_and_trend(material: Material) -> dict[str, F64]:
     """Annual-mean maps (year, variable, pixel) of the evaluation years as the training years alone foresee them.
 
     The mean of the last ten training years, the linear trend of all of them at each pixel, and their climatology.
@@ -373,7 +373,7 @@ def _extrapolation(
     year: NDArray[np.int64],
     span: tuple[int, int],
     v: int,
-    others: dict[str, Array],
+    others: dict[str, F64],
 ) -> tuple[Extrapolation, ...]:
     """The evaluation years as the model foresees them, beside simple forecasts (year, pixel)."""
     part = steps_within(year, span)

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import read_fields
 from fsae.training.config import DEFAULT, Config, read_config
 from fsae.training.data.static_fields import read_static
-from fsae.training.evaluation.model import F32, Candidate, draw, of_bundle, of_run, with_sampler_steps
+from fsae.training.evaluation.model import Candidate, draw, of_bundle, of_run, with_sampler_steps
 from fsae.training.evaluation.periods import log, period_of, prepared_inputs
 from fsae.training.evaluation.report import report_json
 from fsae.training.evaluation.scorecard import Settings, evaluate

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.ensemble.generate import timeline
@@ -177,9 +178,6 @@ def _number(value: float) -> str:
 
 log = logging.getLogger("fsae.training")
 
-Array = NDArray[np.float64]
-
-Fields = NDArray[np.float32]
 
 MODEL = "model"
 
@@ -256,7 +254,7 @@ def model_forecast(material: Material, whole: Period, leads: int, members: int, 
     if latent.previous == 0:
         raise DataError("found a denoiser that knows no earlier steps, expected diffusion.previous of 1 or more")
 
-    def forecast(start: int) -> Fields:
+    def forecast(start: int) -> F32:
         known = slice(start - latent.previous, start)
         initial = Initial(white=encode_white(material, whole, known)[None], valid=np.ones(latent.previous, np.float32))
         line = timeline(candidate.time, latent.window, candidate.cell_methods, whole.times[start], leads)
@@ -269,7 +267,7 @@ def model_forecast(material: Material, whole: Period, leads: int, members: int, 
     return forecast
 
 
-def encode_white(material: Material, period: Period, part: slice) -> Fields:
+def encode_white(material: Material, period: Period, part: slice) -> F32:
     """Latents (time, variable, latent pixel) of some steps of a period, in white space."""
     subject, latent = material.subject, material.latent
     season = harmonic.season(period.phase[part], subject.harmonics)
@@ -281,7 +279,7 @@ def encode_white(material: Material, period: Period, part: slice) -> Fields:
 def _lead_scores(scored: Scored, name: str, variable: int, domain: int, domain_name: str) -> LeadScores:
     """Means over starts of one forecast for one variable in one domain."""
 
-    def mean(values: Array) -> Array:
+    def mean(values: F64) -> F64:
         return np.asarray(values[:, :, variable, domain].mean(axis=0))  # (lead,)
 
     error, variance = mean(scored.square_error), mean(scored.variance)

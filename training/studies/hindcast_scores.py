@@ -6,15 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import pixel_centres, zoom_of
 from fsae.training.metrics.ensembles import pointwise_crps, rank_counts
 from fsae.training.metrics.reference_forecasts import Forecast, Observed, recent_mean
 from fsae.training.metrics.regions import region_weights
-
-Array = NDArray[np.float64]
-
-Fields = NDArray[np.float32]
 
 Progress = Callable[[int, int], None]  # (starts done, starts in all)
 
@@ -30,17 +27,17 @@ class Scored:
     Squares and products are those of departures from the recent training mean, so that warming alone is no skill.
     """
 
-    crps: Array
-    square_error: Array  # of the ensemble mean
-    variance: Array  # of the members, unbiased; zero for a single one
-    product: Array  # ensemble mean times truth
-    square_mean: Array
-    square_truth: Array
-    ranks: Array  # (lead, variable, rank)
+    crps: F64
+    square_error: F64  # of the ensemble mean
+    variance: F64  # of the members, unbiased; zero for a single one
+    product: F64  # ensemble mean times truth
+    square_mean: F64
+    square_truth: F64
+    ranks: F64  # (lead, variable, rank)
     members: int
 
 
-def domains(pixels: int) -> dict[str, Array]:
+def domains(pixels: int) -> dict[str, F64]:
     """Weights of the domains at the pixels and, behind them, at the Nino 3.4 index: (pixel + 1,), adding up to one."""
     regions = region_weights(zoom_of(pixels))
     parts = {name: regions[name] for name in ("global", "tropics")}
@@ -49,14 +46,14 @@ def domains(pixels: int) -> dict[str, Array]:
     return weights | {NINO34: np.append(np.zeros(pixels), 1.0)}
 
 
-def nino34(pixels: int) -> Array:
+def nino34(pixels: int) -> F64:
     """Weights (pixel,) of the mean over 5 S ... 5 N, 170 W ... 120 W, where the index of that name is measured."""
     lat_deg, lon_deg = pixel_centres(zoom_of(pixels))
     inside = (np.abs(lat_deg) <= 5) & (np.abs(lon_deg % 360 - 215) <= 25)
     if not inside.any():  # only the coarsest zooms: the pixel at the box's centre
         distance = np.hypot(lat_deg, (lon_deg - 215 + 180) % 360 - 180)
         inside = distance == distance.min()
-    weights: Array = inside / inside.sum()
+    weights: F64 = inside / inside.sum()
     return weights
 
 
@@ -84,7 +81,7 @@ def score_all(
     return {name: _collect(part) for name, part in parts.items()}
 
 
-def _score(members: Fields, truth: Fields, weights: Array, box: Fields) -> Scored:
+def _score(members: F32, truth: F32, weights: F64, box: F32) -> Scored:
     """Scores of one start: members (member, lead, variable, pixel), truth (lead, variable, pixel).
 
     `weights` (pixel + 1, domain) count the pixels and, behind them, the mean over the `box` (pixel,).

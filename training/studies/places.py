@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64, Floating, Ints
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres, pixel_of, zoom_of
@@ -14,12 +15,6 @@ from fsae.runtime.sphere.regrid import Weights, choose_method
 from fsae.training.data.healpy_weights import healpy_weights
 from fsae.training.data.static_fields import read_static
 from fsae.training.networks.halo import halo_table
-
-Floats = NDArray[np.floating]
-
-F64 = NDArray[np.float64]
-
-Ints = NDArray[np.int64]
 
 Mask = NDArray[np.bool_]
 
@@ -32,7 +27,7 @@ STEEP_SHARE = 0.1  # of the sphere
 ALL_SEA, ALL_LAND = 0.05, 0.95  # land fractions up to and from which a pixel is of one kind
 
 
-def slope(orography_m: Floats) -> F64:
+def slope(orography_m: Floating) -> F64:
     """Root mean square slope [m/m] of each pixel (pixel,) to its neighbours, eight or, at 24 corners, seven.
 
     The slope to a neighbour is the difference of the mean heights over the great-circle distance of the centres.
@@ -50,7 +45,7 @@ def slope(orography_m: Floats) -> F64:
     return steepness
 
 
-def steep(orography_m: Floats) -> Mask:
+def steep(orography_m: Floating) -> Mask:
     """The tenth of the sphere (pixel,) with the steepest slopes: as many pixels as come nearest to a tenth of its area.
 
     DataError where fewer pixels have a slope at all.
@@ -67,7 +62,7 @@ def steep(orography_m: Floats) -> Mask:
     return chosen
 
 
-def coasts(land: Floats) -> Mask:
+def coasts(land: Floating) -> Mask:
     """Coastal pixels (pixel,) by their land fraction 0 ... 1: the mixed ones, and where land and sea pixels touch.
 
     Mixed is a fraction strictly between 0.05 and 0.95; a pixel of one kind counts where one of its eight neighbours is

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.manifest import Sampler
 from fsae.runtime.diffusion.sampler import denoiser_calls
@@ -25,7 +26,7 @@ from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import read_fields
 from fsae.runtime.sphere.healpix import coarsen
 from fsae.training.config import DEFAULT, Config, read_config
-from fsae.training.evaluation.model import Candidate, Fields, Period, Subject, anomalies, draw, of_bundle, of_run
+from fsae.training.evaluation.model import Candidate, Period, Subject, anomalies, draw, of_bundle, of_run
 from fsae.training.evaluation.periods import period_of, prepared_inputs
 from fsae.training.evaluation.report import as_json, table
 from fsae.training.fitting.run_folder import latest_run, load_run
@@ -337,7 +338,7 @@ def compare_samplers(candidate: Candidate, choices: Sequence[Choice], truth: Per
 
 def timed_draw(
     candidate: Candidate, latent: LatentModel, choice: Choice, truth: Period, members: int
-) -> tuple[Fields, float]:
+) -> tuple[F32, float]:
     """Physical fields (member, time, variable, pixel) over the steps of `truth`, and the seconds they took.
 
     A first window of one member is drawn and thrown away: graphs are loaded when they are first called.
@@ -350,7 +351,7 @@ def timed_draw(
     return whole, time.perf_counter() - start
 
 
-def departures(members: Fields, lmax: int) -> tuple[float, Spectrum]:
+def departures(members: F32, lmax: int) -> tuple[float, Spectrum]:
     """Standard deviation, mean over pixels, and power at degrees 2 ... lmax of (member, time, pixel).
 
     Each member's own mean map is removed, and averages over members are of variances.
@@ -360,13 +361,13 @@ def departures(members: Fields, lmax: int) -> tuple[float, Spectrum]:
     return float(deviation.mean()), power_spectrum(own, lmax)[2:]
 
 
-def _simple(members: Fields, truth: Fields, known: tuple[float, Spectrum], lmax: int) -> tuple[float, float, float]:
+def _simple(members: F32, truth: F32, known: tuple[float, Spectrum], lmax: int) -> tuple[float, float, float]:
     """CRPS, ratio of the standard deviations and median of |power ratio - 1| in one variable."""
     spread, power = departures(members, lmax)
     return fair_crps(members, truth), spread / known[0], float(np.median(np.abs(power / known[1] - 1)))
 
 
-def _energies(subject: Subject, fields: Fields, true: Fields) -> NDArray[np.float64]:
+def _energies(subject: Subject, fields: F32, true: F32) -> NDArray[np.float64]:
     """Energy scores (variable, kind, time) in physical units: of block means, then of all pixels."""
     up = max(subject.zooms[-1] - BLOCK_ZOOM, 0)
     scores = [

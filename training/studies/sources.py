@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fsae.runtime.arrays import F32
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.fields import read_fields
 from fsae.training.config import Config
@@ -17,8 +15,6 @@ from fsae.training.evaluation.model import Candidate, Period, anomalies, draw, o
 from fsae.training.evaluation.periods import period_of
 from fsae.training.evaluation.report import Climate, table
 from fsae.training.fitting.run_folder import Run, load_run
-
-F32 = NDArray[np.float32]
 
 log = logging.getLogger("fsae.training")
 

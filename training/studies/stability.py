@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arrays import F64
 from fsae.training.evaluation.long_runs import LongRun, Moved, generated_pieces, reduce_run, slope, yearly
 from fsae.training.evaluation.periods import Material
 from fsae.training.evaluation.report import Check
@@ -22,8 +23,6 @@ class Drift:
     difference: float  # last decade less first
     difference_error: float
 
-
-Array = NDArray[np.float64]
 
 DECADE_YEARS = 10
 
@@ -114,7 +113,7 @@ def _last_year(material: Material) -> NDArray[np.int64]:
     return np.flatnonzero(year == year[-1])
 
 
-def _drift(name: str, series: Array, years: int) -> Drift:
+def _drift(name: str, series: F64, years: int) -> Drift:
     """Changes of a series (member, step): linear over the whole run, and from the first decade to the last."""
     steps = series.shape[1] // years
     annual = yearly(series[..., None], np.arange(series.shape[1]) // steps)
@@ -131,7 +130,7 @@ def _drift(name: str, series: Array, years: int) -> Drift:
     )
 
 
-def _spectrum_ratio(samples: NDArray[np.float32]) -> Array:
+def _spectrum_ratio(samples: NDArray[np.float32]) -> F64:
     """Power of the last over that of the first decade, l = 2 ... lmax, of (span, member, sample, pixel)."""
     lmax = min(LMAX, 2 * int(np.sqrt(samples.shape[-1] / 12)))
     if not np.isfinite(samples).all():

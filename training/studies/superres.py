@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fsae.runtime.climate import climatology
 from fsae.runtime.climate.transforms import forward, inverse
@@ -24,8 +23,6 @@ from fsae.training.evaluation.report import table
 from fsae.training.metrics import baselines
 from fsae.training.metrics.scores import rmse
 from fsae.training.metrics.spectra import power_spectrum
-
-F32 = NDArray[np.float32]
 
 log = logging.getLogger("fsae.training")
 

@@ -11,12 +11,13 @@ import pytest
 import xarray as xr
 
 from fsae.export.bundle.card import model_card
+from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, refine
 from fsae.training.config import DEFAULT, read_config
-from fsae.training.evaluation.model import Fields, Period, Subject, rebuild
+from fsae.training.evaluation.model import Period, Subject, rebuild
 from fsae.training.evaluation.reconstruction import from_eofs
 from fsae.training.evaluation.report import Report, VariableReport, report_json
 from fsae.training.evaluation.scorecard import Settings, evaluate
@@ -33,14 +34,14 @@ VARIABLES = (("tas", "K"), ("uas", "m s-1"))
 class BlockMeans:
     """An autoencoder whose latent is the block means of the anomalies: what it must score is known."""
 
-    climatology: Fields
+    climatology: F32
 
-    def encode(self, field: Fields, season: Fields, level_mask: Fields) -> Fields:
+    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
         assert level_mask.shape == (len(field), ZOOM + 1)
         mean = harmonic.evaluate(self.climatology, season).astype(np.float64)
         return coarsen(field - mean, ZOOM - LATENT_ZOOM)
 
-    def decode(self, latent: Fields, season: Fields) -> Fields:
+    def decode(self, latent: F32, season: F32) -> F32:
         mean = harmonic.evaluate(self.climatology, season).astype(np.float64)
         return (refine(latent, ZOOM - LATENT_ZOOM) + mean).astype(np.float32)
 
@@ -91,7 +92,7 @@ def report_of(change: str = "none", *, coarse: bool = True) -> tuple[Report, Sub
     elif change == "shuffled":
         fields = mean + np.random.default_rng(1).permutation(fields - mean)
 
-    def generate(members: int, start: cftime.datetime, steps: int, seed: int) -> Fields:
+    def generate(members: int, start: cftime.datetime, steps: int, seed: int) -> F32:
         assert (start, steps, seed) == (evaluation.times[0], len(evaluation.times), 9)
         return np.repeat(fields[None], members, axis=0)
 
@@ -153,10 +154,10 @@ def test_each_defect_fails_its_own_figure() -> None:
 def test_super_resolution_shows_the_encoder_block_means_only() -> None:
     # oracle: hand-made block means, repeated, and a mask of the one level they resolve; every step once, in order
     subject, _, evaluation = made_up(coarse=False)
-    seen: list[Fields] = []
+    seen: list[F32] = []
 
     class Spy(BlockMeans):
-        def encode(self, field: Fields, season: Fields, level_mask: Fields) -> Fields:
+        def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
             assert level_mask.tolist() == [[1.0, 0.0, 0.0]] * len(field)
             assert season.shape == (len(field), 2 * HARMONICS)
             seen.append(field)
@@ -282,7 +283,7 @@ def test_bad_input_is_named(fault: str) -> None:
 SAMPLE = Path(__file__).parents[3] / "training" / "sample"
 
 
-def sample(name: str) -> tuple[Fields, np.ndarray]:
+def sample(name: str) -> tuple[F32, np.ndarray]:
     """Sample fields on zoom 5 and their phases, interpolated here so that nothing of the product is in the way."""
     with xr.open_dataset(SAMPLE / name, engine="h5netcdf") as dataset:
         fields = dataset["tas"].to_numpy().astype(np.float32)  # (time, lat 90 ... -90, lon 0 ... 357.5)

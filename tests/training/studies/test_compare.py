@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 from scipy.special import sph_harm_y
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import LatLonGrid
@@ -19,7 +20,7 @@ from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, pixel_of, 
 from fsae.training.cli.main import main
 from fsae.training.config import Files, read_config
 from fsae.training.data.prepared import read_prepared
-from fsae.training.evaluation.model import Fields, Period, Subject
+from fsae.training.evaluation.model import Period, Subject
 from fsae.training.fitting import cnn_vae as cnn_stage
 from fsae.training.fitting.pipeline import prepare_stage, statistics_stage
 from fsae.training.fitting.run_folder import load_run, make_autoencoder, read_statistics, save_weights, write_record
@@ -138,7 +139,7 @@ def test_places_of_the_real_earth(shared_data: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene, Fields]:
+def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene, F32]:
     """Two years of made-up fields of two variables, with places known by their latitude, and the true anomalies."""
     rng = np.random.default_rng(4)
     phase = (np.arange(24) % 12 + 0.5) / 12
@@ -173,7 +174,7 @@ def row(error: np.ndarray, scene: Scene, variable: int = 0, *, on_points: bool =
     return row_of(method, scene, variable)
 
 
-def test_figures_of_an_error_of_one_kelvin_everywhere(scene: tuple[Scene, Fields]) -> None:
+def test_figures_of_an_error_of_one_kelvin_everywhere(scene: tuple[Scene, F32]) -> None:
     # oracle: closed forms; PSNR = 20 log10(range / 1 K)
     own, truth = scene
     for on_points, places in ((False, npix(ZOOM)), (True, GRID.size)):
@@ -186,7 +187,7 @@ def test_figures_of_an_error_of_one_kelvin_everywhere(scene: tuple[Scene, Fields
     assert truth.shape == own.values.shape
 
 
-def test_an_error_in_one_pixel_is_looked_up_and_not_spread(scene: tuple[Scene, Fields]) -> None:
+def test_an_error_in_one_pixel_is_looked_up_and_not_spread(scene: tuple[Scene, F32]) -> None:
     # oracle: healpy says which points lie in the pixel; sums over them by hand
     own, _ = scene
     lat, lon = (axis.ravel() for axis in np.meshgrid(GRID.lat_deg, GRID.lon_deg, indexing="ij"))
@@ -204,7 +205,7 @@ def test_an_error_in_one_pixel_is_looked_up_and_not_spread(scene: tuple[Scene, F
     assert row(error, own, 1).rmse == 0  # the other variable has none
 
 
-def test_an_error_at_one_point_stays_on_its_own_grid(scene: tuple[Scene, Fields]) -> None:
+def test_an_error_at_one_point_stays_on_its_own_grid(scene: tuple[Scene, F32]) -> None:
     # oracles: cos(latitude) by hand; nearest row and column by trying all
     own, _ = scene
     at_lat, at_lon = 5, 23  # 15 N, 345 E
@@ -222,7 +223,7 @@ def test_an_error_at_one_point_stays_on_its_own_grid(scene: tuple[Scene, Fields]
     assert np.square(found.level_rmse).sum() == pytest.approx(4 * share)
 
 
-def test_an_error_on_the_source_grid_has_its_spectrum(scene: tuple[Scene, Fields]) -> None:
+def test_an_error_on_the_source_grid_has_its_spectrum(scene: tuple[Scene, F32]) -> None:
     # oracle: the same wave taken out of the truth at the pixel centres; 15 degrees resolve degree 2 to some per cent
     own, truth = scene
     lat, lon = np.radians(GRID.lat_deg)[:, None], np.radians(GRID.lon_deg)
@@ -236,7 +237,7 @@ def test_an_error_on_the_source_grid_has_its_spectrum(scene: tuple[Scene, Fields
     assert max(found.error_share[1:]) < 0.01 * found.error_share[0]
 
 
-def test_spectral_figures_of_nothing_of_all_and_of_too_much(scene: tuple[Scene, Fields]) -> None:
+def test_spectral_figures_of_nothing_of_all_and_of_too_much(scene: tuple[Scene, F32]) -> None:
     # oracle: error -x leaves nothing of x, error 0 all of it, error x twice of it, in phase
     own, truth = scene
     nothing, exact, doubled = (row(factor * truth, own, 1) for factor in (-1, 0, 1))
@@ -251,7 +252,7 @@ def test_spectral_figures_of_nothing_of_all_and_of_too_much(scene: tuple[Scene, 
     assert nothing.rmse == pytest.approx(np.sqrt(np.mean(truth[:, 1].astype(float) ** 2)))
 
 
-def test_coherence_holds_up_to_the_scales_that_are_kept(scene: tuple[Scene, Fields]) -> None:
+def test_coherence_holds_up_to_the_scales_that_are_kept(scene: tuple[Scene, F32]) -> None:
     # oracle: block means of four pixels resolve degrees up to about nside / 2 of theirs, not twice that
     own, truth = scene
     smooth = refine(coarsen(truth.astype(float), 1), 1)
@@ -458,7 +459,7 @@ def test_runs_on_other_data_are_refused(
             check_same_data([one, change])
 
 
-def test_without_a_lat_lon_source_there_is_no_figure_on_one(scene: tuple[Scene, Fields]) -> None:
+def test_without_a_lat_lon_source_there_is_no_figure_on_one(scene: tuple[Scene, F32]) -> None:
     # oracle: the definition
     own, truth = scene
     found = row(0.5 * truth, dataclasses.replace(own, points=None))

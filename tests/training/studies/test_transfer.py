@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from fsae.runtime.arrays import F32
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.sphere.healpix import coarsen, npix, refine
 from fsae.training.data.prepare import DescribedVariable
-from fsae.training.evaluation.model import Fields, Subject
+from fsae.training.evaluation.model import Subject
 from fsae.training.studies.superres import MODEL, format_transfer, transfer
 
 ZOOM, COARSE, MONTHS = 3, 1, 48
@@ -26,10 +27,10 @@ CLIMATOLOGY = np.stack([np.full(npix(ZOOM), 280.0), np.linspace(-5, 5, npix(ZOOM
 class BlockMeans:
     """An autoencoder that keeps the means over the cells of zoom 1 of what it is shown, and nothing else."""
 
-    def encode(self, field: Fields, season: Fields, level_mask: Fields) -> Fields:
+    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
         return coarsen(field - harmonic.evaluate(CLIMATOLOGY, season), ZOOM - COARSE)
 
-    def decode(self, latent: Fields, season: Fields) -> Fields:
+    def decode(self, latent: F32, season: F32) -> F32:
         return (refine(latent, ZOOM - COARSE) + harmonic.evaluate(CLIMATOLOGY, season)).astype(np.float32)
 
 
