@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -26,7 +26,7 @@ from fsae.runtime.jobs.shards import Shard, pieces_of, shard_to_file
 from fsae.runtime.output.selection import EVERYTHING, Selection
 
 from .errors import ToleranceError
-from .log import to_log
+from .log import log
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 
 PathLike = str | os.PathLike[str]
-
-Say = Callable[[str], None]
 
 MakeJob = Callable[[Bundle, Graphs], Job]
 
@@ -47,19 +45,18 @@ def load(
     *,
     precision: str | None = None,
     threads: int | None = None,
-    say: Say = to_log,
 ) -> "Emulator":
     """An emulator: a bundle (path or name; default the newest in ./engines, else the shipped one) on a device.
 
     `device` is cpu, cuda, trt, trt-rtx or auto; a named one is used or DeviceError is raised. `precision` is one that
-    the bundle has of fp32, fp16, bf16 and int8, by default fp32 or else its first. `say` is told which bundle and which
-    device were chosen, and of every warning; by default the logger "fsae" is.
+    the bundle has of fp32, fp16, bf16 and int8, by default fp32 or else its first. Which bundle and device were
+    chosen, and every warning, go to the logger "fsae".
     """
     bundle = open_bundle(model)
-    say(f"bundle {bundle.manifest.name} ({bundle.folder})")
+    log.info(f"bundle {bundle.manifest.name} ({bundle.folder})")
     precision = bundle.manifest.precisions[0] if precision is None else precision
-    graphs = open_graphs(bundle, device, precision=precision, threads=threads, say=say)
-    return Emulator(bundle, graphs, threads=threads, say=say)
+    graphs = open_graphs(bundle, device, precision=precision, threads=threads)
+    return Emulator(bundle, graphs, threads=threads)
 
 
 class Emulator:
@@ -72,9 +69,9 @@ class Emulator:
     Several threads may call one emulator at once.
     """
 
-    def __init__(self, bundle: Bundle, graphs: Graphs, *, threads: int | None = None, say: Say = to_log) -> None:
+    def __init__(self, bundle: Bundle, graphs: Graphs, *, threads: int | None = None) -> None:
         self.bundle, self.graphs = bundle, graphs
-        self._threads, self._say = threads, say
+        self._threads = threads
 
     def compress(
         self,
@@ -148,7 +145,7 @@ class Emulator:
             statistics=statistics,
         )
         make = self._generation(request, batch, max_memory_gib, None)
-        return in_memory(self._told(make(self.bundle, self.graphs)))
+        return in_memory(_warned(make(self.bundle, self.graphs)))
 
     def stream(
         self,
@@ -170,7 +167,7 @@ class Emulator:
             return max(1, left // 2 // member_bytes(job.layout))
 
         make = self._generation(request, batch, max_memory_gib, None, most=None if windows else most)
-        job = self._told(make(self.bundle, self.graphs))
+        job = _warned(make(self.bundle, self.graphs))
         return stream(job, windows)
 
     def compress_file(
@@ -274,7 +271,6 @@ class Emulator:
                 limit=limit,
                 kept=kept,
                 threads=self._threads,
-                say=self._say,
             )
             return chosen if most is None else min(chosen, most(limit.left))
 
@@ -291,7 +287,7 @@ class Emulator:
         check_files(self.bundle)
         checks = check_graphs(self.bundle, self.graphs)
         for check in checks:
-            self._say(str(check))
+            log.info(str(check))
         missed = [check for check in checks if not check.good]
         if missed:
             found = "; ".join(f"the {check.graph} by {check.worst}" for check in missed)
@@ -301,17 +297,12 @@ class Emulator:
             )
         recorded = record_checks(self.bundle, self.graphs, checks)
         if recorded is not None:
-            self._say(f"recorded in {recorded}")
+            log.info(f"recorded in {recorded}")
         return checks
-
-    def _told(self, job: Job) -> Job:
-        for note in job.notes:
-            self._say(f"warning: {note}")
-        return job
 
     def _result(self, job: Job, data: "xr.Dataset") -> "xr.Dataset":
         """The result of a job that reads `data`: in memory, or computed when it is looked at, as the data is."""
-        return lazily(self._told(job)) if is_lazy(data) else in_memory(self._told(job))
+        return lazily(_warned(job)) if is_lazy(data) else in_memory(_warned(job))
 
     def _write(
         self,
@@ -323,7 +314,7 @@ class Emulator:
         inputs: Mapping[str, object],
         progress: Callable[[int, int], None] | None,
     ) -> Job:
-        job, done = self._told(make(self.bundle, self.graphs)), 0
+        job, done = _warned(make(self.bundle, self.graphs)), 0
         # a word, whatever the working folder has of that name
         inputs = {key: given for key, given in inputs.items() if not (isinstance(given, str) and given == TRAINING)}
         write: Callable[..., tuple[int, ...] | None] = to_file
@@ -342,9 +333,7 @@ class Emulator:
             if progress is not None:
                 progress(done, total)
 
-        missing = write(
-            job, Path(path), overwrite=overwrite, resume=resume, inputs=inputs, progress=count, say=self._say
-        )
+        missing = write(job, Path(path), overwrite=overwrite, resume=resume, inputs=inputs, progress=count)
         return dataclasses.replace(job, missing=missing or ())
 
 
@@ -357,16 +346,25 @@ def write_climatology(
     names: Mapping[str, str] | None = None,
     harmonics: int | None = None,
     overwrite: bool = False,
-    say: Say = to_log,
 ) -> int:
     """Number of steps used: the harmonic climatology of a data source, for `climatology=` of the other operations."""
     bundle = open_bundle(model)
-    say(f"bundle {bundle.manifest.name} ({bundle.folder})")
+    log.info(f"bundle {bundle.manifest.name} ({bundle.folder})")
     fields = open_fields(bundle, source, zoom, names)
-    for note in fields.notes:
-        say(f"warning: {note}")
+    _log_warnings(fields.notes)
     try:
         write_source(bundle, fields, Path(path), harmonics or bundle.manifest.time.harmonics, overwrite)
     finally:
         fields.close()
     return len(fields.times)
+
+
+def _warned(job: Job) -> Job:
+    """The job, its notes logged as warnings."""
+    _log_warnings(job.notes)
+    return job
+
+
+def _log_warnings(notes: Iterable[str]) -> None:
+    for note in notes:
+        log.warning(note)

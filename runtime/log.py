@@ -1,17 +1,52 @@
-"""What the library tells the program that it is a part of: records of the logger "fsae", unseen until that listens."""
+"""The logger "fsae": silent until a program listens; each command line prints its records on stderr."""
 
+import contextlib
 import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-LOGGER = logging.getLogger("fsae")
+log = logging.getLogger("fsae")
 
-LOGGER.addHandler(logging.NullHandler())  # else Python prints the warnings of a program that has no logging on stderr
-
-WARNING = "warning: "  # how a message begins that is one
+log.addHandler(logging.NullHandler())  # else Python prints the warnings of a program that has no logging on stderr
 
 
-def to_log(message: str) -> None:
-    """Nothing; the message is a record of level WARNING where it begins with that word, else of level INFO."""
-    if message.startswith(WARNING):
-        LOGGER.warning("%s", message.removeprefix(WARNING))
-    else:
-        LOGGER.info("%s", message)
+class StderrHandler(logging.Handler):
+    """A line on stderr for each record, as in `fsae-run: warning: ...`; `stderr` is looked up each time."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record; its level is named from warnings on."""
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
+            print(f"{self._prefix}{level}{record.getMessage()}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def on_stderr(program: str = "") -> Iterator[None]:
+    """Print the records of "fsae" on stderr while the block runs, behind the program's name if one is given."""
+    handler = StderrHandler(f"{program}: " if program else "")
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+@contextlib.contextmanager
+def in_file(path: Path) -> Iterator[None]:
+    """Append the records of "fsae" to the file `path`, with date and time, while the block runs."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

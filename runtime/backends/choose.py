@@ -1,9 +1,8 @@
 """Open the graphs of a bundle on a named device, or let `auto` choose one and say why."""
 
-from collections.abc import Callable
-
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import BundleError, DeviceError
+from fsae.runtime.log import log
 
 from .devices import DEVICES
 from .graphs import Graphs
@@ -26,7 +25,7 @@ def _brief(reason: str) -> str:
     return reason.split(": pip ", maxsplit=1)[0].removeprefix("device ")
 
 
-def _auto(bundle: Bundle, precision: str, threads: int | None, say: Callable[[str], None]) -> Graphs:
+def _auto(bundle: Bundle, precision: str, threads: int | None) -> Graphs:
     """Graphs on the best device that works: a valid TensorRT engine, then CUDA, then the CPU."""
     from .tensorrt import available
 
@@ -36,7 +35,7 @@ def _auto(bundle: Bundle, precision: str, threads: int | None, say: Callable[[st
         try:
             if reason is None:
                 graphs = _tensorrt(bundle, flavour, precision)
-                say(f"device {flavour}: a valid engine is there")
+                log.info(f"device {flavour}: a valid engine is there")
                 return graphs
         except (DeviceError, BundleError) as error:
             reason = str(error)
@@ -46,10 +45,10 @@ def _auto(bundle: Bundle, precision: str, threads: int | None, say: Callable[[st
     except DeviceError as error:
         reasons.append(_brief(str(error)))
     else:
-        say(f"device cuda: no valid TensorRT engine ({'; '.join(reasons)})")
+        log.info(f"device cuda: no valid TensorRT engine ({'; '.join(reasons)})")
         return cuda
     cpu = OnnxGraphs(bundle, "cpu", precision, threads)
-    say(f"device cpu: no other can be used ({'; '.join(reasons)})")
+    log.info(f"device cpu: no other can be used ({'; '.join(reasons)})")
     return cpu
 
 
@@ -59,13 +58,12 @@ def open_graphs(
     *,
     precision: str = "fp32",
     threads: int | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> Graphs:
-    """Graphs of the bundle on `device`, one of `devices.DEVICES`; `say` is told what `auto` chose and why."""
+    """Graphs of the bundle on `device`, one of `devices.DEVICES`; what `auto` chose, and why, is logged."""
     if device not in DEVICES:
         raise DeviceError(f"found device {device!r}, expected one of {', '.join(DEVICES)}")
     if device == "auto":
-        return _auto(bundle, precision, threads, say)
+        return _auto(bundle, precision, threads)
     if device in PROVIDERS:
         return OnnxGraphs(bundle, device, precision, threads)
     from .tensorrt import available

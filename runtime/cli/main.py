@@ -1,6 +1,7 @@
 """`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology."""
 
 import importlib.metadata
+import logging
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ import click
 
 from fsae.runtime.errors import FsaeError, Stopped
 from fsae.runtime.input.variables import name_pairs
+from fsae.runtime.log import log, on_stderr
 from fsae.runtime.signals import termination_as_interrupt
 
 from .doctor import doctor
@@ -32,7 +34,7 @@ from .options import (
     with_zoom,
 )
 from .start import INTERRUPTED
-from .terminal import PROGRAM, open_emulator, prepare_output, progress_bar, say, size_of, summary
+from .terminal import PROGRAM, open_emulator, prepare_output, progress_bar, size_of, summary
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -287,13 +289,18 @@ def climatology(
         names=name_pairs(names),
         harmonics=harmonics,
         overwrite=overwrite,
-        say=say,
     )
     click.echo(f"made the climatology of {steps} steps: {path} ({decimal(size_of(path))})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of `fsae-run` with these arguments (default those of the process)."""
+    """Run `fsae-run` with these arguments (default: those of the process) and return its exit code."""
+    with on_stderr(PROGRAM):
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    """The exit code of `main`, its errors logged."""
     try:
         with termination_as_interrupt(whole_process=argv is None):
             code = cli.main(args=None if argv is None else list(argv), prog_name=PROGRAM, standalone_mode=False)
@@ -302,14 +309,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except FsaeError as error:
-        say(str(error) if isinstance(error, Stopped) else f"error: {error}")
+        log.log(logging.INFO if isinstance(error, Stopped) else logging.ERROR, "%s", error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        say("interrupted before this run finished anything")
+        log.info("interrupted; nothing was finished")
         return INTERRUPTED
     except MemoryError as error:
         notes = "; ".join(["", *getattr(error, "__notes__", ())])
-        say(f"error: not enough memory: give a smaller --batch or --max-memory, or free some{notes}")
+        log.error(f"not enough memory: give a smaller --batch or --max-memory, or free some{notes}")
         return FsaeError.exit_code
     except BrokenPipeError:  # the reader of stdout has gone, as in `fsae-run info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

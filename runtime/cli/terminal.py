@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from fsae.runtime.errors import OutputError
 
 from .options import Options
@@ -26,16 +24,11 @@ PROGRAM = "fsae-run"
 Progress = Callable[[int, int], None]
 
 
-def say(message: str) -> None:
-    """Nothing; a line for the user on stderr."""
-    click.echo(f"{PROGRAM}: {message}", err=True)
-
-
 def open_emulator(options: Options) -> "Emulator":
     """The emulator that the options ask for; it says which bundle and device that is."""
     from fsae.runtime.emulator import load
 
-    return load(options.model, options.device or "auto", precision=options.precision, threads=options.threads, say=say)
+    return load(options.model, options.device or "auto", precision=options.precision, threads=options.threads)
 
 
 @contextlib.contextmanager

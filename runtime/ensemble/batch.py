@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.backends.onnx import GPU_BATCH
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import UsageError
+from fsae.runtime.log import log
 from fsae.runtime.output.provenance import versions
 
 from .members import LatentModel, Steps, sample_window, window_latent, window_noise
@@ -157,16 +158,15 @@ def choose_batch(
     limit: MemoryLimit,
     kept: int = 0,
     threads: int | None = None,
-    say: Callable[[str], None] = lambda message: None,
 ) -> int:
-    """Members to draw at once; `kept` [bytes] is what the run needs beside them, and `say` is told what was chosen.
+    """Members to draw at once; `kept` [bytes] is what the run needs beside them. The choice is logged.
 
     UsageError where a limit is given that not even two members fit into.
     """
     from rich.filesize import decimal
 
     if graphs.device != "cpu":
-        say(f"batch {min(GPU_BATCH, members)}: graphs on a GPU run at a fixed number of rows")
+        log.info(f"batch {min(GPU_BATCH, members)}: graphs on a GPU run at a fixed number of rows")
         return min(GPU_BATCH, members)
     path = measured_path(bundle, graphs, model, threads)
     found, harmonics = read_measured(path), bundle.manifest.time.harmonics
@@ -185,10 +185,10 @@ def choose_batch(
         sentence = f"found the memory limit {limit}, expected {needed / GIB:.2g} GiB or more"
         if limit.given:
             raise UsageError(f"{sentence}: give a larger --max-memory, or none")
-        say(f"warning: {sentence} for this run")
+        log.warning(f"{sentence} for this run")
         batch = BATCHES[0]
     batch = min(batch, members)
-    say(
+    log.info(
         f"batch {batch}: {1000 * found.seconds.get(batch, min(found.seconds.values())):.3g} ms for a member and "
         f"denoiser call, {decimal(found.size)} for a member in flight, within {limit}"
     )

@@ -20,6 +20,7 @@ from typing import Any
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
+from fsae.runtime.log import log
 from fsae.runtime.output.files import output_errors, partial_of
 from fsae.runtime.signals import uninterrupted
 
@@ -72,7 +73,6 @@ def cluster_to_file(
     resume: bool = False,
     inputs: Mapping[str, object] | None = None,
     progress: Callable[[int], None],
-    say: Callable[[str], None],
 ) -> None:
     """Nothing; the job, which `make` makes anew with a worker's own bundle and graphs, is written to `path`.
 
@@ -86,16 +86,16 @@ def cluster_to_file(
         pieces, wanted = pieces_of(job), identity(job.layout, inputs)
         held.enter_context(locked(partial))
         if is_complete(job.layout, path, wanted, overwrite, resume):
-            say(f"{path} is complete: nothing was left to do")
+            log.info(f"{path} is complete: nothing was left to do")
             progress(job.fields)
             return
         known = _known(path, overwrite, resume)
         client = held.enter_context(_connected(cluster))
         _check_versions(client)
         count = min(_shards_for(client), pieces.count) if known is None else known.count
-        split = open_split(job, path, count, wanted, overwrite, say)
+        split = open_split(job, path, count, wanted, overwrite)
         if known is not None:
-            say(f"going on with {partial}: {split.fields} of {split.total} fields are there")
+            log.info(f"going on with {partial}: {split.fields} of {split.total} fields are there")
         work = Work(
             run=uuid.uuid4().hex,
             path=path.absolute(),

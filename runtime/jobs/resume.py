@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fsae.runtime.errors import FsaeError, OutputError, Stopped, UsageError
+from fsae.runtime.log import log
 from fsae.runtime.output.files import (
     CONVENTIONS,
     check_output,
@@ -62,7 +63,6 @@ def to_file(
     resume: bool = False,
     inputs: Mapping[str, object] | None = None,
     progress: Callable[[int], None],
-    say: Callable[[str], None],
 ) -> None:
     """Nothing; the result is streamed to `path`, and `progress` is told of every few fields written.
 
@@ -75,15 +75,15 @@ def to_file(
         with stopping(partial), locked(partial):
             wanted = identity(job.layout, inputs or {})
             if is_complete(job.layout, path, wanted, overwrite, resume):
-                say(f"{path} is complete: nothing was left to do")
+                log.info(f"{path} is complete: nothing was left to do")
                 progress(job.fields)
                 return
             ledger = _known(job.layout, path, partial, wanted, overwrite, resume)
             if ledger is not None:
-                say(f"going on with {partial}: {ledger.fields} of {ledger.total} fields are there")
+                log.info(f"going on with {partial}: {ledger.fields} of {ledger.total} fields are there")
                 progress(ledger.fields)
             elif resume:
-                say(f"there is no unfinished run at {partial}: starting from the beginning")
+                log.info(f"there is no unfinished run at {partial}: starting from the beginning")
             _write(job, path, partial, ledger, wanted, progress)
 
 

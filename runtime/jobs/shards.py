@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.errors import OutputError, UsageError
+from fsae.runtime.log import log
 from fsae.runtime.output.files import check_output, output_errors, partial_of
 from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.signals import uninterrupted
@@ -209,7 +210,6 @@ def shard_to_file(
     resume: bool = False,
     inputs: Mapping[str, object] | None = None,
     progress: Callable[[int], None],
-    say: Callable[[str], None],
 ) -> tuple[int, ...]:
     """Numbers of the shards that the output still waits for, after this one's part of it was written.
 
@@ -223,16 +223,16 @@ def shard_to_file(
         with contextlib.ExitStack() as held:
             with locked(partial, PATIENCE_S):
                 if is_complete(job.layout, path, wanted, overwrite, resume):
-                    say(f"{path} is complete: nothing was left to do")
+                    log.info(f"{path} is complete: nothing was left to do")
                     progress(pieces.fields(shard.part(pieces.count)))
                     return ()
-                split = open_split(job, path, shard.count, wanted, overwrite, say)
+                split = open_split(job, path, shard.count, wanted, overwrite)
                 held.enter_context(locked(split.place(shard.number)))
                 if not resume:
                     _begin_again(split, shard, path, overwrite)
             try:
                 with keeping(split.place(shard.number)):
-                    write_shard(job, path, split, shard, progress, say)
+                    write_shard(job, path, split, shard, progress)
             except BaseException:
                 held.close()
                 _leave_nothing(split)
@@ -240,15 +240,13 @@ def shard_to_file(
         missing = missing_shards(split, pieces)
         if missing:
             done = split.count - len(missing)
-            say(f"{done} of {split.count} shards are complete; missing: {listed(missing)}")
+            log.info(f"{done} of {split.count} shards are complete; missing: {listed(missing)}")
         else:
             _publish_once(job, path, split, overwrite)
         return missing
 
 
-def open_split(
-    job: Job, path: Path, count: int, wanted: Mapping[str, str], overwrite: bool, say: Callable[[str], None]
-) -> Split:
+def open_split(job: Job, path: Path, count: int, wanted: Mapping[str, str], overwrite: bool) -> Split:
     """The record of the run in `count` shards, which is joined or begun; the caller holds the lock of the whole.
 
     OutputError or UsageError where what is there is another run, unless `overwrite` and nobody is at work on it.
@@ -285,7 +283,7 @@ def open_split(
         with uninterrupted(), contextlib.suppress(OSError):
             clear(partial)
         raise
-    say(f"{job.fields} fields in {count} shards: {path} is there when all are complete")
+    log.info(f"{job.fields} fields in {count} shards: {path} is there when all are complete")
     return split
 
 
@@ -302,9 +300,7 @@ def _begin_again(split: Split, shard: Shard, path: Path, overwrite: bool) -> Non
         clear(place)
 
 
-def write_shard(
-    job: Job, path: Path, split: Split, shard: Shard, progress: Callable[[int], None], say: Callable[[str], None]
-) -> None:
+def write_shard(job: Job, path: Path, split: Split, shard: Shard, progress: Callable[[int], None]) -> None:
     """Nothing; what its ledger lacks of a shard is made. The caller holds the shard's lock."""
     pieces, place = pieces_of(job), split.place(shard.number)
     own = shard.part(pieces.count)
@@ -317,7 +313,7 @@ def write_shard(
             clear(place)
             ledger = start_ledger(place, pieces.fields(own), split.identity)
         else:
-            say(f"going on with shard {shard}: {ledger.fields} of {ledger.total} fields are there")
+            log.info(f"going on with shard {shard}: {ledger.fields} of {ledger.total} fields are there")
             progress(ledger.fields)
     fill(
         job,

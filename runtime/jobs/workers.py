@@ -150,4 +150,4 @@ def make_shard(work: Work, number: int) -> None:
             "system that all workers share"
         )
     with locked(split.place(number), GHOST_S):
-        write_shard(job_of(work, worker), work.path, split, Shard(number, work.count), check, lambda message: None)
+        write_shard(job_of(work, worker), work.path, split, Shard(number, work.count), check)

@@ -298,24 +298,21 @@ def test_messages_are_records_of_the_logger(tiny_bundle_path: Path, tmp_path: Pa
 
     series().to_netcdf(tmp_path / "in.nc", engine="h5netcdf")
     records: list[logging.LogRecord] = []
-    said: list[str] = []
     logger, handler = logging.getLogger("fsae"), Kept()
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        for arguments in ({}, {"say": said.append}):
-            emulator = fsae.runtime.load(tiny_bundle_path, device="auto", threads=1, **arguments)
-            emulator.compress(series())
-            source, path = tmp_path / "in.nc", tmp_path / "climatology.nc"
-            write_climatology(source, path, model=tiny_bundle_path, overwrite=True, **arguments)
+        emulator = fsae.runtime.load(tiny_bundle_path, device="auto", threads=1)
+        emulator.compress(series())
+        source, path = tmp_path / "in.nc", tmp_path / "climatology.nc"
+        write_climatology(source, path, model=tiny_bundle_path, overwrite=True)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
     warnings = [record.getMessage() for record in records if record.levelno == logging.WARNING]
-    assert warnings == [message.removeprefix("warning: ") for message in said if message.startswith("warning: ")]
     assert warnings[0].startswith("No climatology of the input's own source was given")
     told = [record.getMessage() for record in records if record.levelno == logging.INFO]
-    assert told == [message for message in said if not message.startswith("warning: ")]
+    assert told.count(f"bundle tiny ({tiny_bundle_path})") == 2
     assert any(message.startswith("device ") for message in told)
     assert {record.name for record in records} == {"fsae"}

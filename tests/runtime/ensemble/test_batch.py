@@ -1,6 +1,7 @@
 """The batch: chosen by time and memory, measured once, never seen in results; limits that are read or given."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,14 +90,18 @@ def test_batches_rise_while_there_is_room(
 
 
 def test_a_measurement_is_made_once(
-    tiny_bundle: Bundle, graphs: Graphs, machine: Callable[[dict[int, float]], list[int]]
+    tiny_bundle: Bundle,
+    graphs: Graphs,
+    machine: Callable[[dict[int, float]], list[int]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # oracle: what was tried, and the numbers in the sentence
-    model, limit, said = latent_model(tiny_bundle), MemoryLimit(size=4 * GIB), list[str]()
+    caplog.set_level(logging.INFO, logger="fsae")
+    model, limit = latent_model(tiny_bundle), MemoryLimit(size=4 * GIB)
     tried = machine(FASTER)
     for members, expected in ((100, 16), (7, 7)):
-        assert choose_batch(tiny_bundle, graphs, model, members=members, limit=limit, say=said.append) == expected
+        assert choose_batch(tiny_bundle, graphs, model, members=members, limit=limit) == expected
     assert tried.count(32) == 1 + batch.REPEATS
-    assert said[0] == (
+    assert caplog.messages[0] == (
         "batch 16: 1.9e+03 ms for a member and denoiser call, 1.0 MB for a member in flight, within 4 GiB"
     )
     tried = machine(FASTER)  # another number of threads is another measurement
@@ -118,16 +123,19 @@ def test_few_members_are_not_worth_a_measurement(
 
 
 def test_a_limit_that_cannot_be_kept_is_refused(
-    tiny_bundle: Bundle, graphs: Graphs, machine: Callable[[dict[int, float]], list[int]]
+    tiny_bundle: Bundle,
+    graphs: Graphs,
+    machine: Callable[[dict[int, float]], list[int]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # oracle: 256 MiB loaded, of which two members, 60 MiB kept, and two members with a quarter to spare
     machine(FASTER)
-    model, said = latent_model(tiny_bundle), list[str]()
+    model = latent_model(tiny_bundle)
     wanted = MemoryLimit(size=GIB // 10, given=True)
     with pytest.raises(UsageError, match=r"found the memory limit 0\.1 GiB, expected 0\.31 GiB or more"):
         choose_batch(tiny_bundle, graphs, model, members=9, limit=wanted, kept=60 << 20)
-    found = choose_batch(tiny_bundle, graphs, model, members=99, limit=MemoryLimit(size=0), say=said.append)
+    found = choose_batch(tiny_bundle, graphs, model, members=99, limit=MemoryLimit(size=0))
     assert found == batch.BATCHES[0]  # where no limit is given, the machine's memory is only advice
-    assert said[0].startswith("warning: found the memory limit 0 GiB")
+    assert caplog.messages[0].startswith("found the memory limit 0 GiB")
 
 
 def test_what_is_kept_for_others_is_no_room(
@@ -199,11 +207,13 @@ def test_relative_cache_folders_are_passed_over(monkeypatch: pytest.MonkeyPatch)
         assert batch.cache_folder() == Path("/home/somebody/.cache/fsae")
 
 
-def test_results_do_not_show_the_batch(tiny_bundle: Bundle, graphs: Graphs) -> None:  # oracle: a batch by hand
-    said: list[str] = []
-    emulator = Emulator(tiny_bundle, graphs, threads=1, say=said.append)
+def test_results_do_not_show_the_batch(
+    tiny_bundle: Bundle, graphs: Graphs, caplog: pytest.LogCaptureFixture
+) -> None:  # oracle: a batch by hand
+    caplog.set_level(logging.INFO, logger="fsae")
+    emulator = Emulator(tiny_bundle, graphs, threads=1)
     measured = emulator.generate(18, steps=4)
-    assert [line.split()[0] for line in said] == ["batch"]
+    assert [line.split()[0] for line in caplog.messages] == ["batch"]
     xr.testing.assert_identical(measured, emulator.generate(18, steps=4, batch=5))
 
 

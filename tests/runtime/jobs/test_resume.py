@@ -214,7 +214,7 @@ def test_stopped_before_anything_is_finished(nursery: Nursery, tmp_path: Path) -
     nursery.wait_for("working")
     os.kill(child, signal.SIGTERM)
     assert nursery.wait() == 130
-    assert nursery.log.read_text().splitlines()[-1] == "fsae-run: interrupted before this run finished anything"
+    assert nursery.log.read_text().splitlines()[-1] == "fsae-run: interrupted; nothing was finished"
     assert list(tmp_path.iterdir()) == []
 
 
