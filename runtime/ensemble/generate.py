@@ -39,7 +39,7 @@ from fsae.runtime.sphere.healpix import npix
 from .batch import MemoryLimit, warm_up
 from .forcing import Choice, forcing_at, forcing_coordinate, forcing_note, forcing_record, read_forcing
 from .initial import KnownSteps, lead_coordinates, read_initial, state_coordinate
-from .members import LatentModel, Steps, generate, generate_together, latent_model, parts_of, windows_needed
+from .members import LatentModel, Plan, Steps, generate, latent_model, parts_of, windows_needed
 from .request import DEFAULT_STEPS, Request
 from .statistics import Statistics, read_statistics, summarised, values_held, variables_of
 
@@ -171,18 +171,15 @@ def generate_job(
                 warm_up(graphs, model, manifest.time.harmonics)  # whose memory is not left
                 memory = limit.left // 2
             kept += values_held(statistics, len(ensemble.members), places, memory)
-        draw = generate if statistics is None else generate_together
-        pieces = draw(
-            model,
-            graphs,
-            ensemble.members,
-            line.steps,
+        plan = Plan(
+            members=ensemble.members,
+            steps=line.steps,
             count=ensemble.steps,
             seed=ensemble.seed,
-            batch=batch if isinstance(batch, int) else batch(model, kept),
             initial=None if known is None else known.initial,
-            done=done,
         )
+        at_once = batch if isinstance(batch, int) else batch(model, kept)
+        pieces = generate(model, graphs, plan, batch=at_once, done=done, by_window=statistics is not None)
         fields = (seen(view, unit) for unit in pieces)
         if statistics is None:
             return fields

@@ -78,6 +78,21 @@ class Initial:
         return member % len(self.white)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to draw: members by their numbers, `count` time steps, and where they start.
+
+    `steps` covers whole windows, so it may be longer than `count`; what is beyond is drawn but not given out. Without
+    `initial` the first window is drawn from the climate.
+    """
+
+    members: Sequence[int]
+    steps: Steps
+    count: int
+    seed: int
+    initial: Initial | None = None
+
+
 def latent_model(bundle: Bundle, fast: bool = False) -> LatentModel:
     """The diffusion model of a bundle, or its distilled one; BundleError where it has none."""
     manifest, tables = bundle.manifest, bundle.tables
@@ -155,123 +170,74 @@ def window_latent(model: LatentModel, white: F32, deviation: F32) -> F32:
 def generate(
     model: LatentModel,
     graphs: Graphs,
-    members: Sequence[int],
-    steps: Steps,
-    count: int,
-    seed: int,
+    plan: Plan,
+    *,
     batch: int,
-    initial: Initial | None = None,
     done: Finished = NOTHING,
+    by_window: bool = False,
 ) -> Iterator[Unit]:
-    """Finished pieces of an ensemble of `count` steps, `batch` members at a time, each piece one window of a member.
+    """Draw an ensemble, `batch` members at a time, and yield each window of a member as a unit.
 
-    `steps` covers whole windows, so it may be longer than `count`; what is beyond is drawn but not given out. With
-    `initial` the members go on from the steps it holds, else the first window is drawn from the climate. What is done
-    is left out: a member goes on from the state that came with its last window, its last steps in white space.
+    The order is member by member, or `by_window`: a window of all members in their order, then the next. The values are
+    the same to the bit. Finished units are left out: a member goes on from the state that came with its last finished
+    window, which is its last P steps in white space, (P, variable, latent pixel). `by_window`, only the last unit of a
+    window has a state: that of all members, (member, P, variable, latent pixel), kept as the state of the member 0.
     """
-    groups: dict[int, list[int]] = {}  # places of members by windows done, so that a batch works on the same steps
-    for place in range(len(members)):
-        groups.setdefault(windows_needed(done.steps(place), model.window), []).append(place)
-    for windows, places in groups.items():
-        if windows < windows_needed(count, model.window):
+    for windows, places in _blocks(plan, model.window, batch, done, by_window):
+        numbers = [plan.members[place] for place in places]
+        previous, valid = _first_states(model, numbers, plan.initial)
+        if windows:
+            previous[:] = done.state(0) if by_window else [done.state(place) for place in places]
+            valid = _last(model.previous, valid, np.ones(windows * model.window, np.float32))
+        for start in range(windows * model.window, plan.count, model.window):
+            now, kept = plan.steps.window(start, model.window), min(model.window, plan.count - start)
+            deviation = model.deviation(now.season)
             for first in range(0, len(places), batch):
-                part = places[first : first + batch]
-                yield from _go_on(model, graphs, members, part, windows, steps, count, seed, initial, done)
+                part = slice(first, first + batch)
+                noise = np.stack([window_noise(plan.seed, number, now.index, model.shape) for number in numbers[part]])
+                known = np.repeat(valid[None], len(noise), axis=0)
+                white = sample_window(graphs, model, noise, now, previous[part], known)
+                previous[part] = [_last(model.previous, *pair) for pair in zip(previous[part], white, strict=True)]
+                # Build all latents first, so that decoding is not held up by Python between members.
+                latents = [window_latent(model, one, deviation) for one in white]
+                for row, latent in enumerate(latents, first):
+                    values = graphs.decode(latent, now.season)[None, :kept]
+                    members, times = slice(places[row], places[row] + 1), slice(start, start + kept)
+                    if not by_window:
+                        yield Unit(members=members, times=times, values=values, state=previous[row].copy())
+                    else:
+                        last = row + 1 == len(places)
+                        yield Unit(members=members, times=times, values=values, state=previous.copy() if last else None)
+            valid = _last(model.previous, valid, np.ones(model.window, np.float32))
 
 
-def _go_on(
-    model: LatentModel,
-    graphs: Graphs,
-    members: Sequence[int],
-    places: Sequence[int],
-    windows: int,
-    steps: Steps,
-    count: int,
-    seed: int,
-    initial: Initial | None,
-    done: Finished,
-) -> Iterator[Unit]:
-    """The rest of the members at some places, of which so many windows are done."""
-    window = model.window
-    previous, valid = _first_states(model, [members[place] for place in places], windows, initial)
-    if windows:
-        previous[:] = [done.state(place) for place in places]
-    for start in range(windows * window, count, window):
-        now = steps.window(start, window)
-        white, previous = _draw(model, graphs, [members[place] for place in places], now, seed, previous, valid)
-        valid = _later(valid, np.ones(window, np.float32), model.previous)
-        kept, deviation = min(window, count - start), model.deviation(now.season)
-        # Before the first is decoded: from one to the next the writer then needs to wait for no other Python.
-        latents = [window_latent(model, one, deviation) for one in white]
-        for place, latent, state in zip(places, latents, previous, strict=True):
-            values = graphs.decode(latent, now.season)[None, :kept]
-            times = slice(start, start + kept)
-            yield Unit(members=slice(place, place + 1), times=times, values=values, state=state)
+def _blocks(
+    plan: Plan, window: int, batch: int, done: Finished, by_window: bool
+) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield the number of finished windows and the places of members that are drawn side by side, to the end.
 
-
-def generate_together(
-    model: LatentModel,
-    graphs: Graphs,
-    members: Sequence[int],
-    steps: Steps,
-    count: int,
-    seed: int,
-    batch: int,
-    initial: Initial | None = None,
-    done: Finished = NOTHING,
-) -> Iterator[Unit]:
-    """The pieces of `generate`, bit by bit, in another order: a window of all members in their order, then the next.
-
-    The last piece of a window comes with the states (member, P, variable, latent pixel) of all members after it; what
-    is done is known by such a state of the one member 0.
+    They are a batch of members with the same number of finished windows, or `by_window` all members.
     """
-    window, windows = model.window, windows_needed(done.steps(0), model.window)
-    previous, valid = _first_states(model, members, windows, initial)
-    if windows and windows < windows_needed(count, window):
-        previous[:] = done.state(0)
-    for start in range(windows * window, count, window):
-        now, kept = steps.window(start, window), min(window, count - start)
-        deviation = model.deviation(now.season)
-        for first in range(0, len(members), batch):
-            part = slice(first, min(first + batch, len(members)))
-            white, previous[part] = _draw(model, graphs, members[part], now, seed, previous[part], valid)
-            latents = [window_latent(model, one, deviation) for one in white]  # see `_go_on`
-            for place, latent in zip(range(part.start, part.stop), latents, strict=True):
-                values = graphs.decode(latent, now.season)[None, :kept]
-                state = previous.copy() if place == len(members) - 1 else None
-                times = slice(start, start + kept)
-                yield Unit(members=slice(place, place + 1), times=times, values=values, state=state)
-        valid = _later(valid, np.ones(window, np.float32), model.previous)
+    alike: dict[int, list[int]] = {}
+    for place in range(len(plan.members)):
+        finished = windows_needed(done.steps(0 if by_window else place), window)
+        alike.setdefault(finished, []).append(place)
+    for finished, places in alike.items():
+        if finished < windows_needed(plan.count, window):
+            size = len(places) if by_window else batch
+            yield from ((finished, places[first : first + size]) for first in range(0, len(places), size))
 
 
-def _first_states(model: LatentModel, members: Sequence[int], windows: int, initial: Initial | None) -> tuple[F32, F32]:
-    """Steps before a window (member, P, variable, latent pixel), as yet those before the first one, and which hold (P).
-
-    `windows` are done before it.
-    """
+def _first_states(model: LatentModel, members: Sequence[int], initial: Initial | None) -> tuple[F32, F32]:
+    """Steps before the first window, (member, P, variable, latent pixel), and 1 for those that are known, (P,)."""
     previous = np.zeros((len(members), model.previous, *model.shape), dtype=np.float32)
     valid = np.zeros(model.previous, dtype=np.float32)
     if initial is not None:
         previous[:], valid[:] = initial.white[[initial.place(member) for member in members]], initial.valid
-    return previous, _later(valid, np.ones(windows * model.window, np.float32), model.previous)
+    return previous, valid
 
 
-def _draw(
-    model: LatentModel,
-    graphs: Graphs,
-    members: Sequence[int],
-    now: Steps,
-    seed: int,
-    previous: F32,
-    valid: F32,
-) -> tuple[F32, F32]:
-    """A window (member, time, variable, latent pixel) of some members in white space, and the last P steps then."""
-    noise = np.stack([window_noise(seed, member, now.index, model.shape) for member in members])
-    white = sample_window(graphs, model, noise, now, previous, np.repeat(valid[None], len(members), axis=0))
-    return white, np.stack([_later(*pair, model.previous) for pair in zip(previous, white, strict=True)])
-
-
-def _later(before: F32, new: F32, known: int) -> F32:
-    """The last `known` of the steps before and the new ones, along the first axis."""
+def _last(count: int, before: F32, new: F32) -> F32:
+    """The last `count` of the steps before and the new ones, along the first axis."""
     whole = np.concatenate([before, new])
-    return whole[len(whole) - known :]
+    return whole[len(whole) - count :]

@@ -95,7 +95,7 @@ def variables_of(
 def summarised(
     units: Iterator[Unit], statistics: Statistics, members: int, memory: int, folder: Path | None
 ) -> Iterator[Unit]:
-    """Units (1, time, slot, point) of the statistics of a window's members, given as by `ensemble.generate_together`.
+    """Units (1, time, slot, point) of the statistics of a window's members, given as by `members.generate` by window.
 
     The slots are those of the variables one after another, as `variables_of` names them. The values that quantiles need
     are kept in `memory` [bytes] where they fit, else in a file without a name in `folder`, by default the system's.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.ensemble.generate import timeline
-from fsae.runtime.ensemble.members import Steps, generate, windows_needed
+from fsae.runtime.ensemble.members import Plan, Steps, generate, windows_needed
 
 from .periods import Material, departures
 
@@ -77,7 +77,8 @@ def generated_pieces(
     line: Steps = timeline(candidate.time, latent.window, candidate.cell_methods, start, steps).steps
     if forcing is not None:
         line = replace(line, forcing=np.full_like(line.forcing, forcing))
-    for unit in generate(latent, candidate.graphs, range(members), line, steps, seed, MEMBERS_AT_ONCE):
+    plan = Plan(members=range(members), steps=line, count=steps, seed=seed)
+    for unit in generate(latent, candidate.graphs, plan, batch=MEMBERS_AT_ONCE):
         yield unit.members, unit.times, departures(material.subject, unit.values, line.season[unit.times])
         moved()
 

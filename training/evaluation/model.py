@@ -16,7 +16,7 @@ from fsae.runtime.bundle.manifest import Sampler, Time
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.climate.transforms import Transform, forward, transformed_units
 from fsae.runtime.ensemble.generate import timeline
-from fsae.runtime.ensemble.members import LatentModel, generate, latent_model
+from fsae.runtime.ensemble.members import LatentModel, Plan, generate, latent_model
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import VariableSpec
 from fsae.runtime.sphere.healpix import coarsen, npix, refine
@@ -228,7 +228,7 @@ def draw(candidate: Candidate, members: int, start: Any, steps: int, seed: int) 
         raise DataError("found a model without a denoiser, expected one that generates")
     line = timeline(candidate.time, candidate.latent.window, candidate.cell_methods, start, steps)
     whole = np.empty((members, steps, len(candidate.variables), npix(candidate.subject.zooms[-1])), dtype=np.float32)
-    pieces = generate(candidate.latent, candidate.graphs, range(members), line.steps, steps, seed, MEMBERS_AT_ONCE)
-    for unit in pieces:
+    plan = Plan(members=range(members), steps=line.steps, count=steps, seed=seed)
+    for unit in generate(candidate.latent, candidate.graphs, plan, batch=MEMBERS_AT_ONCE):
         whole[unit.members, unit.times] = unit.values
     return whole

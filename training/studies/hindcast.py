@@ -16,7 +16,7 @@ from fsae.runtime.arrays import F32, F64
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.ensemble.generate import timeline
-from fsae.runtime.ensemble.members import Initial, generate
+from fsae.runtime.ensemble.members import Initial, Plan, generate
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.evaluation.model import Period
@@ -260,7 +260,8 @@ def model_forecast(material: Material, whole: Period, leads: int, members: int, 
         line = timeline(candidate.time, latent.window, candidate.cell_methods, whole.times[start], leads)
         ids = range(start * members, (start + 1) * members)  # overlapping forecasts must not share their noise
         values = np.empty((members, leads, *whole.values.shape[1:]), dtype=np.float32)
-        for unit in generate(latent, candidate.graphs, ids, line.steps, leads, seed, members, initial):
+        plan = Plan(members=ids, steps=line.steps, count=leads, seed=seed, initial=initial)
+        for unit in generate(latent, candidate.graphs, plan, batch=members):
             values[unit.members, unit.times] = unit.values
         return departures(material.subject, values, line.steps.season[:leads])
 

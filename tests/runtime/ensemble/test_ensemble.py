@@ -28,6 +28,7 @@ from fsae.runtime.diffusion.whitening import unwhiten
 from fsae.runtime.ensemble.forcing import forcing_note
 from fsae.runtime.ensemble.generate import Ensemble, Timeline, default_start, generate_job, resolve, timeline
 from fsae.runtime.ensemble.members import (
+    Plan,
     generate,
     latent_model,
     sample_window,
@@ -59,7 +60,8 @@ def run(bundle: Bundle, graphs: Graphs, members: tuple[int, ...], steps: int, ba
     """Fields (member, time, variable, pixel), put together from the units."""
     line = line_of(bundle.manifest, january(), steps)
     whole = np.full((len(members), steps, VARIABLES, 192), np.nan, dtype=np.float32)
-    for unit in generate(latent_model(bundle), graphs, members, line.steps, count=steps, seed=seed, batch=batch):
+    plan = Plan(members=members, steps=line.steps, count=steps, seed=seed)
+    for unit in generate(latent_model(bundle), graphs, plan, batch=batch):
         assert np.isnan(whole[unit.members, unit.times]).all(), "a unit came twice"
         whole[unit.members, unit.times] = unit.values
     return whole
@@ -139,7 +141,8 @@ def test_the_second_window_knows_the_end_of_the_first(tiny_bundle: Bundle) -> No
             return tiny_denoise(np.zeros_like(inputs[0]), np.full(len(inputs[0]), 1e6), *inputs[2:]).astype(np.float32)
 
     line = line_of(tiny_bundle.manifest, january(), 6)
-    units = list(generate(latent_model(tiny_bundle), Means(), [0], line.steps, count=6, seed=0, batch=1))
+    plan = Plan(members=[0], steps=line.steps, count=6, seed=0)
+    units = list(generate(latent_model(tiny_bundle), Means(), plan, batch=1))
     scalar = YEARLY * line.steps.season[:, 0] + TREND * (line.steps.forcing - 1990)
     means = [*scalar[:3], *(scalar[3:] + MEMORY * scalar[2])]
     white = np.broadcast_to(np.array(means)[:, None, None], (6, VARIABLES, LATENT_PIXELS))

@@ -34,7 +34,7 @@ from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.emulator import write_climatology
 from fsae.runtime.ensemble.generate import timeline
 from fsae.runtime.ensemble.initial import last_steps, read_initial
-from fsae.runtime.ensemble.members import Initial, generate, latent_model
+from fsae.runtime.ensemble.members import Initial, Plan, generate, latent_model
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import BundleError, DataError
 from fsae.runtime.output.layout import Layout, to_dataset
@@ -107,7 +107,8 @@ def test_members_go_on_from_it(emulator: fsae.runtime.Emulator) -> None:
     start = cftime.datetime(1991, 3, 1, calendar="standard")
     line = timeline(bundle.manifest.time, model.window, "time: mean", start, 4)
     expected = np.full((2, 4, len(bundle.manifest.variables), data.shape[-1]), np.nan, dtype=np.float32)
-    for unit in generate(model, graphs, [0, 5], line.steps, count=4, seed=2, batch=2, initial=initial):
+    plan = Plan(members=[0, 5], steps=line.steps, count=4, seed=2, initial=initial)
+    for unit in generate(model, graphs, plan, batch=2):
         expected[unit.members, unit.times] = unit.values
     found = emulator.generate([0, 5], steps=4, seed=2, initial=months(weather()), climatology="training")
     np.testing.assert_array_equal(found["tas"].values, expected[:, :, 0])

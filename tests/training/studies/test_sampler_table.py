@@ -12,7 +12,7 @@ from conftest import WINDOW, tiny_grid
 
 from fsae.runtime.climate.calendar import year_phase
 from fsae.runtime.ensemble.generate import timeline
-from fsae.runtime.ensemble.members import generate
+from fsae.runtime.ensemble.members import Plan, generate
 from fsae.runtime.errors import UsageError
 from fsae.training.cli.main import main
 from fsae.training.config import DEFAULT, read_config
@@ -70,7 +70,8 @@ def drawn(candidate: Candidate, sampler: str, steps: int, members: range, seed: 
     start = cftime.datetime(1990, 1, 1, calendar="standard")
     line = timeline(candidate.time, WINDOW, candidate.cell_methods, start, MONTHS)
     windows: dict[int, list[np.ndarray]] = {}  # by member
-    for unit in generate(model, candidate.graphs, members, line.steps, MONTHS, seed, len(members)):
+    plan = Plan(members=members, steps=line.steps, count=MONTHS, seed=seed)
+    for unit in generate(model, candidate.graphs, plan, batch=len(members)):
         windows.setdefault(unit.members.start, []).append(unit.values[0])
     return np.stack([np.concatenate(windows[place]) for place in range(len(members))])
 
