@@ -18,8 +18,8 @@ class FsaeError(Exception):
 
     `found` is the fact, or a whole sentence; `expected` what should stand there; `advice` what the user can do.
 
-    >>> str(DeviceError("device trt needs tensorrt", advice='pip install "fsae[trt]"'))
-    'device trt needs tensorrt: pip install "fsae[trt]"'
+    >>> str(BundleError("cannot read tables.npz", advice="get the bundle again"))
+    'cannot read tables.npz: get the bundle again'
     >>> str(UsageError("found --zoom 9", "0 to 5"))
     'found --zoom 9, expected 0 to 5'
     """
@@ -46,9 +46,21 @@ class UsageError(FsaeError):
 
 
 class DeviceError(FsaeError):
-    """A backend library, driver or device that was asked for and is not there."""
+    """A backend library, driver or device that was asked for and is not there; `device` is its name, if it is known.
+
+    >>> str(DeviceError("needs tensorrt", advice='pip install "fsae[trt]"', device="trt"))
+    'device trt needs tensorrt: pip install "fsae[trt]"'
+    """
 
     exit_code = 3
+
+    def __init__(self, found: str, expected: str = "", advice: str = "", device: str = "") -> None:
+        super().__init__(found, expected, advice)
+        self.device = device
+        self.args = (*self.args, device)
+
+    def __str__(self) -> str:
+        return f"device {self.device} {super().__str__()}" if self.device else super().__str__()
 
 
 class BundleError(FsaeError):

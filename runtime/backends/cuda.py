@@ -35,8 +35,9 @@ def import_cuda(flavour: str) -> ModuleType:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise DeviceError(
-            f"device {flavour} needs cuda-bindings, which cannot be imported ({error}): "
-            f'pip install "fsae[{LIBRARIES[flavour].extra}]"'
+            f"needs cuda-bindings, which cannot be imported ({error})",
+            advice=f'pip install "fsae[{LIBRARIES[flavour].extra}]"',
+            device=flavour,
         ) from None
 
 
@@ -46,12 +47,13 @@ def find_gpu(flavour: str) -> Gpu:
     try:
         error, count = cuda.cudaGetDeviceCount()
     except RuntimeError as problem:  # the bindings raise where they cannot even load the driver's library
-        raise DeviceError(f"device {flavour} needs an NVIDIA driver, none was found ({problem})") from None
+        raise DeviceError(f"needs an NVIDIA driver, none was found ({problem})", device=flavour) from None
     if error.name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorInitializationError"):
-        raise DeviceError(f"device {flavour} needs an NVIDIA GPU with a recent driver: {describe(cuda, error)}")
-    check(cuda, (error,), "cudaGetDeviceCount")
+        raise DeviceError(f"needs an NVIDIA GPU with a recent driver: {describe(cuda, error)}", device=flavour)
+    if error != cuda.cudaError_t.cudaSuccess:
+        raise DeviceError(f"cannot be used: CUDA failed in cudaGetDeviceCount: {describe(cuda, error)}", device=flavour)
     if not count:
-        raise DeviceError(f"device {flavour} needs an NVIDIA GPU: the driver shows none; check nvidia-smi")
+        raise DeviceError("needs an NVIDIA GPU: the driver shows none", advice="check nvidia-smi", device=flavour)
     (properties,) = check(cuda, cuda.cudaGetDeviceProperties(0), "cudaGetDeviceProperties")
     return Gpu(name=properties.name.decode().strip("\0 "), compute_capability=f"{properties.major}.{properties.minor}")
 
@@ -66,7 +68,9 @@ def check(cuda: ModuleType, result: tuple[Any, ...], call: str) -> tuple[Any, ..
     """What a CUDA call gave beside its error code; DeviceError where the code is not success."""
     error, *values = result
     if error.name == "cudaErrorMemoryAllocation":
-        raise DeviceError("the GPU has not enough free memory: free some, or build engines for a smaller --batch")
+        raise DeviceError(
+            "the GPU has not enough free memory", advice="free some, or build engines for a smaller --batch"
+        )
     if error != cuda.cudaError_t.cudaSuccess:
         raise DeviceError(f"CUDA failed in {call}: {describe(cuda, error)}")
     return tuple(values)

@@ -115,28 +115,27 @@ def read_index(folder: Path) -> list[Engine]:
 
 def load_index(folder: Path) -> Index:
     """`folder`/index.json, an empty one where it is absent; BundleError where it is damaged or newer."""
-    path = folder / INDEX
+    path, todo = folder / INDEX, f"delete {folder} and run fsae-export BUNDLE --trt"
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return Index(engines=())
     except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"cannot read {path} ({error}): delete {folder} and run fsae-export BUNDLE --trt") from None
-    todo = f"delete {folder} and run fsae-export BUNDLE --trt"
+        raise BundleError(f"cannot read {path} ({error})", advice=todo) from None
     try:
         raw = json.loads(text)
     except ValueError as error:
-        raise BundleError(f"{path} is damaged ({error}): {todo}") from None
+        raise BundleError(f"{path} is damaged ({error})", advice=todo) from None
     if isinstance(raw, dict) and isinstance(raw.get("schema_version"), int) and raw["schema_version"] > INDEX_SCHEMA:
-        raise BundleError(f"{path} was written by a newer fsae (schema {raw['schema_version']}): {todo}")
+        raise BundleError(f"{path} was written by a newer fsae (schema {raw['schema_version']})", advice=todo)
     index: Index = decode_record(Index, raw, str(path), BundleError)
     for file in [entry.file for entry in index.engines] + [entry.file for entry in index.timing_caches]:
         if not is_safe_path(f"{COMPILED}/{file}"):
-            raise BundleError(f"{path} names the file {file!r}, expected a plain name: {todo}")
+            raise BundleError(f"{path} names the file {file!r}, expected a plain name", advice=todo)
     for engine in index.engines:
         low, best, high = engine.profile
         if not 1 <= low <= best <= high:
-            raise BundleError(f"{path} names batches of {engine.profile}, expected rising ones from 1: {todo}")
+            raise BundleError(f"{path} names batches of {engine.profile}, expected rising ones from 1", advice=todo)
     return index
 
 
@@ -152,10 +151,10 @@ def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> E
     candidates = [e for e in read_index(engine_folder(bundle)) if (e.graph, e.precision) == (graph, precision)]
     candidates = [e for e in candidates if e.target.flavour == target.flavour]
     if not candidates:
-        raise DeviceError(f"bundle {name} has no {target.flavour} engine of the {graph} in {precision}: {todo}")
+        raise DeviceError(f"bundle {name} has no {target.flavour} engine of the {graph} in {precision}", advice=todo)
     fresh = [e for e in candidates if e.graph_sha256 == sha256]
     if not fresh:
-        raise DeviceError(f"the {target.flavour} engine of the {graph} was built from an older graph: {todo}")
+        raise DeviceError(f"the {target.flavour} engine of the {graph} was built from an older graph", advice=todo)
     capabilities = (target.compute_capability, PORTABLE)
     for capability in capabilities:
         wanted = replace(target, compute_capability=capability)
@@ -168,7 +167,8 @@ def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> E
     )
     raise DeviceError(
         f"the engines of the {graph} are for another machine: found {found}; expected "
-        f"{target.flavour} {target.version}, compute capability {target.compute_capability}, {target.platform}: {todo}"
+        f"{target.flavour} {target.version}, compute capability {target.compute_capability}, {target.platform}",
+        advice=todo,
     )
 
 
@@ -178,8 +178,10 @@ def read_engine(bundle: Bundle, entry: Engine | TimingCache) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BundleError(f"cannot read {path}: {error.strerror}; run fsae-export {bundle.folder} --trt") from None
+        raise BundleError(
+            f"cannot read {path}: {error.strerror}", advice=f"run fsae-export {bundle.folder} --trt"
+        ) from None
     found = file_entry(data)
     if (found.sha256, found.size) != (entry.sha256, entry.size):
-        raise BundleError(f"{path} is altered or truncated: run fsae-export {bundle.folder} --trt again")
+        raise BundleError(f"{path} is altered or truncated", advice=f"run fsae-export {bundle.folder} --trt again")
     return data

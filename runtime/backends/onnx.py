@@ -37,12 +37,14 @@ def import_onnxruntime(device: str) -> ModuleType:
         import onnxruntime
     except ImportError as error:
         raise DeviceError(
-            f'device {device} needs onnxruntime, which cannot be imported ({error}): pip install "fsae[{extra}]"'
+            f"needs onnxruntime, which cannot be imported ({error})",
+            advice=f'pip install "fsae[{extra}]"',
+            device=device,
         ) from None
     if not hasattr(onnxruntime, "InferenceSession"):
         raise DeviceError(
-            "onnxruntime is broken, as after onnxruntime and onnxruntime-gpu were both installed: "
-            f'pip uninstall onnxruntime onnxruntime-gpu, then pip install "fsae[{extra}]"'
+            "onnxruntime is broken, as after onnxruntime and onnxruntime-gpu were both installed",
+            advice=f'pip uninstall onnxruntime onnxruntime-gpu, then pip install "fsae[{extra}]"',
         )
     if hasattr(onnxruntime, "disable_telemetry_events"):  # on in some of its builds, such as those for Windows
         onnxruntime.disable_telemetry_events()
@@ -50,19 +52,17 @@ def import_onnxruntime(device: str) -> ModuleType:
     return module
 
 
-def missing_provider(device: str) -> str | None:
-    """Why onnxruntime cannot run on `device` (cpu or cuda), or None where it can be tried."""
-    try:
-        onnxruntime = import_onnxruntime(device)
-    except DeviceError as error:
-        return str(error)
+def check_provider(device: str) -> ModuleType:
+    """Import onnxruntime for `device` (cpu or cuda); DeviceError if it cannot run there."""
+    onnxruntime = import_onnxruntime(device)
     found = onnxruntime.get_available_providers()
-    if PROVIDERS[device] in found:
-        return None
-    return (
-        f"device {device} needs onnxruntime-gpu; the onnxruntime installed here has only {', '.join(found)}: "
-        f'pip uninstall onnxruntime, then pip install "fsae[{LIBRARIES[device].extra}]"'
-    )
+    if PROVIDERS[device] not in found:
+        raise DeviceError(
+            f"needs onnxruntime-gpu; the onnxruntime installed here has only {', '.join(found)}",
+            advice=f'pip uninstall onnxruntime, then pip install "fsae[{LIBRARIES[device].extra}]"',
+            device=device,
+        )
+    return onnxruntime
 
 
 def _errors(onnxruntime: ModuleType) -> tuple[type[Exception], ...]:
@@ -101,19 +101,17 @@ class OnnxGraphs(GraphCalls):
     def __init__(
         self, bundle: Bundle, device: str = "cpu", precision: str = "fp32", threads: int | None = None
     ) -> None:
-        reason = missing_provider(device)
-        if reason is not None:
-            raise DeviceError(reason)
+        self._onnxruntime = check_provider(device)
         if precision not in bundle.manifest.precisions:
             found = ", ".join(bundle.manifest.precisions)
             raise BundleError(f"bundle {bundle.manifest.name} has no precision {precision}, it has {found}")
         if (device, precision) == ("cpu", NOT_ON_CPUS):
             raise DeviceError(
-                f"device cpu cannot run {precision}: ONNX Runtime has no kernels for it there: take another "
-                f"--precision of the bundle ({', '.join(bundle.manifest.precisions)}), or a GPU"
+                f"cannot run {precision}: ONNX Runtime has no kernels for it there",
+                advice=f"take another --precision of the bundle ({', '.join(bundle.manifest.precisions)}), or a GPU",
+                device=device,
             )
         self.device, self.precision = device, precision
-        self._onnxruntime = import_onnxruntime(device)
         self._bundle, self._threads = bundle, threads
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -158,13 +156,14 @@ class OnnxGraphs(GraphCalls):
         except _errors(runtime) as error:
             text = str(error).splitlines()[0]
             if self.device != "cpu":
-                raise DeviceError(f"device {self.device} cannot be used: {text}") from None
-            raise BundleError(f"{self.backend} cannot load {name} ({text}): update onnxruntime") from None
+                raise DeviceError(f"cannot be used: {text}", device=self.device) from None
+            raise BundleError(f"{self.backend} cannot load {name} ({text})", advice="update onnxruntime") from None
         used = session.get_providers()[0]
         if used != asked:  # onnxruntime falls back without an error where a CUDA library is missing
             raise DeviceError(
-                f"device {self.device} cannot be used: onnxruntime took {used} instead, so the NVIDIA driver, CUDA or "
-                f'cuDNN is missing: pip install "onnxruntime-gpu[cuda,cudnn]" and check nvidia-smi'
+                f"cannot be used: onnxruntime took {used} instead, so the NVIDIA driver, CUDA or cuDNN is missing",
+                advice='pip install "onnxruntime-gpu[cuda,cudnn]" and check nvidia-smi',
+                device=self.device,
             )
         found = {i.name for i in session.get_inputs()}
         if found != set(INPUTS[graph]):

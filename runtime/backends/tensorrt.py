@@ -33,19 +33,10 @@ def import_tensorrt(flavour: str) -> ModuleType:
         return importlib.import_module(MODULES[flavour])
     except (ImportError, OSError, RuntimeError) as error:  # its libraries are loaded on import and may be missing
         raise DeviceError(
-            f"device {flavour} needs {MODULES[flavour]}, which cannot be imported ({error}): "
-            f'pip install "fsae[{LIBRARIES[flavour].extra}]"'
+            f"needs {MODULES[flavour]}, which cannot be imported ({error})",
+            advice=f'pip install "fsae[{LIBRARIES[flavour].extra}]"',
+            device=flavour,
         ) from None
-
-
-def available(flavour: str) -> str | None:
-    """Why graphs cannot run by this flavour here, or None: library, cuda-bindings and driver are looked at in turn."""
-    try:
-        import_tensorrt(flavour)
-        find_gpu(flavour)
-    except DeviceError as error:
-        return str(error)
-    return None
 
 
 def make_logger(trt: ModuleType) -> tuple[Any, list[str]]:
@@ -193,7 +184,9 @@ class TensorRTGraphs(GraphCalls):
             try:
                 self._graphs[engine.graph] = _Graph(trt, self._cuda, self._runtime, data, engine, cuda_graphs)
             except DeviceError as error:
-                raise DeviceError(f"{error}; {' '.join(messages[-2:]) or 'TensorRT gave no reason'}") from None
+                raise DeviceError(
+                    f"{error.reason}; {' '.join(messages[-2:]) or 'TensorRT gave no reason'}", advice=error.advice
+                ) from None
 
     @property
     def backend(self) -> str:

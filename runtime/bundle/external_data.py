@@ -53,8 +53,8 @@ def read_graph(bundle: Bundle, name: str) -> tuple[bytes, Path | None]:
     foreign = sorted(found - {expected})
     if foreign:
         raise BundleError(
-            f"{bundle.folder / name} wants to read its weights from {foreign[0]!r}, expected {expected} beside it; do "
-            "not use this bundle, and get it again from where it was published"
+            f"{bundle.folder / name} wants to read its weights from {foreign[0]!r}, expected {expected} beside it",
+            advice="do not use this bundle, and get it again from where it was published",
         )
     bundle.check(expected)
     return data, bundle.folder / name

@@ -82,7 +82,9 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
             return nearby[0]
         if (shipped / "default" / MANIFEST).is_file():
             return shipped / "default"
-        raise BundleError("found no bundle in ./engines and none is shipped with this installation: give --model PATH")
+        raise BundleError(
+            "found no bundle in ./engines and none is shipped with this installation", advice="give --model PATH"
+        )
     path = Path(model)
     if path.name == MANIFEST:
         path = path.parent
@@ -90,7 +92,7 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
         if (candidate / MANIFEST).is_file():
             return candidate
     if path.exists():
-        raise BundleError(f"{path} is no bundle: it has no {MANIFEST}")
+        raise BundleError(f"{path} is not a bundle (no {MANIFEST})")
     known = sorted({p.name for p in (*bundles_in(local), *bundles_in(shipped))})
     raise BundleError(f"found no bundle {str(model)!r}; known names: {', '.join(known) or 'none'}")
 
@@ -110,7 +112,7 @@ def open_bundle(model: str | os.PathLike[str] | None = None) -> "Bundle":
     except OSError as error:
         raise BundleError(f"cannot read {folder / MANIFEST}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise BundleError(f"{folder / MANIFEST} is damaged: not UTF-8 text; get the bundle again") from None
+        raise BundleError(f"{folder / MANIFEST} is damaged: not UTF-8 text", advice="get the bundle again") from None
     return Bundle(folder=folder, manifest=Manifest.from_json(text), manifest_sha256=hashlib.sha256(raw).hexdigest())
 
 
@@ -154,14 +156,16 @@ class Bundle:
         entry = self._entry(name)
         if found.size != entry.size:
             raise BundleError(
-                f"{self.folder / name} is truncated or altered: found {found.size} bytes, expected {entry.size}; "
-                "get the bundle again"
+                f"{self.folder / name} is truncated or altered: found {found.size} bytes, expected {entry.size}",
+                advice="get the bundle again",
             )
         if found != entry:
-            raise BundleError(f"{self.folder / name} is altered: its SHA-256 differs from the manifest's; get it again")
+            raise BundleError(
+                f"{self.folder / name} is altered: its SHA-256 differs from the manifest's", advice="get it again"
+            )
 
     def _unreadable(self, name: str, error: OSError) -> BundleError:
-        return BundleError(f"cannot read {self.folder / name}: {error.strerror}; get the bundle again")
+        return BundleError(f"cannot read {self.folder / name}: {error.strerror}", advice="get the bundle again")
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """The arrays of an .npz file of the bundle."""

@@ -48,7 +48,7 @@ def read_json(text: str) -> Json:
     try:
         raw = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"bad manifest: not JSON ({error}); get the bundle again") from None
+        raise BundleError(f"bad manifest: not JSON ({error})", advice="get the bundle again") from None
     check(isinstance(raw, dict), "expected a JSON object")
     found: Json = raw
     return found
@@ -77,8 +77,8 @@ def schema_of(raw: Json) -> int:
     found: int = raw["schema_version"]
     if found > SCHEMA_VERSION:
         raise BundleError(
-            f"the manifest has schema version {found}, this fsae reads versions up to {SCHEMA_VERSION}: "
-            "update with `pip install --upgrade fsae`"
+            f"the manifest has schema version {found}, this fsae reads versions up to {SCHEMA_VERSION}",
+            advice="update with `pip install --upgrade fsae`",
         )
     return found
 

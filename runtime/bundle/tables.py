@@ -22,7 +22,7 @@ def read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise BundleError(f"{where} holds no readable arrays ({error}); get the bundle again") from None
+        raise BundleError(f"{where} holds no readable arrays ({error})", advice="get the bundle again") from None
 
 
 @dataclass(frozen=True, kw_only=True)

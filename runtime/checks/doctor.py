@@ -6,20 +6,18 @@ raises is a finding.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsae.runtime.errors import BundleError, DeviceError, FsaeError
 
-from .installation import Finding, driver_version, gpu_findings, library_findings, parted, platform_findings, problem
+from .installation import Finding, driver_version, gpu_findings, library_findings, platform_findings, problem
 
 if TYPE_CHECKING:
     from fsae.runtime.backends.engine_index import Target
     from fsae.runtime.bundle.files import Bundle
 
-
-AUTO = ("trt", "trt-rtx", "cuda", "cpu")  # the order in which --device auto looks, see session.open_graphs
 
 AGAIN = "get the bundle again"
 
@@ -62,10 +60,10 @@ def open_whole(folder: Path, hashes: bool) -> "Bundle":
         try:
             size = (folder / name).stat().st_size
         except OSError as error:
-            raise BundleError(f"cannot read {folder / name}: {error.strerror}; {AGAIN}") from None
+            raise BundleError(f"cannot read {folder / name}: {error.strerror}", advice=AGAIN) from None
         if size != entry.size:
             raise BundleError(
-                f"{folder / name} is truncated or altered: found {size} bytes, expected {entry.size}; {AGAIN}"
+                f"{folder / name} is truncated or altered: found {size} bytes, expected {entry.size}", advice=AGAIN
             )
     return bundle
 
@@ -101,8 +99,8 @@ def bundle_in_use(model: str | None, bundles: "dict[Path, Bundle | BundleError]"
         raise bundle
     if model is None and bundle.manifest.denoiser is None:
         raise BundleError(
-            f"the newest bundle in ./engines, {bundle.folder}, has no denoiser and cannot generate: "
-            "give --model with one that can, such as default"
+            f"the newest bundle in ./engines, {bundle.folder}, has no denoiser and cannot generate",
+            advice="give --model with one that can, such as default",
         )
     return bundle
 
@@ -137,7 +135,7 @@ def targets_here() -> "dict[str, Target | str]":
             library = import_tensorrt(flavour)
             found[flavour] = this_target(flavour, library, find_gpu(flavour))
         except DeviceError as error:
-            found[flavour] = parted(str(error), "")[0].removeprefix(f"device {flavour} ")
+            found[flavour] = error.reason
     return found
 
 
@@ -151,7 +149,7 @@ def check_engines(bundle: "Bundle", precision: str, target: "Target", hashes: bo
         if hashes:
             read_engine(bundle, engine)
         elif not path.is_file() or path.stat().st_size != engine.size:
-            raise BundleError(f"{path} is missing or truncated: run fsae-export {bundle.folder} --trt again")
+            raise BundleError(f"{path} is missing or truncated", advice=f"run fsae-export {bundle.folder} --trt again")
     return f"engines of {', '.join(bundle.manifest.graphs)} in {precision}, valid here"
 
 
@@ -200,7 +198,7 @@ def try_device(bundle: "Bundle", device: str, here: "dict[str, Target | str]", h
         return f"works: {graphs.backend} ran the decoder of {manifest.name} in {precision}"
     target = here[device]
     if isinstance(target, str):
-        raise DeviceError(f"device {device} {target}")
+        raise DeviceError(target, device=device)
     return f"works: {check_engines(bundle, precision, target, hashes)}"
 
 
@@ -212,7 +210,8 @@ def device_findings(
     A device that does not work is a problem where its hardware and its library are there. `known` holds the findings
     so far: what stands there as a problem is not told twice.
     """
-    from fsae.runtime.backends.onnx import PROVIDERS, missing_provider
+    from fsae.runtime.backends.choose import AUTO
+    from fsae.runtime.backends.onnx import PROVIDERS
 
     works: dict[str, str] = {}
     errors: dict[str, FsaeError] = {}
@@ -222,21 +221,20 @@ def device_findings(
         except FsaeError as error:
             errors[device] = error
         except Exception as error:  # see `guarded`
-            errors[device] = DeviceError(f"{device} fails ({type(error).__name__}: {error}): {REINSTALL}")
+            errors[device] = DeviceError(f"fails ({type(error).__name__}: {error})", advice=REINSTALL, device=device)
     chosen = next(iter(works), None)
     gpu = driver_version() is not None or any(f.section == "gpu" and f.name.startswith("gpu ") for f in known)
     findings = [Finding(section="devices", name=device, value=value) for device, value in works.items()]
     for device, reason in errors.items():
-        value, advice = parted(" ".join(str(reason).split()).removeprefix(f"device {device} "), REINSTALL)
-        told = any(finding.value == value and finding.advice is not None for finding in [*known, *findings])
+        found = problem("devices", device, reason, REINSTALL)
+        told = any(finding.value == found.value and finding.advice is not None for finding in [*known, *findings])
         if device == "cpu":
             matters = chosen is None
         elif device in PROVIDERS:
-            matters = gpu and missing_provider(device) is None
+            matters = gpu and _provided(device)
         else:  # library and GPU are there, and no engine of any flavour
             matters = not isinstance(here[device], str) and chosen not in here
-        advised = advice if matters and not told else None
-        findings.append(Finding(section="devices", name=device, value=value, advice=advised))
+        findings.append(found if matters and not told else replace(found, advice=None))
     findings.sort(key=lambda finding: AUTO.index(finding.name))
     if chosen is None:
         damaged = isinstance(errors["cpu"], BundleError)
@@ -249,6 +247,16 @@ def device_findings(
     return [*findings, Finding(section="devices", name="auto", value=value, advice=USE_GPU if idle else None)], None
 
 
+def _provided(device: str) -> bool:
+    from fsae.runtime.backends.onnx import check_provider
+
+    try:
+        check_provider(device)
+    except DeviceError:
+        return False
+    return True
+
+
 def examine(model: str | None = None, hashes: bool = False) -> Report:
     """Everything about this machine, and the bundles that can be meant; `hashes` reads all their files."""
     findings = guarded("platform", platform_findings)
@@ -257,7 +265,7 @@ def examine(model: str | None = None, hashes: bool = False) -> Report:
     try:
         failure = _examine_bundles(model, hashes, findings)
     except Exception as error:  # see `guarded`
-        failure = DeviceError(f"the runtime does not work here ({type(error).__name__}: {error}): {REINSTALL}")
+        failure = DeviceError(f"the runtime does not work here ({type(error).__name__}: {error})", advice=REINSTALL)
         findings.append(problem("bundles", "runtime", failure, ""))
     return Report(findings=tuple(findings), failure=failure)
 
@@ -271,7 +279,7 @@ def _examine_bundles(model: str | None, hashes: bool, findings: list[Finding]) -
     try:
         bundle = bundle_in_use(model, bundles)
     except BundleError as error:
-        told = parted(str(error), AGAIN)[0] in {finding.value for finding in listed}
+        told = error.reason in {finding.value for finding in listed}
         used = problem("bundles", "in use", error, "give --model with one of those that are right")
         findings += [used] if not told else []
         findings += [*listed, *engines, Finding(section="devices", name="auto", value="not tried without a bundle")]

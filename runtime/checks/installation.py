@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fsae.runtime.errors import DeviceError
+from fsae.runtime.errors import DeviceError, FsaeError
 
 CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 
@@ -41,8 +41,6 @@ LIBRARIES = (
 
 UNKNOWN = "cannot be read here"
 
-TODO = re.compile(r"[:;,] (?=(?:build|check|delete|get|give|pip|run|take|update) )")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -54,22 +52,10 @@ class Finding:
     advice: str | None = None
 
 
-def parted(message: str, otherwise: str) -> tuple[str, str]:
-    """What an error message found, and what it says to do; `otherwise` where it does not say.
-
-    >>> parted('found none: pip install "fsae[cpu]"', "ask")
-    ('found none', 'pip install "fsae[cpu]"')
-    >>> parted("bad manifest: not JSON", "get the bundle again")
-    ('bad manifest: not JSON', 'get the bundle again')
-    """
-    found, *todo = TODO.split(message, maxsplit=1)
-    return found, todo[0] if todo else otherwise
-
-
-def problem(section: str, name: str, error: Exception, otherwise: str) -> Finding:
-    """The finding of an error; `otherwise` is the advice where its message has none."""
-    value, advice = parted(" ".join(str(error).split()), otherwise)
-    return Finding(section=section, name=name, value=value, advice=advice)
+def problem(section: str, name: str, error: FsaeError, otherwise: str) -> Finding:
+    """The finding of an error; `otherwise` is the advice if it has none."""
+    value = " ".join(error.reason.split())
+    return Finding(section=section, name=name, value=value, advice=error.advice or otherwise)
 
 
 def version_of(distribution: str) -> str | None:
@@ -185,9 +171,8 @@ def gpu_findings() -> list[Finding]:
     try:
         find_gpu("trt")
     except DeviceError as error:
-        value, advice = parted(str(error), "update the NVIDIA driver, then check nvidia-smi")
-        value = value.removeprefix("device trt needs ")
-        return [*findings, Finding(section="gpu", name="gpus", value=f"none: needs {value}", advice=driver and advice)]
+        advice = (error.advice or "update the NVIDIA driver, then check nvidia-smi") if driver else None
+        return [*findings, Finding(section="gpu", name="gpus", value=f"none: {error.reason}", advice=advice)]
     _, newest = cuda.cudaDriverGetVersion()  # 13020 is 13.2
     findings.append(Finding(section="gpu", name="cuda", value=f"up to {newest // 1000}.{newest % 1000 // 10}"))
     _, count = cuda.cudaGetDeviceCount()

@@ -9,8 +9,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from fsae.runtime.backends.cuda import find_gpu
 from fsae.runtime.backends.engine_index import INDEX, Engine, Target, engine_folder, index_text, this_platform
+from fsae.runtime.backends.tensorrt import import_tensorrt
 from fsae.runtime.bundle.files import Bundle, file_entry
+from fsae.runtime.errors import DeviceError
 
 HERE = Target(flavour="trt", version="10.9.0", compute_capability="8.9", platform=this_platform())
 
@@ -41,6 +44,7 @@ def write_index(bundle: Bundle, *engines: Engine) -> None:
 class _Code(enum.Enum):
     cudaSuccess = 0
     cudaErrorInsufficientDriver = 35
+    cudaErrorUnknown = 999
     cudaErrorMemoryAllocation = 2
     cudaErrorStreamCaptureUnsupported = 900
 
@@ -225,3 +229,13 @@ def install_stand_ins(
     trt.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=_FakeEngine)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     return cuda
+
+
+def obstacle(flavour: str) -> str | None:
+    """The message of the error that keeps a TensorRT flavour from running here, or None."""
+    try:
+        import_tensorrt(flavour)
+        find_gpu(flavour)
+    except DeviceError as error:
+        return str(error)
+    return None

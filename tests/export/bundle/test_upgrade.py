@@ -265,7 +265,7 @@ def test_one_that_fails_does_not_keep_back_the_others(old: Path, capsys: pytest.
         ((), 2, "Missing argument 'BUNDLE...'"),
         (("--nonsense",), 2, "No such option"),
         (("nowhere",), 4, "fsae-export: found no bundle 'nowhere'; known names: "),
-        (("engines",), 4, "fsae-export: engines is no bundle: it has no manifest.json"),
+        (("engines",), 4, "fsae-export: engines is not a bundle (no manifest.json)"),
     ],
 )
 def test_mistakes_have_one_sentence_and_a_code(

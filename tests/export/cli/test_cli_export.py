@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
+from stand_in_gpu import obstacle
 
 from fsae.export.bundle import write as export_bundle
 from fsae.export.bundle.write import Exported
@@ -216,9 +217,8 @@ def test_neither_tensorrt_is_said_before_any_work(
 def test_a_named_tensorrt_without_a_gpu_does_not_fall_back(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fsae.runtime.backends import tensorrt as driver
 
-    if driver.available("trt") is None:
+    if obstacle("trt") is None:
         pytest.skip("there is a GPU with TensorRT")
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     assert main(["engines/tiny", "--trt"]) == 3

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stand_in_gpu import obstacle
 
 from fsae.export.engines.build import build_engines, build_target
 from fsae.export.engines.compile import BuildOptions, build_engine
@@ -155,7 +156,7 @@ def test_too_small_a_workspace_is_said(rtx: types.ModuleType, default_bundle: Bu
 @pytest.mark.parametrize("flavour", ["trt", "trt-rtx"])
 def test_16_bits_on_the_gpu(default_bundle: Bundle, tmp_path: Path, flavour: str, precision: str, error: float) -> None:
     # oracle: golden.npz, outputs of the trained model in float32; `error` is several roundings of 11 or 8 bits
-    reason = driver.available(flavour)
+    reason = obstacle(flavour)
     if reason is not None:
         pytest.skip(reason)
     from fsae.export.precisions.half import convert

@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stand_in_gpu import install_cuda
+from stand_in_gpu import install_cuda, obstacle
 
 from fsae.export.cli.show import show_builds
 from fsae.export.engines.build import build_engines
 from fsae.export.engines.compile import BuildOptions
 from fsae.export.engines.layer_report import FROM_ENGINE, FROM_GRAPH, inspected_layers, report_name
-from fsae.runtime.backends import tensorrt as driver
 from fsae.runtime.backends.engine_index import engine_folder
 from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.errors import DeviceError
@@ -87,7 +86,7 @@ def test_layers_are_reported_on_request(rtx: types.ModuleType, bundle: Bundle) -
     said: list[str] = []
     built = build_engines(bundle, "trt-rtx", replace(SMALL, layers=True), say=said.append)
     assert not any("building" in line for line in said)
-    on_gpu = driver.available("trt-rtx") is None
+    on_gpu = obstacle("trt-rtx") is None
     for engine in built:
         text = (engine_folder(bundle) / report_name(engine.file)).read_text()
         report = json.loads(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in_gpu import an_engine, install_stand_ins, write_index
+from stand_in_gpu import an_engine, install_stand_ins, obstacle, write_index
 
 from fsae.export.engines.build import build_engines, build_target
 from fsae.export.engines.compile import BuildOptions
@@ -28,7 +28,7 @@ def bundle(tiny_bundle_path: Path, tmp_path: Path) -> Bundle:
 @pytest.mark.parametrize(("flavour", "module"), [("trt", "tensorrt"), ("trt-rtx", "tensorrt_rtx")])
 def test_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch, flavour: str, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # makes its import fail
-    reason = driver.available(flavour)
+    reason = obstacle(flavour)
     assert reason is not None
     assert module in reason
     assert f'pip install "fsae[{flavour}]"' in reason
@@ -37,19 +37,19 @@ def test_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch, flavou
 def test_missing_cuda_bindings_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", types.ModuleType("tensorrt"))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    reason = driver.available("trt")
+    reason = obstacle("trt")
     assert reason is not None
     assert "cuda-bindings" in reason
     assert 'pip install "fsae[trt]"' in reason
 
 
 def test_unknown_flavour_is_refused() -> None:
-    assert "expected one of trt, trt-rtx" in (driver.available("cuda") or "")
+    assert "expected one of trt, trt-rtx" in str(obstacle("cuda"))
 
 
 def test_missing_driver_is_said_before_tensorrt_is_asked(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
     install_stand_ins(monkeypatch, driver_error="cudaErrorInsufficientDriver")
-    assert "NVIDIA GPU with a recent driver: cudaErrorInsufficientDriver" in (driver.available("trt") or "")
+    assert "NVIDIA GPU with a recent driver: cudaErrorInsufficientDriver" in str(obstacle("trt"))
     with pytest.raises(DeviceError, match="recent driver"):
         driver.TensorRTGraphs(bundle, "trt")
     with pytest.raises(DeviceError, match="on the GPU they run on"):
@@ -144,7 +144,7 @@ def test_full_gpu_is_said_and_memory_given_back(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize("flavour", ["trt", "trt-rtx"])
 def test_two_inputs_give_two_outputs_on_the_gpu(bundle: Bundle, flavour: str) -> None:
     # oracle: the same engine, kernel by kernel
-    reason = driver.available(flavour)
+    reason = obstacle(flavour)
     if reason is not None:
         pytest.skip(reason)
     build_engines(bundle, flavour, BuildOptions(profile=(1, 4, 8)))
@@ -161,7 +161,7 @@ def test_two_inputs_give_two_outputs_on_the_gpu(bundle: Bundle, flavour: str) ->
 @pytest.mark.gpu
 @pytest.mark.parametrize("flavour", ["trt", "trt-rtx"])
 def test_golden_vectors_on_the_gpu(bundle: Bundle, flavour: str) -> None:  # oracle: golden.npz
-    reason = driver.available(flavour)
+    reason = obstacle(flavour)
     if reason is not None:
         pytest.skip(reason)
     build_engines(bundle, flavour, BuildOptions(profile=(1, 4, 8)))

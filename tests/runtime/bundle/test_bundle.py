@@ -121,7 +121,7 @@ def test_default_is_the_newest_nearby_else_the_shipped_one(
     assert find_bundle(tmp_path / "engines" / "old" / "manifest.json") == tmp_path / "engines" / "old"
     with pytest.raises(BundleError, match="known names: between, default, new, old"):
         find_bundle("missing")
-    with pytest.raises(BundleError, match=r"is no bundle: it has no manifest\.json"):
+    with pytest.raises(BundleError, match=r"is not a bundle \(no manifest\.json\)"):
         find_bundle("engines/no_bundle")
 
 

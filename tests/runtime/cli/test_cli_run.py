@@ -31,6 +31,7 @@ from conftest import (
     tiny_manifest,
     tiny_mean,
 )
+from stand_in_gpu import install_stand_ins, obstacle
 
 import fsae.runtime
 import fsae.runtime.backends.tensorrt
@@ -720,7 +721,7 @@ BAD_BUNDLES = {
     "altered graph": "is altered",
     "missing graph": "No such file",
     "no graph at all": "cannot load decoder.fp32.onnx",
-    "no manifest": "is no bundle",
+    "no manifest": "is not a bundle",
 }
 
 
@@ -812,7 +813,7 @@ def test_means_over_coarse_cells_are_verified_too(
 def test_a_device_that_is_not_there_is_exit_code_3(run: Run, tmp_path: Path, device: str) -> None:  # never a fallback
     if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine may have CUDA")
-    if device != "cuda" and fsae.runtime.backends.tensorrt.available(device) is None:
+    if device != "cuda" and obstacle(device) is None:
         pytest.skip(f"this machine has {device}")
     code, out, err = run("generate", "--out", tmp_path / "out.zarr", common=("--device", device))
     assert (code, out) == (3, "")
@@ -824,12 +825,12 @@ def test_a_missing_device_is_named_once(run: Run, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # what a missing package looks like to import
     sentence = one_sentence(run("verify", common=("--device", "trt"))[2])
     assert sentence.startswith("fsae-run: error: device trt needs tensorrt, which cannot be imported")
-    monkeypatch.setattr(
-        fsae.runtime.backends.tensorrt, "available", lambda flavour: "CUDA failed in cudaGetDeviceCount: 999"
-    )
+    install_stand_ins(monkeypatch, driver_error="cudaErrorUnknown")
     code, _, err = run("verify", common=("--device", "trt"))
     assert code == 3
-    assert one_sentence(err) == "fsae-run: error: device trt cannot be used: CUDA failed in cudaGetDeviceCount: 999"
+    assert one_sentence(err).startswith(
+        "fsae-run: error: device trt cannot be used: CUDA failed in cudaGetDeviceCount: cudaErrorUnknown ("
+    )
 
 
 @pytest.mark.parametrize("knows", [True, False], ids=["telemetry", "none of it"])
