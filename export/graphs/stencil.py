@@ -4,12 +4,12 @@ Fetching eight numbers for every pixel costs far more than adding them. A cell a
 pixels need, so the ring is fetched and one small matrix, the same for every cell, does the rest.
 """
 
+import healpy
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fsae.runtime.sphere.healpix import xyf_to_nested
 from fsae.training.networks.halo import halo_table
 
 from .folded_layers import fetch
@@ -30,7 +30,7 @@ def stencil(zoom: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     side = 1 << steps
     neighbours = halo_table(zoom, zoom).reshape(-1, side * side, 8)  # (cell, pixel, direction)
     x, y = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
-    inside = xyf_to_nested(0, x, y, np.zeros_like(x))  # (x, y)
+    inside = healpy.xyf2pix(side, x, y, 0, nest=True)  # (x, y)
     ring: dict[tuple[int, int], NDArray[np.int32]] = {}
     terms = []
     for i in range(side):

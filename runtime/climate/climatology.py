@@ -100,16 +100,3 @@ def evaluate(climatology: Floating, features: Floating) -> F32:
     coefficients = climatology.astype(np.float32)
     waves = np.einsum("...k,vkp->...vp", features.astype(np.float32), coefficients[:, 1:], optimize=True)
     return np.asarray(coefficients[:, 0] + waves, dtype=np.float32)
-
-
-def anomaly_scale(fields: Floating, climatology: Floating, features: Floating) -> F32:
-    """Root mean square (variable,) of the anomalies of fields (time, variable, pixel), in their units."""
-    square = np.zeros(fields.shape[1])
-    for first in range(0, len(fields), BLOCK):
-        part = slice(first, first + BLOCK)
-        anomaly = fields[part].astype(np.float64) - evaluate(climatology, features[part])
-        square += np.einsum("tvp,tvp->v", anomaly, anomaly)
-    scale: F64 = np.sqrt(square / (len(fields) * fields.shape[-1]))
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise DataError(f"found anomaly scales {scale.tolist()}, expected finite numbers above 0 for every variable")
-    return scale.astype(np.float32)

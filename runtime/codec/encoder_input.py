@@ -16,15 +16,15 @@ from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.climate.calendar import infer_step, same_step
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.input.fields import Fields, WeightMaker
+from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.forecasts import Forecasts, find_starts
-from fsae.runtime.input.joining import held, once_a_grid, read_files
+from fsae.runtime.input.joining import held, read_files
 from fsae.runtime.input.sources import Paths, source_name
 from fsae.runtime.output.times import Starts, TimeAxis, encode_series, encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import refine
 from fsae.runtime.sphere.pyramid import level_mask
-from fsae.runtime.sphere.regrid import Weights
+from fsae.runtime.sphere.regrid import WeightMaker, Weights, once_a_grid
 from fsae.runtime.sphere.regrid import make_weights as make_own_weights
 
 from .source_climatology import TRAINING, UNKNOWN, exchange, read_source

@@ -1,4 +1,4 @@
-"""Noise of an ensemble member as a pure function of (seed, member, time, draw): counter-based, so order is nothing."""
+"""Noise of a member as a pure function of (seed, member, time, draw), whatever the order of the calls (Philox)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,3 @@ def standard_normal(raw: NDArray[np.uint64]) -> NDArray[np.float32]:
     normal = np.empty(uniform.shape, dtype=np.float32)  # (pair, 2)
     normal[:, 0], normal[:, 1] = radius * np.cos(angle), radius * np.sin(angle)
     return normal.reshape(raw.shape)
-
-
-def member_noise(seed: int, member: int, time_index: int, draw: int, count: int) -> NDArray[np.float32]:
-    """`count` standard normal numbers of `member_integers`."""
-    return standard_normal(member_integers(seed, member, time_index, draw, 2 * ((count + 1) // 2)))[:count]

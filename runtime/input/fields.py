@@ -15,7 +15,7 @@ from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import Grid, LatLonGrid, is_same, supported_zoom
 from fsae.runtime.sphere.healpix import coarsen_valid, npix, ring_to_nested
-from fsae.runtime.sphere.regrid import Weights, apply, choose_method
+from fsae.runtime.sphere.regrid import WeightMaker, apply, choose_method
 from fsae.runtime.sphere.regrid import make_weights as make_own_weights
 
 from .dates import find_dates
@@ -27,8 +27,6 @@ from .variables import choose_variable, member_dim
 if TYPE_CHECKING:
     import xarray as xr
 
-
-WeightMaker = Callable[[LatLonGrid, int, str], Weights]  # (grid, zoom, "bilinear" or "conservative")
 
 Reader = Callable[[slice, int | None], F32]  # (times, member or all) -> (realization, time, pixel)
 

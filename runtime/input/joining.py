@@ -12,11 +12,11 @@ import numpy as np
 from fsae.runtime.arrays import F32
 from fsae.runtime.climate.calendar import Bounds, Date, infer_step, time_index
 from fsae.runtime.errors import DataError
-from fsae.runtime.sphere.grids import LatLonGrid, is_same, supported_zoom
-from fsae.runtime.sphere.regrid import Weights
+from fsae.runtime.sphere.grids import supported_zoom
+from fsae.runtime.sphere.regrid import WeightMaker, once_a_grid
 from fsae.runtime.sphere.regrid import make_weights as make_own_weights
 
-from .fields import Fields, Reader, VariableSpec, WeightMaker, read_fields
+from .fields import Fields, Reader, VariableSpec, read_fields
 from .grid_detection import find_grid
 from .sources import Paths, named, open_source, paths_of
 from .variables import choose_variable, has_variable
@@ -63,20 +63,6 @@ def read_files(
         words = dict.fromkeys(part.source.split(": ", 1)[1] for own in parts for part in own)
         source = f"{named(paths)}: {'; '.join(words)}"
         return dataclasses.replace(fields, source=source, close=opened.pop_all().close)
-
-
-def once_a_grid(make_weights: WeightMaker) -> WeightMaker:
-    """The same weights, made once for each grid."""
-    known: list[tuple[LatLonGrid, tuple[int, str], Weights]] = []
-
-    def remembered(grid: LatLonGrid, zoom: int, method: str) -> Weights:
-        for other, asked, weights in known:
-            if asked == (zoom, method) and is_same(grid, other):
-                return weights
-        known.append((grid, (zoom, method), make_weights(grid, zoom, method)))
-        return known[-1][2]
-
-    return remembered
 
 
 def sought(variables: Sequence[VariableSpec], names: Mapping[str, str]) -> tuple[list[str], list[str]]:

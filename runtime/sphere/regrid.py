@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.errors import DataError
 
-from .grids import LatLonGrid
+from .grids import LatLonGrid, is_same
 from .healpix import npix, pixel_centres, pixel_of, ring_to_nested
-
-PixelOf = Callable[[int, F64, F64], Ints]  # (zoom, lat_deg, lon_deg) -> nested pixel
 
 METHODS = ("auto", "bilinear", "conservative")
 
@@ -49,6 +47,9 @@ class Weights:
     def target_size(self) -> int:
         """Number of target points."""
         return self.indptr.size - 1
+
+
+WeightMaker = Callable[[LatLonGrid, int, str], Weights]  # (grid, zoom, one of `METHODS`)
 
 
 def apply(weights: Weights, field: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -158,11 +159,11 @@ def cell_areas(grid: LatLonGrid) -> F64:
     return np.repeat(band / grid.lon_deg.size, grid.lon_deg.size)
 
 
-def conservative_weights(grid: LatLonGrid, zoom: int, find_pixel: PixelOf = pixel_of) -> Weights:
+def conservative_weights(grid: LatLonGrid, zoom: int) -> Weights:
     """Area-conserving weights from fields on `grid`, flattened (lat, lon), to the nested pixels of `zoom`.
 
-    Every cell is cut into pieces of equal area, small against a pixel; `find_pixel` says which pixel holds the middle
-    of each. The overlaps are then balanced, see `_balance`.
+    Every cell is cut into pieces of equal area, small against a pixel, which count for the pixel that holds their
+    middle. The overlaps are then balanced, see `_balance`.
     """
     lat, lon = cell_edges(grid)
     columns = grid.lon_deg.size
@@ -178,7 +179,7 @@ def conservative_weights(grid: LatLonGrid, zoom: int, find_pixel: PixelOf = pixe
         height = np.sin(south) + (np.sin(north) - np.sin(south)) * (np.arange(along) + 0.5) / along
         piece_lat = np.degrees(np.arcsin(height))
         piece_lon = lon[:, :1] + (lon[:, 1:] - lon[:, :1]) * (np.arange(across) + 0.5) / across  # (lon, across)
-        pixel = find_pixel(zoom, np.repeat(piece_lat, piece_lon.size), np.tile(piece_lon.reshape(-1), along))
+        pixel = pixel_of(zoom, np.repeat(piece_lat, piece_lon.size), np.tile(piece_lon.reshape(-1), along))
         column = np.tile(np.repeat(np.arange(columns), across), along)
         key, count = np.unique(pixel * columns + column, return_counts=True)
         targets.append(key // columns)
@@ -271,6 +272,20 @@ def make_weights(grid: LatLonGrid, zoom: int, method: str = "auto") -> Weights:
     if (choose_method(grid, zoom) if method == "auto" else method) == "conservative":
         return conservative_weights(grid, zoom)
     return bilinear_weights(grid, *pixel_centres(zoom))
+
+
+def once_a_grid(make: WeightMaker = make_weights) -> WeightMaker:
+    """The maker with a memory: the weights of each grid are made once."""
+    known: list[tuple[LatLonGrid, tuple[int, str], Weights]] = []
+
+    def remembered(grid: LatLonGrid, zoom: int, method: str) -> Weights:
+        for other, asked, weights in known:
+            if asked == (zoom, method) and is_same(grid, other):
+                return weights
+        known.append((grid, (zoom, method), make(grid, zoom, method)))
+        return known[-1][2]
+
+    return remembered
 
 
 def interpolation_weights(zoom: int, lat_deg: F64, lon_deg: F64) -> Weights:

@@ -105,7 +105,7 @@ def loaded_after(code: str, *arguments: str | Path) -> set[str]:
 
 def test_help_and_info_load_no_heavy_library(tiny_bundle_path: Path) -> None:  # oracle: the list of heavy ones
     code = "import sys\nfrom fsae.runtime.cli.main import main\nassert main(sys.argv[1:]) == 0"
-    heavy = {"xarray", "zarr", "h5netcdf", "h5py", "onnxruntime", "pandas", "scipy"} | NEVER_IN_RUNTIME
+    heavy = {"xarray", "zarr", "h5netcdf", "h5py", "onnxruntime", "pandas", "scipy", "healpix"} | NEVER_IN_RUNTIME
     for arguments in (("--help",), ("generate", "--help"), ("--version",), ("--model", tiny_bundle_path, "info")):
         assert not loaded_after(code, *arguments) & heavy, arguments
 

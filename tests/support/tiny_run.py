@@ -11,7 +11,7 @@ from torch import nn
 from fsae.runtime.backends.graphs import INPUTS, DenoiserInputs, Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Variable
-from fsae.runtime.climate.climatology import anomaly_scale, fit, season
+from fsae.runtime.climate.climatology import evaluate, fit, season
 from fsae.runtime.input.fields import read_fields
 from fsae.runtime.output.layout import Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
@@ -109,10 +109,11 @@ def write_run(folder: Path, sample_data: Path) -> Path:
         write(Unit(members=slice(0, 1), times=slice(0, len(values)), values=values[None]))
     waves = season(source.phase, config.data.harmonics)
     climatology = fit(values, source.phase, config.data.harmonics)
+    anomalies = values - evaluate(climatology, waves).astype(np.float64)
     generator = np.random.default_rng(2)
     statistics = {
         "climatology": climatology,
-        "scale": anomaly_scale(values, climatology, waves),
+        "scale": np.sqrt(np.square(anomalies).mean(axis=(0, 2))).astype(np.float32),
         "latent_cell_std": generator.uniform(0.5, 1.5, (1, 48)).astype(np.float32),
         "latent_season_std": generator.uniform(-0.3, 0.3, (1, 2, 48)).astype(np.float32),
         "latent_level_std": generator.uniform(0.5, 1.5, (1, 2)).astype(np.float32),

@@ -20,11 +20,11 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields, read_fields
 from fsae.runtime.sphere.healpix import coarsen, refine
 from fsae.runtime.sphere.pyramid import decompose, level_mask, recompose
+from fsae.runtime.sphere.regrid import once_a_grid
 from fsae.training.config import Config, LowResolution
 from fsae.training.networks.autoencoder import Autoencoder
 
 from .datasets import Stretch
-from .healpy_weights import healpy_weights
 from .normalisation import Series, transforms_of
 
 log = logging.getLogger("fsae.training")
@@ -55,7 +55,7 @@ def low_resolution_stretches(
     the reference's own latents lose when only its coarse levels are encoded. DataError where a source has another time
     step than `step` or a grid too coarse for the zoom asked for.
     """
-    found = []
+    found, weights = [], once_a_grid()
     zooms = config.autoencoder.latent_zooms
     for source, paths in zip(config.sources.low_resolution, files, strict=True):
         for path in paths:
@@ -64,7 +64,7 @@ def low_resolution_stretches(
                 config.data.variables,
                 finest_zoom=config.autoencoder.zoom,
                 names=source.names,
-                make_weights=healpy_weights(),
+                make_weights=weights,
             )
             try:
                 stretches = list(_stretches(config, source, fields, statistics, model, step))

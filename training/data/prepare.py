@@ -21,8 +21,7 @@ from fsae.runtime.output.layout import Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.grids import Grid, is_same
 from fsae.runtime.sphere.healpix import npix
-
-from .healpy_weights import healpy_weights
+from fsae.runtime.sphere.regrid import once_a_grid
 
 log = logging.getLogger("fsae.training")
 
@@ -95,7 +94,6 @@ def prepare(
     *,
     zoom: int | None = None,
     method: str = "auto",
-    cache: Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Grid:
@@ -103,11 +101,10 @@ def prepare(
 
     Files are joined along time, in any order; a date that comes twice is refused. Steps that not all variables have
     are left out: monthly data is matched by year and month, other data by its dates. The default zoom is the finest
-    that every input supports. Weights are kept in `cache` (default: fsae/weights in the user's cache folder). The
-    store gets its name when it is complete.
+    that every input supports. The store gets its name when it is complete.
     """
     with contextlib.ExitStack() as opened:
-        parts = open_parts(inputs, variables, zoom, None, method, {}, healpy_weights(cache), opened)
+        parts = open_parts(inputs, variables, zoom, None, method, {}, once_a_grid(), opened)
         fields = join(parts)
         for note in fields.notes:
             log.info("prepare: %s", note)

@@ -12,8 +12,7 @@ from fsae.runtime.input.grid_detection import locate
 from fsae.runtime.input.sources import open_source
 from fsae.runtime.input.variables import choose_variable, has_variable
 from fsae.runtime.sphere.grids import supported_zoom
-
-from .healpy_weights import healpy_weights
+from fsae.runtime.sphere.regrid import once_a_grid
 
 STANDARD_NAMES = {"orog": "surface_altitude", "lsm": "land_binary_mask"}  # [m], and land as 0 to 1
 
@@ -24,6 +23,7 @@ def read_static(files: Sequence[Path], zoom: int) -> dict[str, F64]:
     The first file that has a field serves. DataError where none has any, or where a grid is coarser than the pixels.
     """
     found: dict[str, F64] = {}
+    weights = once_a_grid()
     for path in files:
         dataset, where = open_source(path)
         with dataset:
@@ -37,7 +37,7 @@ def read_static(files: Sequence[Path], zoom: int) -> dict[str, F64]:
                 values = np.asarray(array.transpose(*dims).values, dtype=np.float64).ravel()
                 if not np.isfinite(values).all():
                     raise DataError(f"found missing values in {name} of {where}, expected a complete static field")
-                found[name] = np.asarray(converter(grid, zoom, "conservative", healpy_weights())[0](values[None])[0])
+                found[name] = np.asarray(converter(grid, zoom, "conservative", weights)[0](values[None])[0])
     if not found:
         names = ", ".join(path.name for path in files)
         raise DataError(f"found no orog (surface_altitude) and no lsm (land_binary_mask) in {names}")

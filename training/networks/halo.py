@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import sph_harm_y
 
-from fsae.runtime.sphere.healpix import npix, xyf_to_nested
+from fsae.runtime.sphere.healpix import npix
 
 # Rows of healpy.get_all_neighbours.
 SW, W, NW, N, NE, E, SE, S = range(8)
@@ -41,12 +41,13 @@ def halo_table(zoom: int, token_zoom: int) -> NDArray[np.int32]:
         (0, m - 1, W),
     ]
     x, y, direction = (np.array(column) for column in zip(*ring, strict=True))
-    inside = xyf_to_nested(0, x, y, np.zeros(len(x), dtype=int))  # place in the cell, the bits of x and y interleaved
+    inside = healpy.xyf2pix(m, x, y, 0, nest=True)  # place in the cell: the bits of x and y interleaved
     pixel = np.arange(cells)[:, None] * m * m + inside  # (cell, ring)
     table = healpy.get_all_neighbours(1 << zoom, pixel.ravel(), nest=True).reshape(8, cells, -1)
     table = np.take_along_axis(table, direction[None, None, :], axis=0)[0]
     substitute = pixel if m == 1 else np.roll(table, 1, axis=1)
-    return np.where(table < 0, substitute, table).astype(np.int32)
+    ring_pixels: NDArray[np.int32] = np.where(table < 0, substitute, table).astype(np.int32)
+    return ring_pixels
 
 
 def spherical_harmonic(zoom: int, degree: int, order: int) -> NDArray[np.float64]:

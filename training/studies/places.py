@@ -11,8 +11,7 @@ from fsae.runtime.arrays import F64, Floating, Ints
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres, pixel_of, zoom_of
-from fsae.runtime.sphere.regrid import Weights, choose_method
-from fsae.training.data.healpy_weights import healpy_weights
+from fsae.runtime.sphere.regrid import Weights, make_weights
 from fsae.training.data.static_fields import read_static
 from fsae.training.networks.halo import halo_table
 
@@ -117,5 +116,5 @@ def points_of(grid: LatLonGrid, zoom: int, weights: Mapping[str, F64], method: s
         weights={place: weight[pixel] * area for place, weight in weights.items()},
         pixel=pixel,
         nearest=row * columns + column,
-        to_pixels=healpy_weights()(grid, zoom, choose_method(grid, zoom) if method == "auto" else method),
+        to_pixels=make_weights(grid, zoom, method),
     )

@@ -17,7 +17,6 @@ from fsae.runtime.codec.source_climatology import fit_source
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import VariableSpec, read_fields
 from fsae.runtime.sphere.healpix import coarsen, refine
-from fsae.training.data.healpy_weights import healpy_weights
 from fsae.training.evaluation.model import Period, Subject, anomalies, rebuild
 from fsae.training.evaluation.report import table
 from fsae.training.metrics import baselines
@@ -59,7 +58,7 @@ def transfer(
     if coarse_zoom not in subject.zooms[:-1]:
         raise UsageError(f"found --from-zoom {coarse_zoom}, expected one of the model's {list(subject.zooms[:-1])}")
     fine = subject.zooms[-1]
-    fields = read_fields(source, variables, finest_zoom=fine, names=names, make_weights=healpy_weights())
+    fields = read_fields(source, variables, finest_zoom=fine, names=names)
     if fields.zoom <= coarse_zoom:
         raise DataError(f"found {source.name} at zoom {fields.zoom}, expected one finer than zoom {coarse_zoom}")
     phase, members = fields.phase, fields.shape[0]

@@ -22,7 +22,7 @@ from fsae.runtime.bundle.manifest import Manifest
 from fsae.runtime.bundle.schema import SCHEMA_VERSION, STEPS, migrate
 from fsae.runtime.checks.verify import check_files
 from fsae.runtime.climate.climatology import season as season_of
-from fsae.runtime.diffusion.noise import member_noise
+from fsae.runtime.diffusion.noise import member_integers, standard_normal
 from fsae.runtime.errors import BundleError
 from fsae.runtime.sphere.healpix import coarsen, refine
 
@@ -143,7 +143,8 @@ def drawn(member: int, arrays: dict[str, np.ndarray]) -> np.ndarray:
     windows = []
     for first in (0, WINDOW):
         part = slice(first, first + WINDOW)
-        noise = [member_noise(5, member, 12 * 2001 + month, 0, VARIABLES * LATENT_PIXELS) for month in range(6)[part]]
+        raw = [member_integers(5, member, 12 * 2001 + month, 0, VARIABLES * LATENT_PIXELS) for month in range(6)[part]]
+        noise = standard_normal(np.stack(raw))
         known = (np.zeros((1, 16)), season[None, part], 2001 + phase[None, part], np.zeros(1), previous, valid)
         windows.append(sampled(np.reshape(noise, (1, WINDOW, VARIABLES, LATENT_PIXELS)), known))
         previous, valid = windows[-1][:, -PREVIOUS:], np.ones((1, PREVIOUS))

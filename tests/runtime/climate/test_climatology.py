@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fsae.runtime.climate.calendar import year_phase
-from fsae.runtime.climate.climatology import anomaly_scale, evaluate, fit, projection, season
+from fsae.runtime.climate.climatology import evaluate, fit, projection, season
 from fsae.runtime.errors import DataError
 
 MONTHS = (np.arange(240) % 12 + 0.5) / 12
@@ -35,15 +35,6 @@ def test_fit_is_least_squares() -> None:  # oracle: numpy.linalg.lstsq
     np.testing.assert_allclose(found.transpose(1, 0, 2).reshape(7, -1), expected, rtol=0, atol=2e-5)  # float32 of 100
     in_parts = sum(projection(phase, 3)[:, p] @ fields[p, 0] for p in (slice(0, 99), slice(99, 150)))
     np.testing.assert_allclose(found[0], in_parts, rtol=0, atol=1e-5)
-
-
-def test_anomaly_scale() -> None:  # oracle: closed form
-    mean = np.full((2, 1, 12), 5.0, dtype=np.float32)
-    anomaly = np.where(np.arange(200) % 2, 1.0, -1.0)[:, None, None] * np.array([3.0, 4.0])[None, :, None]
-    scale = anomaly_scale(5 + np.broadcast_to(anomaly, (200, 2, 12)), mean, np.empty((200, 0)))
-    np.testing.assert_allclose(scale, [3, 4], rtol=1e-6)
-    with pytest.raises(DataError, match="expected finite numbers above 0"):
-        anomaly_scale(np.full((200, 2, 12), 5.0), mean, np.empty((200, 0)))
 
 
 def test_refusals() -> None:

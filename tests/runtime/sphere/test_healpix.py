@@ -7,13 +7,11 @@ import pytest
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import (
     coarsen,
-    nested_to_xyf,
     npix,
     pixel_centres,
     pixel_of,
     refine,
     ring_to_nested,
-    xyf_to_nested,
     zoom_of,
 )
 
@@ -24,15 +22,12 @@ def test_pixel_centres(zoom: int) -> None:  # oracle: healpy
     found_lat, found_lon = pixel_centres(zoom)
     np.testing.assert_allclose(found_lat, lat, rtol=0, atol=1e-10)  # the arc sine loses a few digits towards the poles
     np.testing.assert_allclose(found_lon, lon, rtol=0, atol=1e-11)
+    assert 0 <= found_lon.min() <= found_lon.max() < 360
 
 
 @pytest.mark.parametrize("zoom", range(8))
-def test_index_tables(zoom: int) -> None:  # oracle: healpy
-    pixel = np.arange(npix(zoom))
-    np.testing.assert_array_equal(ring_to_nested(zoom), healpy.nest2ring(1 << zoom, pixel))
-    xyf = nested_to_xyf(zoom, pixel)
-    np.testing.assert_array_equal(xyf, healpy.pix2xyf(1 << zoom, pixel, nest=True))
-    np.testing.assert_array_equal(xyf_to_nested(zoom, *xyf), pixel)
+def test_ring_order(zoom: int) -> None:  # oracle: healpy
+    np.testing.assert_array_equal(ring_to_nested(zoom), healpy.nest2ring(1 << zoom, np.arange(npix(zoom))))
 
 
 @pytest.mark.parametrize("zoom", [0, 1, 3, 5, 9])

@@ -116,16 +116,6 @@ def test_conservative_is_the_mean_over_the_pixel() -> None:  # oracle: every pix
     assert np.abs(error).max() < 0.2 * expected.std()
 
 
-def test_conservative_takes_pixels_from_elsewhere() -> None:  # oracle: healpy finds the same pixels
-    def find_pixel(zoom: int, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-        return np.asarray(healpy.ang2pix(1 << zoom, lon, lat, nest=True, lonlat=True))
-
-    grid = GRIDS["Gaussian"]
-    own, theirs = conservative_weights(grid, 3), conservative_weights(grid, 3, find_pixel)
-    np.testing.assert_array_equal(own.indptr, theirs.indptr)
-    np.testing.assert_allclose(own.weight, theirs.weight, rtol=1e-9)
-
-
 def test_methods() -> None:
     assert choose_method(REGULAR, 3) == "conservative"  # 2664 points, 768 pixels
     assert choose_method(REGULAR, 4) == "bilinear"

@@ -1,6 +1,5 @@
 """Preparing training data: what is written is what the runtime would read from the sources."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,6 @@ from fsae.runtime.errors import DataError, OutputError
 from fsae.runtime.input.fields import read_fields
 from fsae.runtime.sphere.grids import HealpixGrid, LatLonGrid
 from fsae.runtime.sphere.healpix import npix
-from fsae.runtime.sphere.regrid import apply, make_weights
-from fsae.training.data.healpy_weights import healpy_weights
 from fsae.training.data.prepare import DescribedVariable, describe_variables, prepare
 
 YEARS = 2
@@ -41,7 +38,6 @@ def test_prepared_data_is_what_the_runtime_reads(months: xr.Dataset, tmp_path: P
         [late, early],
         tmp_path / "out.zarr",
         variables,
-        cache=tmp_path / "weights",
         progress=lambda done, total: seen.append((done, total)),
     )
     assert isinstance(grid, LatLonGrid)
@@ -49,7 +45,7 @@ def test_prepared_data_is_what_the_runtime_reads(months: xr.Dataset, tmp_path: P
     assert seen[-1] == (24, 24)
     direct, prepared = read_fields(months, variables), read_fields(tmp_path / "out.zarr", variables)
     assert prepared.grid == HealpixGrid(zoom=3, order="nested")
-    np.testing.assert_allclose(prepared.read(), direct.read(), rtol=1e-6)  # centres by healpy: last digits
+    np.testing.assert_array_equal(prepared.read(), direct.read())
     assert list(map(str, prepared.times)) == list(map(str, direct.times))
     np.testing.assert_array_equal(prepared.phase, direct.phase)
     assert (prepared.step, prepared.calendar) == (direct.step, direct.calendar)
@@ -68,20 +64,6 @@ def test_layout(months: xr.Dataset, tmp_path: Path) -> None:  # oracle: CF, and 
         np.testing.assert_array_equal(dataset["time"].values, months["time"].values)
         bounds = dataset["time_bnds"].values.astype("datetime64[M]").astype(int)
         np.testing.assert_array_equal(bounds[:, 1] - bounds[:, 0], 1)
-
-
-def test_the_default_cache_is_the_users(
-    months: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # and one that cannot be written does no harm
-    path = write(months, tmp_path / "a.nc")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    prepare([path], tmp_path / "a.zarr", describe_variables([path]))
-    assert [p.suffix for p in (tmp_path / "home" / "fsae" / "weights").iterdir()] == [".npz"]
-    monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file where a folder should be
-    prepare([path], tmp_path / "b.zarr", describe_variables([path]))
-    variables = describe_variables([tmp_path / "a.zarr"])
-    one, two = (read_fields(tmp_path / name, variables).read() for name in ("a.zarr", "b.zarr"))
-    np.testing.assert_array_equal(one, two)
 
 
 def test_monthly_variables_join_by_year_and_month(months: xr.Dataset, tmp_path: Path) -> None:  # oracle: the overlap
@@ -158,24 +140,3 @@ def test_refusals_leave_nothing_behind(months: xr.Dataset, tmp_path: Path) -> No
     with pytest.raises(OutputError, match="exists"):
         prepare([one], out, variables)
     prepare([one], out, variables, overwrite=True)
-
-
-GRID = LatLonGrid(lat_deg=np.linspace(90, -90, 25), lon_deg=np.arange(48) * 7.5)
-
-
-@pytest.mark.parametrize("method", ["bilinear", "conservative"])
-def test_weights_are_cached(method: str, tmp_path: Path) -> None:  # oracle: the runtime's own weights
-    weights = healpy_weights(tmp_path)(GRID, 2, method)
-    own = make_weights(GRID, 2, method)
-    field = np.random.default_rng(0).normal(size=GRID.size)
-    np.testing.assert_allclose(apply(weights, field), apply(own, field), rtol=0, atol=1e-10)  # last digits of centres
-    (file,) = tmp_path.iterdir()
-    os.utime(file, (0, 0))
-    again = healpy_weights(tmp_path)(GRID, 2, method)
-    np.testing.assert_array_equal(again.weight, weights.weight)
-    assert file.stat().st_mtime == 0  # read, not made again
-    file.write_bytes(file.read_bytes()[:200])
-    np.testing.assert_array_equal(healpy_weights(tmp_path)(GRID, 2, method).weight, weights.weight)
-    assert file.stat().st_mtime > 0  # made again
-    healpy_weights(tmp_path)(LatLonGrid(lat_deg=GRID.lat_deg[::-1], lon_deg=GRID.lon_deg), 2, method)
-    assert len(list(tmp_path.iterdir())) == 2

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cftime
@@ -121,9 +120,7 @@ def test_coasts_are_mixed_pixels_and_where_land_meets_sea() -> None:
     assert not coasts(np.array([0.05] * npix(0))).any()
 
 
-def test_places_of_the_real_earth(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # oracle: geography
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_places_of_the_real_earth(shared_data: Path, tmp_path: Path) -> None:  # oracle: geography
     with xr.open_dataset(shared_data / "static-etopo-20min.nc") as static:  # on one degree: quicker
         static[["orog", "lsm"]].coarsen(lat=3, lon=3).mean(keep_attrs=True).to_netcdf(tmp_path / "static.nc")
     places = places_of([tmp_path / "static.nc"], 4)
@@ -139,7 +136,7 @@ def test_places_of_the_real_earth(shared_data: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene, F32]:
+def scene() -> tuple[Scene, F32]:
     """Two years of made-up fields of two variables, with places known by their latitude, and the true anomalies."""
     rng = np.random.default_rng(4)
     phase = (np.arange(24) % 12 + 0.5) / 12
@@ -160,9 +157,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scene, F32]:
         transforms=("none", "none"),
     )
     north = (pixel_centres(ZOOM)[0] > 0).astype(float)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        made = scene_of(subject, period, weights={EVERYWHERE: np.ones(npix(ZOOM)), STEEP: north}, grid=GRID)
+    made = scene_of(subject, period, weights={EVERYWHERE: np.ones(npix(ZOOM)), STEEP: north}, grid=GRID)
     return made, values - harmonic.evaluate(fitted, harmonic.season(phase, 1))
 
 
@@ -363,16 +358,14 @@ def add_cnn_vae(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs `fine` (ratio 4, sharpened, with a CNN-VAE), `coarse` (ratio 16), `early` (fewer years)."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        write_run(folder / "fine", 2, sharpen=True)
-        add_cnn_vae(folder / "fine")
-        write_run(folder / "coarse", 1)
-        write_run(folder / "early", 1, last_year=2013)
-        yield folder
+    write_run(folder / "fine", 2, sharpen=True)
+    add_cnn_vae(folder / "fine")
+    write_run(folder / "coarse", 1)
+    write_run(folder / "early", 1, last_year=2013)
+    return folder
 
 
 def by_hand(folder: Path, *, sharpened: bool = True) -> float:
