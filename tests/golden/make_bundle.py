@@ -3,7 +3,7 @@
 A schema's golden bundle is `bundle-schema-N/` beside this file. `test_schema.py` opens every one of them, for ever, so
 none is written twice: this refuses where the folder is there. Delete it only while its schema has not been released.
 
-The bundle is the tiny one of `conftest.py`, whose graphs are closed forms, with everything that the schema has: a table
+The bundle is that of `tiny_bundle.py`, whose graphs are closed forms, with everything that the schema has: a table
 of deviations that vary with the season, a second precision, and certificates, one of them with ensembles. Where a new
 schema brings something else, add it here.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 GOLDEN = Path(__file__).parent
-sys.path.insert(0, str(GOLDEN.parent))
+sys.path.insert(0, str(GOLDEN.parent / "support"))
 
-from conftest import LATENT_PIXELS, VARIABLES, make_tiny_bundle, tiny_manifest, tiny_tables  # noqa: E402
+from tiny_bundle import LATENT_PIXELS, VARIABLES, make_tiny_bundle, tiny_manifest, tiny_tables  # noqa: E402
 
 from fsae.runtime.bundle.files import hash_files, write_manifest  # noqa: E402
 from fsae.runtime.bundle.manifest import Certificate, EnsembleParity, Manifest, Source  # noqa: E402

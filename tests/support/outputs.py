@@ -9,7 +9,7 @@ from typing import Any
 
 import cftime
 import xarray as xr
-from conftest import tiny_manifest
+from tiny_bundle import tiny_manifest
 
 import fsae.runtime
 from fsae.runtime.bundle.files import write_manifest

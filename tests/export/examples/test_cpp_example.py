@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import LATENT_PIXELS, VARIABLES, tiny_manifest, tiny_tables
+from tiny_bundle import LATENT_PIXELS, VARIABLES, tiny_manifest, tiny_tables
 
 import fsae.runtime
 from fsae.runtime.bundle.files import Bundle, open_bundle, write_manifest

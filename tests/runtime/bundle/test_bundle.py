@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LATENT_PIXELS, PIXELS, VARIABLES, tiny_climatology, tiny_manifest
+from tiny_bundle import LATENT_PIXELS, PIXELS, VARIABLES, tiny_climatology, tiny_manifest
 
 from fsae.runtime.bundle import files as bundle_module
 from fsae.runtime.bundle.files import Bundle, find_bundle, hash_files, open_bundle, write_manifest
@@ -21,7 +21,7 @@ def copy(tiny_bundle_path: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bundle_path, tmp_path / "copy"))
 
 
-def test_a_good_bundle_gives_its_tables(tiny_bundle: Bundle) -> None:  # oracle: what conftest wrote
+def test_a_good_bundle_gives_its_tables(tiny_bundle: Bundle) -> None:  # oracle: what tiny_bundle.py wrote
     tables = tiny_bundle.tables
     np.testing.assert_array_equal(tables.climatology, tiny_climatology())
     assert tables.source_shape == (13, 24)

@@ -10,8 +10,8 @@ import onnx
 import onnx_ir
 import onnxruntime
 import pytest
-from conftest import HARMONICS, PIXELS, VARIABLES, tiny_encode
 from onnx import TensorProto, helper
+from tiny_bundle import HARMONICS, PIXELS, VARIABLES, tiny_encode
 
 from fsae.export.graphs.external_data import (
     ALIGNMENT,

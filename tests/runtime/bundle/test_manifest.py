@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_manifest
+from tiny_bundle import tiny_manifest
 
 from fsae.runtime.bundle.manifest import Difference, Manifest, is_safe_path, worst_of
 from fsae.runtime.errors import BundleError

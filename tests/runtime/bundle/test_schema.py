@@ -1,7 +1,7 @@
 """Schemas of bundles: a golden bundle of each opens and computes what it did when it was written, for ever.
 
-The graphs in them are the closed forms of `conftest.py`; what they hold else is written down here once more, so that
-neither a change of the reader nor one of `conftest.py` passes unseen.
+The graphs in them are the closed forms of `tiny_bundle.py`; what they hold else is written down here once more, so that
+neither a change of the reader nor one of `tiny_bundle.py` passes unseen.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import LATENT_PIXELS, PIXELS, PREVIOUS, VARIABLES, WINDOW, tiny_decode, tiny_denoise, tiny_encode
+from tiny_bundle import LATENT_PIXELS, PIXELS, PREVIOUS, VARIABLES, WINDOW, tiny_decode, tiny_denoise, tiny_encode
 
 import fsae.runtime
 from fsae.runtime.bundle.files import Bundle, open_bundle

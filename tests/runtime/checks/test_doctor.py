@@ -13,8 +13,8 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
-from conftest import make_tiny_bundle, tiny_manifest
 from stand_in_gpu import HERE, FakeCuda, an_engine, install_stand_ins, write_index
+from tiny_bundle import make_tiny_bundle, tiny_manifest
 
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.bundle import files as bundle_module

@@ -20,7 +20,8 @@ import onnxruntime
 import pytest
 import xarray as xr
 import zarr
-from conftest import (
+from stand_in_gpu import install_stand_ins, obstacle
+from tiny_bundle import (
     PIXELS,
     SCALE,
     VARIABLES,
@@ -31,7 +32,6 @@ from conftest import (
     tiny_manifest,
     tiny_mean,
 )
-from stand_in_gpu import install_stand_ins, obstacle
 
 import fsae.runtime
 import fsae.runtime.backends.tensorrt

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tiny_bundle, tiny_manifest
+from tiny_bundle import make_tiny_bundle, tiny_manifest
 
 from fsae.export.cli import main as export_cli
 from fsae.runtime import errors

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import ZOOM
 from test_forecasts import FIRST, LEADS, benchmark, cf, daily
+from tiny_bundle import ZOOM
 from trees import tree
 
 import fsae.runtime

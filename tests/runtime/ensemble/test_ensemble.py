@@ -6,7 +6,7 @@ from typing import Any
 import cftime
 import numpy as np
 import pytest
-from conftest import (
+from tiny_bundle import (
     LATENT_PIXELS,
     LATENT_ZOOM,
     MEMORY,

@@ -11,7 +11,7 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import WINDOW
+from tiny_bundle import WINDOW
 
 import fsae.runtime
 from fsae.runtime.bundle.files import Bundle

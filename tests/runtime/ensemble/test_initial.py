@@ -10,7 +10,7 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import (
+from tiny_bundle import (
     LATENT_ZOOM,
     PIXELS,
     PREVIOUS,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import WINDOW
+from tiny_bundle import WINDOW
 
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.bundle.files import Bundle

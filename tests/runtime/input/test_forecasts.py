@@ -7,8 +7,8 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import ZOOM
 from test_joining import SPECS, series
+from tiny_bundle import ZOOM
 
 import fsae.runtime
 from fsae.runtime.errors import DataError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import ZOOM, tiny_grid, tiny_manifest
+from tiny_bundle import ZOOM, tiny_grid, tiny_manifest
 
 import fsae.runtime
 from fsae.runtime.errors import DataError

@@ -9,7 +9,7 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import VARIABLES, ZOOM, tiny_grid, tiny_manifest
+from tiny_bundle import VARIABLES, ZOOM, tiny_grid, tiny_manifest
 
 import fsae.runtime
 from fsae.runtime.bundle.files import Bundle

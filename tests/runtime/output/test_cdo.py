@@ -14,8 +14,8 @@ import h5netcdf
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import LATENT_PIXELS, LATENT_ZOOM, PIXELS, ZOOM, tiny_grid
 from outputs import CALENDARS, ENSEMBLES, VERBS, first_months, in_calendar, raw
+from tiny_bundle import LATENT_PIXELS, LATENT_ZOOM, PIXELS, ZOOM, tiny_grid
 
 import fsae.runtime
 from fsae.runtime.sphere.grids import LatLonGrid

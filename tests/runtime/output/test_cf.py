@@ -15,8 +15,8 @@ import h5netcdf
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import ZOOM
 from outputs import CALENDARS, NAMES, VERBS, ZARR, raw
+from tiny_bundle import ZOOM
 
 import fsae.runtime
 from fsae.runtime.ensemble.request import Request

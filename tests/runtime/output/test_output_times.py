@@ -8,8 +8,8 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import tiny_manifest
 from outputs import engine, first_months, in_calendar, raw, tiny_emulator
+from tiny_bundle import tiny_manifest
 
 import fsae.runtime
 from fsae.runtime.bundle import manifest

@@ -8,7 +8,7 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import ZOOM, tiny_grid
+from tiny_bundle import ZOOM, tiny_grid
 
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.bundle.files import Bundle

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from small_config import DIFFUSION, SAMPLE, VALIDATION, write_config
 
 from fsae.runtime.errors import DeviceError, UsageError
 from fsae.training.cli.main import main
@@ -24,7 +25,6 @@ from fsae.training.fitting import loop
 from fsae.training.fitting.loop import autoencoder_loss, check_trainer, fit
 from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 
-SAMPLE = Path(__file__).parents[3] / "training" / "sample" / "ncep1-tas-mon-200501-201412.nc"
 SHAPE = AutoencoderConfig(
     zoom=2, latent_zoom=1, fine_token_zoom=1, coarse_token_zoom=0, width=8, heads=2, embedding=9, dropout=0.1
 )
@@ -235,56 +235,21 @@ def test_what_the_trainer_cannot_do_is_said_first(monkeypatch: pytest.MonkeyPatc
         check_trainer(STEPS, TrainerConfig(accelerator="cpu", tensorboard=True))
 
 
-RUN = f"""
-name = "two"
-[data]
-inputs = ["{SAMPLE}"]
-training_years = [2005, 2009]
-validation_years = [2010, 2010]
-evaluation_years = [2011, 2014]
-harmonics = 2
-[[data.variables]]
-name = "tas"
-standard_name = "air_temperature"
-long_name = "air temperature"
-units = "K"
-valid_range = [150.0, 350.0]
-[autoencoder]
-zoom = 2
-latent_zoom = 1
-fine_token_zoom = 1
-coarse_token_zoom = 0
-width = 8
-heads = 2
-embedding = 9
-[autoencoder_fit]
-steps = 4
-batch = 4
-learning_rate = 1e-3
-mixture = 0.5
-checkpoint_every_steps = 1
-[diffusion]
-window = 3
-previous = 2
-token_zooms = [0]
-width = 8
-heads = 2
-embedding = 9
-[diffusion_fit]
-steps = 4
-batch = 4
-learning_rate = 1e-3
-checkpoint_every_steps = 1
-[trainer]
-accelerator = "cpu"
-"""
+CHANGES = (
+    *VALIDATION,
+    *DIFFUSION,
+    'name = "two"',
+    'trainer.accelerator = "cpu"',
+    "autoencoder_fit.steps = 4",
+    "autoencoder_fit.checkpoint_every_steps = 1",
+    "diffusion_fit.checkpoint_every_steps = 1",
+)
 
 
 def test_two_devices_do_what_one_does(
     tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:  # oracle: one device with the same configuration
-    config = tmp_path / "two.toml"
-    config.write_text(RUN)
+    config = write_config(tmp_path, *CHANGES)
     arguments = ["fit", str(config), "--out", str(tmp_path)]
     assert main([*arguments, "--name", "one"]) == 0
     done = run_script("-m", "fsae.training.cli.main", *arguments, "--devices", 2)
@@ -309,8 +274,7 @@ def test_two_devices_do_what_one_does(
 def test_sigterm_ends_all_processes_and_one_device_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # oracle: the exit codes, that no process holds the pipe open, and the step the log goes on from
-    config = tmp_path / "two.toml"
-    config.write_text(RUN.replace("[diffusion_fit]\nsteps = 4", "[diffusion_fit]\nsteps = 150"))
+    config = write_config(tmp_path, *CHANGES, "diffusion_fit.steps = 150")
     arguments = ["fit", str(config), "--out", str(tmp_path)]
     started = subprocess.Popen(
         [sys.executable, "-m", "fsae.training.cli.main", *arguments, "--devices", "2"],

@@ -10,69 +10,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from small_config import DIFFUSION, SAMPLE, VALIDATION, small_config, write_config
 
 from fsae.runtime.climate import climatology
 from fsae.runtime.errors import Stopped, UsageError
 from fsae.training.cli.main import main
-from fsae.training.config import Files, NoiseConfig, TrainerConfig, read_config
+from fsae.training.config import Files, NoiseConfig, TrainerConfig
 from fsae.training.data.datasets import AnomalySamples, Stretch, WindowSamples
 from fsae.training.fitting import loop as fit
 from fsae.training.fitting.diffusion import latent_spread
 from fsae.training.fitting.loop import denoiser_loss
 from fsae.training.fitting.pipeline import train
-from fsae.training.fitting.run_folder import load_run
-
-SAMPLE = Path(__file__).parents[3] / "training" / "sample"
-
-SMALL = f"""
-name = "small"
-[data]
-inputs = ["{SAMPLE}/ncep1-tas-mon-200501-201412.nc"]
-training_years = [2005, 2009]
-validation_years = [2010, 2010]
-evaluation_years = [2011, 2014]
-harmonics = 2
-[[data.variables]]
-name = "tas"
-standard_name = "air_temperature"
-long_name = "air temperature"
-units = "K"
-valid_range = [150.0, 350.0]
-[autoencoder]
-zoom = 3
-latent_zoom = 1
-fine_token_zoom = 1
-coarse_token_zoom = 0
-width = 16
-heads = 2
-embedding = 9
-dropout = 0.1
-[autoencoder_fit]
-steps = 6
-batch = 4
-learning_rate = 1e-3
-mixture = 0.5
-checkpoint_every_steps = 2
-[diffusion]
-window = 3
-previous = 2
-token_zooms = [0]
-width = 16
-heads = 2
-embedding = 9
-[diffusion_fit]
-steps = 4
-batch = 4
-learning_rate = 1e-3
-checkpoint_every_steps = 2
-"""
+from fsae.training.fitting.run_folder import Run, load_run
 
 
-@pytest.fixture
-def configuration(tmp_path: Path) -> Path:
-    path = tmp_path / "small.toml"
-    path.write_text(SMALL)
-    return path
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A small run, trained undisturbed."""
+    config = small_config(*VALIDATION, *DIFFUSION, "autoencoder.dropout = 0.1")
+    return train(config, Files(inputs=[SAMPLE]), tmp_path_factory.mktemp("runs") / "small", progress=False)
 
 
 @pytest.mark.parametrize("localisation", [0.0, 1.0])
@@ -158,13 +114,8 @@ def test_latent_spread_of_white_noise_is_one_per_level() -> None:  # oracle: whi
     ids=["SIGINT", "SIGTERM, streamed"],
 )
 def test_interrupted_run_ends_like_an_undisturbed_one(
-    configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, trainer: TrainerConfig
+    small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, trainer: TrainerConfig
 ) -> None:  # oracle: the undisturbed run with all in memory, bit for bit on the same machine
-    config = read_config(configuration)
-    inputs = [Path(name) for name in config.data.inputs]
-    whole = train(config, Files(inputs=inputs), tmp_path / "whole", progress=False)
-    assert whole.denoiser is not None
-
     undisturbed = fit.Fit.on_train_batch_start
 
     def interrupt(task: fit.Fit, batch: object, batch_idx: int) -> None:
@@ -174,11 +125,11 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
         undisturbed(task, batch, batch_idx)
 
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    config = replace(config, trainer=trainer)
+    config, files = replace(small_run.config, trainer=trainer), Files(inputs=[SAMPLE])
     with monkeypatch.context() as patched:
         patched.setattr(fit.Fit, "on_train_batch_start", interrupt)
         with pytest.raises(Stopped, match="from step 2 of 6"):
-            train(config, Files(inputs=inputs), tmp_path / "parts", progress=False)
+            train(config, files, tmp_path / "parts", progress=False)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
 
     seen: list[int] = []
@@ -188,59 +139,59 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
         undisturbed(task, batch, batch_idx)
 
     monkeypatch.setattr(fit.Fit, "on_train_batch_start", note)
-    train(config, Files(inputs=inputs), tmp_path / "parts", progress=False)
+    train(config, files, tmp_path / "parts", progress=False)
     assert seen == [2, 3, 4, 5, 0, 1, 2, 3]  # the rest of the autoencoder's steps, then the denoiser's
     for name in ("autoencoder", "denoiser"):
-        one, other = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "parts"))
+        one, other = (load_file(run / f"{name}.safetensors") for run in (small_run.path, tmp_path / "parts"))
         assert one.keys() == other.keys()
         for key, value in one.items():
             np.testing.assert_array_equal(value, other[key], err_msg=key)
     with pytest.raises(UsageError, match="another configuration"):
-        train(replace(config, seed=1), Files(inputs=inputs), tmp_path / "parts", progress=False)
+        train(replace(config, seed=1), files, tmp_path / "parts", progress=False)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("change", "words"),
     [
-        ("width = 16", "wdith = 16", "unknown keys ['wdith']"),
-        ("heads = 2", "heads = 0", "not a multiple of heads 0"),
-        ("token_zooms = [0]", "token_zooms = [4]", "expected zooms from 0 to the latent's 1"),
-        ("fine_token_zoom = 1", "fine_token_zoom = 9", "autoencoder token zooms are 9"),
-        ("heads = 2", "heads = 'two'", "heads is 'two', expected a value of type int"),
-        ("evaluation_years = [2011, 2014]", "evaluation_years = [2009, 2014]", "overlap"),
-        ("latent_zoom = 1", "latent_zoom = 4", "base_zoom < latent_zoom < zoom"),
-        ("harmonics = 2", "harmonics = 9", "expected 1 to 5"),
-        ('name = "small"', 'name = "../small"', "expected letters"),
-        ("[data]", "[data", "is not TOML"),
-        ("ncep1-tas-mon-200501", "no-such-file", "does not exist"),
-        ("[data]", '[data]\nstatic = ["no-such-file.nc"]', "data.static names"),
-        ("[data]", '[data]\nnormalisation = "none"', "data.normalisation is 'none', expected one of ['climatology'"),
-        ("[data]", '[data]\nscale = "zonal"', "data.scale is 'zonal', expected one of ['variable', 'pixel']"),
-        ("width = 16", "static_fields = true", "expected data.static to name the files"),
-        ("[data]", "[trainer]\ndevices = 0\n[data]", "trainer.devices is 0, expected 1 or more"),
-        (
-            "[data]",
-            "[trainer]\ndevices = 3\n[data]",
-            "autoencoder_fit.batch is 4, expected a multiple of the 3 devices",
-        ),
-        ("[data]", '[trainer]\nprecision = "8-bit"\n[data]', "trainer.precision is '8-bit', expected one of"),
-        ("[data]", '[trainer]\naccelerator = "tpu"\n[data]', "trainer.accelerator is 'tpu', expected one of"),
-        ("[data]", "[trainer]\ncache_gib = -1.0\n[data]", "trainer.cache_gib is -1.0"),
-        ("[data]", "[trainer]\nloader_workers = -1\n[data]", "trainer.loader_workers is -1"),
-        (
-            "[data]",
-            "[trainer]\nloader_workers = 1.5\n[data]",
-            "trainer.loader_workers is 1.5, expected a value of type int",
-        ),
-        ("[data]", "[trainer]\ntensorboard = 1\n[data]", "trainer.tensorboard is 1, expected a value of type bool"),
+        ("autoencoder.wdith = 16", "unknown keys ['wdith']"),
+        ("autoencoder.heads = 0", "not a multiple of heads 0"),
+        ("diffusion.token_zooms = [4]", "expected zooms from 0 to the latent's 1"),
+        ("autoencoder.fine_token_zoom = 9", "autoencoder token zooms are 9"),
+        ("autoencoder.heads = 'two'", "heads is 'two', expected a value of type int"),
+        ("data.evaluation_years = [2009, 2014]", "overlap"),
+        ("autoencoder.latent_zoom = 4", "base_zoom < latent_zoom < zoom"),
+        ("data.harmonics = 9", "expected 1 to 5"),
+        ('name = "../small"', "expected letters"),
+        ('data.inputs = ["no-such-file.nc"]', "does not exist"),
+        ('data.static = ["no-such-file.nc"]', "data.static names"),
+        ('data.normalisation = "none"', "data.normalisation is 'none', expected one of ['climatology'"),
+        ('data.scale = "zonal"', "data.scale is 'zonal', expected one of ['variable', 'pixel']"),
+        ("autoencoder.static_fields = true", "expected data.static to name the files"),
+        ("trainer.devices = 0", "trainer.devices is 0, expected 1 or more"),
+        ("trainer.devices = 3", "autoencoder_fit.batch is 4, expected a multiple of the 3 devices"),
+        ('trainer.precision = "8-bit"', "trainer.precision is '8-bit', expected one of"),
+        ('trainer.accelerator = "tpu"', "trainer.accelerator is 'tpu', expected one of"),
+        ("trainer.cache_gib = -1.0", "trainer.cache_gib is -1.0"),
+        ("trainer.loader_workers = -1", "trainer.loader_workers is -1"),
+        ("trainer.loader_workers = 1.5", "trainer.loader_workers is 1.5, expected a value of type int"),
+        ("trainer.tensorboard = 1", "trainer.tensorboard is 1, expected a value of type bool"),
     ],
 )
 def test_bad_configurations_are_named_before_anything_happens(
-    configuration: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, words: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, words: str
 ) -> None:  # oracle: the stated message, exit code 2, no run folder
-    configuration.write_text(SMALL.replace(old, new, 1))
-    assert main([str(configuration), "--out", str(tmp_path / "runs")]) == 2
+    config = write_config(tmp_path, *DIFFUSION)
+    assert main([str(config), "--set", change, "--out", str(tmp_path / "runs")]) == 2
     assert words in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # oracle: the stated message, exit code 2, no run folder
+    config = tmp_path / "small.toml"
+    config.write_text("[data")
+    assert main([str(config), "--out", str(tmp_path / "runs")]) == 2
+    assert "is not TOML" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

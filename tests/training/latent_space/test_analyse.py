@@ -1,7 +1,6 @@
 """Analysis of the compressed space: planted season, trend, eruption and El Niño are found, noise is not."""
 
 import dataclasses
-import functools
 import json
 import subprocess
 import sys
@@ -13,12 +12,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from scipy import stats
 from scipy.spatial.distance import mahalanobis
+from small_config import SAMPLE, small_config
 
 from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import coarsen, pixel_centres
 from fsae.training.cli.main import main
-from fsae.training.config import Files, read_config
+from fsae.training.config import Files
 from fsae.training.data.prepared import encode_series, read_prepared
 from fsae.training.fitting.pipeline import train
 from fsae.training.fitting.run_folder import Run, read_record
@@ -28,37 +28,9 @@ from fsae.training.latent_space.analyse import Analysis, Months, analyse, answer
 from fsae.training.latent_space.pictures import MONTH_COLOURS, Cloud
 from fsae.training.latent_space.structure import Warmth, eruption_windows, season_of, steady, warming_of
 
-SAMPLE = Path(__file__).parents[3] / "training" / "sample"
 YEARS = np.arange(1948, 2015)
 INDEX = np.arange(12 * 1948, 12 * 2015)
 NUMBERS = 24
-
-SMALL = f"""
-name = "small"
-[data]
-inputs = ["{SAMPLE}/ncep1-tas-mon-200501-201412.nc"]
-training_years = [2005, 2011]
-evaluation_years = [2012, 2014]
-harmonics = 2
-[[data.variables]]
-name = "tas"
-standard_name = "air_temperature"
-long_name = "air temperature"
-units = "K"
-valid_range = [150.0, 350.0]
-[autoencoder]
-zoom = 3
-latent_zoom = 1
-fine_token_zoom = 1
-coarse_token_zoom = 0
-width = 16
-heads = 2
-embedding = 9
-[autoencoder_fit]
-steps = 2
-batch = 4
-learning_rate = 1e-3
-"""
 
 
 def noise(seed: int) -> np.ndarray:
@@ -265,18 +237,10 @@ def test_neighbours_stay_neighbours_in_the_map() -> None:  # oracle: two cluster
     np.testing.assert_array_equal(cluster[apart.argmin(axis=1)], cluster)
 
 
-@functools.cache
-def small_run(folder: Path) -> Run:
-    configuration = folder / "small.toml"
-    configuration.write_text(SMALL)
-    config = read_config(configuration)
-    inputs = [SAMPLE / "ncep1-tas-mon-200501-201412.nc"]
-    return train(config, Files(inputs=inputs), folder / "small", progress=False)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return small_run(tmp_path_factory.mktemp("runs"))
+    config = small_config("autoencoder_fit.steps = 2")
+    return train(config, Files(inputs=[SAMPLE]), tmp_path_factory.mktemp("runs") / "small", progress=False)
 
 
 def test_months_of_a_run_are_what_its_encoder_makes(run: Run) -> None:

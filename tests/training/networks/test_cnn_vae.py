@@ -12,6 +12,7 @@ import pytest
 import torch
 import xarray as xr
 from safetensors.numpy import load_file
+from small_config import VALIDATION, write_config
 
 from fsae.runtime.errors import DataError, Stopped, UsageError
 from fsae.runtime.sphere.grids import LatLonGrid
@@ -27,37 +28,15 @@ from fsae.training.networks.halo import spherical_harmonics
 LAT_DEG = torch.linspace(90, -90, 73, dtype=torch.float64)
 LON_DEG = torch.arange(144, dtype=torch.float64) * 2.5
 SEASONS = 4
-
-SMALL = """
-name = "small"
-[data]
-inputs = ["tas.nc"]
-training_years = [2005, 2009]
-validation_years = [2010, 2010]
-evaluation_years = [2011, 2014]
-harmonics = 2
-[[data.variables]]
-name = "tas"
-standard_name = "air_temperature"
-long_name = "air temperature"
-units = "K"
-valid_range = [150.0, 350.0]
-[autoencoder]
-zoom = 3
-latent_zoom = 2
-fine_token_zoom = 1
-coarse_token_zoom = 1
-width = 16
-heads = 2
-embedding = 9
-[autoencoder_fit]
-steps = 12
-batch = 8
-learning_rate = 1e-2
-mixture = 0.5
-average_decay = 0.5
-checkpoint_every_steps = 4
-"""
+CHANGES = (
+    *VALIDATION,
+    'data.inputs = ["tas.nc"]',
+    "autoencoder.latent_zoom = 2",
+    "autoencoder.coarse_token_zoom = 1",
+    "autoencoder_fit = {steps = 12, batch = 8, learning_rate = 1e-2, mixture = 0.5}",
+    "autoencoder_fit.average_decay = 0.5",
+    "autoencoder_fit.checkpoint_every_steps = 4",
+)
 
 
 def make_model(stages: int, *, width: int = 8, lat: int = 73, lon: int = 144, variables: int = 1) -> CnnVae:
@@ -77,8 +56,7 @@ def configuration(tmp_path_factory: pytest.TempPathFactory, sample_data: Path) -
     folder = tmp_path_factory.mktemp("small")
     with xr.open_dataset(sample_data / "ncep1-tas-mon-200501-201412.nc") as sample:
         sample.isel(lat=slice(0, None, 2), lon=slice(0, None, 2)).to_netcdf(folder / "tas.nc", engine="h5netcdf")
-    (folder / "small.toml").write_text(SMALL)
-    return folder / "small.toml"
+    return write_config(folder, *CHANGES)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import WINDOW, tiny_grid
+from tiny_bundle import WINDOW, tiny_grid
 
 from fsae.runtime.climate.calendar import year_phase
 from fsae.runtime.ensemble.generate import timeline
