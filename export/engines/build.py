@@ -15,6 +15,7 @@ from types import ModuleType
 from rich.filesize import decimal
 
 from fsae.runtime.backends.cuda import find_gpu
+from fsae.runtime.backends.devices import FLAVOURS
 from fsae.runtime.backends.engine_index import (
     INDEX,
     PORTABLE,
@@ -29,7 +30,7 @@ from fsae.runtime.backends.engine_index import (
     read_engine,
     this_platform,
 )
-from fsae.runtime.backends.tensorrt import MODULES, import_tensorrt, this_target
+from fsae.runtime.backends.tensorrt import import_tensorrt, this_target
 from fsae.runtime.bundle.external_data import read_graph
 from fsae.runtime.bundle.files import COMPILED, Bundle, file_entry
 from fsae.runtime.bundle.manifest import graph_file
@@ -54,7 +55,7 @@ Write = Callable[[str, bytes], None]  # name of a file in the engines' folder, c
 def pick_flavour() -> str:
     """Flavour "trt" where TensorRT is installed, else "trt-rtx"; DeviceError naming the extras where neither is."""
     reasons = []
-    for flavour in MODULES:
+    for flavour in FLAVOURS:
         try:
             import_tensorrt(flavour)
         except DeviceError as error:

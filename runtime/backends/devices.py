@@ -1,22 +1,25 @@
-"""The devices that can run a bundle: what drives each, and the extra of this package that brings it."""
+"""The devices that can run a bundle, the library that drives each, and the extra of this package that installs it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """What drives a device: the extra to install, and the distributions of which one must be there."""
+    """What drives a device: extra to install, Python module, and distributions, one of which must be installed."""
 
     extra: str
+    module: str
     distributions: tuple[str, ...]
 
 
 LIBRARIES = {
-    "cpu": Library(extra="cpu", distributions=("onnxruntime", "onnxruntime-gpu")),
-    "cuda": Library(extra="gpu", distributions=("onnxruntime-gpu",)),
-    "trt": Library(extra="trt", distributions=("tensorrt",)),
-    "trt-rtx": Library(extra="trt-rtx", distributions=("tensorrt-rtx-cu13",)),
+    "cpu": Library(extra="cpu", module="onnxruntime", distributions=("onnxruntime", "onnxruntime-gpu")),
+    "cuda": Library(extra="gpu", module="onnxruntime", distributions=("onnxruntime-gpu",)),
+    "trt": Library(extra="trt", module="tensorrt", distributions=("tensorrt",)),
+    "trt-rtx": Library(extra="trt-rtx", module="tensorrt_rtx", distributions=("tensorrt-rtx-cu13",)),
 }
+
+FLAVOURS = ("trt", "trt-rtx")  # of TensorRT; each is also the name of its device
 
 DEVICES = ("auto", *LIBRARIES)
 

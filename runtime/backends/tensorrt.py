@@ -18,23 +18,22 @@ from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import BundleError, DeviceError
 
 from .cuda import DEVICE_TO_HOST, HOST_TO_DEVICE, Buffer, Gpu, capture, check, find_gpu, import_cuda, release
-from .devices import LIBRARIES
+from .devices import FLAVOURS, LIBRARIES
 from .engine_index import Engine, Target, find_engine, read_engine, this_platform
 from .graphs import INPUTS, OUTPUTS, GraphCalls, pad_batch
-
-MODULES = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}  # flavour, which is also the device, to Python module
 
 
 def import_tensorrt(flavour: str) -> ModuleType:
     """The library of a flavour, "trt" or "trt-rtx"; DeviceError naming the extra where it cannot be imported."""
-    if flavour not in MODULES:
-        raise DeviceError(f"found TensorRT flavour {flavour!r}, expected one of {', '.join(MODULES)}")
+    if flavour not in FLAVOURS:
+        raise DeviceError(f"found TensorRT flavour {flavour!r}", f"one of {', '.join(FLAVOURS)}")
+    library = LIBRARIES[flavour]
     try:
-        return importlib.import_module(MODULES[flavour])
+        return importlib.import_module(library.module)
     except (ImportError, OSError, RuntimeError) as error:  # its libraries are loaded on import and may be missing
         raise DeviceError(
-            f"needs {MODULES[flavour]}, which cannot be imported ({error})",
-            advice=f'pip install "fsae[{LIBRARIES[flavour].extra}]"',
+            f"needs {library.module}, which cannot be imported ({error})",
+            advice=f'pip install "fsae[{library.extra}]"',
             device=flavour,
         ) from None
 

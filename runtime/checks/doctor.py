@@ -1,6 +1,6 @@
-"""What can run here and why the rest cannot: the report of `fsae-run doctor`.
+"""The report of `fsae-run doctor`: which devices can run a bundle here, and why the others cannot.
 
-Nothing here may fail: modules of the runtime that need a library are imported inside functions, and what an import
+Nothing here may fail: modules of the runtime that need a library are imported inside functions, and whatever an import
 raises is a finding.
 """
 
@@ -28,17 +28,17 @@ USE_GPU = 'pip install "fsae[trt]" beside fsae[cpu], or "fsae[gpu]" in place of 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All findings, and why no ensemble can be generated here, or None."""
+    """All findings, and the error that keeps ensembles from being generated here, or None."""
 
     findings: tuple[Finding, ...]
     failure: FsaeError | None
 
 
 def guarded(section: str, make: Callable[[], list[Finding]]) -> list[Finding]:
-    """The findings that `make` gives; where it fails instead, that as one."""
+    """The findings that `make` returns; if it fails, its failure is the only one."""
     try:
         return make()
-    except Exception as error:  # a broken installation can fail anywhere, and to say so is the purpose
+    except Exception as error:  # a broken installation can fail anywhere: reporting that is the purpose
         value = " ".join(f"cannot be examined ({type(error).__name__}: {error})".split())
         return [Finding(section=section, name=section, value=value, advice=REINSTALL)]
 
@@ -47,7 +47,7 @@ def guarded(section: str, make: Callable[[], list[Finding]]) -> list[Finding]:
 
 
 def open_whole(folder: Path, hashes: bool) -> "Bundle":
-    """The bundle in a folder; BundleError where a file of its manifest is missing or has another size (or hash)."""
+    """The bundle in a folder; BundleError if a file of its manifest is missing or has another size (or hash)."""
     from fsae.runtime.bundle.files import open_bundle
 
     from .verify import check_files
@@ -69,11 +69,11 @@ def open_whole(folder: Path, hashes: bool) -> "Bundle":
 
 
 def read_bundles(model: str | None, hashes: bool) -> "dict[Path, Bundle | BundleError]":
-    """The bundles that can be meant, or what is wrong with them: that of `model`, those in ./engines, the shipped."""
+    """The bundle of `model`, those in ./engines and the shipped ones; for a damaged one its error."""
     from fsae.runtime.bundle.files import bundles_in, find_bundle, shipped_folder
 
     folders = [*bundles_in(Path("engines")), *bundles_in(shipped_folder())]
-    with contextlib.suppress(BundleError):  # `bundle_in_use` says so
+    with contextlib.suppress(BundleError):  # `bundle_in_use` reports it
         folders.insert(0, find_bundle(model))
     once: dict[Path, Path] = {}
     for folder in folders:
@@ -88,9 +88,9 @@ def read_bundles(model: str | None, hashes: bool) -> "dict[Path, Bundle | Bundle
 
 
 def bundle_in_use(model: str | None, bundles: "dict[Path, Bundle | BundleError]") -> "Bundle":
-    """The bundle that the verbs take with this --model; BundleError where it is damaged, or by default cannot generate.
+    """The bundle that the commands use with this --model; BundleError if it is damaged.
 
-    Who names a bundle without a denoiser wants it for compression.
+    By default also if it cannot generate; a bundle without a denoiser that is named is wanted for compression.
     """
     from fsae.runtime.bundle.files import find_bundle
 
@@ -106,7 +106,7 @@ def bundle_in_use(model: str | None, bundles: "dict[Path, Bundle | BundleError]"
 
 
 def bundle_finding(folder: Path, bundle: "Bundle | BundleError", hashes: bool) -> Finding:
-    """Name, schema, precisions and size of a bundle, or what is wrong with it."""
+    """Name, schema, precisions and size of a bundle, or the error that it gave."""
     from rich.filesize import decimal
 
     from fsae.runtime.bundle.files import MANIFEST
@@ -125,12 +125,13 @@ def bundle_finding(folder: Path, bundle: "Bundle | BundleError", hashes: bool) -
 
 
 def targets_here() -> "dict[str, Target | str]":
-    """For each TensorRT flavour what an engine must be built for to be loaded here, or why none can be."""
+    """For each TensorRT flavour the target that an engine must be built for to be loaded here, or why none can be."""
     from fsae.runtime.backends.cuda import find_gpu
-    from fsae.runtime.backends.tensorrt import MODULES, import_tensorrt, this_target
+    from fsae.runtime.backends.devices import FLAVOURS
+    from fsae.runtime.backends.tensorrt import import_tensorrt, this_target
 
     found: dict[str, Target | str] = {}
-    for flavour in MODULES:
+    for flavour in FLAVOURS:
         try:
             library = import_tensorrt(flavour)
             found[flavour] = this_target(flavour, library, find_gpu(flavour))
@@ -140,7 +141,7 @@ def targets_here() -> "dict[str, Target | str]":
 
 
 def check_engines(bundle: "Bundle", precision: str, target: "Target", hashes: bool) -> str:
-    """What is right with the engines of all graphs; FsaeError where one is missing or cannot be loaded here."""
+    """A sentence about the engines of all graphs; FsaeError if one is missing or cannot be loaded here."""
     from fsae.runtime.backends.engine_index import engine_folder, find_engine, read_engine
 
     for graph in bundle.manifest.graphs:
@@ -154,7 +155,7 @@ def check_engines(bundle: "Bundle", precision: str, target: "Target", hashes: bo
 
 
 def engine_findings(bundle: "Bundle", here: "dict[str, Target | str]", hashes: bool) -> list[Finding]:
-    """For each flavour and precision in a bundle's index: whether its engines can be loaded here, or why not."""
+    """For each flavour and precision in the index of a bundle: its engines are valid here, or why not."""
     from fsae.runtime.backends.engine_index import engine_folder, read_index
 
     todo = f"build them on this machine with: fsae-export {bundle.folder} --trt"
@@ -181,9 +182,9 @@ def engine_findings(bundle: "Bundle", here: "dict[str, Target | str]", hashes: b
 
 
 def try_device(bundle: "Bundle", device: str, here: "dict[str, Target | str]", hashes: bool) -> str:
-    """What shows that a device can run the bundle; FsaeError where it cannot.
+    """Evidence that a device can run the bundle; FsaeError if it cannot.
 
-    ONNX Runtime runs the decoder once, on zeros. Engines are looked at and not loaded, which can take minutes.
+    ONNX Runtime runs the decoder once, on zeros. Engines are inspected but not loaded, which can take minutes.
     """
     import numpy as np
 
@@ -205,10 +206,10 @@ def try_device(bundle: "Bundle", device: str, here: "dict[str, Target | str]", h
 def device_findings(
     bundle: "Bundle", here: "dict[str, Target | str]", known: list[Finding], hashes: bool
 ) -> tuple[list[Finding], FsaeError | None]:
-    """For each device whether it runs the bundle, which one `auto` takes, and the error where there is none.
+    """Report which devices can run the bundle and which one `auto` takes; also the error if there is none.
 
-    A device that does not work is a problem where its hardware and its library are there. `known` holds the findings
-    so far: what stands there as a problem is not told twice.
+    A device that does not work is a problem only if its hardware and its library are there. `known` holds the findings
+    so far: a problem among them is not reported twice.
     """
     from fsae.runtime.backends.choose import AUTO
     from fsae.runtime.backends.onnx import PROVIDERS
@@ -258,7 +259,7 @@ def _provided(device: str) -> bool:
 
 
 def examine(model: str | None = None, hashes: bool = False) -> Report:
-    """Everything about this machine, and the bundles that can be meant; `hashes` reads all their files."""
+    """Examine this machine and its bundles; `hashes` reads all their files."""
     findings = guarded("platform", platform_findings)
     findings += guarded("libraries", library_findings)
     findings += guarded("gpu", gpu_findings)
@@ -271,7 +272,7 @@ def examine(model: str | None = None, hashes: bool = False) -> Report:
 
 
 def _examine_bundles(model: str | None, hashes: bool, findings: list[Finding]) -> FsaeError | None:
-    """Why no ensemble can be generated, or None; findings on bundles, engines and devices are added to `findings`."""
+    """Add what bundles, engines and devices give to `findings`; return the error that stops every device, or None."""
     bundles, here = read_bundles(model, hashes), targets_here()
     listed = [bundle_finding(folder, bundle, hashes) for folder, bundle in bundles.items()]
     whole = [bundle for bundle in bundles.values() if not isinstance(bundle, BundleError)]

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fsae.runtime.backends.devices import LIBRARIES
 from fsae.runtime.errors import DeviceError, FsaeError
 
-CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+CPU_INFO = Path("/proc/cpuinfo")
 
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container or a batch job; the word "max" where there is none
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container or a batch job; the word "max" if there is none
 
 DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -26,25 +27,14 @@ CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_b
 
 ARM_FEATURES = ("asimd", "sve", "asimddp", "i8mm", "bf16")
 
-# Module, the distributions that bring it, and whether nothing runs without it.
-LIBRARIES = (
-    ("numpy", ("numpy",), True),
-    ("xarray", ("xarray",), True),
-    ("zarr", ("zarr",), True),
-    ("h5netcdf", ("h5netcdf",), True),
-    ("cftime", ("cftime",), True),
-    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), False),
-    ("tensorrt", ("tensorrt",), False),
-    ("tensorrt_rtx", ("tensorrt-rtx-cu13",), False),
-    ("cuda.bindings.runtime", ("cuda-bindings",), False),
-)
+NEEDED = ("numpy", "xarray", "zarr", "h5netcdf", "cftime")  # without which nothing runs
 
 UNKNOWN = "cannot be read here"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the report; `advice` where it is a problem, and then what to do."""
+    """One line of the report; a problem has `advice`, which says what to do."""
 
     section: str
     name: str
@@ -59,7 +49,7 @@ def problem(section: str, name: str, error: FsaeError, otherwise: str) -> Findin
 
 
 def version_of(distribution: str) -> str | None:
-    """Version of an installed distribution, which is not imported; None where it is not installed."""
+    """Version of a distribution, or None if it is not installed; it is not imported."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -67,21 +57,17 @@ def version_of(distribution: str) -> str | None:
 
 
 def _text(path: Path) -> str:
-    """Content of a file of the system, empty where it cannot be read."""
+    """Content of a file of the system, empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def _colon_values(text: str) -> dict[str, str]:
-    """Values by name of lines such as "flags : fpu vme", the first of each name.
-
-    >>> _colon_values("processor : 0\\nflags : fpu\\nprocessor : 1")
-    {'processor': '0', 'flags': 'fpu'}
-    """
+def _cpu_facts() -> dict[str, str]:
+    """Lines such as "flags : fpu vme" of /proc/cpuinfo as values by name, the first of each name."""
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in _text(CPU_INFO).splitlines():
         name, _, value = line.partition(":")
         found.setdefault(name.strip(), value.strip())
     return found
@@ -89,38 +75,33 @@ def _colon_values(text: str) -> dict[str, str]:
 
 def platform_findings() -> list[Finding]:
     """System, processor with the features that matter, cores and memory."""
-    cpu, memory = _colon_values(_text(CPU_INFO)), _colon_values(_text(MEMORY_INFO))
+    import psutil
+
+    cpu, memory, limit = _cpu_facts(), psutil.virtual_memory(), _text(MEMORY_LIMIT).strip()
     flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
     known = ARM_FEATURES if "Features" in cpu else CPU_FEATURES
-    features = ", ".join(name if name in flags else f"no {name}" for name in known) if flags else UNKNOWN
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    sizes = []
-    for key, words in (("MemTotal", ""), ("MemAvailable", " available")):
-        if key in memory:
-            sizes.append(f"{int(memory[key].split()[0]) * 1024 / 1e9:.1f} GB{words}")
-    limit = _text(MEMORY_LIMIT).strip()
-    if limit.isdigit():
-        sizes.append(f"limited to {int(limit) / 1e9:.1f} GB")
+    limited = f", limited to {int(limit) / 1e9:.1f} GB" if limit.isdigit() else ""
     rows = {
         "system": platform.platform(),
         "processor": cpu.get("model name") or platform.processor() or platform.machine(),
-        "features": features,
+        "features": ", ".join(name if name in flags else f"no {name}" for name in known) if flags else UNKNOWN,
         "cores": f"{os.cpu_count()}, {usable} usable",
-        "memory": ", ".join(sizes) or UNKNOWN,
+        "memory": f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB available{limited}",
         "python": f"{platform.python_version()} ({sys.executable})",
-        "fsae": f"{version_of('fsae') or 'not installed'} ({Path(__file__).parent})",
+        "fsae": f"{version_of('fsae') or 'not installed'} ({Path(__file__).parents[1]})",
     }
     return [Finding(section="platform", name=name, value=value) for name, value in rows.items()]
 
 
-def library_finding(module: str, distributions: Sequence[str], needed: bool) -> Finding:
-    """Version of a library, or why it cannot be imported; a problem where it is installed or `needed`."""
+def library_finding(module: str, distributions: Sequence[str]) -> Finding:
+    """Version of a library, or why it cannot be imported: a problem if it is installed or needed."""
     name = distributions[0] if module.startswith("cuda.") else module
     packages = {d: version for d in distributions if (version := version_of(d)) is not None}
     try:
         found = importlib.import_module(module)
     except Exception as error:  # whatever an import raises is the finding
-        if not packages and not needed and isinstance(error, ModuleNotFoundError):
+        if not packages and module not in NEEDED and isinstance(error, ModuleNotFoundError):
             return Finding(section="libraries", name=name, value="not installed")
         advice = f"pip install --force-reinstall {' '.join(packages) or distributions[0]}"
         value = " ".join(f"cannot be imported ({type(error).__name__}: {error})".split())
@@ -133,32 +114,35 @@ def library_finding(module: str, distributions: Sequence[str], needed: bool) -> 
         return Finding(
             section="libraries",
             name=name,
-            value=f"{own}: broken, as where onnxruntime and onnxruntime-gpu were both installed into their one folder",
+            value=f"{own}: broken, as when onnxruntime and onnxruntime-gpu are both installed into their one folder",
             advice='pip uninstall onnxruntime onnxruntime-gpu, then pip install "fsae[gpu]" or "fsae[cpu]"',
         )
     return Finding(section="libraries", name=name, value=f"{own} with {', '.join(found.get_available_providers())}")
 
 
 def library_findings() -> list[Finding]:
-    """Every library of the runtime, by `library_finding`; without NumPy those that need it are left alone."""
-    first, *others = LIBRARIES
-    findings = [library_finding(*first)]
-    for module, distributions, needed in others:
-        if findings[0].advice is not None and (needed or module == "onnxruntime"):
+    """Every library of the runtime; those that need NumPy are not tried without it."""
+    modules: dict[str, tuple[str, ...]] = {name: (name,) for name in NEEDED}
+    for library in LIBRARIES.values():
+        modules.setdefault(library.module, library.distributions)
+    modules["cuda.bindings.runtime"] = ("cuda-bindings",)
+    findings: list[Finding] = []
+    for module, distributions in modules.items():
+        if findings and findings[0].advice is not None and module in (*NEEDED, "onnxruntime"):
             findings.append(Finding(section="libraries", name=module, value="not tried: it needs numpy"))
         else:
-            findings.append(library_finding(module, distributions, needed))
+            findings.append(library_finding(module, distributions))
     return findings
 
 
 def driver_version() -> str | None:
-    """Version of the NVIDIA driver that the system has loaded, None where there is none or it does not say."""
+    """Version of the NVIDIA driver that the system has loaded, or None if it reports none."""
     found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _text(DRIVER))
     return found.group() if found is not None else None
 
 
 def gpu_findings() -> list[Finding]:
-    """The NVIDIA driver and the GPUs it shows; a problem where there is a driver and yet no GPU can be used."""
+    """The NVIDIA driver and the GPUs it shows; a problem if there is a driver and yet no GPU can be used."""
     from fsae.runtime.backends.cuda import find_gpu, import_cuda
 
     driver = driver_version()
@@ -166,8 +150,8 @@ def gpu_findings() -> list[Finding]:
     try:
         cuda = import_cuda("trt")
     except DeviceError:
-        words = "not looked for: cuda-bindings cannot be imported"
-        return [*findings, Finding(section="gpu", name="gpus", value=words)]
+        value = "not looked for: cuda-bindings cannot be imported"
+        return [*findings, Finding(section="gpu", name="gpus", value=value)]
     try:
         find_gpu("trt")
     except DeviceError as error:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
+import psutil
 import pytest
 from stand_in_gpu import HERE, FakeCuda, an_engine, install_stand_ins, write_index
 from tiny_bundle import make_tiny_bundle, tiny_manifest
@@ -116,20 +117,22 @@ def test_a_whole_installation(examined: Doctor, here: Path) -> None:  # oracle: 
 def test_platform(examined: Doctor, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: made-up files
     for name, text in (
         ("CPU_INFO", "processor : 0\nmodel name : Some CPU\nflags : fpu avx2 avx512f\nprocessor : 1\nflags : avx2\n"),
-        ("MEMORY_INFO", "MemTotal:       2000000 kB\nMemAvailable:   1000000 kB\n"),
         ("MEMORY_LIMIT", "500000000\n"),
     ):
         (here / name).write_text(text)
         monkeypatch.setattr(installation, name, here / name)
+    memory = types.SimpleNamespace(total=2_000_000_000, available=1_000_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     found = examined()[1]["platform"]
     assert found["processor"] == "Some CPU"
     assert found["features"] == "avx2, avx512f, no avx_vnni, no avx512_vnni, no amx_int8, no amx_bf16"
     assert found["memory"] == "2.0 GB, 1.0 GB available, limited to 0.5 GB"
-    for name in ("CPU_INFO", "MEMORY_INFO", "MEMORY_LIMIT"):  # as on a system without them
+    for name in ("CPU_INFO", "MEMORY_LIMIT"):  # as on a system without them
         (here / name).unlink()
     code, sections, problems, _ = examined()
     assert (code, problems) == (0, [])
-    assert sections["platform"]["features"] == sections["platform"]["memory"] == "cannot be read here"
+    assert sections["platform"]["features"] == "cannot be read here"
+    assert sections["platform"]["memory"] == "2.0 GB, 1.0 GB available"
 
 
 def test_help_has_examples_and_options_of_devices_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +182,7 @@ def test_both_onnxruntimes(
     code, _, problems, _ = examined()
     assert code == (0 if runs else 3)
     found = "1.22.0" if gpu is None else f"1.22.0, onnxruntime-gpu {gpu}"
-    assert problems[0].startswith(f"problem: libraries: onnxruntime: {found}: broken, as where onnxruntime and ")
+    assert problems[0].startswith(f"problem: libraries: onnxruntime: {found}: broken, as when onnxruntime and ")
     assert "; do: pip uninstall onnxruntime onnxruntime-gpu, then pip install" in problems[0]
 
 
