@@ -1,6 +1,6 @@
-"""CUDA by its Python bindings: the GPU found, memory on it and page-locked beside it, and calls captured once.
+"""CUDA through its Python bindings: the GPU, device and page-locked memory, and captured calls.
 
-The bindings say with an error code that there is no driver, where TensorRT prints and fails: so they are asked first.
+Without a driver the bindings return an error code, while TensorRT prints and fails: so they are asked first.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ class Gpu:
 
 
 def import_cuda(flavour: str) -> ModuleType:
-    """The CUDA runtime bindings; DeviceError naming the extra where they are missing."""
+    """The CUDA runtime bindings; DeviceError naming the extra if they are missing."""
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
@@ -42,11 +42,11 @@ def import_cuda(flavour: str) -> ModuleType:
 
 
 def find_gpu(flavour: str) -> Gpu:
-    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES chooses); DeviceError where driver or GPU is missing."""
+    """The first GPU that CUDA shows (CUDA_VISIBLE_DEVICES chooses); DeviceError if the driver or a GPU is missing."""
     cuda = import_cuda(flavour)
     try:
         error, count = cuda.cudaGetDeviceCount()
-    except RuntimeError as problem:  # the bindings raise where they cannot even load the driver's library
+    except RuntimeError as problem:  # the bindings raise if they cannot even load the driver's library
         raise DeviceError(f"needs an NVIDIA driver, none was found ({problem})", device=flavour) from None
     if error.name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorInitializationError"):
         raise DeviceError(f"needs an NVIDIA GPU with a recent driver: {describe(cuda, error)}", device=flavour)
@@ -65,7 +65,7 @@ def describe(cuda: ModuleType, error: Any) -> str:
 
 
 def check(cuda: ModuleType, result: tuple[Any, ...], call: str) -> tuple[Any, ...]:
-    """What a CUDA call gave beside its error code; DeviceError where the code is not success."""
+    """The results of a CUDA call without its error code; DeviceError if that is not success."""
     error, *values = result
     if error.name == "cudaErrorMemoryAllocation":
         raise DeviceError(
@@ -91,13 +91,13 @@ class Buffer:
 
 
 def release(handles: list[tuple[Any, Any]]) -> None:
-    """Nothing; gives CUDA resources back, and errors are of no use any more then."""
+    """Release CUDA resources, ignoring errors."""
     for free, handle in handles:
         free(handle)
 
 
 def capture(cuda: ModuleType, stream: Any, enqueue: Callable[[], None]) -> Any:
-    """What `enqueue` puts on a stream, as a CUDA graph that is launched at once; None where it cannot be captured.
+    """Capture what `enqueue` puts on a stream as a CUDA graph; None if it cannot be captured.
 
     The addresses it reads and writes are part of it, the numbers there are not. Nothing runs here: the stream records.
     Of what is not to be captured, as an allocation, CUDA says so at the end, and the stream is as before.
@@ -113,7 +113,7 @@ def capture(cuda: ModuleType, stream: Any, enqueue: Callable[[], None]) -> Any:
     finally:
         error, recorded = cuda.cudaStreamEndCapture(stream)
     if not complete or error != cuda.cudaError_t.cudaSuccess:
-        cuda.cudaGetLastError()  # or the next call would be blamed
+        cuda.cudaGetLastError()  # else the next call would report this error
         if recorded:
             cuda.cudaGraphDestroy(recorded)
         return None

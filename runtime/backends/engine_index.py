@@ -1,4 +1,4 @@
-"""Index of the compiled engines in a bundle's `trt/`: what each was built for, so that no other one is ever loaded.
+"""Index of the compiled engines in a bundle's `trt/`: what each was built for, so that no unfit one is ever loaded.
 
 An engine belongs to one graph, one library version, one kind of GPU and one operating system. The bundle's manifest
 does not list engines, because every machine builds its own; `trt/index.json` does, with a hash of each. So it does with
@@ -22,9 +22,9 @@ from fsae.runtime.errors import BundleError, DeviceError
 
 INDEX = "index.json"
 
-INDEX_SCHEMA = 3  # 1 had no timing caches, read as an index without any; neither 1 nor 2 told the workspace
+INDEX_SCHEMA = 3  # 1 had no timing caches; 1 and 2 did not record the workspace
 
-PORTABLE = "portable"  # a TensorRT-RTX engine for every GPU that library compiles for by default
+PORTABLE = "portable"  # a TensorRT-RTX engine for every GPU that the library compiles for by default
 
 
 def this_platform() -> str:
@@ -34,7 +34,7 @@ def this_platform() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What an engine is built for: everything but the graph that decides whether it can be loaded here."""
+    """What an engine is built for: everything beside the graph that decides if it can be loaded here."""
 
     flavour: str  # trt or trt-rtx
     version: str  # of that library, complete
@@ -61,14 +61,14 @@ class Engine:
 
     @property
     def key(self) -> str:
-        """Hash over everything that a host chooses an engine by: of equal keys only one is kept, the newest."""
+        """Hash over everything that a host chooses an engine by; of equal keys only the newest is kept."""
         facts = [self.graph, self.precision, self.graph_sha256, asdict(self.target), self.profile]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingCache:
-    """What TensorRT measured of its kernels on a target, for any graph: the next build there need not do so again."""
+    """Kernel timings of TensorRT on a target, for any graph: later builds there reuse them."""
 
     target: Target
     file: str
@@ -78,7 +78,7 @@ class TimingCache:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """What index.json holds."""
+    """The content of index.json."""
 
     schema_version: int = INDEX_SCHEMA
     engines: tuple[Engine, ...]
@@ -91,7 +91,7 @@ def engine_folder(bundle: Bundle) -> Path:
 
 
 def graph_hash(manifest: Manifest, graph: str, precision: str) -> str | None:
-    """Hash of a graph with all its weights, those in a file beside it too; None where the bundle has no such graph."""
+    """Hash of a graph and its weights, also those in a file beside it; None if the bundle has no such graph."""
     name = graph_file(graph, precision)
     own, weights = manifest.files.get(name), manifest.files.get(weights_file(name))
     if own is None or weights is None:
@@ -114,7 +114,7 @@ def read_index(folder: Path) -> list[Engine]:
 
 
 def load_index(folder: Path) -> Index:
-    """`folder`/index.json, an empty one where it is absent; BundleError where it is damaged or newer."""
+    """`folder`/index.json, an empty one if it is absent; BundleError if it is damaged or newer."""
     path, todo = folder / INDEX, f"delete {folder} and run fsae-export BUNDLE --trt"
     try:
         text = path.read_text(encoding="utf-8")
@@ -140,7 +140,7 @@ def load_index(folder: Path) -> Index:
 
 
 def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> Engine:
-    """The engine of a graph that may be loaded here; DeviceError saying what is there instead and what to do.
+    """The engine of a graph that may be loaded here; DeviceError if there is none.
 
     An engine counts only if it was built from the very graph of the manifest by the same library version for this kind
     of GPU (or as a portable one) on this platform.
@@ -173,7 +173,7 @@ def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> E
 
 
 def read_engine(bundle: Bundle, entry: Engine | TimingCache) -> bytes:
-    """Content of a file of the index; BundleError where it is missing or its hash or size is another."""
+    """Content of a file of the index; BundleError if it is missing or differs from its entry."""
     path = engine_folder(bundle) / entry.file
     try:
         data = path.read_bytes()

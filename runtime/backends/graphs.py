@@ -1,4 +1,4 @@
-"""What every backend offers: the calls of a bundle's graphs, their inputs and outputs, and padded batches."""
+"""The interface of every backend: the calls of a bundle's graphs, their inputs and outputs, and padded batches."""
 
 from typing import NamedTuple, Protocol
 
@@ -29,13 +29,13 @@ INPUTS = {
 
 OUTPUTS = {"encoder": "latent", "decoder": "field", "denoiser": "denoised", "fast": "denoised"}
 
-# A row's result must not depend on how many rows run beside it. On a CPU only a batch of one may take other kernels
-# (matrix times vector) than a larger one; on a GPU every size may, so there the graph always sees this many rows.
+# A row's result must not depend on how many rows run beside it. On a CPU only a batch of one may use other kernels
+# (matrix times vector) than a larger one; on a GPU every size may, so the graph always sees the same number of rows.
 MIN_BATCH = 2
 
 
 class Graphs(Protocol):
-    """What a backend offers: the graphs of a bundle, batch first, float32 in and out."""
+    """The graphs of a bundle on a backend; batch first, float32 in and out."""
 
     @property
     def device(self) -> str:
@@ -79,7 +79,7 @@ def pad_batch(array: F32, rows: int) -> F32:
 
 
 class GraphCalls:
-    """The calls of `Graphs` by one that takes a graph's name and its inputs in the order of `INPUTS`."""
+    """The calls of `Graphs` in terms of one that takes the name of a graph and its inputs in the order of `INPUTS`."""
 
     def _run(self, graph: str, *arrays: F32) -> F32:
         raise NotImplementedError

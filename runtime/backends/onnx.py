@@ -1,7 +1,4 @@
-"""The three graphs of a bundle as calls on NumPy arrays, and the choice of the device that runs them.
-
-A named device is used or the call fails; only `auto` chooses, and it says what and why.
-"""
+"""ONNX Runtime on CPUs and CUDA GPUs: the graphs of a bundle as calls on NumPy arrays."""
 
 import threading
 from types import ModuleType
@@ -31,7 +28,7 @@ CPU_PIXELS = 8 * npix(5)
 
 
 def import_onnxruntime(device: str) -> ModuleType:
-    """The onnxruntime module, told to send nothing home; DeviceError naming the extra where it is missing or broken."""
+    """Import onnxruntime with its telemetry off; DeviceError naming the extra if it is missing or broken."""
     extra = LIBRARIES[device].extra
     try:
         import onnxruntime
@@ -43,7 +40,7 @@ def import_onnxruntime(device: str) -> ModuleType:
         ) from None
     if not hasattr(onnxruntime, "InferenceSession"):
         raise DeviceError(
-            "onnxruntime is broken, as after onnxruntime and onnxruntime-gpu were both installed",
+            "onnxruntime is broken, as happens when onnxruntime and onnxruntime-gpu are both installed",
             advice=f'pip uninstall onnxruntime onnxruntime-gpu, then pip install "fsae[{extra}]"',
         )
     if hasattr(onnxruntime, "disable_telemetry_events"):  # on in some of its builds, such as those for Windows
@@ -73,7 +70,7 @@ def _errors(onnxruntime: ModuleType) -> tuple[type[Exception], ...]:
 
 
 def cpu_rows(pixels: int) -> int:
-    """Rows to compute at once, at most, of a model whose fields have so many pixels.
+    """Largest number of rows to compute at once, for a model whose fields have this many pixels.
 
     >>> cpu_rows(12288), cpu_rows(49152), cpu_rows(786432)
     (8, 2, 1)
@@ -82,7 +79,7 @@ def cpu_rows(pixels: int) -> int:
 
 
 def cpu_batches(rows: int, most: int) -> list[int]:
-    """Rows to compute at a time, nearly as many each time.
+    """Split `rows` into batches of nearly equal size, none larger than `most`.
 
     >>> cpu_batches(17, 8), cpu_batches(1, 8), cpu_batches(3, 1)
     ([6, 6, 5], [1], [1, 1, 1])
@@ -93,9 +90,9 @@ def cpu_batches(rows: int, most: int) -> list[int]:
 
 
 class OnnxGraphs(GraphCalls):
-    """`Graphs` by ONNX Runtime on "cpu" or "cuda"; a graph is loaded, hash checked, when it is first called.
+    """`Graphs` by ONNX Runtime on "cpu" or "cuda"; a graph is checked and loaded when it is first called.
 
-    Sessions may be called by several threads at once; only the loading of them needs a lock.
+    Several threads may call a session at once; only loading it needs a lock.
     """
 
     def __init__(
@@ -118,10 +115,10 @@ class OnnxGraphs(GraphCalls):
         if device == "cuda":
             if hasattr(self._onnxruntime, "preload_dlls"):
                 self._onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
-            self._session("decoder")  # whether the driver and the libraries are there shows only in a session
+            self._session("decoder")  # only a session shows if the driver and the libraries are there
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How another process opens the same: dask sends lazy results to workers."""
+        """Pickle what it was opened with: dask sends lazy results to its workers."""
         return OnnxGraphs, (self._bundle, self.device, self.precision, self._threads)
 
     @property
@@ -130,22 +127,22 @@ class OnnxGraphs(GraphCalls):
         return f"onnxruntime {self._onnxruntime.__version__}"
 
     def _session(self, graph: str) -> Any:
-        """The session of a graph, made and checked at the first call."""
+        """The session of a graph, opened at the first call."""
         with self._lock:
             if graph not in self._sessions:
                 self._sessions[graph] = self._open(graph)
             return self._sessions[graph]
 
     def _open(self, graph: str) -> Any:
-        """A new session of a graph, checked."""
+        """Open a session of a graph and check its provider and its inputs."""
         if graph not in self._bundle.manifest.graphs:
             raise BundleError(f"bundle {self._bundle.manifest.name} has no {graph}: it cannot generate")
         name = graph_file(graph, self.precision)
         model, path = read_graph(self._bundle, name)
         runtime = self._onnxruntime
         options = runtime.SessionOptions()
-        options.log_severity_level = 4  # fatal only: what matters is raised, and stderr is the user's
-        # Its own format would pass unseen by `read_graph`.
+        options.log_severity_level = 4  # fatal only: errors are raised, and stderr belongs to the user
+        # `read_graph` cannot check files in the ORT format
         options.add_session_config_entry("session.load_model_format", "ONNX")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
@@ -159,7 +156,7 @@ class OnnxGraphs(GraphCalls):
                 raise DeviceError(f"cannot be used: {text}", device=self.device) from None
             raise BundleError(f"{self.backend} cannot load {name} ({text})", advice="update onnxruntime") from None
         used = session.get_providers()[0]
-        if used != asked:  # onnxruntime falls back without an error where a CUDA library is missing
+        if used != asked:  # onnxruntime falls back silently if a CUDA library is missing
             raise DeviceError(
                 f"cannot be used: onnxruntime took {used} instead, so the NVIDIA driver, CUDA or cuDNN is missing",
                 advice='pip install "onnxruntime-gpu[cuda,cudnn]" and check nvidia-smi',
@@ -171,7 +168,7 @@ class OnnxGraphs(GraphCalls):
         return session
 
     def _run(self, graph: str, *arrays: F32) -> F32:
-        """The graph's output for inputs in the order of `INPUTS`, run in batches whose size cannot show."""
+        """Run a graph on inputs in the order of `INPUTS`, in batches whose size does not change the result."""
         session = self._session(graph)
         rows = arrays[0].shape[0]
         if self.device == "cpu":

@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX driven directly: libraries and GPU found, engines loaded, graphs run on own buffers.
+"""TensorRT and TensorRT-RTX, driven directly: find the library and the GPU, load engines, run them on our own buffers.
 
 The name-based interface used here is the same in TensorRT 10, 11 and TensorRT-RTX. A call is a CUDA graph: its copies
-and kernels are captured once and launched together, for TensorRT here; TensorRT-RTX captures its kernels itself.
+and kernels are captured once and launched together. TensorRT-RTX captures its kernels itself.
 """
 
 import importlib
@@ -24,7 +24,7 @@ from .graphs import INPUTS, OUTPUTS, GraphCalls, pad_batch
 
 
 def import_tensorrt(flavour: str) -> ModuleType:
-    """The library of a flavour, "trt" or "trt-rtx"; DeviceError naming the extra where it cannot be imported."""
+    """The library of a flavour, "trt" or "trt-rtx"; DeviceError naming the extra if it cannot be imported."""
     if flavour not in FLAVOURS:
         raise DeviceError(f"found TensorRT flavour {flavour!r}", f"one of {', '.join(FLAVOURS)}")
     library = LIBRARIES[flavour]
@@ -39,7 +39,7 @@ def import_tensorrt(flavour: str) -> ModuleType:
 
 
 def make_logger(trt: ModuleType) -> tuple[Any, list[str]]:
-    """A logger for TensorRT and the list into which it writes errors and warnings, the newest last."""
+    """A TensorRT logger and the list that it appends errors and warnings to."""
     messages: list[str] = []
     worth = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR, trt.ILogger.WARNING)
 
@@ -96,7 +96,7 @@ class _Graph:
                 raise DeviceError(f"{name} refuses the memory of {tensor}")
 
     def run(self, stream: Any, arrays: tuple[F32, ...]) -> F32:
-        """Output rows for input rows, as many as `batch` or fewer."""
+        """Output rows of at most `batch` input rows."""
         for tensor, array in zip(self._inputs, arrays, strict=True):
             buffer = self._buffers[tensor]
             padded = pad_batch(np.asarray(array, dtype=np.float32), self.batch)
@@ -117,7 +117,7 @@ class _Graph:
         return result
 
     def _enqueue(self, stream: Any) -> None:
-        """Copies in, kernels and the copy out, put on the stream."""
+        """Put the copies in, the kernels and the copy out on the stream."""
         for tensor in self._inputs:
             buffer = self._buffers[tensor]
             self._copy(int(buffer.device), int(buffer.pinned), buffer.size, HOST_TO_DEVICE, stream)
@@ -132,7 +132,7 @@ class _Graph:
 
 
 def _captures_itself(trt: ModuleType) -> bool:
-    """Whether the library has CUDA graphs of its own; it then lets others capture it with special engines only."""
+    """True if the library captures CUDA graphs itself; others can then capture special engines only."""
     return hasattr(trt, "CudaGraphStrategy")
 
 
@@ -152,10 +152,10 @@ def _make_context(trt: ModuleType, engine: Any, cuda_graphs: bool) -> Any:
 
 
 class TensorRTGraphs(GraphCalls):
-    """`Graphs` by TensorRT engines of the bundle; every call runs at the engine's best batch, padded where needed.
+    """`Graphs` by TensorRT engines of the bundle; every call runs at the engine's best batch, padded if needed.
 
-    One stream and one set of buffers, so calls are serialised by a lock. All engines are found, hash checked and loaded
-    here: a missing, stale or foreign one fails before any work is done. `cuda_graphs=False` launches kernel by kernel.
+    One stream and one set of buffers, so a lock serialises the calls. All engines are found, checked and loaded here: a
+    missing, stale or foreign one fails before any work is done. `cuda_graphs=False` launches kernel by kernel.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class TensorRTGraphs(GraphCalls):
             raise BundleError(f"this bundle has no {graph}: it cannot generate")
         engine = self._graphs[graph]
         with self._lock:
-            # the current device belongs to the thread, and this may be another one than the one that opened the session
+            # the current device is a property of the thread, which may not be the one that opened the session
             check(self._cuda, self._cuda.cudaSetDevice(0), "cudaSetDevice")
             starts = range(0, arrays[0].shape[0], engine.batch)
             parts = [engine.run(self._stream, tuple(a[i : i + engine.batch] for a in arrays)) for i in starts]
@@ -207,7 +207,7 @@ class TensorRTGraphs(GraphCalls):
 
 
 def this_target(flavour: str, trt: ModuleType, gpu: Gpu) -> Target:
-    """What an engine must have been built for to be loaded here."""
+    """The target that an engine must have been built for to be loaded here."""
     return Target(
         flavour=flavour,
         version=trt.__version__,

@@ -1,4 +1,7 @@
-"""Whether a bundle is whole and a device computes what the trained model did: hashes, and golden vectors."""
+"""Check that a bundle is intact (hashes) and that a device computes what the trained model did (golden vectors).
+
+Results for a precision that the exporter could not run on a device are recorded in `verified.json` beside the manifest.
+"""
 
 import contextlib
 import json
@@ -21,7 +24,7 @@ from fsae.runtime.sphere.healpix import coarsen
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """How far a graph's output is from the golden one here, at the variable and zoom closest to their tolerance."""
+    """Difference of a graph's output from the golden one, at the variable and zoom closest to their tolerance."""
 
     graph: str
     precision: str
@@ -30,7 +33,7 @@ class Check:
 
     @property
     def good(self) -> bool:
-        """Whether the error is inside the tolerance; NaN is not."""
+        """True if the error is within the tolerance; NaN is not."""
         return self.worst.good
 
     def __str__(self) -> str:
@@ -40,14 +43,14 @@ class Check:
 
 
 def check_files(bundle: Bundle) -> int:
-    """Number of files whose hash was found right; BundleError for the first that is not."""
+    """Check the hash of every file and return their number; BundleError at the first that differs."""
     for name in bundle.manifest.files:
         bundle.check(name)
     return len(bundle.manifest.files)
 
 
 def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
-    """One check for each graph: the golden inputs through the device, against outputs of the trained model."""
+    """Run the golden inputs through every graph on the device and compare with the trained model's outputs."""
     golden = bundle.arrays("golden.npz")
     precision = graphs.precision
     parity = bundle.manifest.parity.get(precision, {})
@@ -63,11 +66,15 @@ def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
         missing = [name for name in names if name not in golden]
         if missing or graph not in parity:
             lacking = missing or f"a {precision} tolerance for the {graph}"
-            raise BundleError(f"bundle {bundle.manifest.name} cannot be verified, it lacks {lacking}: export it again")
+            raise BundleError(
+                f"bundle {bundle.manifest.name} cannot be verified: it lacks {lacking}", advice="export it again"
+            )
         *inputs, expected = (golden[name].astype(np.float32) for name in names)
         found = calls[graph](*inputs)
         if found.shape != expected.shape:
-            raise BundleError(f"the {graph} gives the shape {found.shape}, expected {expected.shape}: export it again")
+            raise BundleError(
+                f"the {graph} gives the shape {found.shape}, expected {expected.shape}", advice="export it again"
+            )
         difference = found.astype(np.float64) - expected  # (row, [step,] variable, pixel)
         if graph == "encoder":
             difference *= bundle.tables.scale[:, None]  # latents are dimensionless, parity is in physical units
@@ -81,9 +88,6 @@ def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
     return checks
 
 
-# What `verify` found of graphs that the exporter could not run on a device: `verified.json` beside the manifest.
-
-
 VERIFIED = "verified.json"
 
 RECORDS_SCHEMA = 1
@@ -91,7 +95,7 @@ RECORDS_SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Golden vectors of one precision on one device; of each graph the difference closest to its tolerance."""
+    """Golden vectors of one precision on one device: for each graph the difference closest to its tolerance."""
 
     files: Mapping[str, str]  # hashes of graphs, weights and golden vectors
     precision: str
@@ -109,14 +113,14 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """What verified.json holds."""
+    """The content of verified.json."""
 
     schema_version: int = RECORDS_SCHEMA
     records: tuple[Record, ...]
 
 
 def read_records(bundle: Bundle) -> tuple[Record, ...]:
-    """The records of files as the bundle has them, oldest first; none where it has no record that can be understood."""
+    """The records that belong to the bundle's present files, oldest first; none if they cannot be read."""
     with contextlib.suppress(OSError, ValueError, BundleError):
         raw = json.loads((bundle.folder / VERIFIED).read_text(encoding="utf-8"))
         found: Records = decode_record(Records, raw, VERIFIED, BundleError)
@@ -125,10 +129,10 @@ def read_records(bundle: Bundle) -> tuple[Record, ...]:
 
 
 def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Path | None:
-    """The file after the checks were recorded there; None where there was nothing to record or it cannot be written.
+    """Record the checks in verified.json and return its path, or None.
 
-    Only a precision that the exporter ran on no device is recorded, and only where all its graphs passed. An older
-    record of the same device and library is replaced.
+    Only a precision that the exporter could not run on a device is recorded, and only if all its graphs pass. It
+    replaces an older record of the same device and library.
     """
     if not any(check.first for check in checks) or not all(check.good for check in checks):
         return None
@@ -148,7 +152,7 @@ def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Pa
     try:
         aside.write_text(text, encoding="utf-8", newline="\n")
         aside.replace(path)
-    except OSError:  # shipped bundles may lie where only an administrator writes
+    except OSError:  # only an administrator may be able to write beside shipped bundles
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         return None
@@ -156,16 +160,16 @@ def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Pa
 
 
 def _files(bundle: Bundle, precision: str) -> dict[str, str]:
-    """Hashes of what a check of a precision depends on."""
+    """Hashes of the files that a check of a precision depends on."""
     parts = {name: entry.sha256 for name, entry in bundle.manifest.files.items()}
     return {name: found for name, found in parts.items() if name == "golden.npz" or f".{precision}.onnx" in name}
 
 
 def _gpus() -> tuple[str, ...]:
-    """The GPUs of this machine by name, as far as they can be asked."""
+    """Names of the GPUs of this machine, as far as they can be found out."""
     from .installation import gpu_findings
 
     try:
         return tuple(finding.value for finding in gpu_findings() if finding.name.startswith("gpu "))
-    except Exception:  # a driver can fail anywhere, and the record is right without
+    except Exception:  # a driver can fail anywhere, and the record is useful without it
         return ()
