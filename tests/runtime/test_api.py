@@ -21,7 +21,6 @@ from test_joining import series
 import fsae.runtime
 from fsae.runtime import Request, Selection
 from fsae.runtime.backends.onnx import OnnxGraphs
-from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.emulator import write_climatology
 from fsae.runtime.errors import UsageError
 from fsae.runtime.sphere.healpix import npix
@@ -29,11 +28,6 @@ from fsae.runtime.sphere.healpix import npix
 ROOT = Path(__file__).parents[2]
 README = ROOT / "runtime" / "README.md"
 MEMBERS = 3
-
-
-@pytest.fixture(scope="module")
-def emulator(tiny_bundle: Bundle) -> fsae.runtime.Emulator:
-    return fsae.runtime.load(tiny_bundle.folder, device="cpu", threads=1)
 
 
 def blocks() -> list[str]:

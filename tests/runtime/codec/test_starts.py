@@ -9,18 +9,12 @@ from test_forecasts import FIRST, LEADS, benchmark, cf, daily
 from tiny_bundle import ZOOM
 from trees import tree
 
-import fsae.runtime
 from fsae.runtime import Emulator, Selection, Shard
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import read_fields
 
 STARTS = 3
 WEEK = np.timedelta64(7, "D")
-
-
-@pytest.fixture(scope="module")
-def emulator(tiny_bundle_path: Path) -> Emulator:
-    return fsae.runtime.load(tiny_bundle_path, device="cpu", threads=1)
 
 
 def start(number: int, members: int) -> xr.Dataset:

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from fsae.runtime.backends.graphs import Graphs
-from fsae.runtime.backends.onnx import GPU_BATCH, OnnxGraphs
+from fsae.runtime.backends.onnx import GPU_BATCH
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
@@ -33,11 +33,6 @@ from fsae.runtime.errors import UsageError
 
 MEMBER = 1 << 20  # [bytes] of a member in flight on the machine that `machine` makes up
 LOADED = 1 << 28
-
-
-@pytest.fixture(scope="module")
-def graphs(tiny_bundle: Bundle) -> Graphs:
-    return OnnxGraphs(tiny_bundle, threads=1)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from tiny_bundle import (
 )
 
 from fsae.runtime.backends.graphs import DenoiserInputs, Graphs, pad_batch
-from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Manifest, Sampler
 from fsae.runtime.diffusion.noise import member_integers, standard_normal
@@ -41,11 +40,6 @@ from fsae.runtime.errors import BundleError, DataError, UsageError
 from fsae.runtime.jobs.results import in_memory
 
 SIGMA_MAX = 20.0
-
-
-@pytest.fixture(scope="module")
-def graphs(tiny_bundle: Bundle) -> Graphs:
-    return OnnxGraphs(tiny_bundle, threads=1)
 
 
 def january(year: int = 1990) -> cftime.datetime:

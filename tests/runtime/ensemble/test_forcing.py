@@ -26,11 +26,6 @@ KNOWN = Forcing(name="calendar year", units="year", range=(1948.0, 2005.0))
 NOLEAP_DAYS = np.cumsum([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 
-@pytest.fixture(scope="module")
-def emulator(tiny_bundle: Bundle) -> fsae.runtime.Emulator:
-    return fsae.runtime.load(tiny_bundle.folder, device="cpu", threads=1)
-
-
 def series(dates: list[cftime.datetime], values: list[float], **attributes: str) -> xr.Dataset:
     """A dataset of one variable over time."""
     return xr.Dataset({"x": ("time", values, attributes)}, coords={"time": dates})

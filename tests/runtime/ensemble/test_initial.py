@@ -44,11 +44,6 @@ from fsae.runtime.sphere.healpix import coarsen, refine
 MONTHS = 14  # from January 1990
 
 
-@pytest.fixture(scope="module")
-def emulator(tiny_bundle: Bundle) -> fsae.runtime.Emulator:
-    return fsae.runtime.load(tiny_bundle.folder, device="cpu", threads=1)
-
-
 def month_edges(calendar: str = "standard") -> list[cftime.datetime]:
     return [cftime.datetime(1990 + m // 12, m % 12 + 1, 1, calendar=calendar) for m in range(MONTHS + 1)]
 

@@ -2,7 +2,7 @@
 
 import errno
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ import xarray as xr
 from tiny_bundle import WINDOW
 
 from fsae.runtime.backends.onnx import OnnxGraphs
-from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble import statistics as module
 from fsae.runtime.ensemble.batch import MemoryLimit
@@ -32,11 +30,6 @@ PROBABILITIES = (0.05, 0.5, 0.975)
 
 def request_of(statistics: tuple[str, ...] = ALL, **more: Any) -> Request:
     return Request(members=MEMBERS, start="1990-01", steps=STEPS, seed=3, statistics=statistics, **more)
-
-
-@pytest.fixture(scope="module")
-def emulator(tiny_bundle: Bundle) -> Emulator:
-    return Emulator(tiny_bundle, OnnxGraphs(tiny_bundle, threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -240,17 +233,6 @@ def test_a_run_that_is_stopped_goes_on_with_the_next_window(
         files = [p.relative_to(whole) for p in sorted(whole.rglob("*")) if p.is_file()]
         assert files == [p.relative_to(path) for p in sorted(path.rglob("*")) if p.is_file()]
         assert [(whole / p).read_bytes() for p in files] == [(path / p).read_bytes() for p in files]
-
-
-@pytest.fixture
-def command(
-    tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        code = main(["--model", str(tiny_bundle_path), "--device", "cpu", "--threads", "1", *map(str, words)])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_line_says_the_same(

@@ -10,9 +10,7 @@ import pytest
 import xarray as xr
 from tiny_bundle import ZOOM, tiny_grid
 
-from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.cli.main import main
 from fsae.runtime.climate.calendar import steps_between
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
@@ -25,11 +23,6 @@ from fsae.runtime.sphere.regrid import apply, cell_areas, cell_mean_weights, con
 PACIFIC = (170.0, -50.0, -150.0, 20.0)  # across the date line
 ATLANTIC = (-60.0, -20.0, 20.0, 50.0)  # across longitude 0
 START, STEPS = "1990-01", 4
-
-
-@pytest.fixture(scope="module")
-def emulator(tiny_bundle: Bundle) -> Emulator:
-    return Emulator(tiny_bundle, OnnxGraphs(tiny_bundle, threads=1))
 
 
 def generated(emulator: Emulator, select: Selection) -> xr.Dataset:
@@ -262,15 +255,6 @@ def test_a_bundle_trained_on_healpix_has_no_source_grid(tiny_bundle: Bundle) -> 
     with pytest.raises(UsageError, match=r"trained on HEALPix: use --grid native, or a lat-lon grid such as 1\.5"):
         view_of(bundle, Selection(grid="source"))
     assert view_of(bundle, Selection(grid="30")).lat_deg is not None
-
-
-@pytest.fixture
-def command(tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        code = main(["--model", str(tiny_bundle_path), "--device", "cpu", "--threads", "1", *map(str, words)])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.mark.parametrize("suffix", ["zarr", "nc"])
