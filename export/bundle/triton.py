@@ -1,13 +1,13 @@
-"""A bundle's graphs as a model repository of the Triton inference server: one model per graph and precision.
+"""Write a bundle's graphs as a model repository for the Triton inference server, one model per graph and precision.
 
-DIR/fsae_NAME_GRAPH/1/model.onnx with DIR/fsae_NAME_GRAPH/config.pbtxt beside the 1; other precisions than fp32 end in
-_PRECISION. The server's clients compute season and noise features and run the sampler, as export/examples does.
+A model is DIR/fsae_NAME_GRAPH/1/model.onnx and DIR/fsae_NAME_GRAPH/config.pbtxt; names for precisions other than fp32
+end in _PRECISION. Clients compute the season and noise features and run the sampler, as export/examples does.
 """
 
 import contextlib
-import os
+import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,23 +15,27 @@ from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import graph_file
 from fsae.runtime.errors import BundleError, DeviceError, OutputError
 
-CONFIG, VERSION, MODEL = "config.pbtxt", "1", "model.onnx"  # names that Triton asks for; versions are whole numbers
+from .place import replacing
+
+log = logging.getLogger("fsae.export.bundle")
+
+CONFIG, VERSION, MODEL = "config.pbtxt", "1", "model.onnx"  # names that Triton prescribes; versions are integers
 
 MARK = "# Written by fsae-export "
 
-MAX_BATCH = 32  # rows of one request: the largest batch that engines are built for unless told otherwise
+MAX_BATCH = 32  # rows of one request: the largest batch that engines are built for by default
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """An input or output of a graph: float32, `dims` without the batch, which always comes first."""
+    """An input or output of a graph: float32, its shape `dims` without the batch, which comes first."""
 
     name: str
     dims: tuple[int, ...]
 
 
 def model_name(bundle: str, graph: str, precision: str) -> str:
-    """Name of a graph in the repository, the name of its folder too.
+    """Name of a graph's model and of its folder in the repository.
 
     >>> model_name("default", "encoder", "fp32"), model_name("default", "encoder", "fp16")
     ('fsae_default_encoder', 'fsae_default_encoder_fp16')
@@ -40,58 +44,44 @@ def model_name(bundle: str, graph: str, precision: str) -> str:
 
 
 def check_place(folder: Path, overwrite: bool) -> None:
-    """Nothing, or OutputError where `folder` may not be written: only what was written here before is replaced."""
+    """Raise OutputError unless `folder` may be written: only what fsae-export wrote is ever replaced."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise OutputError(f"{folder} is a file, expected a folder for the Triton repository: choose another")
+        raise OutputError(f"{folder} is a file", "a folder for the Triton repository", "choose another")
     entries = sorted(folder.iterdir())
     foreign = [path.name for path in entries if not _is_ours(path)]
     if foreign:
         raise OutputError(
-            f"{folder} holds {foreign[0]}, which fsae-export did not write: choose another folder for --triton (the "
-            "server takes several --model-repository)"
+            f"{folder} holds {foreign[0]}, which fsae-export did not write",
+            advice="choose another folder for --triton (the server accepts several --model-repository)",
         )
     if entries and not overwrite:
         raise OutputError(f"{folder} holds {entries[0].name} already: give --overwrite, or choose another folder")
 
 
-def write_repository(
-    bundle: Bundle, folder: Path, *, overwrite: bool = False, say: Callable[[str], None] = lambda message: None
-) -> list[str]:
-    """Names of the models in `folder`, after it was written aside and put into place as a whole."""
+def write_repository(bundle: Bundle, folder: Path, *, overwrite: bool = False) -> list[str]:
+    """Write the repository aside and put it in place as a whole; return the names of its models."""
     check_place(folder, overwrite)
-    folder = folder.resolve()
-    aside = folder.parent / f".partial-{os.getpid()}"
-    new, old = aside / "new", aside / "old"
-    try:
-        new.mkdir(parents=True)
-        names = []
+    names = []
+    with replacing(folder.resolve()) as new:
         for precision in bundle.manifest.precisions:
             for graph in bundle.manifest.graphs:
                 name = model_name(bundle.manifest.name, graph, precision)
-                say(f"{graph} {precision}: writing {name}")
+                log.info("%s %s: writing %s", graph, precision, name)
                 _write_model(bundle, graph_file(graph, precision), new / name)
                 names.append(name)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}; is there space, and is it yours?") from None
-    finally:
-        if old.exists() and not folder.exists():  # also after Ctrl-C between the two
-            old.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
     return names
 
 
 def read_tensors(path: Path) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs and outputs of an ONNX file; BundleError where one is not float32 with the batch as its only free axis."""
+    """Inputs and outputs of an ONNX file; BundleError unless all are float32 with the batch as their only free axis."""
     try:
         import onnx
     except ImportError as error:
         raise DeviceError(
-            f'a Triton repository needs {error.name or "onnx"}, which cannot be imported: pip install "fsae[export]"'
+            f"a Triton repository needs {error.name or 'onnx'}, which cannot be imported",
+            advice='pip install "fsae[export]"',
         ) from None
     graph = onnx.load_model(path, load_external_data=False).graph
     sides: list[list[Tensor]] = []
@@ -99,11 +89,11 @@ def read_tensors(path: Path) -> tuple[list[Tensor], list[Tensor]]:
         side = []
         for value in values:
             kind = value.type.tensor_type
-            dims = tuple(dim.dim_value for dim in kind.shape.dim)  # 0 stands for a free axis
+            dims = tuple(dim.dim_value for dim in kind.shape.dim)  # 0: a free axis
             if kind.elem_type != onnx.TensorProto.FLOAT or not dims or dims[0] != 0 or not all(dims[1:]):
                 raise BundleError(
-                    f"{value.name} of {path.parent.parent.name} has the shape {list(dims)} (0: free or empty), "
-                    "expected float32 with the batch first and no other free or empty axis, as Triton needs for batches"
+                    f"{value.name} of {path.parent.parent.name} has the shape {list(dims)} (0: free or empty)",
+                    "float32 with the batch first and no other free or empty axis, as Triton requires for batches",
                 )
             side.append(Tensor(name=value.name, dims=dims[1:]))
         sides.append(side)
@@ -111,10 +101,10 @@ def read_tensors(path: Path) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def config_text(name: str, bundle: Bundle, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> str:
-    """The config.pbtxt of a model: Triton's ModelConfig message in the text format of protobuf.
+    """The config.pbtxt of a model: Triton's ModelConfig message in protobuf's text format.
 
-    There is no dynamic batching: the server would join requests into batches whose size depends on the traffic, and
-    members are reproducible only where the size of their batch cannot show.
+    Dynamic batching is off: the server would join requests into batches whose size depends on the traffic, and members
+    are reproducible only if the size of their batch does not matter.
     """
     sides = "".join(
         f"{side} [\n" + ",\n".join(_tensor_text(tensor) for tensor in tensors) + "\n]\n"
@@ -133,7 +123,7 @@ def config_text(name: str, bundle: Bundle, inputs: Sequence[Tensor], outputs: Se
 
 
 def _tensor_text(tensor: Tensor) -> str:
-    """One input or output; Triton wants one number a row as a row of length one, which it then reshapes."""
+    """One input or output; Triton takes one number per row as an axis of length one, which it then removes."""
     lines = [f'name: "{tensor.name}"', "data_type: TYPE_FP32", f"dims: [ {', '.join(map(str, tensor.dims)) or '1'} ]"]
     if not tensor.dims:
         lines.append("reshape: { shape: [ ] }")
@@ -141,12 +131,12 @@ def _tensor_text(tensor: Tensor) -> str:
 
 
 def _write_model(bundle: Bundle, file: str, folder: Path) -> None:
-    """Nothing; writes one model: the graph, weights that lie beside it, and its configuration."""
+    """Write one model: the graph, any weights beside it, and its configuration."""
     version = folder / VERSION
     version.mkdir(parents=True)
     (version / MODEL).write_bytes(bundle.read(file))
     for other in bundle.manifest.files:
-        if other.startswith(f"{file}."):  # weights of a graph above 2 GB, which it knows by this name
+        if other.startswith(f"{file}."):  # weights of a graph above 2 GB, which refers to them by this name
             shutil.copyfile(bundle.check(other), version / other)
     inputs, outputs = read_tensors(version / MODEL)
     text = config_text(folder.name, bundle, inputs, outputs)
@@ -154,7 +144,7 @@ def _write_model(bundle: Bundle, file: str, folder: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a path is the folder of a model that was written here."""
+    """Whether a path is the folder of a model that fsae-export wrote."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return (path / CONFIG).read_text(encoding="utf-8").startswith(MARK)
     return False

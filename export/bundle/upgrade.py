@@ -1,13 +1,13 @@
-"""`fsae-export upgrade`: bundles of an older schema, rewritten in the newest one where they lie.
+"""`fsae-export upgrade`: rewrite bundles of an older schema in the newest one, in place.
 
-An older bundle works as it is, because every fsae reads all schemas before its own (schema.py); an upgrade is for hosts
-that read manifest.json themselves and know the newest schema alone. Only that file is replaced: graphs, tables and
-compiled engines, whose index names graphs by their hash, are the same bytes as before. Needs neither torch nor onnx.
+Older bundles work as they are, because every fsae reads all earlier schemas (schema.py); an upgrade is for hosts that
+read manifest.json themselves and know only the newest schema. Only that file changes: graphs, tables and compiled
+engines, whose index refers to graphs by their hash, keep their bytes. Needs neither torch nor onnx.
 """
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
 
 import click
 
@@ -23,54 +23,55 @@ EXAMPLES = """\b
 Examples:
   fsae-export upgrade engines/mine            the bundle in that folder
   fsae-export upgrade default ratio-64        bundles by name: in ./engines, else the shipped ones
-  fsae-export upgrade engines/*/              every bundle in ./engines; those of the newest schema stay as they are
+  fsae-export upgrade engines/*/              every bundle in ./engines; those in the newest schema stay as they are
 """
 
-Say = Callable[[str], None]
+log = logging.getLogger("fsae.export.bundle")
 
 
-def upgrade_bundle(folder: str | os.PathLike[str], *, say: Say = lambda message: None) -> Manifest:
-    """The manifest of a bundle (path or name) that now is of the newest schema; `say` is told what is checked.
+def upgrade_bundle(folder: str | os.PathLike[str]) -> Manifest:
+    """Upgrade a bundle (path or name) to the newest schema; return its manifest.
 
-    The old one is replaced only after every hash was right and every graph has given its golden vectors on the CPU;
-    else BundleError or ToleranceError. OutputError where the folder cannot be written. Whenever it stops, the bundle is
-    either as it was or done. A bundle of the newest schema is not touched, nor checked.
+    The old manifest is replaced only after all hashes match and every graph reproduces its golden vectors on the CPU;
+    otherwise raises BundleError or ToleranceError. Raises OutputError if the folder cannot be written. At any time the
+    bundle is either unchanged or complete. A bundle in the newest schema is neither changed nor checked.
     """
     bundle = open_bundle(folder)
     if written_schema(bundle) == SCHEMA_VERSION:
-        say(f"{bundle.folder} has schema {SCHEMA_VERSION}, the newest: nothing to do")
+        log.info("%s has schema %d, the newest: nothing to do", bundle.folder, SCHEMA_VERSION)
         return bundle.manifest
-    say(f"{bundle.folder}: {check_files(bundle)} files are whole")
-    _check_golden(bundle, say)
+    log.info("%s: %d files are intact", bundle.folder, check_files(bundle))
+    _check_golden(bundle)
     _replace_manifest(bundle)
     return bundle.manifest
 
 
 def written_schema(bundle: Bundle) -> int:
-    """The schema that manifest.json has on disk; an opened manifest is always of the newest."""
+    """The schema of manifest.json on disk; an opened manifest is always in the newest."""
     return schema_of(read_json((bundle.folder / MANIFEST).read_text(encoding="utf-8")))
 
 
-def _check_golden(bundle: Bundle, say: Say) -> None:
-    """Nothing, or ToleranceError where a graph misses its golden vectors on the CPU."""
+def _check_golden(bundle: Bundle) -> None:
+    """Raise ToleranceError unless every graph reproduces its golden vectors on the CPU."""
     missed = []
     for precision in bundle.manifest.precisions:
         if precision == NOT_ON_CPUS:
-            say(f"{precision} graphs run on no CPU: left to fsae-run verify on a GPU")
+            log.info("%s graphs do not run on CPUs: check them with fsae-run verify on a GPU", precision)
             continue
         for check in check_graphs(bundle, open_graphs(bundle, "cpu", precision=precision)):
-            say(str(check))
+            log.info("%s", check)
             if not check.good:
                 missed.append(f"the {check.graph} in {check.precision} by {check.worst}")
     if missed:
         raise ToleranceError(
             f"bundle {bundle.folder} stays as it was: on the CPU it misses the golden vectors of the trained model, "
-            f"{'; '.join(missed)}; update onnxruntime, or export it again"
+            f"{'; '.join(missed)}",
+            advice="update onnxruntime, or export it again",
         )
 
 
 def _replace_manifest(bundle: Bundle) -> None:
-    """Nothing; writes the manifest aside and renames it. Its time stays: hosts take by it what is the newest bundle."""
+    """Write the manifest aside and rename it; it keeps its time, by which the newest bundle is chosen."""
     path = bundle.folder / MANIFEST
     aside = path.with_name(f"{MANIFEST}.partial-{os.getpid()}")
     try:
@@ -91,10 +92,10 @@ def _replace_manifest(bundle: Bundle) -> None:
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
 def upgrade(bundles: tuple[str, ...]) -> None:
-    """Rewrite bundles of an older schema in the newest one, where they lie.
+    """Rewrite bundles of an older schema in the newest one, in place.
 
-    BUNDLE is the folder or the name of a bundle. Every hash, and the golden vectors of every graph, are checked on the
-    CPU first. Only manifest.json changes, so compiled engines stay valid; a bundle that fails stays as it was.
+    BUNDLE is the folder or name of a bundle. All hashes, and the golden vectors of every graph on the CPU, are checked
+    first. Only manifest.json changes, so compiled engines stay valid; a bundle that fails stays as it was.
     """
     failed: list[tuple[str, FsaeError]] = []
     for name in bundles:
@@ -103,7 +104,7 @@ def upgrade(bundles: tuple[str, ...]) -> None:
         except FsaeError as error:
             if len(bundles) == 1:
                 raise
-            _say(f"{name}: {error}")
+            log.info("%s: %s", name, error)
             failed.append((name, error))
     if failed:
         names = ", ".join(name for name, _ in failed)
@@ -111,15 +112,10 @@ def upgrade(bundles: tuple[str, ...]) -> None:
 
 
 def _upgrade_one(name: str) -> str:
-    """The summary line of one bundle, after its upgrade."""
+    """Upgrade one bundle; return its summary line."""
     bundle = open_bundle(name)
     before = written_schema(bundle)
-    upgrade_bundle(bundle.folder, say=_say)
+    upgrade_bundle(bundle.folder)
     if before == SCHEMA_VERSION:
         return f"{bundle.folder}: schema {before}, nothing to do"
     return f"{bundle.folder}: schema {before} is now {SCHEMA_VERSION}, only {MANIFEST} has changed"
-
-
-def _say(message: str) -> None:
-    """Nothing; a line on stderr."""
-    click.echo(message, err=True)

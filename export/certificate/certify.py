@@ -1,9 +1,10 @@
 """Every graph of a model in every precision asked for, measured against the original on real fields."""
 
+import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,7 +24,7 @@ from .originals import STRETCHES, Original, Part, expected_of, golden_rows, make
 from .parity import check_batches, check_parity, compare, larger
 from .runners import FILE_RUNNERS, RunnerGraphs, backend_name, run_rows
 
-Say = Callable[[str], None]
+log = logging.getLogger("fsae.export.certificate")
 
 # What each is measured with; the worst counts. ONNX Runtime's CPU is kinder to fp16 than any GPU (see runners.py) and
 # has no bf16. "torch" is the trained module in 16 bits, "onnx" the very graph by ONNX's reference implementation.
@@ -48,13 +49,13 @@ class Certified:
     certificates: Mapping[str, Certificate]  # by precision
 
 
-def certify(original: Original, precisions: Sequence[str], opset: int, say: Say) -> Certified:
+def certify(original: Original, precisions: Sequence[str], opset: int) -> Certified:
     """The original's graphs in these precisions; ToleranceError where one is too far from the trained model.
 
     Those of a bundle are made of its float32 graphs, whose `opset` they keep.
     """
     date = date_of_export()
-    say("reading real fields")
+    log.info("reading real fields")
     parts = make_parts(original, original.years)
     calibration = make_parts(original, original.data.training_years) if "int8" in precisions else {}
     graphs: dict[str, dict[str, Files]] = {precision: {} for precision in precisions}
@@ -64,7 +65,7 @@ def certify(original: Original, precisions: Sequence[str], opset: int, say: Say)
     exact: dict[str, Files] = {}
     for number, (graph, part) in enumerate(parts.items(), start=1):
         began = time.monotonic()
-        say(f"[{number}/{len(parts)}] {graph}")
+        log.info("[%d/%d] %s", number, len(parts), graph)
         rows = golden_rows(part.inputs)
         if graph in original.modules:
             exact[graph] = export_graph(graph, original.modules[graph], rows, opset)
@@ -79,13 +80,14 @@ def certify(original: Original, precisions: Sequence[str], opset: int, say: Say)
             else:
                 files = exact[graph] if precision == "fp32" else convert(exact[graph], precision)
             check_graph(graph, files, {key: value.shape[1:] for key, value in rows.items()})
-            say(f"[{number}/{len(parts)}] {graph} {precision}: comparing with {original.reference}")
+            place = f"[{number}/{len(parts)}] {graph} {precision}"
+            log.info("%s: comparing with %s", place, original.reference)
             parity[precision][graph] = measure(original, graph, precision, part, files)
             graphs[precision][graph] = files
             seconds[graph_file(graph, precision)] = time.monotonic() - began
             began = time.monotonic()
     every = {name: data for own in graphs.values() for files in own.values() for name, data in files.items()}
-    ensembles, steps = _ensembles(original, exact, graphs, say)
+    ensembles, steps = _ensembles(original, exact, graphs)
     years = original.years
     certificates = {
         precision: Certificate(
@@ -138,17 +140,17 @@ def measure(original: Original, graph: str, precision: str, part: Part, files: F
 
 
 def _ensembles(
-    original: Original, exact: Mapping[str, Files], graphs: Mapping[str, Mapping[str, Files]], say: Say
+    original: Original, exact: Mapping[str, Files], graphs: Mapping[str, Mapping[str, Files]]
 ) -> tuple[dict[str, tuple[EnsembleParity, ...]], int]:
     """Ensembles by precision beside the same members in fp32, and their steps; ToleranceError where one is too far."""
     reduced = [precision for precision in graphs if precision != "fp32"]
     if original.candidate.latent is None or not reduced:
         return {}, 0
-    say(f"ensembles: {MEMBERS} members in fp32")
+    log.info("ensembles: %d members in fp32", MEMBERS)
     reference = _draw(original, exact, "fp32")
     ensembles = {}
     for precision in reduced:
-        say(f"ensembles: the same members in {precision}")
+        log.info("ensembles: the same members in %s", precision)
         drawn = _draw(original, graphs[precision], precision)
         ensembles[precision] = compare_ensembles(
             original.candidate.variables, reference, drawn, original.tolerance(precision)

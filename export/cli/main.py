@@ -1,13 +1,15 @@
 """Command line of `fsae-export`: a run to a bundle, a bundle to TensorRT engines or a Triton model repository.
 
-Nothing here imports torch, onnx or the training code at once: engines are built where none of them is installed.
+Importing this module imports neither torch nor onnx nor the training code: engines are built without them.
 """
 
+import functools
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +20,7 @@ from fsae.runtime.backends.devices import PRECISIONS
 from fsae.runtime.bundle.files import MANIFEST, Bundle, open_bundle
 from fsae.runtime.cli.start import INTERRUPTED
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
+from fsae.runtime.log import on_stderr
 from fsae.runtime.signals import termination_as_interrupt
 
 from .show import bundle_summary, engine_summary, show_builds, show_bundle, show_engines
@@ -25,28 +28,27 @@ from .show import bundle_summary, engine_summary, show_builds, show_bundle, show
 if TYPE_CHECKING:
     from fsae.export.bundle.write import Exported
 
+log = logging.getLogger("fsae.export.cli")
 
 RUNS, ENGINES = Path("runs"), Path("engines")
 
 EXAMPLES = """\b
 Examples:
-  fsae-export                               the latest run under ./runs to ./engines/<its name>/
-  fsae-export runs/mine --name default      that run to ./engines/default/
+  fsae-export                               the latest run in ./runs, to ./engines/<its name>/
+  fsae-export runs/mine --name default      that run, to ./engines/default/
   fsae-export --precision fp32,fp16,int8    graphs in several precisions, each compared with the trained model
-  fsae-export --trt                         and TensorRT (or TensorRT-RTX) engines for this machine
-  fsae-export engines/default --trt         engines for a bundle that is there; needs no torch
+  fsae-export --trt                         TensorRT (or TensorRT-RTX) engines for this machine as well
+  fsae-export engines/default --trt         engines for an existing bundle; needs no torch
   fsae-export engines/default --precision fp16,bf16 --name half
-                                            a bundle's graphs in other precisions too, as engines/half
+                                            a bundle with graphs in other precisions as well, as engines/half
   fsae-export --trt --batch 1,16,64         engines for batches of 1 to 64, best at 16
   fsae-export engines/default --triton DIR  a Triton model repository of a bundle's graphs
-  fsae-export upgrade engines/mine          a bundle of an older schema in the newest one
+  fsae-export upgrade engines/mine          a bundle of an older schema, rewritten in the newest one
 """
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ExportRequest:
     """What the command line asks for."""
 
     source: str | None
@@ -57,14 +59,14 @@ class Request:
     data: Path | None
     trt: bool
     batch: tuple[int, int, int] | None
-    workspace_bytes: int | None
+    workspace: int | None  # bytes
     layers: bool
     triton: Path | None
     overwrite: bool
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:
-    """Smallest, best and largest batch of a text such as "1,8,32"; one number stands for all three.
+    """Smallest, best and largest batch in a text such as "1,8,32"; one number stands for all three.
 
     >>> parse_batch("1,8,32"), parse_batch("16")
     ((1, 8, 32), (16, 16, 16))
@@ -76,24 +78,24 @@ def parse_batch(text: str) -> tuple[int, int, int]:
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
-        raise UsageError(f"found --batch {text}, expected one size or smallest,best,largest such as 1,8,32")
+        raise UsageError(f"found --batch {text}", "one size or smallest,best,largest such as 1,8,32")
     return numbers[0], numbers[1], numbers[2]
 
 
 def parse_precisions(text: str) -> tuple[str, ...]:
-    """Precisions of a text such as "fp32,fp16", each once.
+    """Precisions in a text such as "fp32,fp16", each once.
 
     >>> parse_precisions("fp32,int8")
     ('fp32', 'int8')
     """
     found = tuple(part.strip() for part in text.split(","))
     if not set(found) <= set(PRECISIONS) or len(set(found)) != len(found):
-        raise UsageError(f"found --precision {text}, expected some of {','.join(PRECISIONS)}, each once")
+        raise UsageError(f"found --precision {text}", f"some of {','.join(PRECISIONS)}, each once")
     return found
 
 
 def find_source(source: str | None) -> Path | Bundle:
-    """The folder of a run, or the opened bundle, that the argument means; None means the latest run."""
+    """The folder of a run, or the opened bundle, that the argument names; by default the latest run."""
     if source is None:
         return _latest()
     path = Path(source)
@@ -103,49 +105,43 @@ def find_source(source: str | None) -> Path | Bundle:
         return path
     if path.name == source and (RUNS / path).is_dir():
         return RUNS / path
-    return open_bundle(source)  # a name among the bundles, or the error that lists them
+    return open_bundle(source)  # the name of a bundle, or the error that lists them
 
 
-def export(request: Request, say: Say) -> str:
-    """The summary line, after everything that was asked for is done."""
+def export(request: ExportRequest) -> str:
+    """Do everything that is asked for; return the summary line."""
     source = find_source(request.source)
     options = BuildOptions(
         profile=request.batch or DEFAULT_PROFILE,
-        workspace_bytes=request.workspace_bytes or WORKSPACE_BYTES,
+        workspace_bytes=request.workspace or WORKSPACE_BYTES,
         layers=request.layers,
     )
-    for name, value in (("batch", request.batch), ("workspace", request.workspace_bytes), ("layers", request.layers)):
-        if value and not request.trt:
-            raise UsageError(f"--{name} is for engines: give --trt as well")
-    if request.overwrite and request.triton is None:
-        raise UsageError("--overwrite is for a Triton repository: give --triton as well; bundles are always replaced")
-    if request.triton is not None:
-        check_place(request.triton, request.overwrite)  # fails now, not after minutes of exporting
-    flavour = None
-    if request.trt:
-        flavour = pick_flavour()
+    _check_options(request)
+    flavour = pick_flavour() if request.trt else None
+    if flavour is not None:
         build_target(flavour)  # fails now, not after minutes of exporting
     summary = []
     if isinstance(source, Bundle) and request.precisions is None:
         _check_as_it_is(source, request)
         bundle = source
     else:
-        exported = _export(source, request, say)
+        exported = _export(source, request)
         show_bundle(exported.manifest, exported.seconds)
         summary.append(bundle_summary(exported.folder, exported.manifest))
         bundle = open_bundle(exported.folder)
     if flavour is not None:
-        with show_builds() as (tell, progress):
-            engines = build_engines(bundle, flavour, options, say=tell, progress=progress)
+        with show_builds() as progress:
+            engines = build_engines(bundle, flavour, options, progress=progress)
         show_engines(engines)
         summary.append(engine_summary(bundle, engines))
     if request.triton is not None:
-        names = write_repository(bundle, request.triton, overwrite=request.overwrite, say=say)
+        names = write_repository(bundle, request.triton, overwrite=request.overwrite)
         summary.append(f"Triton repository {request.triton}: {', '.join(names)}")
     return "; ".join(summary)
 
 
 def _latest() -> Path:
+    """The folder of the latest finished run."""
     try:
         from fsae.training.fitting.run_folder import latest_run
     except ImportError as error:
@@ -153,8 +149,19 @@ def _latest() -> Path:
     return latest_run(RUNS)
 
 
-def _check_as_it_is(bundle: Bundle, request: Request) -> None:
-    """Nothing, or UsageError where nothing is asked of a bundle, or what only an export of graphs can do."""
+def _check_options(request: ExportRequest) -> None:
+    """Raise UsageError for options without effect, and OutputError if the Triton repository cannot be written."""
+    for name, value in (("batch", request.batch), ("workspace", request.workspace), ("layers", request.layers)):
+        if value and not request.trt:
+            raise UsageError(f"--{name} is for engines: give --trt as well")
+    if request.triton is not None:
+        check_place(request.triton, request.overwrite)
+    elif request.overwrite:
+        raise UsageError("--overwrite is for a Triton repository: give --triton as well; bundles are always replaced")
+
+
+def _check_as_it_is(bundle: Bundle, request: ExportRequest) -> None:
+    """Raise UsageError if there is nothing to do for a bundle, or if an option needs an export of graphs."""
     if any(value is not None for value in (request.out, request.name, request.opset, request.data)):
         raise UsageError("--out, --name, --opset and --data are for exports of graphs: name a run, or give --precision")
     if not request.trt and request.triton is None:
@@ -164,8 +171,8 @@ def _check_as_it_is(bundle: Bundle, request: Request) -> None:
         )
 
 
-def _export(source: Path | Bundle, request: Request, say: Say) -> "Exported":
-    """The bundle that was written, of a run or with more graphs of a bundle."""
+def _export(source: Path | Bundle, request: ExportRequest) -> "Exported":
+    """Write the bundle of a run, or a bundle with more graphs."""
     precisions = request.precisions or PRECISIONS[:1]
     try:
         from fsae.export.bundle.write import export_bundle, export_run
@@ -176,27 +183,40 @@ def _export(source: Path | Bundle, request: Request, say: Say) -> "Exported":
         if isinstance(source, Bundle):
             if request.opset is not None:
                 raise UsageError("--opset is for runs: the graphs of a bundle keep theirs")
-            say(f"bundle {source.folder}")
+            log.info("bundle %s", source.folder)
             out = request.out or source.folder.parent
-            return export_bundle(source, out, request.name, precisions=precisions, data=request.data, say=say)
+            return export_bundle(source, out, request.name, precisions=precisions, data=request.data)
         if request.data is not None:
-            raise UsageError("--data is for bundles: a run is compared on the data it prepared")
+            raise UsageError("--data is for bundles: a run is compared on the data it was prepared with")
         from fsae.training.fitting.run_folder import load_run
 
-        say(f"run {source}")
+        log.info("run %s", source)
         opset = OPSET if request.opset is None else request.opset
-        return export_run(
-            load_run(source), request.out or ENGINES, request.name, precisions=precisions, opset=opset, say=say
-        )
+        return export_run(load_run(source), request.out or ENGINES, request.name, precisions=precisions, opset=opset)
     except ImportError as error:  # torch imports some of what the exporter needs only when it exports
         raise _no_exporter(error) from None
 
 
 def _no_exporter(error: ImportError) -> DeviceError:
     return DeviceError(
-        f'exporting graphs needs {error.name or "torch"}, which cannot be imported: pip install "fsae[export]" '
-        "(engines of a bundle need no torch: fsae-export BUNDLE --trt)"
+        f"exporting graphs needs {error.name or 'torch'}, which cannot be imported",
+        advice='pip install "fsae[export]" (building engines of a bundle needs no torch: fsae-export BUNDLE --trt)',
     )
+
+
+def _by(parse: Callable[[Any], object]) -> Callable[[click.Context, click.Parameter, Any], object]:
+    """A callback of an option that converts a given value."""
+    return lambda context, parameter, value: None if value is None else parse(value)
+
+
+def _takes_request(run: Callable[[ExportRequest], None]) -> Callable[..., None]:
+    """A command that gets its options as one record."""
+
+    @functools.wraps(run)
+    def command(**options: Any) -> None:
+        run(ExportRequest(**options))
+
+    return command
 
 
 @click.command(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -204,66 +224,57 @@ def _no_exporter(error: ImportError) -> DeviceError:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of bundles.  [default: engines, or the bundle's]",
+    help="Folder for the bundle.  [default: engines, or where the bundle is]",
 )
 @click.option("--name", help="Name of the bundle.  [default: that of the run's folder, or of the bundle]")
-@click.option("--precision", metavar="LIST", help="Of fp32, fp16, bf16, int8, with commas.  [default: fp32]")
+@click.option(
+    "--precision",
+    "precisions",
+    metavar="LIST",
+    callback=_by(parse_precisions),
+    help="Of fp32, fp16, bf16, int8, separated by commas.  [default: fp32]",
+)
 @click.option("--opset", type=int, metavar="N", help="ONNX operator set of the graphs, 18 to 22.  [default: 18]")
 @click.option(
     "--data",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="CONFIG",
-    help="Configuration whose data a bundle's graphs are compared on.  [default: the sample data's]",
+    help="Configuration with the data to compare a bundle's graphs on.  [default: the sample data]",
 )
-@click.option("--trt", is_flag=True, help="Build TensorRT engines, or TensorRT-RTX ones where only that is installed.")
-@click.option("--batch", metavar="MIN,BEST,MAX", help="Batch sizes of the engines.  [default: 1,8,32]")
-@click.option("--workspace", type=float, metavar="GIB", help="Scratch memory a kernel may use.  [default: 2]")
+@click.option("--trt", is_flag=True, help="Build TensorRT engines, or TensorRT-RTX ones if only that is installed.")
+@click.option(
+    "--batch",
+    metavar="MIN,BEST,MAX",
+    callback=_by(parse_batch),
+    help="Batch sizes of the engines.  [default: 1,8,32]",
+)
+@click.option(
+    "--workspace",
+    type=float,
+    metavar="GIB",
+    callback=_by(workspace_bytes),
+    help="Scratch memory a kernel may use.  [default: 2]",
+)
 @click.option("--layers", is_flag=True, help="Write a report of each engine's layers beside it.")
 @click.option("--triton", metavar="DIR", type=click.Path(path_type=Path), help="Write a Triton model repository there.")
-@click.option("--overwrite", is_flag=True, help="Replace a Triton repository that was written before.")
+@click.option("--overwrite", is_flag=True, help="Replace a Triton repository written before.")
 @click.version_option(package_name="fsae", prog_name="fsae-export")
-def command(
-    source: str | None,
-    out: Path | None,
-    name: str | None,
-    precision: str | None,
-    opset: int | None,
-    data: Path | None,
-    trt: bool,
-    batch: str | None,
-    workspace: float | None,
-    layers: bool,
-    triton: Path | None,
-    overwrite: bool,
-) -> None:
+@_takes_request
+def command(request: ExportRequest) -> None:
     """Export a trained run as a bundle of ONNX graphs, and build TensorRT engines from a bundle.
 
-    RUN_OR_BUNDLE is the folder or name of a run, or of a bundle (with --precision, --trt or --triton). Without it the
-    latest run under ./runs is taken. The bundle is checked against the trained model and replaces an older one of its
-    name as a whole; one that is made of a bundle keeps its float32 graphs.
+    RUN_OR_BUNDLE is the folder or name of a run, or of a bundle (with --precision, --trt or --triton); by default the
+    latest run in ./runs. The graphs are checked against the trained model, and the bundle replaces an older one of its
+    name as a whole; one made from another bundle keeps its float32 graphs.
     """
-    request = Request(
-        source=source,
-        out=out,
-        name=name,
-        precisions=None if precision is None else parse_precisions(precision),
-        opset=opset,
-        data=data,
-        trt=trt,
-        batch=None if batch is None else parse_batch(batch),
-        workspace_bytes=None if workspace is None else workspace_bytes(workspace),
-        layers=layers,
-        triton=triton,
-        overwrite=overwrite,
-    )
-    click.echo(export(request, lambda message: click.echo(message, err=True)))
+    click.echo(export(request))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code of `fsae-export` with the arguments `argv` (default: those of the process)."""
+    """Run `fsae-export` with the arguments `argv` (default: those of the process); return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        with termination_as_interrupt():
+        with on_stderr(), termination_as_interrupt():
             if arguments[:1] == ["upgrade"]:  # a run of that name is ./upgrade
                 from fsae.export.bundle.upgrade import upgrade
 

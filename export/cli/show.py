@@ -1,9 +1,9 @@
-"""What `fsae-export` prints when it is done: tables on stderr, and the line for stdout."""
+"""What `fsae-export` shows: tables and the progress of builds on stderr, and the summary line for stdout."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -14,16 +14,18 @@ from fsae.runtime.backends.engine_index import Engine, engine_folder
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Manifest
 
+LINE_EVERY_S = 10.0  # TensorRT builds for minutes, TensorRT-RTX for seconds: most of its builds print no line
+
 
 def bundle_summary(folder: Path, manifest: Manifest) -> str:
-    """The line that says what was exported."""
+    """The summary of an exported bundle."""
     size = sum(entry.size for entry in manifest.files.values())
     graphs = ", ".join(manifest.graphs)
     return f"exported {folder}: {graphs}; {decimal(size)}"
 
 
 def engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
-    """The line that says which engines there are now."""
+    """The summary of built engines."""
     target = engines[0].target
     return (
         f"{len(engines)} engines in {engine_folder(bundle)} for {target.flavour} {target.version}, "
@@ -32,7 +34,7 @@ def engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
 
 
 def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
-    """Print the files of a bundle on stderr: size, nodes, time, and how far each graph is from the trained model."""
+    """Print the files of a bundle: size, nodes, time, and how far each graph is from the trained model."""
     files = []
     for name, entry in manifest.files.items():
         graph, _, rest = name.partition(".")
@@ -48,12 +50,10 @@ def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
             where = (row.variable, str(row.zoom), f"{row.max_abs_error:.1e}{unit}", rms, f"{row.tolerance:.1e}{unit}")
             files.append((*(facts if number == 0 else [""] * 4), *where))
     _show(("file", "size", "nodes", "time", "variable", "zoom", "largest", "rms", "tolerance"), files)
-    waiting = sorted({p for p, own in manifest.parity.items() for parity in own.values() if parity.device == NOT_RUN})
-    for precision in waiting:
-        click.echo(
-            f"{precision}: {NOT_RUN}; fsae-run verify --precision {precision} on a GPU measures and records it",
-            err=True,
-        )
+    for precision in sorted(manifest.parity):
+        if any(parity.device == NOT_RUN for parity in manifest.parity[precision].values()):
+            advice = f"fsae-run verify --precision {precision} on a GPU measures and records it"
+            click.echo(f"{precision}: {NOT_RUN}; {advice}", err=True)
     units = {variable.name: variable.units for variable in manifest.variables}
     rows = [
         (
@@ -74,33 +74,27 @@ def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
 
 
 def show_engines(engines: Sequence[Engine]) -> None:
-    """Print engines, their sizes and batches on stderr."""
+    """Print engines, their sizes and batch sizes."""
     rows = [(e.file, decimal(e.size), ", ".join(map(str, e.profile))) for e in engines]
     _show(("engine", "size", "batch"), rows)
 
 
 def _show(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stderr, as plain lines so that logs can hold it."""
+    """Print a table as plain lines, which logs can hold."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), err=True)
 
 
-# What `fsae-export` shows while an engine is built: a bar on a terminal, a line now and then in a log.
-
-
-LINE_EVERY_S = 10.0  # builds of TensorRT take minutes, those of TensorRT-RTX seconds: most of these print no line
-
-
 @contextlib.contextmanager
-def show_builds(line_every_s: float = LINE_EVERY_S) -> Iterator[tuple[Callable[[str], None], Progress]]:
-    """Two functions for `build_engines`, what it says and the phase a build is in, both shown on stderr.
+def show_builds(line_every_s: float = LINE_EVERY_S) -> Iterator[Progress]:
+    """A function that shows the phase of a build, for `build_engines`.
 
-    On a terminal there is a bar, and lines go above it. Elsewhere the phase makes a line at most every `line_every_s`
-    seconds, the first after as many.
+    A terminal shows a bar, below the lines of the log. Otherwise a line is printed at most every `line_every_s`
+    seconds, the first one after that time.
     """
     if not sys.stderr.isatty():
-        yield _line, _some_lines(line_every_s)
+        yield _some_lines(line_every_s)
         return
     from rich import progress as bars
     from rich.console import Console
@@ -111,25 +105,18 @@ def show_builds(line_every_s: float = LINE_EVERY_S) -> Iterator[tuple[Callable[[
         bars.MofNCompleteColumn(),
         bars.TimeElapsedColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True, soft_wrap=True)  # lines of the log keep their length
+    with bars.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None, visible=False)
-
-        def say(message: str) -> None:
-            bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
         def show(phase: str, done: int, total: int) -> None:
             bar.update(task, description=phase, completed=done, total=total, visible=True)
 
-        yield say, show
-
-
-def _line(message: str) -> None:
-    """Nothing; prints a line on stderr."""
-    click.echo(message, err=True)
+        yield show
 
 
 def _some_lines(every_s: float) -> Progress:
-    """A function that prints the phase and its steps on stderr when the last such line is `every_s` old."""
+    """A function that prints the phase and its steps if the last such line is `every_s` old."""
     last = time.monotonic()
 
     def show(phase: str, done: int, total: int) -> None:
@@ -137,6 +124,6 @@ def _some_lines(every_s: float) -> Progress:
         now = time.monotonic()
         if now - last >= every_s:
             last = now
-            _line(f"{phase}, {done} of {total}")
+            click.echo(f"{phase}, {done} of {total}", err=True)
 
     return show

@@ -1,8 +1,8 @@
-"""Where `fsae-export` begins, see `fsae.runtime.cli.start`."""
+"""Console entry point of `fsae-export`, see `fsae.runtime.cli.start`."""
 
 from fsae.runtime.cli.start import start
 
 
 def main() -> int:
-    """The exit code of `fsae-export` with the arguments of the process."""
+    """Run `fsae-export` with the arguments of the process; return its exit code."""
     return start("fsae-export", "fsae.export.cli.main")

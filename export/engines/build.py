@@ -1,14 +1,15 @@
-"""TensorRT and TensorRT-RTX engines of a bundle's graphs, built on the machine that will run them.
+"""Build the TensorRT or TensorRT-RTX engines of a bundle on the machine that will run them.
 
-Needs neither torch nor onnx: the ONNX files of the bundle and one of the two libraries are enough.
+Needs neither torch nor onnx: the bundle's ONNX files and one of the two libraries are enough.
 """
 
 import contextlib
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -37,23 +38,36 @@ from fsae.runtime.bundle.manifest import graph_file
 from fsae.runtime.errors import BundleError, DeviceError, OutputError, UsageError
 from fsae.runtime.jobs.lock import locked
 
-from .compile import BuildOptions, Progress, build_engine
+from .compile import BuildOptions, OnnxGraph, Progress, build_engine
 from .layer_report import SUFFIX, layer_report, report_name
+
+log = logging.getLogger("fsae.export.engines")
 
 FOR_CPUS = "int8"  # graphs of this precision round as CPUs do
 
-# What TensorRT-RTX compiles for when no target is given (its support matrix): one engine for all of these.
+# What TensorRT-RTX compiles for by default (its support matrix): one engine runs on all of these.
 PORTABLE_CAPABILITIES = ("8.6", "8.9", "12.0")
 
-TIMINGS = ".timings"  # ends the names of timing caches
+TIMINGS = ".timings"  # suffix of timing caches
 
-LOCK_FOLDER = f".{COMPILED}"  # beside the engines while they are built, so that nothing stays among them
+LOCK_FOLDER = f".{COMPILED}"  # beside the engines' folder, so that no lock file is left among them
 
 Write = Callable[[str, bytes], None]  # name of a file in the engines' folder, content
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What engines are built of, with and for."""
+
+    bundle: Bundle
+    trt: ModuleType
+    target: Target
+    options: BuildOptions
+    progress: Progress
+
+
 def pick_flavour() -> str:
-    """Flavour "trt" where TensorRT is installed, else "trt-rtx"; DeviceError naming the extras where neither is."""
+    """Flavour "trt" if TensorRT is installed, else "trt-rtx"; DeviceError naming both extras if neither is."""
     reasons = []
     for flavour in FLAVOURS:
         try:
@@ -63,16 +77,16 @@ def pick_flavour() -> str:
         else:
             return flavour
     raise DeviceError(
-        'building engines needs TensorRT or TensorRT-RTX: pip install "fsae[trt]" or pip install "fsae[trt-rtx]" '
-        f"({'; '.join(reasons)})"
+        "building engines needs TensorRT or TensorRT-RTX",
+        advice=f'pip install "fsae[trt]" or pip install "fsae[trt-rtx]" ({"; ".join(reasons)})',
     )
 
 
 def build_target(flavour: str) -> tuple[ModuleType, Target]:
-    """The library of a flavour and what its engines are built for here.
+    """The library of a flavour, and the target of engines built here.
 
-    TensorRT measures kernels on the GPU, so it needs one. TensorRT-RTX compiles without: then, and on GPUs it covers
-    by default, the engine is portable; on another GPU it is built for that one.
+    TensorRT measures kernels on a GPU, so it needs one. TensorRT-RTX compiles without: its engines are portable, except
+    on a GPU that it does not cover by default, for which they are built specially.
     """
     trt = import_tensorrt(flavour)
     try:
@@ -91,157 +105,140 @@ def build_engines(
     flavour: str,
     options: BuildOptions | None = None,
     *,
-    say: Callable[[str], None] = lambda message: None,
     progress: Progress = lambda phase, done, total: None,
 ) -> list[Engine]:
-    """The engines of every graph and precision of the bundle, in its `trt/`, after building those that are not there.
+    """Build the missing engines of a bundle into its `trt/`; return those of every graph and precision.
 
-    Every engine is written under the name of its own hash and the index last, each aside and then renamed: whoever
-    reads meanwhile finds the old engines or the new ones, and where a build fails or is interrupted the folder stays as
-    it was. Engines of older graphs are removed, engines of other libraries, GPUs and batch sizes stay. `progress` is
-    told of the phases of each build. An engine of another workspace is built again and takes the older one's place.
+    Each engine is named after its own hash, and the index is written last, each of them aside and then renamed: readers
+    find either the old engines or the new ones, and a build that fails or is interrupted leaves the folder as it was.
+    Engines of older graphs are removed; engines for other libraries, GPUs and batch sizes stay. An engine with another
+    workspace is built again and replaces the older one. `progress` is called for the phases of each build.
 
-    OutputError where the folder cannot be written, or another build is at work in it.
+    Raises OutputError if the folder cannot be written, or if another build is using it.
     """
-    options = options or BuildOptions()
-    precisions = _precisions(bundle, say)
+    precisions = _precisions(bundle)
     trt, target = build_target(flavour)
-    with locked(bundle.folder / LOCK_FOLDER):  # two builds would lose each other's entries of the index
-        return _build_missing(bundle, precisions, trt, target, options, say, progress)
+    shop = Workshop(bundle=bundle, trt=trt, target=target, options=options or BuildOptions(), progress=progress)
+    with locked(bundle.folder / LOCK_FOLDER):  # two builds would lose each other's entries in the index
+        return _build_missing(shop, precisions)
 
 
-def _build_missing(
-    bundle: Bundle,
-    precisions: Sequence[str],
-    trt: ModuleType,
-    target: Target,
-    options: BuildOptions,
-    say: Callable[[str], None],
-    progress: Progress,
-) -> list[Engine]:
+def _build_missing(shop: Workshop, precisions: Sequence[str]) -> list[Engine]:
     """See `build_engines`."""
-    folder = engine_folder(bundle)
-    index = _read_index(bundle, say)
-    known = _usable(bundle, index.engines, say)
-    timings = _read_timings(bundle, index, target, say)
+    bundle, folder, index = shop.bundle, engine_folder(shop.bundle), _read_index(shop.bundle)
+    known = _usable(bundle, index.engines)
+    timings = _read_timings(shop, index)
     built = []
     with _all_or_nothing(folder) as write:
         for precision, graph in itertools.product(precisions, bundle.manifest.graphs):
-            label = f"{graph} {precision}"
-            model, path = read_graph(bundle, graph_file(graph, precision))
             wanted = Engine(
                 graph=graph,
                 precision=precision,
                 graph_sha256=graph_hash(bundle.manifest, graph, precision) or "",
-                target=target,
-                profile=options.profile,
+                target=shop.target,
+                profile=shop.options.profile,
                 file="",
                 sha256="",
                 size=0,
-                workspace_bytes=options.workspace_bytes,
+                workspace_bytes=shop.options.workspace_bytes,
             )
-            engine = next((engine for engine in known if _is_wanted(engine, wanted)), None)
-            if engine is not None:
-                say(f"{label}: up to date")
-                data = read_engine(bundle, engine)
-            else:
-                say(f"{label}: building with {trt.__name__} {trt.__version__}")
-                began = time.monotonic()
-                done = build_engine(
-                    trt,
-                    model,
-                    f"{graph}.{precision}",
-                    target,
-                    options,
-                    path=path,
-                    timings=timings,
-                    progress=_labelled(progress, label),
-                )
-                data, timings = done.engine, done.timings
-                entry = file_entry(data)
-                name = f"{graph}.{precision}.{target.flavour}.{entry.sha256[:16]}.engine"
-                engine = replace(wanted, file=name, sha256=entry.sha256, size=entry.size)
-                write(name, data)
-                say(f"{label}: {decimal(engine.size)} in {time.monotonic() - began:.1f} s")
-            if options.layers:
-                report = layer_report(trt, engine, data, model, path)
-                write(report_name(engine.file), report)
-                say(f"{label}: layers in {report_name(engine.file)}")
+            engine, timings = _find_or_build(shop, known, wanted, timings, write)
             built.append(engine)
         keys = {engine.key for engine in built}
         kept = [*built, *(engine for engine in known if engine.key not in keys)]
-        caches = [cache for cache in index.timing_caches if cache.target != target]
+        caches = [cache for cache in index.timing_caches if cache.target != shop.target]
         if timings:
-            caches.append(_write_timings(write, target, timings))
+            caches.append(_write_timings(write, shop.target, timings))
         write(INDEX, index_text(kept, caches).encode())
     _sweep(folder, kept, caches)
     return built
 
 
-def _is_wanted(engine: Engine, wanted: Engine) -> bool:
-    """Whether an engine need not be built again; one whose workspace nobody knows is."""
-    return (engine.key, engine.workspace_bytes) == (wanted.key, wanted.workspace_bytes)
+def _find_or_build(
+    shop: Workshop, known: Sequence[Engine], wanted: Engine, timings: bytes, write: Write
+) -> tuple[Engine, bytes]:
+    """The wanted engine, built and written unless it is among the known ones; and the kernel timings after that."""
+    trt, label = shop.trt, f"{wanted.graph} {wanted.precision}"
+    model, path = read_graph(shop.bundle, graph_file(wanted.graph, wanted.precision))
+    graph = OnnxGraph(name=f"{wanted.graph}.{wanted.precision}", model=model, path=path)
+    asked = (wanted.key, wanted.workspace_bytes)  # an older index does not say the workspace: such engines never match
+    engine = next((engine for engine in known if (engine.key, engine.workspace_bytes) == asked), None)
+    if engine is not None:
+        log.info("%s: up to date", label)
+        data = read_engine(shop.bundle, engine)
+    else:
+        log.info("%s: building with %s %s", label, trt.__name__, trt.__version__)
+        began = time.monotonic()
+
+        def progress(phase: str, done: int, total: int) -> None:
+            shop.progress(f"{label}: {phase}", done, total)
+
+        made = build_engine(trt, graph, shop.target, shop.options, timings=timings, progress=progress)
+        data, timings = made.engine, made.timings
+        entry = file_entry(data)
+        name = f"{graph.name}.{shop.target.flavour}.{entry.sha256[:16]}.engine"
+        engine = replace(wanted, file=name, sha256=entry.sha256, size=entry.size)
+        write(name, data)
+        log.info("%s: %s in %.1f s", label, decimal(engine.size), time.monotonic() - began)
+    if shop.options.layers:
+        write(report_name(engine.file), layer_report(trt, engine, data, graph))
+        log.info("%s: layers in %s", label, report_name(engine.file))
+    return engine, timings
 
 
-def _precisions(bundle: Bundle, say: Callable[[str], None]) -> list[str]:
-    """The bundle's precisions that engines are built of; UsageError where there is none."""
+def _precisions(bundle: Bundle) -> list[str]:
+    """The bundle's precisions that engines are built for; UsageError if there are none."""
     have = bundle.manifest.precisions
     found = [precision for precision in have if precision != FOR_CPUS]
     if not found:
-        raise UsageError(f"bundle {bundle.manifest.name} has {FOR_CPUS} graphs only, which are for CPUs: no engine")
+        raise UsageError(f"bundle {bundle.manifest.name} has only {FOR_CPUS} graphs, which are for CPUs: no engine")
     if FOR_CPUS in have:
-        say(f"{FOR_CPUS} graphs are for CPUs: no engine")
+        log.info("%s graphs are for CPUs: no engine", FOR_CPUS)
     return found
-
-
-def _labelled(progress: Progress, label: str) -> Progress:
-    """`progress` with a label before every phase."""
-    return lambda phase, done, total: progress(f"{label}: {phase}", done, total)
 
 
 def _portable(flavour: str, trt: ModuleType) -> Target:
-    """The target of a TensorRT-RTX engine for every GPU that library compiles for by default."""
+    """The target of TensorRT-RTX engines for every GPU that the library covers by default."""
     return Target(flavour=flavour, version=trt.__version__, compute_capability=PORTABLE, platform=this_platform())
 
 
-def _read_index(bundle: Bundle, say: Callable[[str], None]) -> Index:
-    """The bundle's index, an empty one in place of one that cannot be used, which it says."""
+def _read_index(bundle: Bundle) -> Index:
+    """The bundle's index of engines, or an empty one if it cannot be used."""
     try:
         return load_index(engine_folder(bundle))
     except BundleError as error:
-        say(f"starting a new index: {error}")
+        log.info("starting a new index: %s", error)
         return Index(engines=())
 
 
-def _usable(bundle: Bundle, engines: Sequence[Engine], say: Callable[[str], None]) -> list[Engine]:
-    """Engines whose file is whole and whose graph is still the bundle's; says what it leaves."""
+def _usable(bundle: Bundle, engines: Sequence[Engine]) -> list[Engine]:
+    """Engines whose file is intact and whose graph is still the bundle's; report the others."""
     found = []
     for engine in engines:
         if graph_hash(bundle.manifest, engine.graph, engine.precision) != engine.graph_sha256:
-            say(f"dropping {engine.file}: it was built from an older graph")
-            continue
-        try:
-            read_engine(bundle, engine)
-        except BundleError:
-            say(f"dropping {engine.file}: missing or altered")
-            continue
-        found.append(engine)
+            log.info("dropping %s: it was built from an older graph", engine.file)
+        elif _intact(bundle, engine) is not None:
+            found.append(engine)
     return found
 
 
-def _read_timings(bundle: Bundle, index: Index, target: Target, say: Callable[[str], None]) -> bytes:
-    """Kernel timings of earlier builds on the target; empty where there are none or their file is not the index's."""
-    for cache in index.timing_caches:
-        if cache.target == target:
-            try:
-                return read_engine(bundle, cache)
-            except BundleError:
-                say(f"dropping {cache.file}: missing or altered")
-    return b""
+def _intact(bundle: Bundle, entry: Engine | TimingCache) -> bytes | None:
+    """Content of a file of the index; report it and return None if it is missing or altered."""
+    try:
+        return read_engine(bundle, entry)
+    except BundleError:
+        log.info("dropping %s: missing or altered", entry.file)
+        return None
+
+
+def _read_timings(shop: Workshop, index: Index) -> bytes:
+    """Kernel timings of earlier builds for the target; empty if there are none or their file is not intact."""
+    cache = next((cache for cache in index.timing_caches if cache.target == shop.target), None)
+    return (_intact(shop.bundle, cache) or b"") if cache is not None else b""
 
 
 def _write_timings(write: Write, target: Target, timings: bytes) -> TimingCache:
-    """The index's entry of kernel timings, after they were written."""
+    """Write kernel timings; return their entry in the index."""
     entry = file_entry(timings)
     name = f"{target.flavour}-{target.version}-{target.compute_capability}.{entry.sha256[:16]}{TIMINGS}"
     write(name, timings)
@@ -250,7 +247,7 @@ def _write_timings(write: Write, target: Target, timings: bytes) -> TimingCache:
 
 @contextlib.contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[Write]:
-    """A function that writes files into `folder`; if the work fails, files that it added go again, and a new folder."""
+    """A function that writes files into `folder`; if the block fails, its new files are removed, and a new folder."""
     made, added = not folder.exists(), list[Path]()
     try:
         folder.mkdir(exist_ok=True)
@@ -275,7 +272,7 @@ def _all_or_nothing(folder: Path) -> Iterator[Write]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Nothing; writes a file aside and renames it."""
+    """Write a file aside, then rename it."""
     aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         aside.write_bytes(data)
@@ -291,7 +288,7 @@ def _cannot_write(path: Path, error: OSError) -> OutputError:
 
 
 def _sweep(folder: Path, engines: Sequence[Engine], caches: Sequence[TimingCache]) -> None:
-    """Nothing; removes what the index does not name: engines, their reports, timings, and what broken builds left."""
+    """Remove engines, reports and timings that the index does not list, and what killed builds left behind."""
     keep = {engine.file for engine in engines} | {cache.file for cache in caches}
     keep |= {report_name(engine.file) for engine in engines}
     for path in folder.iterdir():

@@ -1,11 +1,10 @@
-"""The layers of an engine as a JSON file beside it, so that precisions or libraries can be compared line by line.
+"""Write an engine's layers as JSON beside it, so that precisions or libraries can be compared line by line.
 
-TensorRT's inspector tells what an engine is made of, but only where the engine can be loaded, on a GPU. Elsewhere the
-report lists the layers the library reads from the graph, before it fuses them, with the types that it will keep to.
+TensorRT's inspector lists the layers of an engine, but only on a GPU that can load it. Elsewhere the report lists the
+layers that the library reads from the graph, before it fuses them, with the types that it will keep.
 """
 
 import json
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +13,7 @@ from fsae.runtime.backends.engine_index import Engine
 from fsae.runtime.backends.tensorrt import make_logger
 from fsae.runtime.errors import DeviceError
 
-from .compile import parse_graph
+from .compile import OnnxGraph, parse_graph
 
 SUFFIX = ".layers.json"
 
@@ -24,7 +23,7 @@ FROM_GRAPH = "layers the library reads from the graph, not those of the engine, 
 
 
 def report_name(engine_file: str) -> str:
-    """Name of the report of an engine.
+    """File name of an engine's report.
 
     >>> report_name("encoder.fp16.trt.0123456789abcdef.engine")
     'encoder.fp16.trt.0123456789abcdef.layers.json'
@@ -32,17 +31,15 @@ def report_name(engine_file: str) -> str:
     return engine_file.removesuffix(".engine") + SUFFIX
 
 
-def layer_report(trt: ModuleType, engine: Engine, data: bytes, model: bytes, path: Path | None = None) -> bytes:
-    """Text of the report of an engine whose file holds `data`, built from the graph `model`, one layer a line.
+def layer_report(trt: ModuleType, engine: Engine, data: bytes, graph: OnnxGraph) -> bytes:
+    """Text of the report of an engine, whose file holds `data` and was built from `graph`: one layer per line.
 
-    Lines have no numbers: a cast more in one precision would change all that follow. `path` is where the graph lies if
-    its weights lie beside it.
+    Lines have no numbers: one more cast in one precision would change all that follow.
     """
-    name = f"{engine.graph}.{engine.precision}"
     try:
         layers, source = inspected_layers(trt, engine.target.flavour, data), FROM_ENGINE
     except DeviceError as error:
-        layers, source = parsed_layers(trt, model, name, path), f"{FROM_GRAPH}{error}"
+        layers, source = parsed_layers(trt, graph), f"{FROM_GRAPH}{error}"
     header = {
         "graph": engine.graph,
         "precision": engine.precision,
@@ -55,9 +52,9 @@ def layer_report(trt: ModuleType, engine: Engine, data: bytes, model: bytes, pat
     return "\n".join(["{", *lines, '  "layers": [', rows, "  ]", "}", ""]).encode()
 
 
-def parsed_layers(trt: ModuleType, model: bytes, name: str, path: Path | None = None) -> list[dict[str, Any]]:
-    """Layers of the network read from an ONNX file: name, kind, node, and type and shape (-1: batch) of each output."""
-    parsed = parse_graph(trt, model, name, path)
+def parsed_layers(trt: ModuleType, graph: OnnxGraph) -> list[dict[str, Any]]:
+    """Layers that the library reads from a graph: name, kind, node, and type and shape (-1: batch) of each output."""
+    parsed = parse_graph(trt, graph)
     layers = [parsed.network.get_layer(index) for index in range(parsed.network.num_layers)]
     return [
         {
@@ -71,21 +68,21 @@ def parsed_layers(trt: ModuleType, model: bytes, name: str, path: Path | None = 
 
 
 def inspected_layers(trt: ModuleType, flavour: str, data: bytes) -> list[Any]:
-    """Layers of a serialised engine, as the library's inspector describes them; DeviceError where it cannot load it."""
-    find_gpu(flavour)  # asks CUDA, which gives an error code where TensorRT would print
+    """Layers of a serialised engine, as the library's inspector lists them; DeviceError if it cannot be loaded."""
+    find_gpu(flavour)  # ask CUDA first: it returns an error code, TensorRT would print
     logger, messages = make_logger(trt)
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise DeviceError(f"{trt.__name__} cannot load it ({' '.join(messages[-1:]) or 'no reason given'})")
+        raise DeviceError(f"{trt.__name__} cannot load the engine ({' '.join(messages[-1:]) or 'no reason given'})")
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     try:
         layers = json.loads(text)["Layers"]
     except (ValueError, TypeError, KeyError):
-        raise DeviceError(f"the inspector of {trt.__name__} gave no list of layers") from None
+        raise DeviceError(f"the inspector of {trt.__name__} did not return a list of layers") from None
     return list(layers)
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:
-    """Name, type and shape of a tensor of a network."""
+    """Name, type and shape of a network's tensor."""
     return {"name": tensor.name, "dtype": tensor.dtype.name, "shape": list(tensor.shape)}

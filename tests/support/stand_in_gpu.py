@@ -153,7 +153,7 @@ class FakeCuda(types.ModuleType):
         return (_Code.cudaSuccess,)
 
 
-class _Logger:
+class Logger:
     INTERNAL_ERROR, ERROR, WARNING, INFO = range(4)
 
 
@@ -224,7 +224,7 @@ def install_stand_ins(
 ) -> FakeCuda:
     """Put the stand-ins where the driver looks for tensorrt and cuda-bindings."""
     cuda, trt = install_cuda(monkeypatch, driver_error, memory), types.ModuleType("tensorrt")
-    trt.__version__, trt.ILogger = HERE.version, _Logger
+    trt.__version__, trt.ILogger = HERE.version, Logger
     trt.DataType = types.SimpleNamespace(FLOAT="float32")
     trt.Runtime = lambda logger: types.SimpleNamespace(deserialize_cuda_engine=_FakeEngine)
     monkeypatch.setitem(sys.modules, "tensorrt", trt)

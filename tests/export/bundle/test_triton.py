@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from trees import tree
 
 from fsae.export.bundle.triton import read_tensors, write_repository
 from fsae.export.cli.main import main
@@ -89,10 +90,6 @@ def model_config() -> type[Any]:
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("fsae_test.ModelConfig"))
 
 
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("which", ["tiny_bundle", "default_bundle"])
 def test_every_model_answers_as_its_configuration_says(
     which: str, request: pytest.FixtureRequest, model_config: type[Any], tmp_path: Path
@@ -104,7 +101,7 @@ def test_every_model_answers_as_its_configuration_says(
     assert sorted(p.name for p in (tmp_path / "repository").iterdir()) == sorted(names)
     for graph, name in zip(bundle.manifest.graphs, names, strict=False):  # fp32 comes first
         folder = tmp_path / "repository" / name
-        assert sorted(files_in(folder)) == ["1/model.onnx", "config.pbtxt"]
+        assert sorted(tree(folder)) == ["1/model.onnx", "config.pbtxt"]
         config = text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), model_config())
         assert config.name == name == f"fsae_{bundle.manifest.name}_{graph}"
         assert (config.platform, config.default_model_filename) == ("onnxruntime_onnx", "model.onnx")
@@ -132,7 +129,7 @@ def test_weights_beside_a_graph_come_along(tiny_bundle_path: Path, tmp_path: Pat
     (folder / "denoiser.fp32.onnx.data").write_bytes(b"weights")
     write_manifest(folder, open_bundle(folder).manifest)
     write_repository(open_bundle(folder), tmp_path / "repository")
-    beside = {path: data for path, data in files_in(tmp_path / "repository").items() if path.endswith(".data")}
+    beside = {path: data for path, data in tree(tmp_path / "repository").items() if path.endswith(".data")}
     assert beside == {"fsae_tiny_denoiser/1/denoiser.fp32.onnx.data": b"weights"}
 
 
@@ -148,12 +145,12 @@ def test_what_is_there_is_replaced_only_when_told(tiny_bundle: Bundle, tmp_path:
     repository = tmp_path / "repository"
     repository.mkdir()  # an empty folder is as good as none
     write_repository(tiny_bundle, repository)
-    before = files_in(repository)
+    before = tree(repository)
     with pytest.raises(OutputError, match="holds fsae_tiny_decoder already: give --overwrite"):
         write_repository(tiny_bundle, repository)
     shutil.copytree(repository / "fsae_tiny_decoder", repository / "fsae_older_decoder")
     write_repository(tiny_bundle, repository, overwrite=True)
-    assert files_in(repository) == before  # the same bytes, and the older model is gone
+    assert tree(repository) == before  # the same bytes, and the older model is gone
 
 
 def test_what_others_wrote_is_never_replaced(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -161,10 +158,10 @@ def test_what_others_wrote_is_never_replaced(tiny_bundle: Bundle, tmp_path: Path
     write_repository(tiny_bundle, repository)
     (repository / "resnet").mkdir()
     (repository / "resnet" / "config.pbtxt").write_text('name: "resnet"\n')
-    before = files_in(repository)
+    before = tree(repository)
     with pytest.raises(OutputError, match="holds resnet, which fsae-export did not write"):
         write_repository(tiny_bundle, repository, overwrite=True)
-    assert files_in(repository) == before
+    assert tree(repository) == before
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file, expected a folder"):
         write_repository(tiny_bundle, tmp_path / "file", overwrite=True)
@@ -173,11 +170,11 @@ def test_what_others_wrote_is_never_replaced(tiny_bundle: Bundle, tmp_path: Path
 def test_a_failure_leaves_the_older_repository(tiny_bundle_path: Path, tmp_path: Path) -> None:
     bundle = open_bundle(shutil.copytree(tiny_bundle_path, tmp_path / "copy"))
     write_repository(bundle, tmp_path / "repository")
-    before = files_in(tmp_path / "repository")
+    before = tree(tmp_path / "repository")
     (bundle.folder / "denoiser.fp32.onnx").write_bytes(b"damaged")  # the last that is read
     with pytest.raises(BundleError, match="truncated or altered"):
         write_repository(bundle, tmp_path / "repository", overwrite=True)
-    assert files_in(tmp_path / "repository") == before
+    assert tree(tmp_path / "repository") == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "repository"]  # nothing half-written
 
 

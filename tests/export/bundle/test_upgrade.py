@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from blocked import TRAINING, run_blocked
+from trees import tree
 
 import fsae.runtime
 from fsae.export.bundle import upgrade as module
@@ -23,26 +23,6 @@ from fsae.runtime.errors import BundleError, OutputError, ToleranceError
 GOLDEN = Path(__file__).parents[2] / "golden"
 OLDER = [f"bundle-schema-{version}" for version in range(1, SCHEMA_VERSION)]
 NEWEST = f"bundle-schema-{SCHEMA_VERSION}"
-BLOCKER = """
-import sys
-
-BLOCKED = {"torch", "onnx", "onnx_ir", "onnxscript", "healpy", "lightning", "scipy", *sys.argv.pop(1).split()}
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in BLOCKED:
-            raise ImportError(f"{name} is blocked by the test", name=name)
-
-sys.meta_path.insert(0, Blocker())
-from fsae.export.cli.main import main
-code = main(sys.argv[1:])
-assert not BLOCKED & set(sys.modules)
-sys.exit(code)
-"""
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -63,7 +43,7 @@ def old(here: Path) -> Path:
 
 
 def change_golden(folder: Path, name: str, by: float) -> None:
-    """Nothing; shifts a golden array of the bundle and writes the new hash into its manifest, which stays as old."""
+    """Shift a golden array of the bundle and write its new hash into the manifest, whose schema stays."""
     with np.load(folder / "golden.npz") as found:
         arrays = {key: found[key] + (by if key == name else 0) for key in found.files}
     np.savez_compressed(folder / "golden.npz", **arrays)
@@ -78,19 +58,19 @@ def change_manifest(folder: Path, change: Callable[[dict[str, dict[str, object]]
 
 
 @pytest.mark.parametrize("name", OLDER)
-def test_only_the_manifest_changes(here: Path, name: str) -> None:  # oracle: bytes, and what the old one was read as
+def test_only_the_manifest_changes(here: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    # oracle: bytes, and what the old one was read as
     folder = Path("engines") / name
-    before, read, time = contents(folder), open_bundle(folder).manifest, (folder / "manifest.json").stat().st_mtime_ns
-    said: list[str] = []
-    assert upgrade_bundle(folder, say=said.append) == read
-    after = contents(folder)
+    before, read, time = tree(folder), open_bundle(folder).manifest, (folder / "manifest.json").stat().st_mtime_ns
+    assert upgrade_bundle(folder) == read
+    after = tree(folder)
     assert {path for path in after if after[path] != before.get(path)} == {"manifest.json"}
     assert set(after) == set(before)
     assert after["manifest.json"] == read.to_json().encode()
     assert json.loads(after["manifest.json"])["schema_version"] == SCHEMA_VERSION
     assert (folder / "manifest.json").stat().st_mtime_ns == time
-    assert said[0] == f"{folder}: 6 files are whole"
-    assert [line.split(",")[0] for line in said[1:]] == [
+    assert caplog.messages[0] == f"{folder}: 6 files are intact"
+    assert [line.split(",")[0] for line in caplog.messages[1:]] == [
         "encoder fp32: pass",
         "decoder fp32: pass",
         "denoiser fp32: pass",
@@ -98,13 +78,13 @@ def test_only_the_manifest_changes(here: Path, name: str) -> None:  # oracle: by
     assert len(fsae.runtime.load(folder, device="cpu").verify()) == 3
 
 
-def test_the_newest_schema_is_left_alone(here: Path) -> None:
+def test_the_newest_schema_is_left_alone(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = Path("engines") / NEWEST
     (folder / "golden.npz").unlink()  # not looked at
-    before, said = contents(folder), list[str]()
-    assert upgrade_bundle(NEWEST, say=said.append) == open_bundle(folder).manifest
-    assert contents(folder) == before
-    assert said == [f"{folder} has schema {SCHEMA_VERSION}, the newest: nothing to do"]
+    before = tree(folder)
+    assert upgrade_bundle(NEWEST) == open_bundle(folder).manifest
+    assert tree(folder) == before
+    assert caplog.messages == [f"{folder} has schema {SCHEMA_VERSION}, the newest: nothing to do"]
 
 
 def test_compiled_engines_stay_valid(old: Path) -> None:  # oracle: the index, asked before and after
@@ -117,15 +97,15 @@ def test_compiled_engines_stay_valid(old: Path) -> None:  # oracle: the index, a
     (old / "trt" / "decoder.engine").write_bytes(b"compiled")
     (old / "trt" / "index.json").write_text(index_text([engine]), encoding="utf-8")
     assert find_engine(open_bundle(old), "decoder", "fp32", target) == engine
-    before = contents(old)
+    before = tree(old)
     upgrade_bundle(old)
     assert find_engine(open_bundle(old), "decoder", "fp32", target) == engine
-    assert contents(old) | {"manifest.json": b""} == before | {"manifest.json": b""}
+    assert tree(old) | {"manifest.json": b""} == before | {"manifest.json": b""}
 
 
 def test_a_miss_leaves_the_bundle_as_it_was(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change_golden(old, "decoder.field", 0.1)
-    before = contents(old)
+    before = tree(old)
     with pytest.raises(ToleranceError, match=r"stays as it was: on the CPU it misses .* the decoder in fp32 by 0\.1 "):
         upgrade_bundle(old)
     assert main(["upgrade", str(old)]) == 6
@@ -136,19 +116,19 @@ def test_a_miss_leaves_the_bundle_as_it_was(old: Path, capsys: pytest.CaptureFix
         "decoder fp32: FAIL",
         "denoiser fp32: pass",
     ]
-    assert contents(old) == before
+    assert tree(old) == before
 
 
 @pytest.mark.parametrize("name", ["denoiser.fp32.onnx", "MODEL_CARD.md"])  # the second is used by nothing
 def test_a_damaged_bundle_stays_as_it_was(old: Path, name: str) -> None:
     (old / name).write_bytes((old / name).read_bytes()[:-1])
-    before = contents(old)
+    before = tree(old)
     with pytest.raises(BundleError, match=rf"{name} is truncated or altered"):
         upgrade_bundle(old)
-    assert contents(old) == before
+    assert tree(old) == before
 
 
-def test_every_precision_is_checked_but_the_one_of_no_cpu(old: Path) -> None:
+def test_every_precision_is_checked_but_the_one_of_no_cpu(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     # oracle: fp32 graphs under three names pass in each, and miss in each where the golden field is another
     for precision in ("fp16", "bf16", "int8"):
         for graph in ("encoder", "decoder", "denoiser"):
@@ -161,18 +141,17 @@ def test_every_precision_is_checked_but_the_one_of_no_cpu(old: Path) -> None:
 
     change_manifest(old, list_them)
     change_golden(old, "encoder.latent", 0.1)
-    said: list[str] = []
     with pytest.raises(ToleranceError) as caught:
-        upgrade_bundle(old, say=said.append)
+        upgrade_bundle(old)
     assert [p in str(caught.value) for p in ("in fp32", "in fp16", "in bf16", "in int8")] == [True, True, False, True]
-    assert "bf16 graphs run on no CPU: left to fsae-run verify on a GPU" in said
+    assert "bf16 graphs do not run on CPUs: check them with fsae-run verify on a GPU" in caplog.messages
     change_golden(old, "encoder.latent", -0.1)
     assert upgrade_bundle(old).precisions == ("fp32", "bf16", "fp16", "int8")
 
 
 def test_a_folder_that_cannot_be_written(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # oracle: a place that refuses to be written, one way or the other; a folder's mode means nothing to root
-    before = contents(old)
+    before = tree(old)
     for name in ("write_bytes", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(Path, name, _refuse)
@@ -180,7 +159,7 @@ def test_a_folder_that_cannot_be_written(old: Path, monkeypatch: pytest.MonkeyPa
                 OutputError, match=r"^cannot write .*/manifest\.json: Read-only .*; the bundle stays as"
             ):
                 upgrade_bundle(old)
-        assert contents(old) == before
+        assert tree(old) == before
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", _refuse)
         patch.setattr(Path, "unlink", _refuse)  # as on a file system that is mounted read-only
@@ -193,28 +172,28 @@ def _refuse(*arguments: object, **options: object) -> None:
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder(old: Path) -> None:
-    before = contents(old)
+    before = tree(old)
     old.chmod(0o500)
     try:
         with pytest.raises(OutputError, match="Permission denied; the bundle stays as it was"):
             upgrade_bundle(old)
     finally:
         old.chmod(0o700)
-    assert contents(old) == before
+    assert tree(old) == before
 
 
 def test_an_interrupt_leaves_nothing_half_written(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = contents(old)
+    before = tree(old)
 
     def interrupt(path: Path, target: Path) -> None:
-        whole = contents(old)  # at the last moment before the rename the bundle is the old one, still whole
+        whole = tree(old)  # at the last moment before the rename the bundle is the old one, still whole
         assert whole | before == whole
         assert len(whole) == len(before) + 1
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", interrupt)
     assert main(["upgrade", str(old)]) == 130
-    assert contents(old) == before
+    assert tree(old) == before
 
 
 def test_a_bundle_that_was_replaced_meanwhile_is_not_written_over(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,14 +225,14 @@ def test_one_that_fails_does_not_keep_back_the_others(old: Path, capsys: pytest.
     shutil.copytree(old, missed)
     shutil.copytree(old, whole)
     change_golden(missed, "denoiser.denoised", 1.0)
-    before = contents(missed)
+    before = tree(missed)
     assert main(["upgrade", str(old), "missed", "nowhere", "whole"]) == ToleranceError.exit_code == 6
     out, err = capsys.readouterr()
     assert [line.split(":")[0] for line in out.splitlines()] == [str(old), str(whole)]
     assert err.count(f"\nmissed: bundle {missed} stays as it was: on the CPU it misses the golden vectors") == 1
     assert err.count("\nnowhere: found no bundle 'nowhere'; known names: ") == 1
     assert err.splitlines()[-1] == "fsae-export: 2 of 4 bundles could not be upgraded: missed, nowhere"
-    assert contents(missed) == before
+    assert tree(missed) == before
     for folder in (old, whole):
         assert (folder / "manifest.json").read_bytes() == open_bundle(folder).manifest.to_json().encode()
     assert main(["upgrade", "nowhere", str(old)]) == BundleError.exit_code == 4
@@ -279,13 +258,13 @@ def test_mistakes_have_one_sentence_and_a_code(
 
 def test_a_newer_bundle_is_refused_politely(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change_manifest(old, lambda raw: raw.update({"schema_version": SCHEMA_VERSION + 1, "new": {}}))  # type: ignore[dict-item]
-    before = contents(old)
+    before = tree(old)
     assert main(["upgrade", str(old)]) == 4
     assert capsys.readouterr().err == (
         f"fsae-export: the manifest has schema version {SCHEMA_VERSION + 1}, this fsae reads versions up to "
         f"{SCHEMA_VERSION}: update with `pip install --upgrade fsae`\n"
     )
-    assert contents(old) == before
+    assert tree(old) == before
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,27 +275,17 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
         assert "  fsae-export upgrade engines/mine  " in text
 
 
-def run_blocked(more: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`fsae-export` in a fresh interpreter where nothing that trains or exports can be imported, nor `more`."""
-    return subprocess.run(
-        [sys.executable, "-c", BLOCKER, more, *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-
-
 def test_it_needs_neither_torch_nor_onnx(old: Path) -> None:  # oracle: an interpreter that cannot import them
-    before = contents(old)
-    done = run_blocked("onnxruntime", "upgrade", str(old))
+    before = tree(old)
+    done = run_blocked("upgrade", str(old), blocked=(*TRAINING, "onnxruntime"))
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1].startswith(
         "fsae-export: device cpu needs onnxruntime, which cannot be imported"
     )
     assert 'pip install "fsae[cpu]"' in done.stderr
-    assert contents(old) == before
-    assert run_blocked("onnxruntime", "upgrade", NEWEST).returncode == 0  # there is nothing to compute
-    done = run_blocked("", "upgrade", str(old))
+    assert tree(old) == before
+    done = run_blocked("upgrade", NEWEST, blocked=(*TRAINING, "onnxruntime"))
+    assert done.returncode == 0  # there is nothing to compute
+    done = run_blocked("upgrade", str(old))
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{old}: schema 1 is now {SCHEMA_VERSION}, only manifest.json has changed\n"

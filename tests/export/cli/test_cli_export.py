@@ -3,12 +3,12 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
+from blocked import TRAINING, run_blocked
 from stand_in_gpu import obstacle
 
 from fsae.export.bundle import write as export_bundle
@@ -20,35 +20,6 @@ from fsae.runtime.errors import ToleranceError, UsageError
 from fsae.training.fitting import run_folder as training_run
 
 Call = tuple[Path, Path, str | None, tuple[str, ...], int]
-
-BLOCKER = """
-import sys
-
-BLOCKED = {"torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "healpy", "lightning", "scipy"}
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in BLOCKED:
-            raise ImportError(f"{name} is blocked by the test", name=name)
-
-sys.meta_path.insert(0, Blocker())
-from fsae.export.cli.main import main
-code = main(sys.argv[1:])
-assert not {"torch", "onnx", "healpy", "fsae.training.fitting.run_folder"} & set(sys.modules)
-sys.exit(code)
-"""
-
-
-def run_blocked(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`fsae-export` in a fresh interpreter where nothing that trains or exports can be imported."""
-    return subprocess.run(
-        [sys.executable, "-c", BLOCKER, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
 
 
 @pytest.fixture
@@ -64,9 +35,7 @@ def asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """What was exported: run, out, name, precisions, opset; the exporter itself is replaced by the tiny bundle."""
     calls: list[Call] = []
 
-    def exporter(
-        run: Path, out: Path, name: str | None, *, precisions: tuple[str, ...], opset: int, say: object
-    ) -> Exported:
+    def exporter(run: Path, out: Path, name: str | None, *, precisions: tuple[str, ...], opset: int) -> Exported:
         calls.append((run, out, name, precisions, opset))
         bundle = open_bundle(here / "engines" / "tiny")
         seconds = {file: 1.25 for file in bundle.manifest.files if file.endswith(".onnx")}
@@ -235,7 +204,7 @@ def test_batches_of_text() -> None:
 def test_engines_of_a_bundle_need_no_torch(here: Path) -> None:  # oracle: an interpreter that cannot import it
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'fsae[trt-rtx]'")
     for name in ("engines/tiny", "tiny", "engines/tiny/manifest.json"):
-        done = run_blocked(here, name, "--trt", "--batch", "1,2,4")
+        done = run_blocked(name, "--trt", "--batch", "1,2,4", blocked=(*TRAINING, "onnxruntime"), folder=here)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("3 engines in engines/tiny/trt for trt-rtx ")
     engines = read_index(here / "engines" / "tiny" / "trt")
@@ -249,7 +218,7 @@ def test_engines_of_a_bundle_need_no_torch(here: Path) -> None:  # oracle: an in
 def test_exporting_a_run_without_torch_names_the_extra(here: Path) -> None:
     make_run(here / "runs" / "mine")
     for arguments in ((), ("runs/mine",)):
-        done = run_blocked(here, *arguments)
+        done = run_blocked(*arguments, folder=here)
         assert done.returncode == 3
         assert done.stderr.splitlines()[-1].startswith("fsae-export: exporting graphs needs ")
         assert 'pip install "fsae[export]"' in done.stderr

@@ -8,15 +8,16 @@ import sys
 import time
 import types
 from dataclasses import replace
-from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
-from stand_in_gpu import an_engine, install_cuda, write_index
+from stand_in_gpu import HERE, Logger, an_engine, install_cuda, write_index
+from trees import tree
 
 from fsae.export.engines import build as export_engines
 from fsae.export.engines import compile as builder
 from fsae.export.engines.build import TIMINGS, build_engines, build_target, pick_flavour
-from fsae.export.engines.compile import BuildOptions, workspace_bytes
+from fsae.export.engines.compile import BuildOptions, Built, OnnxGraph, build_engine, workspace_bytes
 from fsae.export.graphs.external_data import split_weights
 from fsae.runtime.backends.engine_index import (
     INDEX,
@@ -35,159 +36,149 @@ from fsae.runtime.errors import DeviceError, OutputError, UsageError
 SMALL = BuildOptions(profile=(2, 2, 2))
 
 
-@pytest.fixture
-def bundle(tiny_bundle_path: Path, tmp_path: Path) -> Bundle:
-    """A copy of the tiny bundle to build engines in."""
-    return open_bundle(shutil.copytree(tiny_bundle_path, tmp_path / "tiny"))
-
-
-@pytest.fixture
-def rtx() -> types.ModuleType:
-    return pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'fsae[trt-rtx]'")
-
-
-def fingerprint(folder: Path) -> dict[str, bytes]:
-    """Content of every file below a folder."""
-    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def rewritten(bundle: Bundle) -> Bundle:
     """The bundle after its files were changed: its manifest written anew."""
     write_manifest(bundle.folder, replace(bundle.manifest, parity={}))
     return open_bundle(bundle.folder)
 
 
-def test_engines_are_built_indexed_and_kept(rtx: types.ModuleType, bundle: Bundle) -> None:
+def test_engines_are_built_indexed_and_kept(
+    rtx: types.ModuleType, tiny_copy: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     # oracle: the library's own header check, and the rules in build_engines's docstring
-    said: list[str] = []
-    built = build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 2, 4)), say=said.append)
-    assert [engine.graph for engine in built] == list(bundle.manifest.graphs)
-    assert sum("building with tensorrt_rtx" in line for line in said) == 3
-    assert sorted(read_index(engine_folder(bundle)), key=lambda e: e.key) == sorted(built, key=lambda e: e.key)
+    built = build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(1, 2, 4)))
+    assert [engine.graph for engine in built] == list(tiny_copy.manifest.graphs)
+    assert sum("building with tensorrt_rtx" in line for line in caplog.messages) == 3
+    assert sorted(read_index(engine_folder(tiny_copy)), key=lambda e: e.key) == sorted(built, key=lambda e: e.key)
     _, target = build_target("trt-rtx")
     for engine in built:
         assert engine.target == target
-        assert find_engine(bundle, engine.graph, "fp32", target) == engine
-        assert len(read_engine(bundle, engine)) == engine.size > 1000
+        assert find_engine(tiny_copy, engine.graph, "fp32", target) == engine
+        assert len(read_engine(tiny_copy, engine)) == engine.size > 1000
     # again: nothing is built; another batch: beside the first; a graph that changed: the old engine goes
-    said.clear()
-    assert build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 2, 4)), say=said.append) == built
-    assert said == [f"{graph} fp32: up to date" for graph in bundle.manifest.graphs]
-    wider = build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 4, 8)))
-    assert len(read_index(engine_folder(bundle))) == 6
-    path = engine_folder(bundle) / wider[0].file
+    caplog.clear()
+    assert build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(1, 2, 4))) == built
+    assert caplog.messages == [f"{graph} fp32: up to date" for graph in tiny_copy.manifest.graphs]
+    wider = build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(1, 4, 8)))
+    assert len(read_index(engine_folder(tiny_copy))) == 6
+    path = engine_folder(tiny_copy) / wider[0].file
     path.write_bytes(path.read_bytes()[:-1])
-    said.clear()
-    build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 4, 8)), say=said.append)
-    assert f"dropping {wider[0].file}: missing or altered" in said
-    assert {p.name for p in engine_folder(bundle).iterdir()} == {
+    caplog.clear()
+    build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(1, 4, 8)))
+    assert f"dropping {wider[0].file}: missing or altered" in caplog.messages
+    assert {p.name for p in engine_folder(tiny_copy).iterdir()} == {
         INDEX,
-        *(engine.file for engine in read_index(engine_folder(bundle))),
+        *(engine.file for engine in read_index(engine_folder(tiny_copy))),
     }
 
 
 def test_another_workspace_is_another_engine(
-    rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+    rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tiny_copy: Bundle
 ) -> None:  # oracle: what the library is told, and what the index says of it
     limits: list[int] = []
     build = export_engines.build_engine
 
-    def spied(trt, model, name, target, options, **more):
+    def spied(trt, graph, target, options, **more):
         limits.append(options.workspace_bytes)
-        return build(trt, model, name, target, options, **more)
+        return build(trt, graph, target, options, **more)
 
     monkeypatch.setattr(export_engines, "build_engine", spied)
-    build_engines(bundle, "trt-rtx", SMALL)
+    build_engines(tiny_copy, "trt-rtx", SMALL)
     less = replace(SMALL, workspace_bytes=1 << 30)
-    built = build_engines(bundle, "trt-rtx", less)
+    built = build_engines(tiny_copy, "trt-rtx", less)
     assert limits == [2 << 30] * 3 + [1 << 30] * 3
     assert {engine.workspace_bytes for engine in built} == {1 << 30}
-    listed = read_index(engine_folder(bundle))
+    listed = read_index(engine_folder(tiny_copy))
     assert sorted(listed, key=lambda e: e.key) == sorted(built, key=lambda e: e.key)  # in the older ones' place
     for engine in built:
-        assert find_engine(bundle, engine.graph, "fp32", engine.target) == engine
-    assert build_engines(bundle, "trt-rtx", less) == built
+        assert find_engine(tiny_copy, engine.graph, "fp32", engine.target) == engine
+    assert build_engines(tiny_copy, "trt-rtx", less) == built
     assert len(limits) == 6
     # of an older index nobody knows it
-    raw = json.loads((engine_folder(bundle) / INDEX).read_text()) | {"schema_version": 2}
+    raw = json.loads((engine_folder(tiny_copy) / INDEX).read_text()) | {"schema_version": 2}
     for entry in raw["engines"]:
         del entry["workspace_bytes"]
-    (engine_folder(bundle) / INDEX).write_text(json.dumps(raw))
-    assert build_engines(bundle, "trt-rtx", less) == built
+    (engine_folder(tiny_copy) / INDEX).write_text(json.dumps(raw))
+    assert build_engines(tiny_copy, "trt-rtx", less) == built
     assert len(limits) == 9
 
 
-def test_two_builds_do_not_meet(rtx: types.ModuleType, bundle: Bundle) -> None:
-    # oracle: the kernel's lock; what a build writes aside is there until it has its name
-    folder, refused = engine_folder(bundle), []
+def test_two_builds_do_not_meet(rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tiny_copy: Bundle) -> None:
+    # oracle: the kernel's lock; files are written aside and then renamed
+    folder, build, refused = engine_folder(tiny_copy), export_engines.build_engine, []
 
-    def another(line: str) -> None:
-        if "building" not in line or refused:
-            return
-        (folder / "decoder.engine.partial-1").write_bytes(b"half")
-        with pytest.raises(OutputError, match=rf"is being written by process {os.getpid()} on ") as failure:
-            build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 1, 1)))
-        refused.append(failure)
-        assert [path.name for path in folder.iterdir()] == ["decoder.engine.partial-1"]
+    def interrupted(*given, **more):
+        if not refused:
+            (folder / "decoder.engine.partial-1").write_bytes(b"half")
+            with pytest.raises(OutputError, match=rf"is being written by process {os.getpid()} on ") as failure:
+                build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(1, 1, 1)))
+            refused.append(failure)
+            assert [path.name for path in folder.iterdir()] == ["decoder.engine.partial-1"]
+        return build(*given, **more)
 
-    built = build_engines(bundle, "trt-rtx", SMALL, say=another)
+    monkeypatch.setattr(export_engines, "build_engine", interrupted)
+    built = build_engines(tiny_copy, "trt-rtx", SMALL)
     assert refused
-    # what a killed build left is removed, and neither lock nor its folder stay
+    # what a killed build left is removed, and neither the lock nor its folder stays
     assert {p.name for p in folder.iterdir()} == {INDEX, *(engine.file for engine in built)}
-    assert {p.name for p in bundle.folder.iterdir()} == {"manifest.json", COMPILED, *bundle.manifest.files}
-    assert len(build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 1, 1)))) == 3
+    assert {p.name for p in tiny_copy.folder.iterdir()} == {"manifest.json", COMPILED, *tiny_copy.manifest.files}
+    assert len(build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(1, 1, 1)))) == 3
 
 
-def test_engines_of_an_older_graph_are_dropped(rtx: types.ModuleType, bundle: Bundle) -> None:
-    old = an_engine(bundle, target=build_target("trt-rtx")[1])
-    write_index(bundle, replace(old, graph_sha256="1" * 64))
-    said: list[str] = []
-    build_engines(bundle, "trt-rtx", BuildOptions(profile=(2, 2, 2)), say=said.append)
-    assert f"dropping {old.file}: it was built from an older graph" in said
-    assert not (engine_folder(bundle) / old.file).exists()
+def test_engines_of_an_older_graph_are_dropped(
+    rtx: types.ModuleType, tiny_copy: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = an_engine(tiny_copy, target=build_target("trt-rtx")[1])
+    write_index(tiny_copy, replace(old, graph_sha256="1" * 64))
+    build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(2, 2, 2)))
+    assert f"dropping {old.file}: it was built from an older graph" in caplog.messages
+    assert not (engine_folder(tiny_copy) / old.file).exists()
 
 
-def test_weights_beside_a_graph_belong_to_it(rtx: types.ModuleType, bundle: Bundle) -> None:
+def test_weights_beside_a_graph_belong_to_it(
+    rtx: types.ModuleType, tiny_copy: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     # oracle: the graph with its weights inside, and the rule that an engine belongs to all of its graph
     name = "denoiser.fp32.onnx"
-    inside = build_engines(bundle, "trt-rtx", SMALL)
-    for file, data in split_weights(bundle.read(name), name, limit_bytes=9000).items():
-        (bundle.folder / file).write_bytes(data)
-    bundle = rewritten(bundle)
-    assert f"{name}.data" in bundle.manifest.files
-    said: list[str] = []
-    beside = build_engines(bundle, "trt-rtx", SMALL, say=said.append)
-    assert said[0] == f"dropping {inside[2].file}: it was built from an older graph"
-    assert beside[2].graph_sha256 == graph_hash(bundle.manifest, "denoiser", "fp32") != inside[2].graph_sha256
-    weights = bundle.folder / f"{name}.data"
+    inside = build_engines(tiny_copy, "trt-rtx", SMALL)
+    for file, data in split_weights(tiny_copy.read(name), name, limit_bytes=9000).items():
+        (tiny_copy.folder / file).write_bytes(data)
+    tiny_copy = rewritten(tiny_copy)
+    assert f"{name}.data" in tiny_copy.manifest.files
+    caplog.clear()
+    beside = build_engines(tiny_copy, "trt-rtx", SMALL)
+    assert caplog.messages[0] == f"dropping {inside[2].file}: it was built from an older graph"
+    assert beside[2].graph_sha256 == graph_hash(tiny_copy.manifest, "denoiser", "fp32") != inside[2].graph_sha256
+    weights = tiny_copy.folder / f"{name}.data"
     weights.write_bytes(bytes(weights.stat().st_size))
-    bundle = rewritten(bundle)
+    tiny_copy = rewritten(tiny_copy)
     with pytest.raises(DeviceError, match="older graph"):
-        find_engine(bundle, "denoiser", "fp32", beside[2].target)
+        find_engine(tiny_copy, "denoiser", "fp32", beside[2].target)
 
 
-def test_graphs_for_cpus_are_left_out(rtx: types.ModuleType, bundle: Bundle) -> None:
-    for graph in bundle.manifest.graphs:
-        shutil.copy(bundle.folder / f"{graph}.fp32.onnx", bundle.folder / f"{graph}.int8.onnx")
-    bundle = rewritten(bundle)
-    assert bundle.manifest.precisions == ("fp32", "int8")
-    said: list[str] = []
-    built = build_engines(bundle, "trt-rtx", SMALL, say=said.append)
+def test_graphs_for_cpus_are_left_out(
+    rtx: types.ModuleType, tiny_copy: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    for graph in tiny_copy.manifest.graphs:
+        shutil.copy(tiny_copy.folder / f"{graph}.fp32.onnx", tiny_copy.folder / f"{graph}.int8.onnx")
+    tiny_copy = rewritten(tiny_copy)
+    assert tiny_copy.manifest.precisions == ("fp32", "int8")
+    built = build_engines(tiny_copy, "trt-rtx", SMALL)
     assert [engine.precision for engine in built] == ["fp32"] * 3
-    assert said[0] == "int8 graphs are for CPUs: no engine"
-    for graph in bundle.manifest.graphs:
-        (bundle.folder / f"{graph}.fp32.onnx").unlink()
-    with pytest.raises(UsageError, match="has int8 graphs only, which are for CPUs"):
-        build_engines(rewritten(bundle), "trt-rtx", SMALL)
+    assert caplog.messages[0] == "int8 graphs are for CPUs: no engine"
+    for graph in tiny_copy.manifest.graphs:
+        (tiny_copy.folder / f"{graph}.fp32.onnx").unlink()
+    with pytest.raises(UsageError, match="has only int8 graphs, which are for CPUs"):
+        build_engines(rewritten(tiny_copy), "trt-rtx", SMALL)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["new folder", "old folder"])
 def test_an_interrupted_build_leaves_the_folder_as_it_was(
-    rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, bundle: Bundle, first: bool
+    rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tiny_copy: Bundle, first: bool
 ) -> None:  # oracle: what lay there before
     if not first:
-        build_engines(bundle, "trt-rtx", BuildOptions(profile=(1, 1, 1), layers=True))
-    before = fingerprint(bundle.folder)
+        build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(1, 1, 1), layers=True))
+    before = tree(tiny_copy.folder)
     told: list[str] = []
     monkeypatch.setattr(builder, "WAKE_S", 0.05)
 
@@ -198,15 +189,15 @@ def test_an_interrupted_build_leaves_the_folder_as_it_was(
             time.sleep(0.3)  # for the other thread to see it
 
     with pytest.raises(KeyboardInterrupt):
-        build_engines(bundle, "trt-rtx", replace(SMALL, layers=True), progress=interrupt)
+        build_engines(tiny_copy, "trt-rtx", replace(SMALL, layers=True), progress=interrupt)
     assert "encoder fp32: Building engine" in told
     assert told[-1] == "decoder fp32: Building engine"  # nothing after the step it was in
     assert told.count(told[-1]) == 2
-    assert fingerprint(bundle.folder) == before
-    assert engine_folder(bundle).exists() != first
+    assert tree(tiny_copy.folder) == before
+    assert engine_folder(tiny_copy).exists() != first
 
 
-def test_what_progress_raises_ends_the_build(rtx: types.ModuleType, bundle: Bundle) -> None:
+def test_what_progress_raises_ends_the_build(rtx: types.ModuleType, tiny_copy: Bundle) -> None:
     told: list[str] = []
 
     def broken(phase: str, done: int, total: int) -> None:
@@ -214,14 +205,14 @@ def test_what_progress_raises_ends_the_build(rtx: types.ModuleType, bundle: Bund
         raise OSError("stderr is gone")
 
     with pytest.raises(OSError, match="stderr is gone"):
-        build_engines(bundle, "trt-rtx", SMALL, progress=broken)
+        build_engines(tiny_copy, "trt-rtx", SMALL, progress=broken)
     assert len(told) < 10
-    assert not engine_folder(bundle).exists()
+    assert not engine_folder(tiny_copy).exists()
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated:DeprecationWarning")
 def test_timings_are_kept_for_the_next_build(
-    rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, bundle: Bundle
+    rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tiny_copy: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     # oracle: what each build is given; TensorRT-RTX stands in for TensorRT, whose calls it has
     install_cuda(monkeypatch)
@@ -234,50 +225,51 @@ def test_timings_are_kept_for_the_next_build(
         return build(*arguments, timings=timings, **options)
 
     monkeypatch.setattr(export_engines, "build_engine", spied)
-    engines = build_engines(bundle, "trt", SMALL)
-    (cache,) = load_index(engine_folder(bundle)).timing_caches
-    content = read_engine(bundle, cache)
+    engines = build_engines(tiny_copy, "trt", SMALL)
+    (cache,) = load_index(engine_folder(tiny_copy)).timing_caches
+    content = read_engine(tiny_copy, cache)
     assert cache.target == engines[0].target
     assert cache.file.startswith(f"trt-{rtx.__version__}-8.9.")
     assert given == [b"", content, content]  # each graph profits from those before
-    build_engines(bundle, "trt", BuildOptions(profile=(3, 3, 3)))
+    build_engines(tiny_copy, "trt", BuildOptions(profile=(3, 3, 3)))
     assert given[3:] == [content] * 3
-    path = engine_folder(bundle) / cache.file
+    path = engine_folder(tiny_copy) / cache.file
     path.write_bytes(content[:-1])  # damaged: the library never sees it
-    said: list[str] = []
-    build_engines(bundle, "trt", BuildOptions(profile=(4, 4, 4)), say=said.append)
-    assert f"dropping {cache.file}: missing or altered" in said
+    build_engines(tiny_copy, "trt", BuildOptions(profile=(4, 4, 4)))
+    assert f"dropping {cache.file}: missing or altered" in caplog.messages
     assert given[6] == b""
     entry = file_entry(b"garbage" * 20)
-    (engine_folder(bundle) / f"garbage{TIMINGS}").write_bytes(b"garbage" * 20)
+    (engine_folder(tiny_copy) / f"garbage{TIMINGS}").write_bytes(b"garbage" * 20)
     listed = TimingCache(target=cache.target, file=f"garbage{TIMINGS}", sha256=entry.sha256, size=entry.size)
-    (engine_folder(bundle) / INDEX).write_text(index_text(read_index(engine_folder(bundle)), [listed]))
-    build_engines(bundle, "trt", BuildOptions(profile=(5, 5, 5)))  # listed, but the library refuses it
+    (engine_folder(tiny_copy) / INDEX).write_text(index_text(read_index(engine_folder(tiny_copy)), [listed]))
+    build_engines(tiny_copy, "trt", BuildOptions(profile=(5, 5, 5)))  # listed, but the library refuses it
     assert given[9:] == [b"garbage" * 20, content, content]
-    assert [path.name for path in engine_folder(bundle).glob(f"*{TIMINGS}")] == [cache.file]
+    assert [path.name for path in engine_folder(tiny_copy).glob(f"*{TIMINGS}")] == [cache.file]
 
 
-@pytest.mark.parametrize(("refused", "used"), [(None, b""), (b"old", b""), (b"other", b"old")])
-def test_timings_the_library_refuses_are_left(refused: bytes | None, used: bytes) -> None:
+@pytest.mark.parametrize(("refused", "kept"), [(None, b""), (b"old", b""), (b"other", b"old")])
+def test_timings_the_library_refuses_are_replaced(refused: bytes | None, kept: bytes) -> None:
     # oracle: the library's two ways to refuse, no cache at all and a cache that is not taken
-    asked: list[bytes] = []
+    class Config(MagicMock):
+        def create_timing_cache(self, content: bytes) -> MagicMock | None:
+            return None if content and refused is None else MagicMock(serialize=lambda: content)
 
-    class Config:
-        def create_timing_cache(self, content: bytes) -> bytes | None:
-            asked.append(content)
-            return None if content and refused is None else content
-
-        def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        def set_timing_cache(self, cache: MagicMock, ignore_mismatch: bool) -> bool:
             assert not ignore_mismatch
-            return cache != refused
+            return cache.serialize() != refused
 
-    assert builder._use_timings(Config(), b"old") == used
-    assert asked[0] == b"old"
+    trt = MagicMock(ILogger=Logger, IProgressMonitor=object)
+    library = trt.Builder.return_value
+    library.create_network.return_value.num_inputs = 0
+    library.create_builder_config.return_value = Config(add_optimization_profile=lambda profile: 0)
+    library.build_serialized_network.return_value = b"engine"
+    graph = OnnxGraph(name="encoder", model=b"")
+    assert build_engine(trt, graph, HERE, SMALL, timings=b"old") == Built(engine=b"engine", timings=kept)
 
 
-def test_tensorrt_rtx_keeps_no_timings(rtx: types.ModuleType, bundle: Bundle) -> None:
-    build_engines(bundle, "trt-rtx", SMALL)
-    assert load_index(engine_folder(bundle)).timing_caches == ()
+def test_tensorrt_rtx_keeps_no_timings(rtx: types.ModuleType, tiny_copy: Bundle) -> None:
+    build_engines(tiny_copy, "trt-rtx", SMALL)
+    assert load_index(engine_folder(tiny_copy)).timing_caches == ()
 
 
 def test_neither_library_names_both_extras(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from stand_in_gpu import obstacle
 
 from fsae.export.engines.build import build_engines, build_target
-from fsae.export.engines.compile import BuildOptions, build_engine
+from fsae.export.engines.compile import BuildOptions, OnnxGraph, build_engine
 from fsae.export.engines.layer_report import parsed_layers
 from fsae.runtime.backends import tensorrt as driver
 from fsae.runtime.bundle.files import COMPILED, Bundle, open_bundle, shipped_folder
@@ -24,11 +24,6 @@ FIXED = BuildOptions(profile=(8, 8, 8))
 # if they are wanted, time the new graphs beside the old ones, then write the new numbers here.
 NODES = {"encoder": 287, "decoder": 416, "denoiser": 557, "fast": 622}
 RANGE = ("decoder", "fp32")  # built for a range of batches, as by default; that takes twice the time
-
-
-@pytest.fixture
-def rtx() -> types.ModuleType:
-    return pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'fsae[trt-rtx]'")
 
 
 def model(nodes: list, *, weights: int = FLOAT) -> bytes:
@@ -75,14 +70,14 @@ def test_tensorrt_rtx_builds_every_graph(
     data = default_bundle.read(name)
     if precision != "fp32":
         (data,) = convert({name: data}, precision).values()
-    layers = parsed_layers(rtx, data, graph)
+    layers = parsed_layers(rtx, OnnxGraph(name=graph, model=data))
     kinds = {(layer["type"], tensor["dtype"]) for layer in layers for tensor in layer["outputs"]}
     assert ("MATRIX_MULTIPLY", low) in kinds
     assert {dtype for kind, dtype in kinds if kind in ("SOFTMAX", "NORMALIZATION", "REDUCE")} == {"FLOAT"}
     assert layers[-1]["outputs"][-1]["dtype"] == "FLOAT"
     _, target = build_target("trt-rtx")
     options = BuildOptions() if (graph, precision) == RANGE else FIXED
-    assert len(build_engine(rtx, data, f"{graph}.{precision}", target, options).engine) > 100_000
+    assert len(build_engine(rtx, OnnxGraph(name=graph, model=data), target, options).engine) > 100_000
 
 
 @pytest.mark.parametrize(("kind", "low"), [(FP16, "HALF"), (BF16, "BF16")])
@@ -94,11 +89,11 @@ def test_an_engine_computes_in_the_types_of_its_graph(rtx: types.ModuleType, kin
         helper.make_node("Cast", ["scores"], ["wide"], to=FLOAT, name="up"),
         helper.make_node("Softmax", ["wide"], ["y"], name="soft"),
     ]
-    data = model(nodes, weights=kind)
-    types_of = {layer["name"]: layer["outputs"][0]["dtype"] for layer in parsed_layers(rtx, data, "g")}
+    graph = OnnxGraph(name="g", model=model(nodes, weights=kind))
+    types_of = {layer["name"]: layer["outputs"][0]["dtype"] for layer in parsed_layers(rtx, graph)}
     assert (types_of["query"], types_of["up"], types_of["soft"]) == (low, "FLOAT", "FLOAT")
     _, target = build_target("trt-rtx")
-    assert len(build_engine(rtx, data, "g", target, FIXED).engine) > 10_000
+    assert len(build_engine(rtx, graph, target, FIXED).engine) > 10_000
 
 
 def cast_then(*node: object, to: int = BF16, **attributes: object) -> list:
@@ -130,7 +125,7 @@ def test_a_graph_that_cannot_be_read_names_the_node(rtx: types.ModuleType, case:
     nodes, words = REFUSED[case]
     _, target = build_target("trt-rtx")
     with pytest.raises(DeviceError, match=r"tensorrt_rtx cannot read the graph g: " + words) as failure:
-        build_engine(rtx, model(nodes), "g", target, FIXED)
+        build_engine(rtx, OnnxGraph(name="g", model=model(nodes)), target, FIXED)
     assert "\n" not in str(failure.value)
     assert "driver" not in str(failure.value)  # that there is none is not the reason
 
@@ -139,16 +134,16 @@ def test_a_failed_build_names_the_layer(rtx: types.ModuleType) -> None:  # oracl
     _, target = build_target("trt-rtx")
     reshape = [helper.make_node("Reshape", ["x", "shape"], ["y"], name="broken")]
     with pytest.raises(DeviceError, match=r"cannot build g: .*IShuffleLayer broken"):
-        build_engine(rtx, model(reshape), "g", target, FIXED)
+        build_engine(rtx, OnnxGraph(name="g", model=model(reshape)), target, FIXED)
     with pytest.raises(DeviceError, match=r"cannot read the graph g: .*parse the ONNX model"):
-        build_engine(rtx, b"no graph", "g", target, FIXED)
+        build_engine(rtx, OnnxGraph(name="g", model=b"no graph"), target, FIXED)
 
 
 def test_too_small_a_workspace_is_said(rtx: types.ModuleType, default_bundle: Bundle) -> None:
     _, target = build_target("trt-rtx")
     options = BuildOptions(profile=(8, 8, 8), workspace_bytes=1)
     with pytest.raises(DeviceError, match=r"within workspace limit.*\(it is 9\.31323e-10 GiB: allow more\)"):
-        build_engine(rtx, default_bundle.read("encoder.fp32.onnx"), "g", target, options)
+        build_engine(rtx, OnnxGraph(name="g", model=default_bundle.read("encoder.fp32.onnx")), target, options)
 
 
 @pytest.mark.gpu
