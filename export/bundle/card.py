@@ -9,8 +9,8 @@ from fsae.runtime.bundle.manifest import NOT_RUN, Manifest
 from fsae.runtime.bundle.records import decode_record, encode
 from fsae.runtime.errors import DataError
 from fsae.training.config import Config
-from fsae.training.evaluation.report import GENERATED, Climate, Stretches, table
-from fsae.training.evaluation.tables import format_climate
+from fsae.training.evaluation.report import GENERATED, Climate, Stretches
+from fsae.training.evaluation.tables import format_climate, table
 
 
 def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any] | None) -> str:

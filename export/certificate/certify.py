@@ -121,9 +121,9 @@ def measure(original: Original, graph: str, precision: str, part: Part, files: F
             run_rows(runner, part.inputs),
             zooms=part.zooms,
             fields=part.fields,
-            scale=original.candidate.subject.scale,
-            variables=original.candidate.variables,
-            transforms=original.candidate.subject.transforms,
+            scale=original.model.scale,
+            variables=original.model.variables,
+            transforms=original.model.transforms,
             tolerance=original.tolerance(precision),
             exact=original.tolerance("fp32"),
         )
@@ -144,7 +144,7 @@ def _ensembles(
 ) -> tuple[dict[str, tuple[EnsembleParity, ...]], int]:
     """Ensembles by precision beside the same members in fp32, and their steps; ToleranceError where one is too far."""
     reduced = [precision for precision in graphs if precision != "fp32"]
-    if original.candidate.latent is None or not reduced:
+    if original.model.latent is None or not reduced:
         return {}, 0
     log.info("ensembles: %d members in fp32", MEMBERS)
     reference = _draw(original, exact, "fp32")
@@ -153,7 +153,7 @@ def _ensembles(
         log.info("ensembles: the same members in %s", precision)
         drawn = _draw(original, graphs[precision], precision)
         ensembles[precision] = compare_ensembles(
-            original.candidate.variables, reference, drawn, original.tolerance(precision)
+            original.model.variables, reference, drawn, original.tolerance(precision)
         )
     check_ensembles(ensembles)
     return ensembles, len(reference.truth)
@@ -164,7 +164,7 @@ def _draw(original: Original, graphs: Mapping[str, Files], precision: str) -> Dr
     runner = RUNNERS[precision][-1]
     runners = {graph: FILE_RUNNERS[runner](files, OUTPUTS[graph]) for graph, files in graphs.items()}
     by_graphs = RunnerGraphs(runners=runners, backend=backend_name(runner), precision=precision)
-    return draw_ensemble(replace(original.candidate, graphs=by_graphs), original.fields, original.years)
+    return draw_ensemble(replace(original.model, graphs=by_graphs), original.fields, original.years)
 
 
 def date_of_export() -> str:

@@ -9,11 +9,11 @@ import numpy as np
 from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.manifest import EnsembleParity
 from fsae.runtime.errors import ToleranceError
-from fsae.runtime.input.fields import VariableSpec, read_fields
+from fsae.runtime.input.fields import VariableSpec
 from fsae.runtime.sphere.healpix import zoom_of
 from fsae.training.config import Tolerance
-from fsae.training.evaluation.model import Candidate, draw
-from fsae.training.evaluation.periods import period_of
+from fsae.training.evaluation.model import TrainedModel, draw
+from fsae.training.evaluation.periods import read_periods
 from fsae.training.metrics.ensembles import pointwise_crps
 from fsae.training.metrics.spectra import power_spectrum
 
@@ -30,16 +30,11 @@ class Drawn:
     truth: F32
 
 
-def draw_ensemble(candidate: Candidate, store: Path, years: tuple[int, int]) -> Drawn:
-    """A candidate's ensemble from the beginning of the `years` on, and the prepared fields in `store` of its dates."""
-    zoom = candidate.subject.zooms[-1]
-    fields = read_fields(store, candidate.variables, zoom=zoom, finest_zoom=zoom)
-    try:
-        period = period_of(fields, years)
-    finally:
-        fields.close()
+def draw_ensemble(model: TrainedModel, store: Path, years: tuple[int, int]) -> Drawn:
+    """A model's ensemble from the beginning of the `years` on, and the prepared fields in `store` of its dates."""
+    (period,) = read_periods(store, model.variables, model.zoom, years)
     steps = min(STEPS, len(period.values))
-    return Drawn(members=draw(candidate, MEMBERS, period.times[0], steps, seed=0), truth=period.values[:steps])
+    return Drawn(members=draw(model, MEMBERS, period.times[0], steps, seed=0), truth=period.values[:steps])
 
 
 def compare_ensembles(

@@ -34,8 +34,8 @@ from fsae.runtime.bundle.manifest import Source, graph_file
 from fsae.runtime.diffusion.sampler import noise_levels
 from fsae.runtime.errors import BundleError
 from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, input_files, read_config
-from fsae.training.evaluation.model import Candidate, of_bundle, of_run
-from fsae.training.evaluation.periods import prepared_inputs
+from fsae.training.evaluation.data import prepared_inputs
+from fsae.training.evaluation.model import TrainedModel, of_bundle, of_run
 from fsae.training.fitting.run_folder import Run, sha256
 
 STRETCHES = 4  # stretches of real fields that every graph is compared on
@@ -49,7 +49,7 @@ NOISE_LEVELS = 5  # from the sampler's smallest to its largest
 class Original:
     """A model to make graphs of: `modules` of a run by graph, or the float32 `graphs` of a bundle."""
 
-    candidate: Candidate
+    model: TrainedModel
     reference: str  # what graphs are compared with, for the certificate
     fields: Path  # prepared fields
     sources: tuple[Source, ...]  # the files these were made of
@@ -67,7 +67,7 @@ class Original:
     @property
     def steps(self) -> int:
         """Steps of a stretch: a window and those before it."""
-        latent = self.candidate.latent
+        latent = self.model.latent
         return STRETCH_STEPS if latent is None else latent.previous + latent.window
 
     def tolerance(self, precision: str) -> Tolerance:
@@ -92,7 +92,7 @@ def original_run(run: Run) -> Original:
     modules |= {} if run.denoiser is None else {"denoiser": run.denoiser}
     modules |= {} if run.fast is None else {"fast": run.fast}
     return Original(
-        candidate=of_run(run),
+        model=of_run(run),
         reference=f"the trained model, torch {version('torch')}",
         fields=run.fields,
         sources=tuple(Source(name=entry.name, sha256=entry.sha256) for entry in run.facts.inputs),
@@ -114,7 +114,7 @@ def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
         raise BundleError(
             f"bundle {bundle.manifest.name} has no float32 graphs to make others of: export the run again"
         )
-    candidate, config = of_bundle(str(bundle.folder)), read_config(data or DEFAULT)
+    model, config = of_bundle(str(bundle.folder)), read_config(data or DEFAULT)
     inputs = input_files(config.data.inputs, data or DEFAULT)
     graphs = {}
     for graph in bundle.manifest.graphs:
@@ -123,9 +123,9 @@ def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
         graphs[graph] = {file: bundle.read(file) for file in own}
     with scratch_folder() as scratch:
         yield Original(
-            candidate=candidate,
-            reference=f"its float32 graphs, {candidate.graphs.backend}",
-            fields=prepared_inputs(candidate, config, data or DEFAULT, scratch),
+            model=model,
+            reference=f"its float32 graphs, {model.graphs.backend}",
+            fields=prepared_inputs(model, config, data or DEFAULT, scratch),
             sources=tuple(Source(name=path.name, sha256=sha256(path)) for path in inputs),
             data=config.data,
             tolerances=config.export,
@@ -137,9 +137,9 @@ def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
 
 def make_parts(original: Original, years: tuple[int, int]) -> dict[str, Part]:
     """The graphs by name, encoder, decoder and, where there are some, denoisers, with real fields of the `years`."""
-    candidate = original.candidate
-    zooms = candidate.subject.zooms
-    latent_zooms = tuple(zoom for zoom in zooms if zoom <= candidate.subject.latent_zoom)
+    model = original.model
+    zooms = model.zooms
+    latent_zooms = tuple(zoom for zoom in zooms if zoom <= model.latent_zoom)
     stretches = _stretches(original, years)
     fields = encoder_inputs(stretches, zooms)
     latent = expected_of(original, "encoder", fields)
@@ -149,18 +149,22 @@ def make_parts(original: Original, years: tuple[int, int]) -> dict[str, Part]:
         "encoder": Part(inputs=fields, expected=latent, fields=fields["field"], zooms=latent_zooms),
         "decoder": Part(inputs=back, expected=decoded, fields=decoded, zooms=zooms),
     }
-    model = candidate.latent
-    if model is None:
+    latent_model = model.latent
+    if latent_model is None:
         return parts
     whitening = Whitening(
-        zooms=model.zooms, cell_std=model.cell_std, season_std=model.season_std, level_std=model.level_std
+        zooms=latent_model.zooms,
+        cell_std=latent_model.cell_std,
+        season_std=latent_model.season_std,
+        level_std=latent_model.level_std,
     )
-    sigmas = {"denoiser": np.geomspace(model.sampler.sigma_min, model.sampler.sigma_max, NOISE_LEVELS)}
-    if candidate.fast is not None:
-        fast = candidate.fast
+    sampler = latent_model.sampler
+    sigmas = {"denoiser": np.geomspace(sampler.sigma_min, sampler.sigma_max, NOISE_LEVELS)}
+    if model.fast is not None:
+        fast = model.fast
         sigmas["fast"] = noise_levels(fast.steps, fast.sigma_min, fast.sigma_max, fast.rho)[:-1]
     for graph, levels in sigmas.items():
-        windows = denoiser_inputs(latent, stretches, whitening, previous=model.previous, sigmas=levels.tolist())
+        windows = denoiser_inputs(latent, stretches, whitening, previous=latent_model.previous, sigmas=levels.tolist())
         expected = expected_of(original, graph, windows)
         parts[graph] = Part(inputs=windows, expected=expected, fields=decoded, zooms=latent_zooms)
     return parts
@@ -168,7 +172,7 @@ def make_parts(original: Original, years: tuple[int, int]) -> dict[str, Part]:
 
 def expected_of(original: Original, graph: str, inputs: Inputs) -> F32:
     """What the original gives for rows of inputs, some rows at a time."""
-    graphs = original.candidate.graphs
+    graphs = original.model.graphs
     calls: dict[str, Callable[..., F32]] = {"encoder": graphs.encode, "decoder": graphs.decode}
 
     def denoise(*arrays: F32) -> F32:
@@ -187,12 +191,12 @@ def golden_rows(inputs: Inputs) -> Inputs:
 
 def _stretches(original: Original, years: tuple[int, int]) -> Stretches:
     """Stretches of the real fields, spread over the `years`."""
-    candidate = original.candidate
+    model = original.model
     return read_stretches(
         str(original.fields),
-        candidate.variables,
-        candidate.subject.zooms[-1],
-        candidate.subject.harmonics,
+        model.variables,
+        model.zoom,
+        model.time.harmonics,
         years,
         count=STRETCHES,
         length=original.steps,

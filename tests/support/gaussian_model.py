@@ -7,16 +7,15 @@ import dataclasses
 
 import cftime
 import numpy as np
+from made_up_model import made_up_model
 
 from fsae.runtime.backends.graphs import DenoiserInputs
-from fsae.runtime.bundle.manifest import Sampler, Time
+from fsae.runtime.bundle.manifest import Sampler
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.ensemble.members import LatentModel
-from fsae.runtime.input.fields import VariableSpec
 from fsae.runtime.sphere.healpix import coarsen, npix, refine
-from fsae.training.config import VariableConfig
-from fsae.training.evaluation.model import Candidate, Period, Subject
-from fsae.training.evaluation.periods import Material
+from fsae.training.evaluation.data import ModelWithData
+from fsae.training.evaluation.periods import Period
 
 ZOOM, LATENT_ZOOM, WINDOW = 2, 1, 3
 SCALE, MIDDLE_YEAR = 2.0, 1990.0
@@ -55,9 +54,9 @@ class GaussianGraphs:
         return (mean + keep * (noisy - mean)).astype(np.float32)
 
 
-def gaussian_material(
+def gaussian_case(
     *, training: tuple[int, int], evaluation: tuple[int, int], memory: float, trend: float = 0.0
-) -> Material:
+) -> ModelWithData:
     """Monthly data drawn from the law, and the ideal model of it."""
     rng = np.random.default_rng(7)
     steps = 12 * (evaluation[1] - training[0] + 1)
@@ -72,10 +71,7 @@ def gaussian_material(
     values = graphs.decode(latent.astype(np.float32), harmonic.season(phase, 1))
     times = [cftime.datetime(training[0] + month // 12, 1 + month % 12, 1, calendar="noleap") for month in range(steps)]
     cut = 12 * (training[1] - training[0] + 1)
-    variable: VariableSpec = VariableConfig(
-        name="tas", standard_name="air_temperature", long_name="temperature", units="K", valid_range=(150.0, 350.0)
-    )
-    model = LatentModel(
+    latent_model = LatentModel(
         window=WINDOW,
         previous=2,
         shape=(1, LATENT_PIXELS),
@@ -85,29 +81,9 @@ def gaussian_material(
         level_std=np.array([[0.5, 1.0]], dtype=np.float32),  # of unit white noise, so white space is the latent itself
         sampler=Sampler(name="dpm2m", steps=32, sigma_min=0.01, sigma_max=100.0, rho=7.0),
     )
-    subject = Subject(
-        name="gaussian",
-        codec=graphs,
-        variables=(("tas", "K"),),
-        zooms=(0, 1, 2),
-        latent_zoom=LATENT_ZOOM,
-        harmonics=1,
-        climatology=climatology,
-        scale=np.array([SCALE], dtype=np.float32),
-        transforms=("none",),
-    )
-    candidate = Candidate(
-        subject=subject,
-        graphs=graphs,
-        fast=None,
-        latent=model,
-        time=Time(calendar="noleap", step="1 month", harmonics=1),
-        cell_methods="time: mean",
-        variables=(variable,),
-    )
-    return Material(
-        candidate=candidate,
-        latent=model,
+    model = made_up_model(graphs, climatology, (SCALE,), zooms=(0, 1, 2), latent_zoom=LATENT_ZOOM)
+    return ModelWithData(
+        model=dataclasses.replace(model, latent=latent_model),
         training=Period(values=values[:cut], phase=phase[:cut], times=times[:cut]),
         evaluation=Period(values=values[cut:], phase=phase[cut:], times=times[cut:]),
     )

@@ -1,7 +1,8 @@
 """`fsae-train`: prepare data, train the autoencoder and the diffusion model, evaluate on years not seen."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
+from fsae.runtime.log import in_file, on_stderr
 
-from .studies import STUDIES, log_to
+from .studies import STUDIES
 
 if TYPE_CHECKING:
     from fsae.training.config import Config, Files
@@ -104,6 +106,24 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
     return settings, Files(inputs=inputs, static=static, low_resolution=coarse)
 
 
+@contextlib.contextmanager
+def logged(folder: Path) -> Iterator[bool]:
+    """Log on stderr and into the folder's train.log, in the first of a run's processes only; gives whether it is it."""
+    from fsae.training.fitting.processes import is_first
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_first():
+        yield False
+        return
+    with on_stderr(), in_file(folder / "train.log"):
+        yield True
+
+
+def shown(quiet: bool) -> bool:
+    """Whether to show progress bars."""
+    return not quiet and sys.stderr.isatty()
+
+
 @cli.command()
 @training_arguments
 @click.option(
@@ -126,16 +146,12 @@ def fit(
     Interrupted, the same command goes on.
     """
     from fsae.training.fitting.pipeline import train
-    from fsae.training.fitting.processes import is_first
 
     settings, files = find_training(config, devices, changes)
     folder = out / (name or settings.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    if is_first():
-        log_to(folder / "train.log")
-    progress = not quiet and is_first() and sys.stderr.isatty()
-    run = train(settings, files, folder, autoencoder=autoencoder, progress=progress)
-    if is_first():
+    with logged(folder) as is_first:
+        run = train(settings, files, folder, autoencoder=autoencoder, progress=is_first and shown(quiet))
+    if is_first:
         click.echo(f"trained {run.path}: next, fsae-train evaluate {run.path} and fsae-export {run.path}")
 
 
@@ -149,15 +165,13 @@ def cnn_vae(
     Interrupted, the same command goes on.
     """
     from fsae.training.fitting.cnn_vae import check_autoencoder, train_cnn_vae
-    from fsae.training.fitting.processes import is_first
 
     settings, files = find_training(config, devices, changes)
     folder = out / (name or settings.name)
     check_autoencoder(folder)
-    if is_first():
-        log_to(folder / "train.log")
-    weights = train_cnn_vae(settings, files.inputs, folder, progress=not quiet and is_first() and sys.stderr.isatty())
-    if is_first():
+    with logged(folder) as is_first:
+        weights = train_cnn_vae(settings, files.inputs, folder, progress=is_first and shown(quiet))
+    if is_first:
         click.echo(f"trained {weights}: next, fsae-train compare {folder}")
 
 

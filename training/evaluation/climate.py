@@ -1,9 +1,9 @@
-"""What a period or an ensemble has in common with the true period: mean, variability, spectrum, memory, extremes.
+"""A period or an ensemble compared with the true period: mean, variability, spectrum, memory, extremes.
 
 All fields are anomalies about the training climatology, (time, pixel) or (member, time, pixel), in the variable's unit.
-A member is compared as the truth is, as one stretch of its own: its own mean map is removed before everything but the
-bias, so that a shift of the mean is counted once and a member's wandering mean is not taken for variability. Distances
-to training fields are taken of the fields as they are: a field that was learned by heart is found so.
+Each member is compared as one stretch, as the truth is: its own mean map is removed before everything but the bias, so
+that a shift of the mean is counted once and a member's wandering mean is not taken for variability. Distances to
+training fields are those of the whole fields, which finds fields that were memorised.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,8 @@ from .report import Climate, Memory, MemoryRange, Range, Stretches
 
 LAGS = 6  # [steps]
 
+LMAX = 60  # lowered to 2 nside where the grid is coarser
+
 NEAREST_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 # Fields that spectra and edges are taken of, at most: those of 20 members of ten years are five times as many.
@@ -31,7 +33,7 @@ LARGEST_SAMPLE = 480
 
 MAPS = ("mean", "low", "high", "skewness", "kurtosis")  # of which errors are figures
 
-LIKENESS = ("std", "low", "high")  # of which correlations are
+LIKENESS = ("std", "low", "high")  # of which correlations are figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +45,9 @@ class View:
     regions: Mapping[str, F64]
 
     @classmethod
-    def of(cls, zoom: int, latent_zoom: int, lmax: int = 60, land: F64 | None = None) -> "View":
+    def of(cls, zoom: int, latent_zoom: int, land: F64 | None = None) -> "View":
         """The view of fields at `zoom`; `land` is the land fraction (pixel,). Spectra end at 2 nside."""
-        return cls(lmax=min(lmax, 2 << zoom), latent_zoom=latent_zoom, regions=region_weights(zoom, land))
+        return cls(lmax=min(LMAX, 2 << zoom), latent_zoom=latent_zoom, regions=region_weights(zoom, land))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class Moments:
 def moments(members: Floating, view: View, coefficients: Coefficients | None = None) -> Moments:
     """Statistics of (member, time, pixel), averaged over members; the mean map is over members and time.
 
-    `coefficients` (time, coefficient) are the spherical harmonics of the one member there is, where they are known.
+    `coefficients` (time, coefficient) are the spherical harmonics of the only member, if they are known already.
     """
     means = members.mean(axis=1, keepdims=True, dtype=np.float64)
     own = members - means.astype(members.dtype)
@@ -117,8 +119,8 @@ def stacked(parts: Sequence[Moments]) -> Moments:
 def differences(found: Moments, true: Moments, view: View) -> dict[str, F64]:
     """Figures (stretch,) of stacked statistics beside the true ones, by the name they have in `Climate`.
 
-    Where a region's memory is meant the name is "memory" and the region: the largest difference over the lags. A figure
-    that the grid is too coarse for is left out.
+    "memory REGION" is the largest difference of the region's autocorrelations over the lags. A figure for which the
+    grid is too coarse is left out.
     """
     ratio = found.power / true.power
     # all maps in one call, (..., map, pixel): a call costs more than the maps do
@@ -169,6 +171,10 @@ def compare(
     """
     found = moments(members, view)
     figures = {key: float(values[0]) for key, values in differences(stacked([found]), true, view).items()}
+    memory = tuple(
+        Memory(region=region, autocorrelation=tuple(lags.tolist()), difference=figures.pop(f"memory {region}"))
+        for region, lags in zip(view.regions, found.memory, strict=True)
+    )
     near_share = None
     near = None if library is None else nearest_distances(members.reshape(-1, members.shape[-1]), library)
     if near is not None and true_near is not None:
@@ -178,43 +184,23 @@ def compare(
         name=name,
         members=len(members),
         bias=float(found.mean.mean() - true.mean.mean()),
-        mean_map_rmse=figures["mean_map_rmse"],
-        std_correlation=figures["std_correlation"],
-        std_ratio=figures["std_ratio"],
         spectrum_ratio=tuple((found.power / true.power).tolist()),
-        within_25=figures["within_25"],
-        within_20=figures["within_20"],
-        within_10=figures["within_10"],
-        spectrum_median=figures["spectrum_median"],
-        cell_peak=figures.get("cell_peak"),
-        edge_jump=figures["edge_jump"],
-        autocorrelation=tuple(found.memory[0].tolist()),
-        memory=tuple(
-            Memory(region=region, autocorrelation=tuple(lags.tolist()), difference=figures[f"memory {region}"])
-            for region, lags in zip(view.regions, found.memory, strict=True)
-        ),
-        pattern_correlation=figures["pattern_correlation"],
-        pattern_share=figures["pattern_share"],
-        low_rmse=figures["low_rmse"],
-        low_correlation=figures["low_correlation"],
-        high_rmse=figures["high_rmse"],
-        high_correlation=figures["high_correlation"],
-        skewness=figures["skewness"],
-        skewness_rmse=figures["skewness_rmse"],
-        kurtosis=figures["kurtosis"],
-        kurtosis_rmse=figures["kurtosis_rmse"],
+        cell_peak=figures.pop("cell_peak", None),
+        autocorrelation=memory[0].autocorrelation,
+        memory=memory,
         crps=crps,
         energy_score=energy,
         nearest_training=None if near is None else float(np.median(near)),
         nearest=None if near is None else tuple(np.quantile(near, NEAREST_QUANTILES).tolist()),
         near_share=near_share,
+        **figures,
     )
 
 
 def ensemble_scores(members: Floating, truth: Floating) -> tuple[float, float]:
     """Fair CRPS and fair energy score of (member, time, pixel) against (time, pixel), own mean maps removed from both.
 
-    Step by step; the members are no forecasts of these dates, so that what counts is the distribution.
+    Means over all steps; the members do not forecast these dates, so only the distribution counts.
     """
     own = members - members.mean(axis=1, keepdims=True)
     departures = truth - truth.mean(axis=0)
@@ -229,11 +215,11 @@ def stretches_among_themselves(
 ) -> Stretches:
     """Ranges of every figure over stretches of `length` steps of the training fields (time, pixel).
 
-    Each stretch that starts a whole number of years before the last one, at most `most` of them, stands for an ensemble
-    of one, beside each other one that has no step in common with it, as truth. Scores of ensembles are those of
-    stretches side by side, one as truth and the others as members: their expectation does not depend on the number of
-    members. Distances to training fields are those of the stretches side by side to all steps outside of them; of the
-    share that is nearer than the 5 % quantile of a real stretch each of the others is measured by each.
+    Stretches start a whole number of years before the last one; there are at most `most`. Each is compared, as an
+    ensemble of one, with each other one that shares no step with it, as the truth. Ensemble scores take stretches side
+    by side, one as the truth and the others as members; their expectation does not depend on the number of members.
+    Distances to training fields are those of stretches side by side to all steps outside of them, and the share nearer
+    than the 5 % quantile of a real stretch is measured of each by each of the others.
     """
     last = len(known) - length
     count = last // steps_a_year + 1
@@ -264,7 +250,7 @@ def stretches_among_themselves(
 
 
 def _pairs(found: list[Moments], starts: list[int], length: int, view: View) -> dict[str, F64]:
-    """Figures of all pairs that share no step, either as truth; none where there is no such pair."""
+    """Figures of all pairs that share no step, each as the truth in turn; none if there is no such pair."""
     collected: dict[str, list[F64]] = {}
     for true, start in zip(found, starts, strict=True):
         others = [part for part, other in zip(found, starts, strict=True) if abs(other - start) >= length]
@@ -275,7 +261,7 @@ def _pairs(found: list[Moments], starts: list[int], length: int, view: View) -> 
 
 
 def _against_the_others(known: Floating, parts: list[slice]) -> dict[str, F64]:
-    """Ensemble scores and nearest distances of each part (one stretch) by the others; none where there are too few."""
+    """Ensemble scores and nearest distances of each part (one stretch) by the others; none if there are too few."""
     if len(parts) < 2:
         return {}
     outside = [np.delete(known, part, axis=0) for part in parts]

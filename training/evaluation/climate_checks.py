@@ -1,28 +1,79 @@
 """The figures of a generated climate beside what they must keep: the range of real stretches, or a named tolerance.
 
 One decade does not foretell the next, so a figure passes inside the range that stretches of the training years span
-among themselves, or inside its tolerance where that is wider.
+among themselves, or inside its tolerance if that is wider.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from .report import Check, Climate, Memory, MemoryRange, Stretches
 
+BIAS_K = 0.35  # [K], of the global mean
 
-@dataclass(frozen=True, kw_only=True)
-class ClimateTolerances:
-    """What is good enough, whatever real stretches do; `bias` is in kelvin."""
+MEMORY = 0.1  # difference of an autocorrelation from the truth's
 
-    bias: float = 0.35
-    spectrum_median: float = 0.10
-    spectrum_share: float = 0.9  # of degrees within 20 % of the power
-    std_correlation: float = 0.95
-    std_ratio: tuple[float, float] = (0.9, 1.1)
-    memory: float = 0.1  # difference of an autocorrelation from the truth's
-    pattern_correlation: float = 0.8
+
+@dataclass(frozen=True)
+class Limit:
+    """What one figure must keep: the range of real stretches, widened to the tolerance if there is one.
+
+    A tolerance is the largest value if `side` is "most", the smallest if it is "least", and both if it is "inside".
+    """
+
+    name: str
+    figure: str
+    side: Literal["most", "least", "inside"]
+    tolerance: float | tuple[float, float] | None = None
+
+    def check(self, own: Climate, stretches: Stretches) -> Iterator[Check]:
+        """The check of a row; none if the row lacks the figure, or if there is neither a range nor a tolerance."""
+        value = getattr(own, self.figure)
+        span = stretches.range_of(self.figure)
+        ranges = [] if span is None else [(span.low, span.high)]
+        if self.tolerance is not None:
+            named = self.tolerance
+            ranges.append(named if isinstance(named, tuple) else (named, named))
+        if value is None or not ranges:
+            return
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        if self.side == "inside":
+            limit, passed = f"{low:.3g} to {high:.3g}", low <= value <= high
+        elif self.side == "most":
+            limit, passed = f"<= {high:.3g}{self._named(high)}", value <= high
+        else:
+            limit, passed = f">= {low:.3g}{self._named(low)}", value >= low
+        yield Check(name=self.name, value=value, limit=limit, passed=passed)
+
+    def _named(self, limit: float) -> str:
+        """The tolerance in words, if the range of real stretches is wider."""
+        return "" if self.tolerance in (None, limit) else f" (named {self.tolerance:.3g})"
+
+
+VARIABILITY = (
+    Limit("spectrum: median distance of the power ratio from 1", "spectrum_median", "most", 0.10),
+    Limit("spectrum: share of degrees within 20 %", "within_20", "least", 0.9),
+    Limit("standard deviation: pattern correlation", "std_correlation", "least", 0.95),
+    Limit("standard deviation: mean ratio", "std_ratio", "inside", (0.9, 1.1)),
+)
+
+DISTRIBUTION = (
+    Limit("El Nino-type pattern: correlation", "pattern_correlation", "least", 0.8),
+    Limit("1st percentile: RMSE", "low_rmse", "most"),
+    Limit("1st percentile: pattern correlation", "low_correlation", "least"),
+    Limit("99th percentile: RMSE", "high_rmse", "most"),
+    Limit("99th percentile: pattern correlation", "high_correlation", "least"),
+    Limit("skewness: mean", "skewness", "inside"),
+    Limit("skewness: RMSE", "skewness_rmse", "most"),
+    Limit("kurtosis: mean", "kurtosis", "inside"),
+    Limit("kurtosis: RMSE", "kurtosis_rmse", "most"),
+    Limit("patches: peak at a cell's scale", "cell_peak", "most"),
+    Limit("patches: jumps across cell edges", "edge_jump", "most"),
+    Limit("energy score", "energy_score", "most"),
+)
 
 
 def climate_checks(
@@ -31,129 +82,55 @@ def climate_checks(
     truth: Climate,
     generators: Sequence[Climate],
     stretches: Stretches,
-    limits: ClimateTolerances,
     *,
     kelvin: bool,
 ) -> Iterator[Check]:
-    """Checks of the row `own`, beside the `previous` real period as a forecast, the truth and simple `generators`.
-
-    Where there is neither a range nor a tolerance there is no check.
-    """
+    """Checks of the row `own`, beside the `previous` real period as a forecast, the truth and simple `generators`."""
     if kelvin:
-        yield at_most("global-mean bias", abs(own.bias), limits.bias)
-    yield from _at_most_wider("mean map RMSE", own.mean_map_rmse, stretches, "mean_map_rmse", previous.mean_map_rmse)
-    yield from _at_most_wider(
-        "spectrum: median distance of the power ratio from 1",
-        own.spectrum_median,
-        stretches,
-        "spectrum_median",
-        limits.spectrum_median,
-    )
-    yield from _at_least_wider(
-        "spectrum: share of degrees within 20 %", own.within_20, stretches, "within_20", limits.spectrum_share
-    )
-    yield from _at_least_wider(
-        "standard deviation: pattern correlation",
-        own.std_correlation,
-        stretches,
-        "std_correlation",
-        limits.std_correlation,
-    )
-    yield from _inside("standard deviation: mean ratio", own.std_ratio, stretches, "std_ratio", limits.std_ratio)
+        yield at_most("global-mean bias", abs(own.bias), BIAS_K)
+    mean_map = Limit("mean map RMSE", "mean_map_rmse", "most", previous.mean_map_rmse)
+    for limit in (mean_map, *VARIABILITY):
+        yield from limit.check(own, stretches)
     for found, true, span in zip(own.memory, truth.memory, stretches.memory, strict=True):
-        yield _memory_check(found, true, span, limits.memory)
-    yield from _at_least_wider(
-        "El Nino-type pattern: correlation",
-        own.pattern_correlation,
-        stretches,
-        "pattern_correlation",
-        limits.pattern_correlation,
-    )
-    for figure, name in (("low", "1st percentile"), ("high", "99th percentile")):
-        yield from _at_most_wider(f"{name}: RMSE", getattr(own, f"{figure}_rmse"), stretches, f"{figure}_rmse")
-        yield from _at_least_wider(
-            f"{name}: pattern correlation", getattr(own, f"{figure}_correlation"), stretches, f"{figure}_correlation"
-        )
-    for figure in ("skewness", "kurtosis"):
-        yield from _inside(f"{figure}: mean", getattr(own, figure), stretches, figure)
-        yield from _at_most_wider(f"{figure}: RMSE", getattr(own, f"{figure}_rmse"), stretches, f"{figure}_rmse")
-    if own.cell_peak is not None:
-        yield from _at_most_wider("patches: peak at a cell's scale", own.cell_peak, stretches, "cell_peak")
-    yield from _at_most_wider("patches: jumps across cell edges", own.edge_jump, stretches, "edge_jump")
-    yield from _scores(own, generators, stretches)
-    if own.near_share is not None and own.nearest_training is not None:
-        real = truth.nearest_training or own.nearest_training
-        yield from _inside(
-            "nearest training field: median", own.nearest_training, stretches, "nearest_training", (real, real)
-        )
-        yield from _at_most_wider(
-            "nearest training field: share below the truth's 5 %", own.near_share, stretches, "near_share"
-        )
+        yield _memory_check(found, true, span)
+    for limit in DISTRIBUTION:
+        yield from limit.check(own, stretches)
+    yield from _against_generators(own, generators)
+    real = truth.nearest_training or own.nearest_training
+    for limit in (
+        Limit("nearest training field: median", "nearest_training", "inside", real),
+        Limit("nearest training field: share below the truth's 5 %", "near_share", "most"),
+    ):
+        yield from limit.check(own, stretches)
 
 
-def _memory_check(found: Memory, true: Memory, span: MemoryRange, tolerance: float) -> Check:
-    """Whether the autocorrelation at every lag is in the range of real stretches or within the tolerance of the true.
+def _memory_check(found: Memory, true: Memory, span: MemoryRange) -> Check:
+    """Check that the autocorrelation at every lag is in the range of real stretches or close to the true one.
 
     The value is how far it is outside at the lag where that is most.
     """
-    low = np.minimum(span.low, np.array(true.autocorrelation) - tolerance)
-    high = np.maximum(span.high, np.array(true.autocorrelation) + tolerance)
+    low = np.minimum(span.low, np.array(true.autocorrelation) - MEMORY)
+    high = np.maximum(span.high, np.array(true.autocorrelation) + MEMORY)
     value = float(np.maximum(low - found.autocorrelation, found.autocorrelation - high).clip(min=0).max())
     name = f"autocorrelation, {found.region}: outside by"
-    return Check(name=name, value=value, limit=f"0 of range or {tolerance:.3g}", passed=value == 0)
+    return Check(name=name, value=value, limit=f"0 of range or {MEMORY:.3g}", passed=value == 0)
 
 
-def _scores(own: Climate, generators: Sequence[Climate], stretches: Stretches) -> Iterator[Check]:
-    """The energy score beside that of real stretches; then whether three figures beat the best simple generator."""
-    if own.energy_score is not None:
-        yield from _at_most_wider("energy score", own.energy_score, stretches, "energy_score")
+def _against_generators(own: Climate, generators: Sequence[Climate]) -> Iterator[Check]:
+    """Check that three figures beat the best simple generator."""
     for figure in ("energy_score", "skewness_rmse", "kurtosis_rmse"):
         best = min((value for row in generators if (value := getattr(row, figure)) is not None), default=None)
         value = getattr(own, figure)
         if best is not None and value is not None:
             name = figure.replace("_", " ").replace("rmse", "RMSE")
-            yield Check(name=f"{name}, against VAR(1)", value=value, limit=f"< {best:.3g}", passed=value < best)
-
-
-def _at_most_wider(
-    name: str, value: float, stretches: Stretches, figure: str, tolerance: float | None = None
-) -> Iterator[Check]:
-    """Whether `value` is no larger than the largest of real stretches or the tolerance."""
-    span = stretches.range_of(figure)
-    limits = [limit for limit in (None if span is None else span.high, tolerance) if limit is not None]
-    if limits:
-        limit = f"<= {max(limits):.3g}{_named(tolerance, max(limits))}"
-        yield Check(name=name, value=value, limit=limit, passed=value <= max(limits))
-
-
-def _at_least_wider(
-    name: str, value: float, stretches: Stretches, figure: str, tolerance: float | None = None
-) -> Iterator[Check]:
-    """Whether `value` is no smaller than the smallest of real stretches or the tolerance."""
-    span = stretches.range_of(figure)
-    limits = [limit for limit in (None if span is None else span.low, tolerance) if limit is not None]
-    if limits:
-        limit = f">= {min(limits):.3g}{_named(tolerance, min(limits))}"
-        yield Check(name=name, value=value, limit=limit, passed=value >= min(limits))
-
-
-def _named(tolerance: float | None, limit: float) -> str:
-    """The tolerance in words where the range of real stretches is wider."""
-    return "" if tolerance is None or tolerance == limit else f" (named {tolerance:.3g})"
-
-
-def _inside(
-    name: str, value: float, stretches: Stretches, figure: str, tolerance: tuple[float, float] | None = None
-) -> Iterator[Check]:
-    """Whether `value` lies in the range of real stretches, widened by the tolerance."""
-    span = stretches.range_of(figure)
-    ranges = [] if span is None else [(span.low, span.high)]
-    ranges += [] if tolerance is None else [tolerance]
-    if ranges:
-        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-        yield Check(name=name, value=value, limit=f"{low:.3g} to {high:.3g}", passed=low <= value <= high)
+            yield below(f"{name}, against VAR(1)", value, best)
 
 
 def at_most(name: str, value: float, limit: float) -> Check:
     """The check that `value` does not exceed `limit`."""
     return Check(name=name, value=value, limit=f"<= {limit:.3g}", passed=value <= limit)
+
+
+def below(name: str, value: float, limit: float) -> Check:
+    """The check that `value` is smaller than `limit`."""
+    return Check(name=name, value=value, limit=f"< {limit:.3g}", passed=value < limit)

@@ -1,23 +1,18 @@
 """Members generated over decades, reduced window by window: whole fields of all of them would not fit into memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fsae.runtime.arrays import F32, F64
-from fsae.runtime.ensemble.generate import timeline
-from fsae.runtime.ensemble.members import Plan, Steps, generate, windows_needed
+from fsae.runtime.arrays import F32, F64, Ints
+from fsae.runtime.ensemble.members import Plan, windows_needed
 
-from .periods import Material, departures
+from .model import TrainedModel, departures, generated
 
 Pieces = Iterable[tuple[slice, slice, F32]]  # members, steps, departures (member, time, variable, pixel)
 
 Moved = Callable[[], None]  # called after every piece
-
-MEMBERS_AT_ONCE = 20  # memory, never results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,26 +64,19 @@ def reduce_run(
     )
 
 
-def generated_pieces(
-    material: Material, start: Any, steps: int, members: int, seed: int, *, forcing: float | None = None, moved: Moved
-) -> Iterator[tuple[slice, slice, F32]]:
-    """A free-running ensemble from the date `start` on; `forcing` is the calendar year or a constant."""
-    candidate, latent = material.candidate, material.latent
-    line: Steps = timeline(candidate.time, latent.window, candidate.cell_methods, start, steps).steps
-    if forcing is not None:
-        line = replace(line, forcing=np.full_like(line.forcing, forcing))
-    plan = Plan(members=range(members), steps=line, count=steps, seed=seed)
-    for unit in generate(latent, candidate.graphs, plan, batch=MEMBERS_AT_ONCE):
-        yield unit.members, unit.times, departures(material.subject, unit.values, line.season[unit.times])
+def generated_pieces(model: TrainedModel, plan: Plan, moved: Moved) -> Iterator[tuple[slice, slice, F32]]:
+    """Pieces of a free-running ensemble."""
+    for unit in generated(model, plan):
+        yield unit.members, unit.times, departures(model, unit.values, plan.steps.season[unit.times])
         moved()
 
 
-def count_pieces(material: Material, steps: int, members: int) -> int:
-    """How many pieces `generated_pieces` gives."""
-    return windows_needed(steps, material.latent.window) * members
+def count_pieces(model: TrainedModel, steps: int, members: int) -> int:
+    """The number of pieces that `generated_pieces` gives."""
+    return windows_needed(steps, model.generator.window) * members
 
 
-def yearly(series: F64, years: NDArray[np.int64]) -> F64:
+def yearly(series: F64, years: Ints) -> F64:
     """Means (member, year, variable) of a series (member, step, variable) over calendar years (step,).
 
     >>> yearly(np.array([[[1.0], [3.0], [5.0]]]), np.array([1990, 1990, 1991])).tolist()

@@ -1,160 +1,100 @@
-"""What an evaluation looks at: a trained model, and the periods of real fields it is compared with."""
+"""A trained model as evaluations see it: a run in PyTorch, or a bundle in the runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fsae.runtime.arrays import F32
+from fsae.runtime.arrays import F32, Floating
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import open_bundle
-from fsae.runtime.bundle.manifest import Sampler, Time
+from fsae.runtime.bundle.manifest import Sampler, Time, Variable
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.climate.transforms import Transform, forward, transformed_units
 from fsae.runtime.ensemble.generate import timeline
-from fsae.runtime.ensemble.members import LatentModel, Plan, generate, latent_model
+from fsae.runtime.ensemble.members import Initial, LatentModel, Plan, generate, latent_model
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import VariableSpec
+from fsae.runtime.output.layout import Unit
 from fsae.runtime.sphere.healpix import coarsen, npix, refine
 from fsae.runtime.sphere.pyramid import level_mask
+from fsae.training.config import VariableConfig
 from fsae.training.fitting.run_folder import Run, load_run, samplers_of
 from fsae.training.networks.torch_graphs import TorchGraphs
 
+from .periods import Period
+
 BATCH = 16  # steps per graph call
 
-
-class Codec(Protocol):
-    """The two graphs of the autoencoder, as sessions and trained modules offer them."""
-
-    def encode(self, field: F32, season: F32, level_mask: F32) -> F32:
-        """Latent (batch, variable, latent pixel) of physical fields (batch, variable, pixel)."""
-        ...
-
-    def decode(self, latent: F32, season: F32) -> F32:
-        """Physical fields (batch, variable, pixel) of latents."""
-        ...
+MEMBERS_AT_ONCE = 20  # limits memory, never changes results
 
 
 @dataclass(frozen=True, kw_only=True)
-class Period:
-    """Physical fields (time, variable, pixel), the fraction of the year (time,) and the cftime stamp of each step."""
-
-    values: F32
-    phase: NDArray[np.float64]
-    times: Sequence[Any]
-
-    def __post_init__(self) -> None:
-        counts = (len(self.values), len(self.phase), len(self.times))
-        if len(set(counts)) > 1:
-            raise DataError("found {} fields, {} phases and {} times, expected one of each per step".format(*counts))
-        if not np.isfinite(self.values).all():
-            raise DataError("found missing values in the fields to evaluate with, expected none: fill them first")
-
-    @property
-    def time_years(self) -> NDArray[np.float64]:
-        """Decimal year of each step: the calendar year and the fraction of it gone."""
-        return np.array([time.year for time in self.times]) + self.phase
-
-    def every(self, stride: int) -> "Period":
-        """The period with every `stride`-th step only."""
-        part = slice(None, None, stride)
-        return Period(values=self.values[part], phase=self.phase[part], times=self.times[part])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A trained model as the evaluation sees it, from a run or from a bundle."""
+class TrainedModel:
+    """The graphs of a model, the tables that normalise its fields, and how it generates."""
 
     name: str
-    codec: Codec
-    variables: tuple[tuple[str, str], ...]  # name and units, those of the transformed variable
+    graphs: Graphs
+    variables: tuple[Variable | VariableConfig, ...]
     zooms: tuple[int, ...]
     latent_zoom: int
-    harmonics: int
-    climatology: F32  # (variable, 1 + 2 harmonics, pixel)
+    time: Time
+    climatology: F32  # (variable, 1 + 2 harmonics, pixel), of transformed variables
     scale: F32  # (variable,)
-    transforms: tuple[Transform, ...]
-    step: str = "1 month"
+    latent: LatentModel | None  # None: it does not generate
+    fast: Sampler | None  # of the distilled denoiser
 
     def __post_init__(self) -> None:
-        expected = (len(self.variables), 1 + 2 * self.harmonics, npix(self.zooms[-1]))
+        expected = (len(self.variables), 1 + 2 * self.time.harmonics, npix(self.zoom))
         if self.climatology.shape != expected or self.scale.shape != expected[:1]:
             raise DataError(
                 f"found climatology {self.climatology.shape} and scales {self.scale.shape}, expected {expected} and"
                 f" {expected[:1]}: the tables belong to another model"
             )
 
+    @property
+    def zoom(self) -> int:
+        """The finest zoom."""
+        return self.zooms[-1]
 
-def anomalies(subject: Subject, period: Period, values: F32 | None = None) -> F32:
-    """Normalised anomalies (time, variable, pixel): the climatology of the training years off, divided by the scale.
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """The transform of each variable."""
+        return tuple(variable.transform for variable in self.variables)
 
-    `values` are physical fields to take in place of the period's own, (..., time, variable, pixel).
-    """
-    values = forward(period.values if values is None else values, subject.transforms)
-    season = harmonic.season(period.phase, subject.harmonics)
-    mean = harmonic.evaluate(subject.climatology, season)  # (time, variable, pixel)
-    normalised: F32 = ((values - mean) / subject.scale[:, None]).astype(np.float32)
-    return normalised
+    @property
+    def named_units(self) -> tuple[tuple[str, str], ...]:
+        """Name and units of each variable, the units those of its transform."""
+        return tuple((v.name, transformed_units(v.units, v.transform)) for v in self.variables)
 
+    @property
+    def generator(self) -> LatentModel:
+        """The latent diffusion model; DataError if there is none."""
+        if self.latent is None:
+            raise DataError(f"found no denoiser in {self.name}, expected a model that generates")
+        return self.latent
 
-def rebuild(subject: Subject, period: Period, zoom: int) -> F32:
-    """Anomalies (time, variable, pixel) of the period after encoding and decoding.
-
-    The encoder sees block means at `zoom`, repeated to its own zoom, with the finer levels masked out.
-    """
-    step = subject.zooms[-1] - zoom
-    season = harmonic.season(period.phase, subject.harmonics).astype(np.float32)
-    mask = level_mask(subject.zooms, zoom)
-    decoded = np.empty_like(period.values, dtype=np.float32)
-    for start in range(0, len(period.values), BATCH):
-        part = slice(start, start + BATCH)
-        seen = period.values[part].astype(np.float32)
-        if step:
-            seen = refine(coarsen(seen.astype(np.float64), step), step).astype(np.float32)
-        masks = np.repeat(mask[None], len(seen), axis=0)
-        latent = subject.codec.encode(seen, season[part], masks)
-        decoded[part] = subject.codec.decode(latent, season[part])
-    return anomalies(subject, period, decoded)
+    def season(self, period: Period) -> F32:
+        """Harmonics of the year (time, 2K) at the steps of a period."""
+        return harmonic.season(period.phase, self.time.harmonics).astype(np.float32)
 
 
-MEMBERS_AT_ONCE = 20
+def model_of(name: str) -> TrainedModel:
+    """The model of a run's folder, or of a bundle given by path or name."""
+    folder = Path(name)
+    return of_run(load_run(folder)) if is_run(folder) else of_bundle(name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """What is evaluated: the graphs, what the table says of them, and how they generate (None: they do not)."""
-
-    subject: Subject
-    graphs: Graphs
-    latent: LatentModel | None
-    fast: Sampler | None  # of the distilled denoiser
-    time: Time
-    cell_methods: str
-    variables: tuple[VariableSpec, ...]
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is that of a run; otherwise it names a bundle."""
+    return (folder / "config.json").exists()
 
 
-def with_sampler_steps(candidate: Candidate, steps: int | None) -> Candidate:
-    """The candidate with another number of sampler steps; as it is where None are given or it does not generate."""
-    if candidate.latent is None or steps is None:
-        return candidate
-    sampler = replace(candidate.latent.sampler, steps=steps)
-    return replace(candidate, latent=replace(candidate.latent, sampler=sampler))
-
-
-def candidate_of(model: str) -> Candidate:
-    """The candidate in a run's folder, or a bundle by path or name."""
-    folder = Path(model)
-    return of_run(load_run(folder)) if (folder / "config.json").exists() else of_bundle(model)
-
-
-def of_run(run: Run) -> Candidate:
-    """A training run, through PyTorch."""
+def of_run(run: Run) -> TrainedModel:
+    """The model of a training run, through PyTorch."""
     config, facts, statistics = run.config, run.facts, run.statistics
-    graphs = TorchGraphs(run.autoencoder, run.denoiser, run.fast)
     sampler, fast = samplers_of(config)
     latent = None
     if config.diffusion is not None:
@@ -169,66 +109,109 @@ def of_run(run: Run) -> Candidate:
             sampler=sampler,
             source=config.sources.labels[0],
         )
-    return Candidate(
-        subject=Subject(
-            name=run.path.name,
-            codec=graphs,
-            variables=tuple((v.name, transformed_units(v.units, v.transform)) for v in config.data.variables),
-            zooms=config.autoencoder.zooms,
-            latent_zoom=config.autoencoder.latent_zoom,
-            harmonics=config.data.harmonics,
-            climatology=statistics["climatology"],
-            scale=statistics["scale"],
-            transforms=tuple(v.transform for v in config.data.variables),
-            step=facts.step,
-        ),
-        graphs=graphs,
+    return TrainedModel(
+        name=run.path.name,
+        graphs=TorchGraphs(run.autoencoder, run.denoiser, run.fast),
+        variables=config.data.variables,
+        zooms=config.autoencoder.zooms,
+        latent_zoom=config.autoencoder.latent_zoom,
+        time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
+        climatology=statistics["climatology"],
+        scale=statistics["scale"],
         latent=latent,
         fast=fast,
-        time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
-        cell_methods=config.data.variables[0].cell_methods,
-        variables=config.data.variables,
     )
 
 
-def of_bundle(model: str) -> Candidate:
-    """An exported bundle, through the runtime: what is served."""
-    bundle = open_bundle(model)
-    manifest, tables = bundle.manifest, bundle.tables
-    graphs = open_graphs(bundle, "cpu")
-    latent = latent_model(bundle) if manifest.denoiser is not None else None
-    return Candidate(
-        subject=Subject(
-            name=manifest.name,
-            codec=graphs,
-            variables=tuple((v.name, transformed_units(v.units, v.transform)) for v in manifest.variables),
-            zooms=manifest.zooms,
-            latent_zoom=manifest.latent.zoom,
-            harmonics=manifest.time.harmonics,
-            climatology=tables.climatology,
-            scale=tables.scale,
-            transforms=tuple(v.transform for v in manifest.variables),
-            step=manifest.time.step,
-        ),
-        graphs=graphs,
-        latent=latent,
-        fast=manifest.fast,
-        time=manifest.time,
-        cell_methods=manifest.variables[0].cell_methods,
+def of_bundle(name: str) -> TrainedModel:
+    """The model of an exported bundle, through the runtime: what is served."""
+    bundle = open_bundle(name)
+    manifest = bundle.manifest
+    return TrainedModel(
+        name=manifest.name,
+        graphs=open_graphs(bundle, "cpu"),
         variables=manifest.variables,
+        zooms=manifest.zooms,
+        latent_zoom=manifest.latent.zoom,
+        time=manifest.time,
+        climatology=bundle.tables.climatology,
+        scale=bundle.tables.scale,
+        latent=latent_model(bundle) if manifest.denoiser is not None else None,
+        fast=manifest.fast,
     )
 
 
-def draw(candidate: Candidate, members: int, start: Any, steps: int, seed: int) -> F32:
-    """Generated fields (member, time, variable, pixel) [physical units] of `steps` steps from `start` on.
+def with_sampler_steps(model: TrainedModel, steps: int | None) -> TrainedModel:
+    """The model with another number of sampler steps; unchanged if `steps` is None or it does not generate."""
+    if model.latent is None or steps is None:
+        return model
+    return replace(model, latent=replace(model.latent, sampler=replace(model.latent.sampler, steps=steps)))
 
-    DataError where the candidate does not generate.
+
+def departures(model: TrainedModel, values: Floating, season: F32) -> F32:
+    """Departures (..., time, variable, pixel) of physical fields from the training climatology.
+
+    In the units of the transformed variables; `season` (time, 2K) holds the harmonics of each step.
     """
-    if candidate.latent is None:
-        raise DataError("found a model without a denoiser, expected one that generates")
-    line = timeline(candidate.time, candidate.latent.window, candidate.cell_methods, start, steps)
-    whole = np.empty((members, steps, len(candidate.variables), npix(candidate.subject.zooms[-1])), dtype=np.float32)
-    plan = Plan(members=range(members), steps=line.steps, count=steps, seed=seed)
-    for unit in generate(candidate.latent, candidate.graphs, plan, batch=MEMBERS_AT_ONCE):
-        whole[unit.members, unit.times] = unit.values
-    return whole
+    mean = harmonic.evaluate(model.climatology, season)  # (time, variable, pixel)
+    return np.asarray(forward(values, model.transforms) - mean, dtype=np.float32)
+
+
+def departures_of(model: TrainedModel, period: Period) -> F32:
+    """Departures (time, variable, pixel) of a period's own fields."""
+    return departures(model, period.values, model.season(period))
+
+
+def anomalies(model: TrainedModel, period: Period, values: F32 | None = None) -> F32:
+    """Normalised anomalies (..., time, variable, pixel): departures from the climatology divided by the scale.
+
+    Of physical `values` (..., time, variable, pixel) at the steps of the period, by default of its own fields.
+    """
+    return departures(model, period.values if values is None else values, model.season(period)) / model.scale[:, None]
+
+
+def rebuild(model: TrainedModel, period: Period, zoom: int) -> F32:
+    """Anomalies (time, variable, pixel) of the period after encoding and decoding.
+
+    The encoder sees block means at `zoom`, repeated to its own zoom, with the finer levels masked out.
+    """
+    finer = model.zoom - zoom
+    season, mask = model.season(period), level_mask(model.zooms, zoom)
+    decoded = np.empty_like(period.values, dtype=np.float32)
+    for start in range(0, len(period.values), BATCH):
+        part = slice(start, start + BATCH)
+        seen = period.values[part].astype(np.float32)
+        if finer:
+            seen = refine(coarsen(seen.astype(np.float64), finer), finer).astype(np.float32)
+        latent = model.graphs.encode(seen, season[part], np.repeat(mask[None], len(seen), axis=0))
+        decoded[part] = model.graphs.decode(latent, season[part])
+    return anomalies(model, period, decoded)
+
+
+def plan_of(
+    model: TrainedModel, members: Sequence[int], start: Any, count: int, seed: int, initial: Initial | None = None
+) -> Plan:
+    """What to generate: `count` steps from the one that holds the date `start` on, from `initial` states if given."""
+    steps = timeline(model.time, model.generator.window, model.variables[0].cell_methods, start, count).steps
+    return Plan(members=members, steps=steps, count=count, seed=seed, initial=initial)
+
+
+def generated(model: TrainedModel, plan: Plan) -> Iterator[Unit]:
+    """The pieces of a generated ensemble [physical units], each of one member."""
+    return generate(model.generator, model.graphs, plan, batch=MEMBERS_AT_ONCE)
+
+
+def fields_of(model: TrainedModel, plan: Plan) -> F32:
+    """A whole generated ensemble (member, time, variable, pixel) [physical units]."""
+    fields = np.empty((len(plan.members), plan.count, len(model.variables), npix(model.zoom)), dtype=np.float32)
+    for unit in generated(model, plan):
+        fields[unit.members, unit.times] = unit.values
+    return fields
+
+
+def draw(model: TrainedModel, members: int, start: Any, count: int, seed: int) -> F32:
+    """Generated fields (member, time, variable, pixel) [physical units] of `count` steps from `start` on.
+
+    DataError if the model does not generate.
+    """
+    return fields_of(model, plan_of(model, range(members), start, count, seed))

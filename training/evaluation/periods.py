@@ -1,128 +1,66 @@
-"""A model with its training and evaluation years in memory, and departures of any fields from its climatology."""
+"""Periods of real fields in memory: read from a prepared store, joined and cut."""
 
-import logging
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fsae.runtime.arrays import F32
-from fsae.runtime.climate import climatology as harmonic
-from fsae.runtime.climate.calendar import time_index
-from fsae.runtime.climate.transforms import forward
-from fsae.runtime.ensemble.members import LatentModel
-from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.input.fields import Fields, read_fields
-from fsae.training.config import DEFAULT, Config, input_files, read_config
-from fsae.training.data.prepare import prepare
+from fsae.runtime.arrays import F32, F64
+from fsae.runtime.errors import DataError
+from fsae.runtime.input.fields import VariableSpec, read_fields
 from fsae.training.data.prepared import part_of
-from fsae.training.fitting.run_folder import latest_run, load_run
-
-from .model import Candidate, Period, Subject, candidate_of
-
-log = logging.getLogger("fsae.training")
-
-
-def prepared_inputs(candidate: Candidate, config: Config, source: Path, scratch: Path) -> Path:
-    """The inputs of a configuration on the candidate's grid, prepared into `scratch`."""
-    inputs = input_files(config.data.inputs, source)
-    missing = [str(path) for path in inputs if not path.exists()]
-    if missing:
-        raise UsageError(f"found no {missing[0]}: give the data as a training configuration, --data CONFIG.toml")
-    log.info("prepare: %d files", len(inputs))
-    output = scratch / "data.zarr"
-    prepare(inputs, output, config.data.variables, zoom=candidate.subject.zooms[-1], method=config.data.method)
-    return output
-
-
-def period_of(fields: Fields, years: tuple[int, int]) -> Period:
-    """The fields of `years`, in memory."""
-    part = part_of(fields, years)
-    return Period(values=fields.read(part)[0], phase=fields.phase[part], times=fields.times[part])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
-    """A generating model and the real fields it is compared with; the evaluation follows the training years."""
+class Period:
+    """Physical fields (time, variable, pixel), the fraction of the year (time,) and the cftime stamp of each step."""
 
-    candidate: Candidate
-    latent: LatentModel
-    training: Period
-    evaluation: Period
+    values: F32
+    phase: F64
+    times: Sequence[Any]
 
     def __post_init__(self) -> None:
-        step = self.candidate.time.step
-        last, first = time_index(self.training.times[-1], step), time_index(self.evaluation.times[0], step)
-        if first != last + 1:
-            raise DataError(
-                f"found training years until {self.training.times[-1]} and evaluation from {self.evaluation.times[0]}, "
-                "expected evaluation years right after the training years: choose such years"
-            )
+        counts = (len(self.values), len(self.phase), len(self.times))
+        if len(set(counts)) > 1:
+            raise DataError("found {} fields, {} phases and {} times, expected one of each per step".format(*counts))
+        if not np.isfinite(self.values).all():
+            raise DataError("found missing values in the fields to evaluate with, expected none: fill them first")
 
     @property
-    def subject(self) -> Subject:
-        """The model as the evaluation sees it, with the tables that departures need."""
-        return self.candidate.subject
+    def time_years(self) -> F64:
+        """Decimal year of each step: the calendar year and the fraction of it gone."""
+        return np.array([time.year for time in self.times]) + self.phase
+
+    def part(self, steps: slice) -> "Period":
+        """Some steps of the period."""
+        return Period(values=self.values[steps], phase=self.phase[steps], times=self.times[steps])
+
+    def since(self, year: int) -> "Period":
+        """The steps from the start of `year` on."""
+        return self.part(slice([time.year for time in self.times].index(year), None))
+
+    @property
+    def first_and_last(self) -> tuple[str, str]:
+        """The stamps of the first and the last step."""
+        return str(self.times[0]), str(self.times[-1])
 
 
-def open_material(model: str | None, data: Path | None = None) -> Material:
-    """The run or bundle `model` (default: the newest run) with the years of a configuration, all in memory.
-
-    A run comes with the data it prepared; a bundle, or a run that is given `data`, is shown the inputs of that
-    configuration (default: the sample data).
-    """
-    name = str(latest_run()) if model is None else model
-    if data is None and (Path(name) / "config.json").exists():
-        run = load_run(Path(name))
-        return _read(candidate_of(name), run.fields, (run.config.data.training_years, run.config.data.evaluation_years))
-    candidate = candidate_of(name)
-    if data is not None and not data.exists():
-        raise UsageError(f"found no {data} for --data: give a configuration, as --data CONFIG.toml")
-    source = data or DEFAULT
-    config = read_config(source)
-    with tempfile.TemporaryDirectory() as scratch:
-        store = prepared_inputs(candidate, config, source, Path(scratch))
-        return _read(candidate, store, (config.data.training_years, config.data.evaluation_years))
-
-
-def _read(candidate: Candidate, store: Path, years: tuple[tuple[int, int], tuple[int, int]]) -> Material:
-    zoom = candidate.subject.zooms[-1]
-    fields = read_fields(store, candidate.variables, zoom=zoom, finest_zoom=zoom)
+def read_periods(store: Path, variables: Sequence[VariableSpec], zoom: int, *years: tuple[int, int]) -> list[Period]:
+    """One period for each pair of `years`, first and last, of the fields prepared in `store` at `zoom`."""
+    fields = read_fields(store, variables, zoom=zoom, finest_zoom=zoom)
     try:
-        training, evaluation = (period_of(fields, part) for part in years)
+        parts = [part_of(fields, pair) for pair in years]
+        return [Period(values=fields.read(p)[0], phase=fields.phase[p], times=fields.times[p]) for p in parts]
     finally:
         fields.close()
-    if candidate.latent is None:
-        raise DataError(f"found no denoiser in {candidate.subject.name}, expected a model that generates")
-    return Material(candidate=candidate, latent=candidate.latent, training=training, evaluation=evaluation)
 
 
 def joined(one: Period, other: Period) -> Period:
-    """Two periods, one behind the other."""
+    """Two periods, one after the other."""
     return Period(
         values=np.concatenate([one.values, other.values]),
         phase=np.concatenate([one.phase, other.phase]),
         times=[*one.times, *other.times],
     )
-
-
-def since(period: Period, year: int) -> Period:
-    """The steps of a period from the start of `year` on."""
-    first = [time.year for time in period.times].index(year)
-    return Period(values=period.values[first:], phase=period.phase[first:], times=period.times[first:])
-
-
-def departures(subject: Subject, values: F32, season: F32) -> F32:
-    """Departures (..., time, variable, pixel) of physical fields from the training climatology, in `subject`'s units.
-
-    `season` (time, 2K); a transformed variable departs as its transform.
-    """
-    return np.asarray(
-        forward(values, subject.transforms) - harmonic.evaluate(subject.climatology, season), dtype=np.float32
-    )
-
-
-def departures_of(subject: Subject, period: Period) -> F32:
-    """Departures (time, variable, pixel) of a period's own fields."""
-    return departures(subject, period.values, harmonic.season(period.phase, subject.harmonics))

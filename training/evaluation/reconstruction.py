@@ -1,5 +1,6 @@
 """Tables of fields rebuilt from few numbers: the autoencoder beside climatology, block means, regression and EOFs."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,8 +10,11 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.sphere.healpix import coarsen, npix, refine, zoom_of
 from fsae.training.metrics import baselines, scores
 
-from .model import Period, Subject, anomalies, rebuild
-from .report import FieldErrors
+from .model import TrainedModel, anomalies, rebuild
+from .periods import Period
+from .report import FieldErrors, SuperResolution
+
+log = logging.getLogger("fsae.training")
 
 Rebuilt = tuple[str, int, F32]  # name of the method, numbers stored per step, anomalies (time, variable, pixel)
 
@@ -22,8 +26,8 @@ SEEN_STRIDE = 7  # every seventh training step: a seventh of the time, and all m
 def from_block_means(known: F32, truth: F32, zoom: int) -> tuple[Rebuilt, ...]:
     """Anomalies `truth` (time, variable, pixel) rebuilt from nothing but their block means at `zoom`.
 
-    Two regressions, both on all coarse anomalies of all variables: of the fine anomalies themselves, which has to learn
-    that a pixel is like its surroundings, and of what bilinear interpolation leaves over, which has not.
+    Two regressions, both on all coarse anomalies of all variables: one of the fine anomalies themselves, which has to
+    learn that a pixel is like its surroundings, and one of what bilinear interpolation leaves over, which need not.
     """
     fine_zoom = zoom_of(truth.shape[-1])
     levels = fine_zoom - zoom
@@ -50,36 +54,45 @@ def from_eofs(eofs: baselines.Eofs, truth: F32, numbers: int) -> tuple[Rebuilt, 
     return tuple((names[n], n, baselines.truncate(eofs, flat, n).reshape(truth.shape)) for n in counts)
 
 
-def reconstruction_rows(
-    subject: Subject, training: Period, evaluation: Period, rebuilt: F32, others: Sequence[Rebuilt]
-) -> list[tuple[FieldErrors, ...]]:
-    """Rows of every variable: the model on the evaluation and on training years, the climatology, the `others`."""
-    numbers = len(subject.variables) * npix(subject.latent_zoom)
-    seen = training.every(SEEN_STRIDE)
-    seen_again = ("the same, training years", numbers, rebuild(subject, seen, subject.zooms[-1]))
-    own = errors(subject, evaluation, [(MODEL, numbers, rebuilt)])
-    own_seen = errors(subject, seen, [seen_again])
-    rest = errors(subject, evaluation, [("climatology only", 0, np.zeros_like(rebuilt)), *others])
-    return [(*a, *b, *c) for a, b, c in zip(own, own_seen, rest, strict=True)]
+def rebuilt_rows(
+    model: TrainedModel, training: Period, evaluation: Period, rebuilt: F32, eofs: baselines.Eofs
+) -> list[tuple[tuple[FieldErrors, ...], tuple[SuperResolution, ...]]]:
+    """For each variable the rows of the reconstruction, and those of super-resolution from the two coarser zooms.
+
+    `rebuilt` are the anomalies that the model makes of the evaluation years. Beside them stand what it makes of
+    training years, the climatology, block means and EOFs.
+    """
+    known, truth = anomalies(model, training), anomalies(model, evaluation)
+    coarser = model.zooms[:-1][-2:]
+    blocks = {}
+    for zoom in sorted({model.latent_zoom, *coarser}):
+        log.info("evaluate: regressions from zoom %d", zoom)
+        blocks[zoom] = from_block_means(known, truth, zoom)
+    log.info("evaluate: reconstruction")
+    numbers = len(model.variables) * npix(model.latent_zoom)
+    seen = training.part(slice(None, None, SEEN_STRIDE))
+    own = errors(model, evaluation, [(MODEL, numbers, rebuilt)])
+    own_seen = errors(model, seen, [("the same, training years", numbers, rebuild(model, seen, model.zoom))])
+    nothing = ("climatology only", 0, np.zeros_like(rebuilt))
+    rest = errors(model, evaluation, [nothing, *blocks[model.latent_zoom], *from_eofs(eofs, truth, numbers)])
+    finer: list[list[SuperResolution]] = [[] for _ in model.variables]
+    for zoom in coarser:
+        log.info("evaluate: super-resolution from zoom %d", zoom)
+        means = (MODEL, len(model.variables) * npix(zoom), rebuild(model, evaluation, zoom))
+        for found, rows in zip(finer, errors(model, evaluation, [means, *blocks[zoom]]), strict=True):
+            found.append(SuperResolution(zoom=zoom, rows=rows))
+    return [((*a, *b, *c), tuple(d)) for a, b, c, d in zip(own, own_seen, rest, finer, strict=True)]
 
 
-def superresolution_rows(
-    subject: Subject, evaluation: Period, zoom: int, others: Sequence[Rebuilt]
-) -> list[tuple[FieldErrors, ...]]:
-    """Rows of every variable: the model fed with block means at `zoom`, and the `others` from the same means."""
-    numbers = len(subject.variables) * npix(zoom)
-    return errors(subject, evaluation, [(MODEL, numbers, rebuild(subject, evaluation, zoom)), *others])
-
-
-def errors(subject: Subject, period: Period, rows: Sequence[Rebuilt]) -> list[tuple[FieldErrors, ...]]:
-    """For each variable the errors of each row, in physical units."""
-    truth = anomalies(subject, period)
+def errors(model: TrainedModel, period: Period, rows: Sequence[Rebuilt]) -> list[tuple[FieldErrors, ...]]:
+    """For each variable the errors of each way to rebuild the period, in physical units."""
+    truth = anomalies(model, period)
     return [
         tuple(
-            _field_errors(name, numbers, (field[:, v] - truth[:, v]) * scale, period.values[:, v], subject.zooms)
+            _field_errors(name, numbers, (field[:, v] - truth[:, v]) * scale, period.values[:, v], model.zooms)
             for name, numbers, field in rows
         )
-        for v, scale in enumerate(subject.scale)
+        for v, scale in enumerate(model.scale)
     ]
 
 

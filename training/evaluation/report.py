@@ -1,8 +1,7 @@
-"""Records of an evaluation: the model beside its baselines; as JSON, and the table that reports are written with."""
+"""Records of an evaluation: the model beside its baselines and what real stretches span; and any record as JSON."""
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,36 +157,18 @@ class Report:
 
 
 def report_json(report: Report) -> str:
-    """The report as JSON, keys in the order of the records; infinite and undefined numbers become null."""
-
-    return json.dumps({**json.loads(as_json(report)), "passed": report.passed}, indent=1) + "\n"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table with padded columns: the first to the left, the others to the right.
-
-    >>> table(["a", "b"], [["x", "10"]])
-    ['| a |  b |', '|---|---:|', '| x | 10 |']
-    """
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        return "| " + " | ".join(cells) + " |"
-
-    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-    return [line(header), rule, *(line(row) for row in rows)]
-
-
-# Frozen records as JSON.
+    """The report as JSON, with whether it passed."""
+    return as_json({**dataclasses.asdict(report), "passed": report.passed})
 
 
 def as_json(record: Any) -> str:
-    """A frozen record as JSON, keys in the order of its fields; infinite and undefined numbers become null."""
-    return json.dumps(_plain(dataclasses.asdict(record)), indent=1, allow_nan=False) + "\n"
+    """A frozen record, or several, as JSON: keys in the order of the fields, infinite and undefined numbers as null."""
+    return json.dumps(_plain(record), indent=1, allow_nan=False) + "\n"
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,139 +1,201 @@
-"""The tables of a climate: mean and variability, memory, distribution, ensemble; real stretches in the last rows."""
+"""Markdown tables described as data, and those of an evaluation: readable in a terminal 120 columns wide."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from .report import Climate, FieldErrors, Report, Stretches, VariableReport, table
+import tabulate
 
-# Columns of each table: what stands above it, the figure in the record, and how it is written.
+from .report import Climate, Report, Stretches, VariableReport
+
+WIDTH = 118
+
+tabulate.MIN_PADDING = 0  # its default makes headers two spaces wider than they need to be: too wide for a terminal
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table with padded columns: the first aligned to the left, the others to the right.
+
+    >>> table(["a", "b"], [["x", "10"]])
+    ['| a |  b |', '|:--|---:|', '| x | 10 |']
+    """
+    sides = ("left", *["right"] * (len(header) - 1))
+    text: str = tabulate.tabulate(rows, header, "pipe", colalign=sides, disable_numparse=True)
+    return text.splitlines()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, the figure of a row that it shows, and the format specification of that.
+
+    The figure is an attribute of the row, a key if the row is a mapping, or a function of the row; of a sequence it is
+    the entry at `place`. A missing figure (None) leaves its cell blank.
+
+    >>> Column("share", "share", ".0%").cell({"share": 0.25})
+    '25 %'
+    """
+
+    title: str
+    figure: str | Callable[[Any], object]
+    form: str = ""
+    place: int | None = None
+
+    def cell(self, row: object) -> str:
+        """The figure of a row as text."""
+        if callable(self.figure):
+            value: Any = self.figure(row)
+        else:
+            value = row.get(self.figure) if isinstance(row, Mapping) else getattr(row, self.figure)
+        if self.place is not None:
+            value = value[self.place] if self.place < len(value) else None
+        text = "" if value is None else format(value, self.form)
+        return text.replace("%", " %") if self.form.endswith("%") else text
+
+
+def columns(titles: Iterable[object], figure: str | Callable[[Any], object], form: str) -> tuple[Column, ...]:
+    """One column for each entry of a figure that is a sequence."""
+    return tuple(Column(str(title), figure, form, place) for place, title in enumerate(titles))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A kind of table: its columns, and a note below it that explains them."""
+
+    columns: tuple[Column, ...]
+    note: str = ""
+
+    def lines(self, rows: Iterable[object], heading: str = "") -> list[str]:
+        """Lines of Markdown: the heading, one row for each of `rows`, the note."""
+        cells = [[column.cell(row) for column in self.columns] for row in rows]
+        return [
+            *(["", heading, ""] if heading else []),
+            *table([column.title for column in self.columns], cells),
+            *(["", *wrapped(self.note)] if self.note else []),
+        ]
+
+
+def wrapped(text: str) -> list[str]:
+    """Lines of a text as wide as a terminal."""
+    return textwrap.wrap(text, WIDTH)
+
+
+def verdicts(limit: str = "tolerance") -> Table:
+    """The table of `Check` records; `limit` is what stands above the tolerances."""
+    passed = Column("", lambda check: "pass" if check.passed else "FAIL")
+    return Table((Column("figure", "name"), Column("value", "value", ".3g"), Column(limit, "limit"), passed))
+
+
+NAME = Column("", "name")
+
 MEAN = (
-    ("bias", "bias", "{:+.3f}"),
-    ("map", "mean_map_rmse", "{:.3f}"),
-    ("corr", "std_correlation", "{:.3f}"),
-    ("ratio", "std_ratio", "{:.3f}"),
-    ("±25 %", "within_25", "{:.0%}"),
-    ("±20 %", "within_20", "{:.0%}"),
-    ("±10 %", "within_10", "{:.0%}"),
-    ("median", "spectrum_median", "{:.3f}"),
-    ("peak", "cell_peak", "{:.2f}"),
-    ("edges", "edge_jump", "{:.3f}"),
+    NAME,
+    Column("bias", "bias", "+.3f"),
+    Column("map", "mean_map_rmse", ".3f"),
+    Column("corr", "std_correlation", ".3f"),
+    Column("ratio", "std_ratio", ".3f"),
+    Column("±25 %", "within_25", ".0%"),
+    Column("±20 %", "within_20", ".0%"),
+    Column("±10 %", "within_10", ".0%"),
+    Column("median", "spectrum_median", ".3f"),
+    Column("peak", "cell_peak", ".2f"),
+    Column("edges", "edge_jump", ".3f"),
 )
 
-DISTRIBUTION = (
-    ("1 %", "low_rmse", "{:.2f}"),
-    ("corr", "low_correlation", "{:.3f}"),
-    ("99 %", "high_rmse", "{:.2f}"),
-    ("corr", "high_correlation", "{:.3f}"),
-    ("skew", "skewness", "{:+.3f}"),
-    ("RMSE", "skewness_rmse", "{:.3f}"),
-    ("kurt", "kurtosis", "{:+.3f}"),
-    ("RMSE", "kurtosis_rmse", "{:.3f}"),
+PATTERN = (Column("pattern", "pattern_correlation", ".3f"), Column("share", "pattern_share", ".3f"))
+
+DISTRIBUTION = Table(
+    (
+        NAME,
+        Column("1 %", "low_rmse", ".2f"),
+        Column("corr", "low_correlation", ".3f"),
+        Column("99 %", "high_rmse", ".2f"),
+        Column("corr", "high_correlation", ".3f"),
+        Column("skew", "skewness", "+.3f"),
+        Column("RMSE", "skewness_rmse", ".3f"),
+        Column("kurt", "kurtosis", "+.3f"),
+        Column("RMSE", "kurtosis_rmse", ".3f"),
+    ),
+    "1 %, 99 %: RMSE of the map of that percentile, corr: its correlation with the truth's; skew, kurt: mean over "
+    "pixels, RMSE: of the map.",
 )
 
-ENSEMBLE = (
-    ("CRPS", "crps", "{:.3f}"),
-    ("energy", "energy_score", "{:.3f}"),
-    ("near 5 %", "nearest 5 %", "{:.2f}"),
-    ("25 %", "nearest 25 %", "{:.2f}"),
-    ("50 %", "nearest 50 %", "{:.2f}"),
-    ("75 %", "nearest 75 %", "{:.2f}"),
-    ("95 %", "nearest 95 %", "{:.2f}"),
-    ("below", "near_share", "{:.1%}"),
+ENSEMBLE = Table(
+    (
+        NAME,
+        Column("CRPS", "crps", ".3f"),
+        Column("energy", "energy_score", ".3f"),
+        Column("near 5 %", "nearest 5 %", ".2f"),
+        Column("25 %", "nearest 25 %", ".2f"),
+        Column("50 %", "nearest 50 %", ".2f"),
+        Column("75 %", "nearest 75 %", ".2f"),
+        Column("95 %", "nearest 95 %", ".2f"),
+        Column("below", "near_share", ".1%"),
+    ),
+    "energy: energy score of all pixels together; near: quantiles of the root mean square distance to the nearest "
+    "training field; below: share that is nearer than the truth's 5 %. Memorised fields are near.",
 )
 
 QUANTILES = ("5 %", "25 %", "50 %", "75 %", "95 %")
 
 
-def format_climate(rows: Sequence[Climate], stretches: Stretches, step: str, heading: str = "###") -> list[str]:
-    """Lines of all tables of one variable, each under a `heading` and with a note that explains its columns."""
-    lines = ["", f"{heading} Climate of the period (own mean map removed, except in the first two columns)", ""]
-    lines += _table(rows, stretches, MEAN)
-    lines += [
-        "",
-        "map: RMSE of the mean map; corr, ratio: of the standard-deviation map with the truth's; ±: share of degrees l",
-        "whose power is within that of the truth's; median: of |power ratio - 1|; peak, edges: signs of the network's",
-        "patches, the power ratio at a cell's scale over that around it, and the jumps across cell edges.",
-        f"lowest, highest: over pairs of {stretches.count} stretches of {stretches.steps} steps of the training years,",
-        "either as truth; of the last table over their "
-        f"{stretches.side_by_side} stretches side by side, each beside the others.",
-        "truth, ...: what encoding and decoding leaves of the truth, and with it of all that is generated.",
-        "",
-        f"{heading} Memory: largest difference of autocorrelations, lags 1 to {len(rows[0].autocorrelation)}; El Nino",
-        "",
+def format_climate(rows: Sequence[Climate], stretches: Stretches, step: str, level: str = "###") -> list[str]:
+    """Lines of all tables of one variable under headings of a `level`, real stretches in the last rows."""
+    named = [
+        *map(_figures, rows),
+        {"name": "lowest of training"} | {span.figure: span.low for span in stretches.ranges},
+        {"name": "highest of training"} | {span.figure: span.high for span in stretches.ranges},
     ]
-    regions = tuple((memory.region, f"memory {memory.region}", "{:.3f}") for memory in rows[0].memory)
-    pattern = (("pattern", "pattern_correlation", "{:.3f}"), ("share", "pattern_share", "{:.3f}"))
-    lines += _table(rows, stretches, (*regions, *pattern))
-    lines += [
-        "",
-        "tropics: to 23.5 degrees; north, south: the rest; pattern: correlation of the first EOF within 30 S to 30 N,",
-        "150 E to 80 W with the truth's, its sign open; share: of the variance there.",
-        "",
-        f"{heading} Autocorrelation of regional means, lags in steps of {step}",
-        "",
-    ]
-    lines += _lags(rows, stretches)
-    lines += ["", f"{heading} Distribution at each pixel: percentiles, skewness, excess kurtosis", ""]
-    lines += _table(rows, stretches, DISTRIBUTION)
-    lines += [
-        "",
-        "1 %, 99 %: RMSE of the map of that percentile, corr: its correlation with the truth's; skew, kurt: mean over",
-        "pixels, RMSE: of the map.",
-        "",
-        f"{heading} Ensemble scores (fair, own mean maps removed) and distance to the nearest training field",
-        "",
-    ]
-    lines += _table(rows, stretches, ENSEMBLE)
+    mean = Table(
+        MEAN,
+        "map: RMSE of the mean map; corr, ratio: of the standard-deviation map with the truth's; ±: share of degrees l "
+        "whose power is that close to the truth's; median: of |power ratio - 1|; peak, edges: traces of the network's "
+        "patches, the power ratio at a cell's scale over that around it, and the jumps across cell edges. lowest, "
+        f"highest: over pairs of {stretches.count} stretches of {stretches.steps} steps of the training years, either "
+        f"as truth; in the last table over their {stretches.side_by_side} stretches side by side, each beside the "
+        "others. truth, reconstructed: what encoding and decoding leaves of the truth, and so of everything generated.",
+    )
+    regions = [Column(memory.region, f"memory {memory.region}", ".3f") for memory in rows[0].memory]
+    memory = Table(
+        (NAME, *regions, *PATTERN),
+        "tropics: to 23.5 degrees; north, south: the rest; pattern: correlation of the first EOF within 30 S to 30 N, "
+        "150 E to 80 W with the truth's, regardless of sign; share: of the variance there.",
+    )
+    lags = range(1, len(rows[0].autocorrelation) + 1)
+    autocorrelation = Table((Column("lag", "name"), *columns(lags, "values", ".2f")))
     return [
-        *lines,
-        "",
-        "energy: energy score of all pixels together; near: quantiles of the root mean square distance to the nearest",
-        "training field; below: share that is nearer than the truth's 5 %. Fields learned by heart are near.",
+        *mean.lines(named, f"{level} Climate of the period (own mean map removed, except in the first two columns)"),
+        *memory.lines(named, f"{level} Memory: largest difference of autocorrelations, lags 1 to {len(lags)}; El Nino"),
+        *autocorrelation.lines(
+            _autocorrelations(rows, stretches), f"{level} Autocorrelation of regional means, lags in steps of {step}"
+        ),
+        *DISTRIBUTION.lines(named, f"{level} Distribution at each pixel: percentiles, skewness, excess kurtosis"),
+        *ENSEMBLE.lines(
+            named, f"{level} Ensemble scores (fair, own mean maps removed) and distance to the nearest training field"
+        ),
     ]
 
 
-def _figures(row: Climate) -> Mapping[str, float | None]:
-    """The numbers of a row by name: those of the record, the memories by region, the quantiles of the distance."""
-    found: dict[str, float | None] = {
-        name: value for name, value in vars(row).items() if isinstance(value, int | float) or value is None
-    }
-    found |= {f"memory {memory.region}": memory.difference for memory in row.memory}
+def _figures(row: Climate) -> dict[str, object]:
+    """The figures of a row by name, with the memories by region and the quantiles of the distance."""
+    found = {**vars(row), **{f"memory {memory.region}": memory.difference for memory in row.memory}}
     if row.nearest is not None:
         found |= {f"nearest {name}": value for name, value in zip(QUANTILES, row.nearest, strict=True)}
     return found
 
 
-def _table(rows: Sequence[Climate], stretches: Stretches, columns: Sequence[tuple[str, str, str]]) -> list[str]:
-    """A table of the rows, then the lowest and the highest of real stretches; blank where there is no figure."""
-    named = [(row.name, _figures(row)) for row in rows]
-    named += [
-        ("lowest of training", {span.figure: span.low for span in stretches.ranges}),
-        ("highest of training", {span.figure: span.high for span in stretches.ranges}),
-    ]
-    cells = []
-    for name, figures in named:
-        values = [figures.get(figure) for _, figure, _ in columns]
-        texts = [
-            "" if value is None else form.format(value) for value, (_, _, form) in zip(values, columns, strict=True)
-        ]
-        cells.append([name, *(text.replace("%", " %") for text in texts)])
-    return table(["", *(title for title, _, _ in columns)], cells)
-
-
-def _lags(rows: Sequence[Climate], stretches: Stretches) -> list[str]:
-    """For each region the autocorrelations of the first row, which is the model's, of the truth and of stretches."""
-    cells = []
+def _autocorrelations(rows: Sequence[Climate], stretches: Stretches) -> list[dict[str, object]]:
+    """For each region those of the first row, which is the model's, of the truth, and of real stretches."""
+    found: list[dict[str, object]] = []
     for i, span in enumerate(stretches.memory):
         shown = [(row.name, row.memory[i].autocorrelation) for row in (rows[0], rows[-1])]
         shown += [("lowest of training", span.low), ("highest of training", span.high)]
-        cells += [[f"{span.region}: {name}", *(f"{value:.2f}" for value in values)] for name, values in shown]
-    return table(["lag", *(str(lag + 1) for lag in range(len(rows[0].autocorrelation)))], cells)
-
-
-# The text of an evaluation: one Markdown table per question, readable as it is in a terminal 120 columns wide.
+        found += [{"name": f"{span.region}: {name}", "values": values} for name, values in shown]
+    return found
 
 
 def format_report(report: Report) -> str:
-    """The report as text for people: Markdown, readable as it is in a terminal 120 columns wide."""
+    """The report as Markdown."""
     lines = [
         f"# {report.name}: evaluation {report.evaluation[0]} to {report.evaluation[1]}",
         "",
@@ -141,42 +203,27 @@ def format_report(report: Report) -> str:
         f" latent at zoom {report.latent_zoom} (ratio {4 ** (report.zooms[-1] - report.latent_zoom)}).",
     ]
     for variable in report.variables:
-        lines += ["", *_format_variable(report, variable)]
+        lines += ["", f"## {variable.name} [{variable.units}]", *_format_variable(report, variable)]
     return "\n".join(lines) + "\n"
 
 
 def _format_variable(report: Report, variable: VariableReport) -> list[str]:
     """Lines of one variable: tables, then the figures with their tolerances."""
-    units = variable.units
-    lines = [f"## {variable.name} [{units}]", "", "### Reconstruction", ""]
-    lines += _format_errors(report, variable.reconstruction)
-    lines += [
-        "",
-        "numbers: per step; z: RMSE of that pyramid level; worst: RMSE over time of the worst pixel; PSNR: in dB;",
-        f"cell mean: largest change of a cell mean at zoom {report.zooms[0]}; means: of blocks at the latent's zoom.",
-    ]
+    errors = (
+        NAME,
+        Column("numbers", "numbers"),
+        Column("RMSE", "rmse", ".3f"),
+        *columns((f"z{zoom}" for zoom in report.zooms), "level_rmse", ".3f"),
+        Column("worst", "worst_pixel", ".2f"),
+        Column("PSNR", "psnr_db", ".1f"),
+        Column("cell mean", lambda row: format(row.cell_mean, ".0e" if row.cell_mean < 0.01 else ".2f")),
+    )
+    note = (
+        "numbers: per step; z: RMSE of that pyramid level; worst: RMSE over time of the worst pixel; PSNR: in dB; cell "
+        f"mean: largest change of a cell mean at zoom {report.zooms[0]}; means: of blocks at the latent's zoom."
+    )
+    lines = Table(errors, note).lines(variable.reconstruction, "### Reconstruction")
     for coarse in variable.superresolution:
-        lines += ["", f"### Super-resolution, zoom {coarse.zoom} to {report.zooms[-1]}", ""]
-        lines += _format_errors(report, coarse.rows)
+        lines += Table(errors).lines(coarse.rows, f"### Super-resolution, zoom {coarse.zoom} to {report.zooms[-1]}")
     lines += format_climate(variable.climate, variable.stretches, report.step)
-    if variable.checks:
-        verdicts = [[c.name, f"{c.value:.3g}", c.limit, "pass" if c.passed else "FAIL"] for c in variable.checks]
-        lines += ["", "### Tolerances", "", *table(["figure", "value", "tolerance", ""], verdicts)]
-    return lines
-
-
-def _format_errors(report: Report, rows: Sequence[FieldErrors]) -> list[str]:
-    header = ["", "numbers", "RMSE", *(f"z{zoom}" for zoom in report.zooms), "worst", "PSNR", "cell mean"]
-    cells = [
-        [
-            row.name,
-            str(row.numbers),
-            f"{row.rmse:.3f}",
-            *(f"{value:.3f}" for value in row.level_rmse),
-            f"{row.worst_pixel:.2f}",
-            f"{row.psnr_db:.1f}",
-            f"{row.cell_mean:.0e}" if row.cell_mean < 0.01 else f"{row.cell_mean:.2f}",
-        ]
-        for row in rows
-    ]
-    return table(header, cells)
+    return lines + (verdicts().lines(variable.checks, "### Tolerances") if variable.checks else [])

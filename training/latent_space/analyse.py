@@ -9,6 +9,7 @@ more with block means of the climatology put back.
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import coarsen, pixel_centres, zoom_of
 from fsae.training.data.normalisation import normalise, transforms_of
 from fsae.training.data.prepared import encode_series, part_of, read_prepared
-from fsae.training.evaluation.report import table
+from fsae.training.evaluation.tables import Column, Table
 from fsae.training.fitting.progress import steps_bar
 from fsae.training.fitting.run_folder import Run, latest_run, load_run, write_record
 
@@ -226,64 +227,120 @@ def mostly(inside: NDArray[np.bool_], index: Ints) -> NDArray[np.bool_]:
     return np.asarray(annual_means(inside.astype(np.float64), index) >= 0.5)
 
 
+class Answer(NamedTuple):
+    """A row of the first table."""
+
+    question: str
+    answer: str
+    evidence: str
+
+
+QUESTIONS = Table(
+    (Column("question", "question"), Column("answer", "answer"), Column("evidence", "evidence")),
+    f"Season, warming: yes from a skill of {YES}, partly from {PARTLY}; 0 is chance or the mean year, 1 perfect.",
+)
+
+SEASON = Table(
+    (
+        Column("", "space"),
+        Column("classes", "classes"),
+        Column("linear", "linear", ".0%"),
+        Column("nearest", "nearest", ".0%"),
+        Column("quadratic", "quadratic", ".0%"),
+        Column("chance", "chance", ".0%"),
+        Column("silhouette", "silhouette", "+.2f"),
+    ),
+    "linear: by class means; nearest: the class of the nearest month; quadratic: by a mean and a covariance of each "
+    f"class; all on the leading {MODES} principal components. If the climatology is removed, what is left of class "
+    "means has the opposite sign in the years left out, which puts linear below chance.",
+)
+
+WARMING = Table(
+    (
+        Column("", "space"),
+        Column("numbers", "numbers"),
+        Column("rank corr. of PC 1", "rank", ".2f"),
+        Column("R² of ridge", "r2", ".2f"),
+        Column("rank corr. of ridge", "predicted_rank", ".2f"),
+    )
+)
+
+
+def _percent(title: str, figure: str) -> Column:
+    """A column of percentiles [%] that may be missing."""
+    return Column(title, lambda row: None if (value := getattr(row, figure)) is None else f"{value:.0f} %")
+
+
+WINDOWS = (
+    Column("", "eruption"),
+    Column("months", "period"),
+    _percent("departure", "departure"),
+    _percent("of blocks", "block_departure"),
+    _percent("colder", "colder"),
+    Column("global mean", "global_mean", "+.2f"),
+    Column("Niño 3.4", "el_nino", "+.2f"),
+    _percent("colder without", "colder_without_el_nino"),
+)
+
+
 def format_analysis(analysis: Analysis) -> str:
-    """The tables as text for people: Markdown, the answers first."""
+    """The tables as Markdown, the answers first."""
+    seasons = [_shares(row, place, classes) for place, classes in enumerate((4, 12)) for row in analysis.season]
     lines = [
         f"# {analysis.name}: compressed space, {analysis.period[0]} to {analysis.period[1]}",
         "",
         f"{analysis.months} months; latents of {analysis.numbers} numbers beside block means of the same anomalies.",
         "",
-        *table(["question", "answer", "evidence"], answers(analysis)),
-        "",
-        f"Season, warming: yes from a skill of {YES}, partly from {PARTLY}; 0 is chance or the mean year, 1 perfect.",
-        "",
-        "## Season: shares of months put right, blocks of years left out",
-        "",
-        *_format_season(analysis.season),
-        "",
-        "linear: by class means; nearest: the class of the nearest month; quadratic: by a mean and a covariance of",
-        f"each class; all on the leading {MODES} principal components. Where the climatology is removed, what is left",
-        "of class means has the opposite sign in the years left out, which puts linear below chance.",
-        "",
-        "## Warming: annual means and their year",
-        "",
-        *_format_warming(analysis.warming),
+        *QUESTIONS.lines(answers(analysis)),
+        *SEASON.lines(seasons, "## Season: shares of months put right, blocks of years left out"),
+        *WARMING.lines(analysis.warming, "## Warming: annual means and their year"),
     ]
     if analysis.windows:
-        lines += [
-            "",
-            "## Eruptions: twelve months beside all other windows of twelve months",
-            "",
-            *_format_windows(analysis.windows),
-            "",
-            f"departure: share of windows nearer to the mean one (Mahalanobis, {WINDOW_MODES} principal components);",
-            "of blocks: the same in block means; colder: share of windows with a warmer mean latent; means in kelvin.",
-            "Season and a cubic trend are removed. El Niño warms the globe and hides cooling, above all after",
-            f"El Chichón; colder without: its regression on Niño 3.4 {EL_NINO_LAG} months before is removed as well.",
-            "An eruption stands out where departure or colder of one of its two years reaches",
-            f"{threshold(analysis.windows[0]):.4g} %: by chance alone at most {RARE:.0f} % of eruptions would.",
-        ]
+        note = (
+            f"departure: share of windows nearer to the mean one (Mahalanobis, {WINDOW_MODES} principal components); "
+            "of blocks: the same in block means; colder: share of windows with a warmer mean latent; means in kelvin. "
+            "Season and a cubic trend are removed. El Niño warms the globe and hides cooling, above all after El "
+            f"Chichón; colder without: its regression on Niño 3.4 {EL_NINO_LAG} months before is removed as well. An "
+            "eruption stands out if departure or colder of one of its two years reaches "
+            f"{threshold(analysis.windows[0]):.4g} %: by chance alone at most {RARE:.0f} % of eruptions would."
+        )
+        lines += Table(WINDOWS, note).lines(
+            analysis.windows, "## Eruptions: twelve months beside all other windows of twelve months"
+        )
     return "\n".join(lines) + "\n"
 
 
-def answers(analysis: Analysis) -> list[list[str]]:
-    """Question, answer and evidence: the rows of the first table."""
+def _shares(row: Season, place: int, classes: int) -> dict[str, object]:
+    """A row of the table of seasons: how well one of the two numbers of classes is told."""
+    return {
+        "space": row.space,
+        "classes": classes,
+        "linear": row.linear[place],
+        "nearest": row.nearest[place],
+        "quadratic": row.quadratic[place],
+        "chance": 1 / classes,
+        "silhouette": row.silhouette[place],
+    }
+
+
+def answers(analysis: Analysis) -> list[Answer]:
+    """The rows of the first table."""
     rows = []
     for season in analysis.season:
         if season.space.startswith("latents"):
             for what, (share, _) in (("position (linear)", season.linear), ("spread (quadratic)", season.quadratic)):
                 answer = degree((share - 1 / 4) / (1 - 1 / 4))
                 evidence = f"{100 * share:.0f} % right, chance 25 %"
-                rows.append([f"Does season show in the {what} of {season.space}?", answer, evidence])
+                rows.append(Answer(f"Does season show in the {what} of {season.space}?", answer, evidence))
     own, *_, alone = analysis.warming
     evidence = f"R² {own.r2:.2f}, global mean alone {alone.r2:.2f}"
-    rows.append(["Does warming order the years?", degree(own.r2), evidence])
+    rows.append(Answer("Does warming order the years?", degree(own.r2), evidence))
     for eruption in dict.fromkeys(window.eruption for window in analysis.windows):
         windows = [window for window in analysis.windows if window.eruption == eruption]
         found = [(value, name, window.period) for window in windows for name, value in tested(window).items()]
         highest, name, period = max(found, key=lambda one: one[0])
         answer = "yes" if highest >= threshold(windows[0]) else "no"
-        rows.append([f"Does {eruption} stand out?", answer, f"{name} than {highest:.1f} % of windows, {period}"])
+        rows.append(Answer(f"Does {eruption} stand out?", answer, f"{name} than {highest:.1f} % of windows, {period}"))
     return rows
 
 
@@ -305,44 +362,3 @@ def tested(window: Window) -> dict[str, float]:
 def threshold(window: Window) -> float:
     """Percentile that one of those of an eruption's two years exceeds by chance in at most `RARE` % (Bonferroni)."""
     return 100 - RARE / (2 * len(tested(window)))
-
-
-def _format_season(rows: tuple[Season, ...]) -> list[str]:
-    header = ["", "classes", "linear", "nearest", "quadratic", "chance", "silhouette"]
-    cells = []
-    for place, classes in enumerate((4, 12)):
-        for row in rows:
-            shares = (row.linear[place], row.nearest[place], row.quadratic[place], 1 / classes)
-            percents = (f"{100 * share:.0f} %" for share in shares)
-            cells.append([row.space, str(classes), *percents, f"{row.silhouette[place]:+.2f}"])
-    return table(header, cells)
-
-
-def _format_warming(rows: tuple[Warming, ...]) -> list[str]:
-    header = ["", "numbers", "rank corr. of PC 1", "R² of ridge", "rank corr. of ridge"]
-    cells = [[r.space, str(r.numbers), f"{r.rank:.2f}", f"{r.r2:.2f}", f"{r.predicted_rank:.2f}"] for r in rows]
-    return table(header, cells)
-
-
-def _format_windows(rows: tuple[Window, ...]) -> list[str]:
-    def percent(value: float | None) -> str:
-        return "" if value is None else f"{value:.0f} %"
-
-    def kelvin(value: float | None) -> str:
-        return "" if value is None else f"{value:+.2f}"
-
-    header = ["", "months", "departure", "of blocks", "colder", "global mean", "Niño 3.4", "colder without"]
-    cells = [
-        [
-            row.eruption,
-            row.period,
-            percent(row.departure),
-            percent(row.block_departure),
-            percent(row.colder),
-            kelvin(row.global_mean),
-            kelvin(row.el_nino),
-            percent(row.colder_without_el_nino),
-        ]
-        for row in rows
-    ]
-    return table(header, cells)

@@ -1,112 +1,117 @@
 """`fsae-train compare`: runs of one family at several ratios, beside their CNN-VAEs, EOFs and block means.
 
-Everything is fitted on the training years; the evaluation years are only ever compared with. An error on a lat-lon
-grid and one on HEALPix are compared at the points of the lat-lon grid: the HEALPix error there is that of the pixel
-that holds the point, for interpolation would make it smaller.
+Everything is fitted on the training years; the evaluation years are only ever compared with.
 """
 
 import copy
 import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from fsae.runtime.arrays import F32, F64
-from fsae.runtime.climate.transforms import forward
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import read_fields
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix
-from fsae.runtime.sphere.regrid import apply
-from fsae.training.evaluation.model import Period, Subject, anomalies, of_run, rebuild
-from fsae.training.evaluation.periods import period_of
+from fsae.training.evaluation.climate_checks import at_most, below
+from fsae.training.evaluation.model import TrainedModel, anomalies, of_run, rebuild
+from fsae.training.evaluation.periods import Period, read_periods
 from fsae.training.evaluation.reconstruction import from_block_means, from_eofs
+from fsae.training.evaluation.report import LARGEST_RMSE_K, Check, as_json
+from fsae.training.evaluation.tables import NAME, Column, Table, columns, verdicts
 from fsae.training.fitting.cnn_vae import reconstruct
 from fsae.training.fitting.run_folder import Run, load_run
-from fsae.training.metrics import baselines, scores, spectra
+from fsae.training.metrics import baselines
 
-from .compare_tables import (
-    BILINEAR,
-    CNN,
-    EOF,
-    FSAE,
-    RIDGE,
-    UNSHARPENED,
-    Band,
-    Comparison,
-    Row,
-    RunSummary,
-    VariableComparison,
-    checks,
-    claims,
-)
-from .places import COAST, EVERYWHERE, STEEP, Points, places_of, points_of
+from .compare_scores import Rebuilt, Row, row_of, scene_of
+from .places import places_of
 
 log = logging.getLogger("fsae.training")
 
+FSAE, UNSHARPENED, CNN = "FS-AE", "FS-AE, not sharpened", "CNN-VAE"
 
-LMAX = 60  # lowered to 2 nside where the grid is coarser
+EOF, BILINEAR, RIDGE = "EOF", "means: bilinear", "means: bilinear + ridge"
 
-LOWEST_DEGREE = 2  # l = 0 is the global mean and l = 1 little more
-
-BANDS = ((2, 10), (11, 20), (21, 30), (31, 45), (46, 60))
-
-COHERENT = 0.5
+BARRED = ("tas", "K")  # variable and units that the bars in kelvin hold for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What every method is compared with."""
+class RunSummary:
+    """How the models of a run were trained, the CNN-VAE as the autoencoder."""
 
-    values: F32  # (time, variable, pixel) true fields, as the model sees them
-    zooms: tuple[int, ...]
-    weights: Mapping[str, F64]  # (pixel,) by place, one inside and zero outside; as far as the static files go
-    points: Points | None  # None: the source is on HEALPix
-    coefficients: tuple[spectra.Coefficients, ...]  # of the true anomalies, by variable
-
-    @property
-    def lmax(self) -> int:
-        """Highest degree of the spectra."""
-        return min(LMAX, 2 << self.zooms[-1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rebuilt:
-    """One method and its error (time, variable, pixel), or (time, variable, point) on the source grid."""
-
-    method: str
-    run: str | None  # None: a baseline
+    name: str
     ratio: int
-    numbers: int
-    parameters: int
-    error: F32
-    on_points: bool = False
+    updates: int
+    batch: int
+    has_cnn_vae: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Whether a field-space autoencoder at four times the ratio is at least as good as a CNN-VAE, on the same grid."""
+
+    run: str
+    ratio: int
+    rmse: float
+    cnn_run: str
+    cnn_ratio: int
+    cnn_rmse: float
+    holds: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariableComparison:
+    """All figures of one variable."""
+
+    name: str
+    units: str
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...]
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What `fsae-train compare` prints."""
+
+    training_years: tuple[int, int]
+    evaluation_years: tuple[int, int]
+    zooms: tuple[int, ...]
+    grid: str  # the source grid, in words
+    runs: tuple[RunSummary, ...]
+    variables: tuple[VariableComparison, ...]
+
+
+def comparison_of_runs(folders: Sequence[Path], static: Sequence[Path]) -> tuple[str, str]:
+    """The tables of finished runs and the same as JSON."""
+    found = compare_runs(folders, static)
+    return format_comparison(found), as_json(found)
 
 
 def compare_runs(folders: Sequence[Path], static: Sequence[Path] = ()) -> Comparison:
     """The comparison of finished runs on the same data, by rising ratio; `static` files have orog [m] and lsm.
 
-    UsageError for a folder that holds no finished run, DataError where the runs differ in their data.
+    UsageError for a folder without a finished run, DataError if the runs differ in their data.
     """
     runs = sorted(map(load_run, folders), key=ratio_of)
     check_same_data(runs)
     # Baselines and spectra are of anomalies about a climatology, whatever a run takes off its fields.
     reference = next((run for run in runs if run.config.data.normalisation == "climatology"), runs[0])
-    subject = of_run(reference).subject
-    training, evaluation = _periods(reference)
+    model, data = of_run(reference), reference.config.data
+    training, evaluation = read_periods(
+        reference.fields, data.variables, model.zoom, data.training_years, data.evaluation_years
+    )
     log.info("compare: places and spectra of %d true steps", len(evaluation.times))
-    grid, method = _grid(reference), reference.config.data.method
-    scene = scene_of(subject, evaluation, weights=places_of(static, subject.zooms[-1]), grid=grid, method=method)
-    rows: list[list[Row]] = [[] for _ in subject.variables]
-    for rebuilt in _methods(runs, subject, training, evaluation):
+    grid = _grid(reference)
+    scene = scene_of(model, evaluation, weights=places_of(static, model.zoom), grid=grid, method=data.method)
+    rows: list[list[Row]] = [[] for _ in model.named_units]
+    for rebuilt in _methods(runs, model, training, evaluation):
         for v, own in enumerate(rows):
             own.append(row_of(rebuilt, scene, v))
     return Comparison(
-        training_years=reference.config.data.training_years,
-        evaluation_years=reference.config.data.evaluation_years,
+        training_years=data.training_years,
+        evaluation_years=data.evaluation_years,
         zooms=scene.zooms,
         grid=str(grid or f"HEALPix grid of zoom {scene.zooms[-1]}"),
         runs=tuple(map(_summary, runs)),
@@ -114,7 +119,7 @@ def compare_runs(folders: Sequence[Path], static: Sequence[Path] = ()) -> Compar
             VariableComparison(
                 name=name, units=units, rows=tuple(own), claims=claims(own), checks=tuple(checks(name, units, own))
             )
-            for (name, units), own in zip(subject.variables, rows, strict=True)
+            for (name, units), own in zip(model.named_units, rows, strict=True)
         ),
     )
 
@@ -126,7 +131,7 @@ def ratio_of(run: Run) -> int:
 
 
 def check_same_data(runs: Sequence[Run]) -> None:
-    """Nothing; DataError where runs differ in inputs, years, variables, zoom or regridding, or share a name."""
+    """Raise DataError if runs differ in inputs, years, variables, zoom or regridding, or share a name."""
     names = [run.path.name for run in runs]
     if len(set(names)) < len(names):
         raise DataError(f"found the runs {', '.join(names)}, expected a name of its own for each: rename a folder")
@@ -150,18 +155,8 @@ def _data(run: Run) -> Iterator[tuple[str, object]]:
     yield "zoom and regridding", (run.config.autoencoder.zoom, data.method)
 
 
-def _periods(run: Run) -> tuple[Period, Period]:
-    """Training and evaluation period of a run."""
-    data, zoom = run.config.data, run.config.autoencoder.zoom
-    fields = read_fields(run.fields, data.variables, zoom=zoom, finest_zoom=zoom)
-    try:
-        return period_of(fields, data.training_years), period_of(fields, data.evaluation_years)
-    finally:
-        fields.close()
-
-
 def _grid(run: Run) -> LatLonGrid | None:
-    """The grid of the run's inputs; None where that is HEALPix."""
+    """The grid of the run's inputs; None if that is HEALPix."""
     facts = run.facts
     if not facts.source_lat_deg:
         return None
@@ -180,29 +175,12 @@ def _summary(run: Run) -> RunSummary:
     )
 
 
-def scene_of(
-    subject: Subject, evaluation: Period, *, weights: Mapping[str, F64], grid: LatLonGrid | None, method: str = "auto"
-) -> Scene:
-    """The evaluation period with the `weights` (pixel,) of places, and the source grid with its regridding method."""
-    zoom = subject.zooms[-1]
-    truth = anomalies(subject, evaluation) * subject.scale[:, None]
-    return Scene(
-        values=forward(evaluation.values, subject.transforms),
-        zooms=tuple(range(zoom + 1)),
-        weights=weights,
-        points=None if grid is None else points_of(grid, zoom, weights, method),
-        coefficients=tuple(
-            spectra.harmonic_coefficients(truth[:, v], min(LMAX, 2 << zoom)) for v in range(truth.shape[1])
-        ),
-    )
-
-
-def _methods(runs: Sequence[Run], subject: Subject, training: Period, evaluation: Period) -> Iterator[Rebuilt]:
+def _methods(runs: Sequence[Run], model: TrainedModel, training: Period, evaluation: Period) -> Iterator[Rebuilt]:
     """Every method, made one by one: at each ratio the models first and then the baselines."""
-    known, truth = anomalies(subject, training), anomalies(subject, evaluation)
+    known, truth = anomalies(model, training), anomalies(model, evaluation)
     log.info("compare: empirical orthogonal functions")
     eofs = baselines.fit_eofs(known.reshape(len(known), -1), training.time_years)
-    finest, features = subject.zooms[-1], truth[0].size
+    finest, features = model.zoom, truth[0].size
     for latent_zoom in sorted({run.config.autoencoder.latent_zoom for run in runs}, reverse=True):
         ratio = 4 ** (finest - latent_zoom)
         for run in runs:
@@ -217,28 +195,28 @@ def _methods(runs: Sequence[Run], subject: Subject, training: Period, evaluation
             (BILINEAR, numbers, 0, means[BILINEAR]),
             (RIDGE, numbers, numbers * features, means[RIDGE]),
         ):
-            error = (field - truth) * subject.scale[:, None]
+            error = (field - truth) * model.scale[:, None]
             yield Rebuilt(method=method, run=None, ratio=ratio, numbers=stored, parameters=parameters, error=error)
 
 
 def _models(run: Run, evaluation: Period) -> Iterator[Rebuilt]:
-    """The field-space autoencoder of a run, the same without its sharpening, and its CNN-VAE, as far as there."""
-    candidates = [(FSAE, run)]
+    """The field-space autoencoder of a run, the same without its sharpening, and its CNN-VAE, if it has them."""
+    variants = [(FSAE, run)]
     if run.config.autoencoder.sharpen:
         plain = copy.deepcopy(run.autoencoder)
         plain.sharpening.zero_()
-        candidates.append((UNSHARPENED, replace(run, autoencoder=plain)))
-    for method, candidate in candidates:
+        variants.append((UNSHARPENED, replace(run, autoencoder=plain)))
+    for method, variant in variants:
         log.info("compare: %s of %s", method, run.path)
-        subject = of_run(candidate).subject
-        error = rebuild(subject, evaluation, subject.zooms[-1]) - anomalies(subject, evaluation)
+        model = of_run(variant)
+        error = rebuild(model, evaluation, model.zoom) - anomalies(model, evaluation)
         yield Rebuilt(
             method=method,
             run=run.path.name,
             ratio=ratio_of(run),
-            numbers=len(subject.variables) * npix(subject.latent_zoom),
+            numbers=len(model.variables) * npix(model.latent_zoom),
             parameters=sum(weights.numel() for weights in run.autoencoder.parameters()),
-            error=error * subject.scale[:, None],
+            error=error * model.scale[:, None],
         )
     if has_cnn_vae(run):
         log.info("compare: %s of %s", CNN, run.path)
@@ -254,55 +232,139 @@ def _models(run: Run, evaluation: Period) -> Iterator[Rebuilt]:
         )
 
 
-def row_of(rebuilt: Rebuilt, scene: Scene, variable: int) -> Row:
-    """The figures of one method and variable."""
-    error, points, weights = rebuilt.error[:, variable], scene.points, scene.weights
-    sampled, on_pixels, lat_lon_rmse = error, error, None
-    if points is not None and rebuilt.on_points:
-        weights = points.weights
-        sampled, on_pixels = error[:, points.nearest], apply(points.to_pixels, error)
-        lat_lon_rmse = scores.weighted_rmse(error, weights[EVERYWHERE])
-    elif points is not None:
-        lat_lon_rmse = scores.weighted_rmse(error[:, points.pixel], points.weights[EVERYWHERE])
-    rmse = {place: scores.weighted_rmse(error, weight) for place, weight in weights.items()}
-    psnr_db = scores.psnr_db(rmse[EVERYWHERE], scene.values[:, variable])
-    true = scene.coefficients[variable]
-    of_error = spectra.harmonic_coefficients(on_pixels, scene.lmax)
-    error_power, true_power = (spectra.cross_power(part, part)[LOWEST_DEGREE:] for part in (of_error, true))
-    coherence = np.nan_to_num(spectra.coherence(true + of_error, true)[LOWEST_DEGREE:])  # nothing rebuilt: no phase
-    above = coherence > COHERENT
-    leading = len(above) if above.all() else int(np.argmin(above))
-    return Row(
-        method=rebuilt.method,
-        run=rebuilt.run,
-        ratio=rebuilt.ratio,
-        numbers=rebuilt.numbers,
-        parameters=rebuilt.parameters,
-        rmse=rmse[EVERYWHERE],
-        lat_lon_rmse=lat_lon_rmse,
-        psnr_db=psnr_db if math.isfinite(psnr_db) else None,
-        level_rmse=scores.level_rmse(sampled, scene.zooms),
-        worst_pixel=scores.worst_pixel(error),
-        steep_rmse=rmse.get(STEEP),
-        coast_rmse=rmse.get(COAST),
-        error_share=tuple(map(float, error_power / true_power)),
-        coherence=tuple(map(float, coherence)),
-        coherent_share=float(above.mean()),
-        coherent_degree=LOWEST_DEGREE + leading - 1 if leading else None,
-        bands=tuple(_bands(error_power, true_power, coherence)),
-    )
-
-
-def _bands(error_power: F64, true_power: F64, coherence: F64) -> Iterator[Band]:
-    """The bands of spectra from `LOWEST_DEGREE` on, as far as these go; every order of every degree counts alike."""
-    degree = LOWEST_DEGREE + np.arange(coherence.size)
-    for first, last in BANDS:
-        inside = (degree >= first) & (degree <= last)
-        if inside.any():
-            orders = 2 * degree[inside] + 1
-            yield Band(
-                first=first,
-                last=min(last, int(degree[-1])),
-                error_share=float(np.sum(orders * error_power[inside]) / np.sum(orders * true_power[inside])),
-                coherence=float(coherence[inside].mean()),
+def claims(rows: Sequence[Row]) -> tuple[Claim, ...]:
+    """Every CNN-VAE beside every field-space autoencoder of four times its ratio, on the points of the source grid."""
+    found = []
+    for theirs in rows:
+        for own in rows:
+            if (own.method, theirs.method) != (FSAE, CNN) or own.ratio != 4 * theirs.ratio:
+                continue
+            if own.lat_lon_rmse is None or theirs.lat_lon_rmse is None:
+                continue
+            claim = Claim(
+                run=str(own.run),
+                ratio=own.ratio,
+                rmse=own.lat_lon_rmse,
+                cnn_run=str(theirs.run),
+                cnn_ratio=theirs.ratio,
+                cnn_rmse=theirs.lat_lon_rmse,
+                holds=own.lat_lon_rmse <= theirs.lat_lon_rmse,
             )
+            found.append(claim)
+    return tuple(found)
+
+
+def checks(name: str, units: str, rows: Sequence[Row]) -> Iterator[Check]:
+    """Each field-space autoencoder beside its bar, bilinear block means, and the CNN-VAE of its run."""
+    for own in rows:
+        if own.method != FSAE:
+            continue
+        where = f"{own.run}, ratio {own.ratio}"
+        if (name, units) == BARRED and own.ratio in LARGEST_RMSE_K:
+            yield at_most(f"{where}: RMSE", own.rmse, LARGEST_RMSE_K[own.ratio])
+        for other in rows:
+            if other.method == BILINEAR and other.ratio == own.ratio:
+                yield below(f"{where}: RMSE, against bilinear block means", own.rmse, other.rmse)
+            same = other.method == CNN and (other.run, other.ratio) == (own.run, own.ratio)
+            if same and own.lat_lon_rmse is not None and other.lat_lon_rmse is not None:
+                yield below(f"{where}: RMSE on lat-lon, against the CNN-VAE", own.lat_lon_rmse, other.lat_lon_rmse)
+
+
+RUNS = Table(
+    (
+        Column("run", "name"),
+        Column("ratio", "ratio"),
+        Column("updates", "updates"),
+        Column("batch", "batch"),
+        Column(CNN, lambda run: "the same" if run.has_cnn_vae else "none"),
+    )
+)
+
+METHOD = (NAME, Column("ratio", "ratio"))
+
+ERRORS = (
+    *METHOD,
+    Column("numbers", "numbers"),
+    Column("fitted", lambda row: row["parameters"] / 1e6, ".2f"),
+    Column("RMSE", "rmse", ".3f"),
+    Column("lat-lon", "lat_lon_rmse", ".3f"),
+    Column("PSNR", "psnr_db", ".1f"),
+    Column("worst", "worst_pixel", ".2f"),
+    Column("steep", "steep_rmse", ".3f"),
+    Column("coast", "coast_rmse", ".3f"),
+    Column("coh.", "coherent_share", ".0%"),
+    Column("to l", "coherent_degree"),
+)
+
+ERRORS_NOTE = (
+    "numbers: stored per step; fitted: parameters, in millions; RMSE: by area on the method's own grid; lat-lon: at "
+    "the points of the source grid by cos(latitude), HEALPix errors those of the pixel that holds the point; PSNR: in "
+    "dB, range of the evaluated fields over the RMSE; worst: RMSE over time of the worst pixel; steep: in the tenth of "
+    "the sphere with the steepest orography; coast: in pixels that are neither all land nor all sea, and where all "
+    "land and all sea touch; coh.: share of degrees 2 to {lmax} with a squared coherence above 0.5; to l: up to which "
+    "all are."
+)
+
+CLAIMS = Table(
+    (
+        Column(FSAE, "run"),
+        Column("ratio", "ratio"),
+        Column("RMSE", "rmse", ".3f"),
+        Column(CNN, "cnn_run"),
+        Column("ratio", "cnn_ratio"),
+        Column("RMSE", "cnn_rmse", ".3f"),
+        Column("", lambda claim: "holds" if claim.holds else "does not hold"),
+    )
+)
+
+
+def format_comparison(comparison: Comparison) -> str:
+    """The comparison as Markdown, readable as it is in a terminal 120 columns wide."""
+    known, unseen = comparison.training_years, comparison.evaluation_years
+    lines = [
+        f"# {len(comparison.runs)} runs on the years {unseen[0]}-{unseen[1]}",
+        "",
+        f"Statistics and baselines from {known[0]}-{known[1]} only; HEALPix zoom {comparison.zooms[-1]}, source on a"
+        f" {comparison.grid}.",
+        "",
+        *RUNS.lines(comparison.runs),
+    ]
+    for variable in comparison.variables:
+        lines += ["", f"## {variable.name} [{variable.units}]", *_format_variable(comparison, variable)]
+    return "\n".join(lines) + "\n"
+
+
+def _format_variable(comparison: Comparison, variable: VariableComparison) -> list[str]:
+    rows = [{**vars(row), "name": name} for name, row in zip(_names(variable.rows), variable.rows, strict=True)]
+    models = [row for row in rows if row["run"] is not None]
+    note_levels, note_spectra = "", "Of anomalies about the training climatology on HEALPix."
+    if any(row.method == CNN for row in variable.rows):
+        note_levels = f"{CNN}: the error at the point of its grid nearest to each pixel centre, nothing interpolated."
+        note_spectra += (
+            f" {CNN}: put there with the weights that prepared the data, which take off some of its error at high l."
+        )
+    levels = columns((f"z{zoom}" for zoom in comparison.zooms), "level_rmse", ".3f")
+    bands = [f"l {band.first}-{band.last}" for band in variable.rows[0].bands]
+    power = columns(bands, lambda row: [band.error_share for band in row["bands"]], ".3f")
+    phase = columns(bands, lambda row: [band.coherence for band in row["bands"]], ".3f")
+    claim = f"### Is {FSAE} at ratio 4R at least as good as {CNN} at ratio R? (RMSE on lat-lon)"
+    lines = [
+        *Table(ERRORS, ERRORS_NOTE.format(lmax=len(variable.rows[0].coherence) + 1)).lines(rows, "### Errors"),
+        *Table((*METHOD, *levels), note_levels).lines(rows, "### RMSE of each pyramid level of the error"),
+        *Table((*METHOD, *power)).lines(models, "### Power of the error over that of the truth"),
+        *Table((*METHOD, *phase), note_spectra).lines(models, "### Squared coherence with the truth"),
+    ]
+    if variable.claims:
+        lines += CLAIMS.lines(variable.claims, claim)
+    else:
+        lines += ["", claim, "", f"No {CNN} at a ratio R and {FSAE} at 4R among these runs."]
+    return lines + (verdicts("bar").lines(variable.checks, "### Bars") if variable.checks else [])
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """Methods as the tables call them: with the run if several runs share method and ratio."""
+    kinds = [(row.method, row.ratio) for row in rows]
+    return [
+        f"{row.method} ({row.run})" if kinds.count(kind) > 1 else row.method
+        for row, kind in zip(rows, kinds, strict=True)
+    ]

@@ -1,26 +1,54 @@
-"""`fsae-train decades`: what the calendar year does to generated decades, beside the data and simple extrapolations.
+"""`fsae-train decades`: generated decades that follow the calendar year, beside the data and simple extrapolations.
 
 Everything is a departure from the training climatology; the truth is one realisation beside the members.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fsae.runtime.arrays import F64
+from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.errors import UsageError
+from fsae.training.evaluation.data import ModelWithData, open_model_with_data
 from fsae.training.evaluation.long_runs import LongRun, Moved, count_pieces, generated_pieces, reduce_run, slope, yearly
-from fsae.training.evaluation.model import Period
-from fsae.training.evaluation.periods import Material, departures_of, joined, open_material, since
-from fsae.training.evaluation.report import Check, as_json, table
+from fsae.training.evaluation.model import departures_of, plan_of
+from fsae.training.evaluation.periods import Period, joined
+from fsae.training.evaluation.report import Check, as_json
+from fsae.training.evaluation.tables import NAME, Column, Table, verdicts
 from fsae.training.metrics.scores import correlation, rmse
 
 from .stability import Drift, stability, stability_steps
+
+log = logging.getLogger("fsae.training")
+
+Progress = Callable[[int, int], None]  # (pieces done, pieces in all)
+
+SHORTEST_DECADE_YEARS = 5
+
+LAST_DECADE_YEARS = 10
+
+INSIDE_SHARE = 0.8  # of decades, at least, that lie within two spreads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensembles:
+    """Size of the ensemble that follows the calendar year, and of the one under constant forcing."""
+
+    members: int = 10
+    stability_members: int = 20
+    years: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.members, self.stability_members) < 2 or self.years < 20:
+            raise UsageError(
+                f"found {self.members} and {self.stability_members} members and {self.years} years, expected at least "
+                "2 and 20"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,156 +116,108 @@ class DecadesReport:
     variables: tuple[VariableDecades, ...]
 
 
+DECADES = Table(
+    (
+        Column("decade", lambda row: "{}-{}".format(*row.years)),
+        Column("data", "truth", "+.3f"),
+        Column("generated", "generated", "+.3f"),
+        Column("spread", "spread", ".3f"),
+        Column("within 2", lambda row: "yes" if row.inside else "NO"),
+        Column("map RMSE", "map_rmse", ".3f"),
+        Column("map corr", "map_correlation", ".2f"),
+        Column("pixels within 2", "pixels_inside", ".0%"),
+    ),
+    "within 2: the data's global mean within two spreads of the generated one; map RMSE: of the ensemble mean; map "
+    "corr: of the decade's difference from the mean over all decades.",
+)
+
+EXTRAPOLATION = Table(
+    (
+        NAME,
+        Column("off", "difference", "+.3f"),
+        Column("spread", "spread", ".3f"),
+        Column("annual RMSE", "annual_rmse", ".3f"),
+        Column("map RMSE", "map_rmse", ".3f"),
+    ),
+    "off: mean over globe and years less the data's; annual RMSE: of global annual means; map: of the mean map.",
+)
+
+STABILITY = Table(
+    (
+        NAME,
+        Column("mean", "mean", ".3f"),
+        Column("change", "change", "+.3f"),
+        Column("error", "error", ".3f"),
+        Column("last - first", "difference", "+.3f"),
+        Column("error", "difference_error", ".3f"),
+    ),
+    "change: linear, over the whole run; last - first: decade; error: standard error over members.",
+)
+
+
 def format_decades(report: DecadesReport) -> str:
-    """The report as text for people: Markdown, readable as it is in a terminal."""
+    """The report as Markdown, readable as it is in a terminal."""
     lines = [
         f"# {report.name}: decades",
         "",
         f"Departures from the climatology of {report.training[0]} to {report.training[1]}.",
         f"{report.members} members follow the calendar year from the first decade on; spread: their deviation.",
     ]
+    beyond = f"### {report.evaluation[0][:4]} to {report.evaluation[1][:4]}, beyond the training years"
+    constant = f"### {report.years} years under the last training year's forcing, {report.stability_members} members"
     for variable in report.variables:
-        lines += ["", *_format_variable(report, variable)]
+        trend, ratio = variable.trend, variable.spectrum_ratio
+        lines += [
+            "",
+            f"## {variable.name} [{variable.units}]",
+            *DECADES.lines(variable.decades, "### Decadal means"),
+            "",
+            f"Trend per decade, {trend.years[0]}-{trend.years[1]}: data {trend.truth:+.3f}, generated "
+            f"{trend.generated:+.3f}, spread {trend.spread:.3f};",
+            f"the data's trend is {'' if trend.inside else 'NOT '}within two spreads of the generated one.",
+            *EXTRAPOLATION.lines(variable.extrapolation, beyond),
+            *STABILITY.lines(variable.stability, constant),
+            f"Last decade over first: standard deviation {variable.std_ratio:.3f}, power at l = 2 ... {len(ratio) + 1} "
+            f"from {min(ratio):.2f} to {max(ratio):.2f}.",
+            *verdicts().lines(variable.checks, "### Tolerances"),
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _format_variable(report: DecadesReport, variable: VariableDecades) -> list[str]:
-    rows = [
-        [
-            f"{row.years[0]}-{row.years[1]}",
-            f"{row.truth:+.3f}",
-            f"{row.generated:+.3f}",
-            f"{row.spread:.3f}",
-            "yes" if row.inside else "NO",
-            f"{row.map_rmse:.3f}",
-            f"{row.map_correlation:.2f}",
-            f"{100 * row.pixels_inside:.0f} %",
-        ]
-        for row in variable.decades
-    ]
-    header = ["decade", "data", "generated", "spread", "within 2", "map RMSE", "map corr", "pixels within 2"]
-    trend = variable.trend
-    lines = [f"## {variable.name} [{variable.units}]", "", "### Decadal means", "", *table(header, rows), ""]
-    lines += [
-        "within 2: the data's global mean within two spreads of the generated one; map RMSE: of the ensemble mean;",
-        "map corr: of the decade's difference from the mean over all decades.",
-        "",
-        f"Trend per decade, {trend.years[0]}-{trend.years[1]}: data {trend.truth:+.3f}, generated "
-        f"{trend.generated:+.3f}, spread {trend.spread:.3f};",
-        f"the data's trend is {'' if trend.inside else 'NOT '}within two spreads of the generated one.",
-        "",
-        f"### {report.evaluation[0][:4]} to {report.evaluation[1][:4]}, beyond the training years",
-        "",
-    ]
-    rows = [
-        [
-            row.name,
-            f"{row.difference:+.3f}",
-            "" if row.spread is None else f"{row.spread:.3f}",
-            f"{row.annual_rmse:.3f}",
-            f"{row.map_rmse:.3f}",
-        ]
-        for row in variable.extrapolation
-    ]
-    lines += table(["", "off", "spread", "annual RMSE", "map RMSE"], rows)
-    lines += [
-        "",
-        "off: mean over globe and years less the data's; annual RMSE: of global annual means; map: of the mean map.",
-        "",
-        f"### {report.years} years under the last training year's forcing, {report.stability_members} members",
-        "",
-    ]
-    rows = [
-        [
-            row.name,
-            f"{row.mean:.3f}",
-            f"{row.change:+.3f}",
-            f"{row.error:.3f}",
-            f"{row.difference:+.3f}",
-            f"{row.difference_error:.3f}",
-        ]
-        for row in variable.stability
-    ]
-    lines += table(["", "mean", "change", "error", "last - first", "error"], rows)
-    ratio = np.array(variable.spectrum_ratio)
-    lines += [
-        "",
-        "change: linear, over the whole run; last - first: decade; error: standard error over members.",
-        f"Last decade over first: standard deviation {variable.std_ratio:.3f}, power at l = 2 ... {len(ratio) + 1} "
-        f"from {ratio.min():.2f} to {ratio.max():.2f}.",
-        "",
-        "### Tolerances",
-        "",
-    ]
-    verdicts = [[c.name, f"{c.value:.3g}", c.limit, "pass" if c.passed else "FAIL"] for c in variable.checks]
-    return lines + table(["figure", "value", "tolerance", ""], verdicts)
-
-
-log = logging.getLogger("fsae.training")
-
-
-Progress = Callable[[int, int], None]  # (pieces done, pieces in all)
-
-SHORTEST_DECADE_YEARS = 5
-
-LAST_DECADE_YEARS = 10
-
-
 def decades_of_model(
-    model: str | None,
-    *,
-    data: Path | None = None,
-    members: int = 10,
-    stability_members: int = 20,
-    years: int = 30,
-    seed: int = 0,
-    progress: Progress | None = None,
+    model: str | None, data: Path | None, size: Ensembles, progress: Progress | None = None
 ) -> tuple[str, str]:
     """The tables of a run's or a bundle's decades (default: the newest run) and the same as JSON."""
-    if min(members, stability_members) < 2 or years < 20:
-        raise UsageError(
-            f"found {members} and {stability_members} members and {years} years, expected at least 2 and 20"
-        )
-    material = open_material(model, data)
-    report = decades(
-        material, members=members, stability_members=stability_members, years=years, seed=seed, progress=progress
-    )
+    report = decades(open_model_with_data(model, data), size, progress)
     return format_decades(report), as_json(report)
 
 
-def decades(
-    material: Material,
-    *,
-    members: int,
-    stability_members: int,
-    years: int,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> DecadesReport:
-    """Forcing response and stability of the model; see the tables for what each figure says."""
-    training, evaluation = material.training, material.evaluation
+def decades(case: ModelWithData, size: Ensembles, progress: Progress | None = None) -> DecadesReport:
+    """Forcing response and stability of the model."""
+    model, training, evaluation = case.model, case.training, case.evaluation
     first = decade_years(training)[0][0]
-    whole = since(joined(training, evaluation), first)
-    steps = len(whole.times)
-    pieces = [count_pieces(material, steps, members)]
-    pieces.append(count_pieces(material, stability_steps(material, years), stability_members))
-    moved = _counter(sum(pieces), progress)
+    whole = joined(training, evaluation).since(first)
+    count = len(whole.times)
+    pieces = count_pieces(model, count, size.members)
+    pieces += count_pieces(model, stability_steps(case, size.years), size.stability_members)
+    moved = _counter(pieces, progress)
 
     spans = [*decade_years(training), (evaluation.times[0].year, evaluation.times[-1].year)]
     year = np.array([time.year for time in whole.times])
     parts = [steps_within(year, span) for span in spans]
-    shape = (members, steps, *whole.values.shape[1:])
-    log.info("decades: %d members of %d steps under the calendar year", members, steps)
-    drawn = reduce_run(generated_pieces(material, whole.times[0], steps, members, seed, moved=moved), shape, parts)
-    known = departures_of(material.subject, whole)
-    truth = reduce_run([(slice(0, 1), slice(0, steps), known[None])], (1, *shape[1:]), parts)
-    log.info("decades: %d members of %d years under constant forcing", stability_members, years)
-    stable = stability(material, members=stability_members, years=years, seed=seed, moved=moved)
+    shape = (size.members, count, *whole.values.shape[1:])
+    log.info("decades: %d members of %d steps under the calendar year", size.members, count)
+    plan = plan_of(model, range(size.members), whole.times[0], count, size.seed)
+    drawn = reduce_run(generated_pieces(model, plan, moved), shape, parts)
+    known = departures_of(model, whole)
+    truth = reduce_run([(slice(0, 1), slice(0, count), known[None])], (1, *shape[1:]), parts)
+    log.info("decades: %d members of %d years under constant forcing", size.stability_members, size.years)
+    stable = stability(case, members=size.stability_members, years=size.years, seed=size.seed, moved=moved)
 
     training_years = (int(year[0]), int(training.times[-1].year))
-    others = persistence_and_trend(material)
+    others = persistence_and_trend(case)
     variables = []
-    for v, (name, units) in enumerate(material.subject.variables):
+    for v, (name, units) in enumerate(model.named_units):
         rows = tuple(_decade(drawn, truth, number, span, v) for number, span in enumerate(spans[:-1]))
         trend = _trend(drawn, truth, year, training_years, v)
         variables.append(
@@ -251,31 +231,36 @@ def decades(
                 std_ratio=stable[v].std_ratio,
                 spectrum_ratio=stable[v].spectrum_ratio,
                 not_finite=stable[v].not_finite + drawn.not_finite,
-                checks=(
-                    Check(
-                        name="trend: distance from the data's, in spreads",
-                        value=abs(trend.generated - trend.truth) / trend.spread,
-                        limit="<= 2",
-                        passed=trend.inside,
-                    ),
-                    Check(
-                        name="decades within two spreads",
-                        value=float(np.mean([row.inside for row in rows])),
-                        limit=">= 0.8",
-                        passed=bool(np.mean([row.inside for row in rows]) >= 0.8),
-                    ),
-                    *stable[v].checks,
-                ),
+                checks=(*_checks(rows, trend), *stable[v].checks),
             )
         )
     return DecadesReport(
-        name=material.subject.name,
-        members=members,
-        stability_members=stability_members,
-        years=years,
-        training=(str(training.times[0]), str(training.times[-1])),
-        evaluation=(str(evaluation.times[0]), str(evaluation.times[-1])),
+        name=model.name,
+        members=size.members,
+        stability_members=size.stability_members,
+        years=size.years,
+        training=training.first_and_last,
+        evaluation=evaluation.first_and_last,
         variables=tuple(variables),
+    )
+
+
+def _checks(decades: Sequence[Decade], trend: Trend) -> tuple[Check, Check]:
+    """The checks of the response to the calendar year."""
+    inside = float(np.mean([row.inside for row in decades]))
+    return (
+        Check(
+            name="trend: distance from the data's, in spreads",
+            value=abs(trend.generated - trend.truth) / trend.spread,
+            limit="<= 2",
+            passed=trend.inside,
+        ),
+        Check(
+            name="decades within two spreads",
+            value=inside,
+            limit=f">= {INSIDE_SHARE}",
+            passed=inside >= INSIDE_SHARE,
+        ),
     )
 
 
@@ -306,7 +291,7 @@ def decade_years(period: Period) -> list[tuple[int, int]]:
     return found
 
 
-def steps_within(years: NDArray[np.int64], span: tuple[int, int]) -> slice:
+def steps_within(years: Ints, span: tuple[int, int]) -> slice:
     """The steps whose year (step,) lies in `span`, both ends included."""
     inside = np.flatnonzero((years >= span[0]) & (years <= span[1]))
     return slice(int(inside[0]), int(inside[-1]) + 1)
@@ -333,7 +318,7 @@ def _decade(drawn: LongRun, truth: LongRun, number: int, span: tuple[int, int], 
     )
 
 
-def _trend(drawn: LongRun, truth: LongRun, year: NDArray[np.int64], years: tuple[int, int], v: int) -> Trend:
+def _trend(drawn: LongRun, truth: LongRun, year: Ints, years: tuple[int, int], v: int) -> Trend:
     """Linear trends of global annual means over the training decades, per decade."""
     part = steps_within(year, years)
     times = np.unique(year[part]).astype(np.float64)
@@ -348,16 +333,16 @@ def _trend(drawn: LongRun, truth: LongRun, year: NDArray[np.int64], years: tuple
     )
 
 
-def persistence_and_trend(material: Material) -> dict[str, F64]:
+def persistence_and_trend(case: ModelWithData) -> dict[str, F64]:
     """Annual-mean maps (year, variable, pixel) of the evaluation years as the training years alone foresee them.
 
     The mean of the last ten training years, the linear trend of all of them at each pixel, and their climatology.
     """
-    known = departures_of(material.subject, material.training)
-    year = np.array([time.year for time in material.training.times])
+    known = departures_of(case.model, case.training)
+    year = np.array([time.year for time in case.training.times])
     years = np.unique(year)
     annual = np.stack([known[year == one].mean(axis=0, dtype=np.float64) for one in years])  # (year, variable, pixel)
-    later = np.unique([time.year for time in material.evaluation.times])
+    later = np.unique([time.year for time in case.evaluation.times])
     rise = np.tensordot(years - years.mean(), annual, axes=1) / np.sum((years - years.mean()) ** 2)
     ahead = (later - years.mean())[:, None, None]
     return {
@@ -370,10 +355,10 @@ def persistence_and_trend(material: Material) -> dict[str, F64]:
 def _extrapolation(
     drawn: LongRun,
     truth: LongRun,
-    year: NDArray[np.int64],
+    year: Ints,
     span: tuple[int, int],
     v: int,
-    others: dict[str, F64],
+    others: Mapping[str, F64],
 ) -> tuple[Extrapolation, ...]:
     """The evaluation years as the model foresees them, beside simple forecasts (year, pixel)."""
     part = steps_within(year, span)

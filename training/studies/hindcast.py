@@ -1,31 +1,33 @@
 """`fsae-train hindcast`: ensembles started from observed months, scored at each lead beside simple forecasts.
 
 For every month of the evaluation years that leaves room for the leads, the model starts from the months before it, as
-the reanalysis has them, and knows nothing later; so do the forecasts it is compared with.
+the reanalysis has them, and knows nothing later; nor do the forecasts it is compared with.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fsae.runtime.arrays import F32, F64
-from fsae.runtime.climate import climatology as harmonic
+from fsae.runtime.arrays import F32, F64, Ints
 from fsae.runtime.diffusion.whitening import whiten
-from fsae.runtime.ensemble.generate import timeline
-from fsae.runtime.ensemble.members import Initial, Plan, generate
+from fsae.runtime.ensemble.members import Initial
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.sphere.pyramid import level_mask
-from fsae.training.evaluation.model import Period
-from fsae.training.evaluation.periods import Material, departures, departures_of, joined, open_material
-from fsae.training.evaluation.report import as_json, table
+from fsae.training.evaluation.data import ModelWithData, open_model_with_data
+from fsae.training.evaluation.model import TrainedModel, departures, departures_of, fields_of, plan_of
+from fsae.training.evaluation.periods import Period, joined
+from fsae.training.evaluation.report import as_json
+from fsae.training.evaluation.tables import Column, Table, columns, wrapped
 from fsae.training.metrics.ensembles import lead_of_last_skill, outer_share, spread_skill, unevenness
 from fsae.training.metrics.reference_forecasts import Forecast, Observed, reference_forecasts
 
 from .hindcast_scores import Progress, Scored, domains, score_all
+
+log = logging.getLogger("fsae.training")
+
+MODEL = "model"
 
 Numbers = tuple[float, ...]  # one for each lead
 
@@ -90,17 +92,88 @@ class HindcastReport:
     variables: tuple[VariableHindcast, ...]
 
 
+QUESTIONS = (
+    ("CRPS", "crps"),
+    ("RMSE of the ensemble mean", "rmse"),
+    ("spread", "spread"),
+    ("spread / RMSE", "spread_skill"),
+    ("correlation of the ensemble mean", "correlation"),
+)
+
+IN_ONE_UNIT = ("rmse", "spread")  # shown for the globe and the index only
+
+SCORES_NOTE = (
+    "CRPS: fair, of a single member the absolute error; spread / RMSE: with the factor for the number of members, 1 if "
+    "the spread predicts the error; correlation: of departures from the mean of the last 10 training years. The error "
+    "of a mean falls with the number of members, which differs; the fair CRPS does not depend on it."
+)
+
+RANKS_NOTE = (
+    "Sum over ranks of |share - 1 / ranks|, 0 if flat; outside: cases below or above all members, over those of a flat "
+    "histogram: above 1 the ensemble is too narrow. Shares of each rank of the model, in per cent:"
+)
+
+
 def format_hindcast(report: HindcastReport) -> str:
-    """The report as text for people: Markdown; RMSE and spread for the globe and the index, the rest everywhere."""
+    """The report as Markdown; RMSE and spread for the globe and the index, the rest everywhere."""
     lines = [
         f"# {report.name}: hindcasts of {report.leads} steps of {report.step}",
         "",
         f"{report.starts} starts, lead 1 from {report.first} to {report.last}; {report.members} members; everything",
         f"else is known from {report.training[0]} to {report.training[1]} and from the last steps before the start.",
     ]
+    leads = range(1, report.leads + 1)
     for variable in report.variables:
-        lines += ["", *_format_variable(report, variable)]
+        lines += ["", f"## {variable.name} [{variable.units}]", *_format_scores(variable, leads)]
+        lines += [*_format_ranks(variable, leads), *_format_skill(variable, report.leads)]
     return "\n".join(lines) + "\n"
+
+
+def _format_scores(variable: VariableHindcast, leads: range) -> list[str]:
+    lines = []
+    names = _domains(variable)
+    for domain in names:
+        rows = [row for row in variable.scores if row.domain == domain]
+        for title, figure in QUESTIONS:
+            if domain in (names[0], names[-1]) or figure not in IN_ONE_UNIT:
+                shown = [row for row in rows if getattr(row, figure) is not None]
+                lines += Table((Column("lead", "name"), *columns(leads, figure, ".3f"))).lines(
+                    shown, f"### {domain}: {title}"
+                )
+    return [*lines, "", *wrapped(SCORES_NOTE)]
+
+
+def _format_ranks(variable: VariableHindcast, leads: range) -> list[str]:
+    rows = [{"name": row.name, "values": row.unevenness} for row in variable.ranks]
+    rows += [{"name": f"{row.name}, outside", "values": row.outer_share} for row in variable.ranks]
+    uneven = Table((Column("lead", "name"), *columns(leads, "values", ".3f")), RANKS_NOTE)
+    own = np.array(variable.ranks[0].counts)  # (lead, rank)
+    shares = 100 * own / own.sum(axis=1, keepdims=True)
+    ranks = [{"name": str(rank), "values": values} for rank, values in enumerate(shares.T)]
+    ranks.append({"name": "flat", "values": [100 / own.shape[1]] * own.shape[0]})
+    return [
+        *uneven.lines(rows, "### Ranks of the truth among the members"),
+        "",
+        *Table((Column("rank", "name"), *columns(leads, "values", ".1f"))).lines(ranks),
+    ]
+
+
+def _format_skill(variable: VariableHindcast, leads: int) -> list[str]:
+    names = _domains(variable)
+    rows: dict[str, dict[str, str]] = {}
+    for end in variable.skill:
+        row = rows.setdefault(end.reference, {"name": end.reference})
+        row[end.domain] = f"{end.lower} ({end.clearly_lower})"
+    ends = Table(
+        (Column("CRPS lower than", "name"), *(Column(name, name) for name in names)),
+        "Until which lead the model's CRPS is lower; in brackets: by more than two standard errors.",
+    )
+    sentences = [skill_sentence(variable, domain, leads) for domain in names]
+    return [*ends.lines(rows.values(), "### Where skill ends"), "", *sentences]
+
+
+def _domains(variable: VariableHindcast) -> list[str]:
+    return list(dict.fromkeys(row.domain for row in variable.scores))
 
 
 def skill_sentence(variable: VariableHindcast, domain: str, leads: int) -> str:
@@ -116,80 +189,13 @@ def skill_sentence(variable: VariableHindcast, domain: str, leads: int) -> str:
     return f"- {domain}: the model's CRPS is lower {' and '.join(parts)}."
 
 
-def _format_variable(report: HindcastReport, variable: VariableHindcast) -> list[str]:
-    lines = [f"## {variable.name} [{variable.units}]"]
-    header = ["lead", *(str(lead) for lead in range(1, report.leads + 1))]
-    questions: tuple[tuple[str, Callable[[LeadScores], Numbers | None]], ...] = (
-        ("CRPS", lambda row: row.crps),
-        ("RMSE of the ensemble mean", lambda row: row.rmse),
-        ("spread", lambda row: row.spread),
-        ("spread / RMSE", lambda row: row.spread_skill),
-        ("correlation of the ensemble mean", lambda row: row.correlation),
-    )
-    names = list(dict.fromkeys(row.domain for row in variable.scores))
-    for domain in names:
-        rows = [row for row in variable.scores if row.domain == domain]
-        for title, values in questions if domain in (names[0], names[-1]) else (questions[0], *questions[3:]):
-            cells = [[row.name, *map(_number, found)] for row in rows if (found := values(row)) is not None]
-            lines += ["", f"### {domain}: {title}", "", *table(header, cells)]
-    lines += [
-        "",
-        "CRPS: fair, of a single member the absolute error; spread / RMSE: with the factor for the number of members,",
-        "1 where the spread tells the error; correlation: of departures from the mean of the last 10 training years.",
-        "The error of a mean falls with the number of members, which differs; the fair CRPS does not depend on it.",
-        "",
-        "### Ranks of the truth among the members",
-        "",
-    ]
-    cells = [[row.name, *map(_number, row.unevenness)] for row in variable.ranks]
-    cells += [[f"{row.name}, outside", *map(_number, row.outer_share)] for row in variable.ranks]
-    lines += table(header, cells)
-    lines += [
-        "",
-        "Sum over ranks of |share - 1 / ranks|, 0 where flat; outside: cases below or above all members, over those of",
-        "a flat histogram: above 1 the ensemble is too narrow. Shares of each rank of the model, in per cent:",
-        "",
-    ]
-    own = variable.ranks[0].counts
-    shares = [[100 * count / sum(row) for count in row] for row in own]
-    ranks = [[str(rank), *(f"{row[rank]:.1f}" for row in shares)] for rank in range(len(own[0]))]
-    flat = 100 / len(own[0])
-    lines += table(["rank", *header[1:]], [*ranks, ["flat", *[f"{flat:.1f}"] * report.leads]])
-    lines += ["", "### Where skill ends", ""]
-    lines += table(
-        ["CRPS lower than", *names],
-        [
-            [reference, *(_until(variable, domain, reference) for domain in names)]
-            for reference in dict.fromkeys(end.reference for end in variable.skill)
-        ],
-    )
-    lines += ["", "Until which lead the model's CRPS is lower; in brackets: by more than two standard errors.", ""]
-    return lines + [skill_sentence(variable, domain, report.leads) for domain in names]
-
-
-def _until(variable: VariableHindcast, domain: str, reference: str) -> str:
-    (end,) = (end for end in variable.skill if (end.domain, end.reference) == (domain, reference))
-    return f"{end.lower} ({end.clearly_lower})"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}"
-
-
-log = logging.getLogger("fsae.training")
-
-
-MODEL = "model"
-
-
 def hindcast_model(
     model: str | None,
+    data: Path | None,
     *,
-    data: Path | None = None,
     members: int = 20,
     leads: int = 6,
     every: int = 1,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> tuple[str, str]:
     """The tables of a run's or a bundle's hindcasts (default: the newest run) and the same as JSON."""
@@ -197,27 +203,27 @@ def hindcast_model(
         raise UsageError(
             f"found {members} members, {leads} leads and every {every}, expected 2 members, 1 lead and 1 or more"
         )
-    material = open_material(model, data)
-    report = hindcast(material, members=members, leads=leads, every=every, seed=seed, progress=progress)
+    case = open_model_with_data(model, data)
+    report = hindcast(case, members=members, leads=leads, every=every, progress=progress)
     return format_hindcast(report), as_json(report)
 
 
 def hindcast(
-    material: Material, *, members: int, leads: int, every: int = 1, seed: int = 0, progress: Progress | None = None
+    case: ModelWithData, *, members: int, leads: int, every: int = 1, seed: int = 0, progress: Progress | None = None
 ) -> HindcastReport:
     """Scores of the model and of simple forecasts over every `every`-th start of the evaluation years."""
-    whole = joined(material.training, material.evaluation)
+    whole = joined(case.training, case.evaluation)
     series = Observed(
-        values=departures_of(material.subject, whole),
+        values=departures_of(case.model, whole),
         phase=whole.phase,
         time_years=whole.time_years,
-        known=len(material.training.times),
+        known=len(case.training.times),
     )
     starts = range(series.known, len(whole.times) - leads + 1, every)
     if not starts:
-        raise DataError(f"found {len(material.evaluation.times)} evaluation steps, expected {leads} or more")
+        raise DataError(f"found {len(case.evaluation.times)} evaluation steps, expected {leads} or more")
     log.info("hindcast: %d starts of %d members", len(starts), members)
-    forecasts = {MODEL: model_forecast(material, whole, leads, members, seed)}
+    forecasts = {MODEL: model_forecast(case.model, whole, leads, members, seed)}
     forecasts |= reference_forecasts(series, leads, members, seed)
     scored = score_all(forecasts, series, starts, leads, progress)
     others = [name for name in scored if name != MODEL]
@@ -233,47 +239,42 @@ def hindcast(
                 _skill_end(scored, other, v, d, names[d], years) for d in range(len(names)) for other in others
             ),
         )
-        for v, (name, units) in enumerate(material.subject.variables)
+        for v, (name, units) in enumerate(case.model.named_units)
     ]
     return HindcastReport(
-        name=material.subject.name,
+        name=case.model.name,
         members=members,
         leads=leads,
-        step=material.candidate.time.step,
+        step=case.model.time.step,
         starts=len(starts),
         first=str(whole.times[starts[0]]),
         last=str(whole.times[starts[-1]]),
-        training=(str(material.training.times[0]), str(material.training.times[-1])),
+        training=case.training.first_and_last,
         variables=tuple(variables),
     )
 
 
-def model_forecast(material: Material, whole: Period, leads: int, members: int, seed: int) -> Forecast:
+def model_forecast(model: TrainedModel, whole: Period, leads: int, members: int, seed: int) -> Forecast:
     """Forecasts of the diffusion model from the steps of `whole` before the start, each start with other noise."""
-    candidate, latent = material.candidate, material.latent
-    if latent.previous == 0:
+    previous = model.generator.previous
+    if previous == 0:
         raise DataError("found a denoiser that knows no earlier steps, expected diffusion.previous of 1 or more")
 
     def forecast(start: int) -> F32:
-        known = slice(start - latent.previous, start)
-        initial = Initial(white=encode_white(material, whole, known)[None], valid=np.ones(latent.previous, np.float32))
-        line = timeline(candidate.time, latent.window, candidate.cell_methods, whole.times[start], leads)
+        white = encode_white(model, whole.part(slice(start - previous, start)))
+        initial = Initial(white=white[None], valid=np.ones(previous, np.float32))
         ids = range(start * members, (start + 1) * members)  # overlapping forecasts must not share their noise
-        values = np.empty((members, leads, *whole.values.shape[1:]), dtype=np.float32)
-        plan = Plan(members=ids, steps=line.steps, count=leads, seed=seed, initial=initial)
-        for unit in generate(latent, candidate.graphs, plan, batch=members):
-            values[unit.members, unit.times] = unit.values
-        return departures(material.subject, values, line.steps.season[:leads])
+        plan = plan_of(model, ids, whole.times[start], leads, seed, initial)
+        return departures(model, fields_of(model, plan), plan.steps.season[:leads])
 
     return forecast
 
 
-def encode_white(material: Material, period: Period, part: slice) -> F32:
-    """Latents (time, variable, latent pixel) of some steps of a period, in white space."""
-    subject, latent = material.subject, material.latent
-    season = harmonic.season(period.phase[part], subject.harmonics)
-    mask = np.repeat(level_mask(subject.zooms, subject.zooms[-1])[None], len(season), axis=0)
-    encoded = material.candidate.graphs.encode(period.values[part].astype(np.float32), season, mask)
+def encode_white(model: TrainedModel, period: Period) -> F32:
+    """Latents (time, variable, latent pixel) of a period, in white space."""
+    latent, season = model.generator, model.season(period)
+    mask = np.repeat(level_mask(model.zooms, model.zoom)[None], len(season), axis=0)
+    encoded = model.graphs.encode(period.values.astype(np.float32), season, mask)
     return np.asarray(whiten(encoded, latent.zooms, latent.deviation(season), latent.level_std), dtype=np.float32)
 
 
@@ -310,12 +311,7 @@ def _ranks(scored: Scored, name: str, variable: int) -> Ranks:
 
 
 def _skill_end(
-    scored: dict[str, Scored],
-    other: str,
-    variable: int,
-    domain: int,
-    domain_name: str,
-    years: NDArray[np.int64],
+    scored: dict[str, Scored], other: str, variable: int, domain: int, domain_name: str, years: Ints
 ) -> SkillEnd:
     crps = [scored[name].crps[:, :, variable, domain] for name in (MODEL, other)]
     lower, clearly = lead_of_last_skill(crps[0], crps[1], years)

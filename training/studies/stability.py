@@ -1,15 +1,33 @@
-"""Decades generated under a forcing that does not change: does the model's climate drift, spread or fall silent?"""
+"""Decades generated under a constant forcing: does the model's climate drift, spread or lose its variability?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.arrays import F64
+from fsae.runtime.arrays import F64, Ints
+from fsae.training.evaluation.climate_checks import at_most
+from fsae.training.evaluation.data import ModelWithData
 from fsae.training.evaluation.long_runs import LongRun, Moved, generated_pieces, reduce_run, slope, yearly
-from fsae.training.evaluation.periods import Material
+from fsae.training.evaluation.model import plan_of
 from fsae.training.evaluation.report import Check
 from fsae.training.metrics.spectra import power_spectrum, share_within
+
+DECADE_YEARS = 10
+
+THIN = 5  # steps between the fields whose spectra are taken: they visit all months, and neighbours say the same
+
+LMAX = 60
+
+# A drift passes within two standard errors over members, or if it is too small to matter: this share of the scale, the
+# root mean square of a step's departures.
+NEGLIGIBLE = 0.03
+
+STD_RATIO = 0.05  # |ratio of the last decade's standard deviation to the first's - 1|
+
+SPECTRUM_MEDIAN = 0.05  # the same for the power, median over degrees
+
+SPECTRUM_SHARE = 0.9  # of degrees whose power keeps within 20 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,26 +42,9 @@ class Drift:
     difference_error: float
 
 
-DECADE_YEARS = 10
-
-THIN = 5  # steps between the fields whose spectra are taken: they go through all months, and neighbours say the same
-
-LMAX = 60
-
-# A drift passes within two standard errors over members, or where it is too small to matter: this share of the scale,
-# the root mean square of a step's departures.
-NEGLIGIBLE = 0.03
-
-STD_RATIO = 0.05  # |ratio of the last decade's standard deviation to the first's - 1|
-
-SPECTRUM_MEDIAN = 0.05  # the same for the power, median over degrees
-
-SPECTRUM_SHARE = 0.9  # of degrees whose power keeps within 20 %
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stability:
-    """How one variable's climate changes while nothing forces it to."""
+    """How the climate of one variable changes although nothing forces it."""
 
     drifts: tuple[Drift, ...]
     std_ratio: float  # standard deviation over time, mean over pixels: last decade over first
@@ -52,21 +53,21 @@ class Stability:
     checks: tuple[Check, ...]
 
 
-def stability_steps(material: Material, years: int) -> int:
+def stability_steps(case: ModelWithData, years: int) -> int:
     """Steps of a run of `years`."""
-    return years * len(_last_year(material))
+    return years * len(_last_year(case))
 
 
-def stability(material: Material, *, members: int, years: int, seed: int, moved: Moved) -> tuple[Stability, ...]:
+def stability(case: ModelWithData, *, members: int, years: int, seed: int, moved: Moved) -> tuple[Stability, ...]:
     """One record for each variable of a free-running ensemble under the forcing of the last training year."""
-    one = _last_year(material)
-    steps, decade = years * len(one), DECADE_YEARS * len(one)
-    start = material.training.times[one[0]]
-    forcing = float(material.training.time_years[one].mean())
-    pieces = generated_pieces(material, start, steps, members, seed, forcing=forcing, moved=moved)
-    shape = (members, steps, *material.training.values.shape[1:])
-    run = reduce_run(pieces, shape, [slice(0, decade), slice(steps - decade, steps)], thin=THIN)
-    return tuple(stability_of(run, v, float(scale), years) for v, scale in enumerate(material.subject.scale))
+    model, one = case.model, _last_year(case)
+    count, decade = years * len(one), DECADE_YEARS * len(one)
+    plan = plan_of(model, range(members), case.training.times[one[0]], count, seed)
+    forcing = np.full_like(plan.steps.forcing, case.training.time_years[one].mean())
+    pieces = generated_pieces(model, replace(plan, steps=replace(plan.steps, forcing=forcing)), moved)
+    shape = (members, count, *case.training.values.shape[1:])
+    run = reduce_run(pieces, shape, [slice(0, decade), slice(count - decade, count)], thin=THIN)
+    return tuple(stability_of(run, v, float(scale), years) for v, scale in enumerate(model.scale))
 
 
 def stability_of(run: LongRun, variable: int, scale: float, years: int) -> Stability:
@@ -79,37 +80,33 @@ def stability_of(run: LongRun, variable: int, scale: float, years: int) -> Stabi
     std_ratio = float(last.mean() / first.mean())
     ratio = _spectrum_ratio(run.samples[:, :, :, variable])
     median, share = float(np.median(np.abs(ratio - 1))), share_within(ratio, 0.2)
-    checks = [Check(name="values that are not finite", value=run.not_finite, limit="0", passed=run.not_finite == 0)]
-    for drift in drifts:
-        limit = max(2 * drift.error, NEGLIGIBLE * scale)
-        name = f"drift of the {drift.name}"
-        passed = abs(drift.change) <= limit
-        checks.append(Check(name=name, value=abs(drift.change), limit=f"<= {limit:.3g}", passed=passed))
-    for name, value, limit in (
-        ("standard deviation, change of last decade over first", abs(std_ratio - 1), STD_RATIO),
-        ("power, the same, median over degrees", median, SPECTRUM_MEDIAN),
-    ):
-        checks.append(Check(name=name, value=value, limit=f"<= {limit:.3g}", passed=value <= limit))
-    checks.append(
-        Check(
-            name="degrees whose power keeps within 20 %",
-            value=share,
-            limit=f">= {SPECTRUM_SHARE}",
-            passed=share >= SPECTRUM_SHARE,
-        )
+    kept = Check(
+        name="degrees whose power keeps within 20 %",
+        value=share,
+        limit=f">= {SPECTRUM_SHARE}",
+        passed=share >= SPECTRUM_SHARE,
     )
     return Stability(
         drifts=drifts,
         std_ratio=std_ratio,
         spectrum_ratio=tuple(ratio.tolist()),
         not_finite=run.not_finite,
-        checks=tuple(checks),
+        checks=(
+            Check(name="values that are not finite", value=run.not_finite, limit="0", passed=run.not_finite == 0),
+            *(
+                at_most(f"drift of the {drift.name}", abs(drift.change), max(2 * drift.error, NEGLIGIBLE * scale))
+                for drift in drifts
+            ),
+            at_most("standard deviation, change of last decade over first", abs(std_ratio - 1), STD_RATIO),
+            at_most("power, the same, median over degrees", median, SPECTRUM_MEDIAN),
+            kept,
+        ),
     )
 
 
-def _last_year(material: Material) -> NDArray[np.int64]:
+def _last_year(case: ModelWithData) -> Ints:
     """Positions of the steps of the last training year."""
-    year = np.array([time.year for time in material.training.times])
+    year = np.array([time.year for time in case.training.times])
     return np.flatnonzero(year == year[-1])
 
 

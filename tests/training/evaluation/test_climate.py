@@ -7,7 +7,7 @@ import pytest
 
 from fsae.runtime.sphere.healpix import npix
 from fsae.training.evaluation.climate import View, compare, moments, stacked, stretches_among_themselves
-from fsae.training.evaluation.climate_checks import ClimateTolerances, climate_checks
+from fsae.training.evaluation.climate_checks import climate_checks
 from fsae.training.evaluation.report import Climate, Range, Stretches
 from fsae.training.evaluation.tables import format_climate
 from fsae.training.metrics.scores import nearest_distances
@@ -115,7 +115,7 @@ def stretches() -> Stretches:
 
 
 def failures(own: Climate, stretches: Stretches, *others: Climate) -> set[str]:
-    checks = climate_checks(own, own, row(TRUTH[None]), others, stretches, ClimateTolerances(), kelvin=False)
+    checks = climate_checks(own, own, row(TRUTH[None]), others, stretches, kelvin=False)
     return {check.name for check in checks if not check.passed}
 
 
@@ -148,9 +148,7 @@ def test_the_wider_of_range_and_tolerance_counts(stretches: Stretches) -> None:
 
     def limit(span: tuple[float, float]) -> str:
         ranges = (Range(figure="spectrum_median", low=span[0], high=span[1]),)
-        checks = climate_checks(
-            own, own, own, (), dataclasses.replace(stretches, ranges=ranges), ClimateTolerances(), kelvin=False
-        )
+        checks = climate_checks(own, own, own, (), dataclasses.replace(stretches, ranges=ranges), kelvin=False)
         return next(check.limit for check in checks if check.name.startswith("spectrum: median"))
 
     assert (limit((0.01, 0.05)), limit((0.01, 0.3))) == ("<= 0.1", "<= 0.3 (named 0.1)")
@@ -190,6 +188,6 @@ def test_memory_beyond_range_and_tolerance_is_measured(stretches: Stretches) -> 
     spans = tuple(dataclasses.replace(span, low=(-0.1,) * 6, high=(0.5,) * 6) for span in stretches.memory)
     narrow = dataclasses.replace(stretches, memory=spans)
     for name, expected in (("truth", 0.0), ("above", 0.1), ("below", 0.2)):
-        checks = climate_checks(made[name], own, made["truth"], (), narrow, ClimateTolerances(), kelvin=False)
+        checks = climate_checks(made[name], own, made["truth"], (), narrow, kelvin=False)
         check = next(check for check in checks if check.name == "autocorrelation, tropics: outside by")
         assert (check.value, check.passed) == (pytest.approx(expected), expected == 0)

@@ -9,6 +9,7 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
+from made_up_model import made_up_model
 
 from fsae.export.bundle.card import model_card
 from fsae.runtime.arrays import F32
@@ -17,7 +18,8 @@ from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, refine
 from fsae.training.config import DEFAULT, read_config
-from fsae.training.evaluation.model import Period, Subject, rebuild
+from fsae.training.evaluation.model import TrainedModel, rebuild
+from fsae.training.evaluation.periods import Period
 from fsae.training.evaluation.reconstruction import from_eofs
 from fsae.training.evaluation.report import Report, VariableReport, report_json
 from fsae.training.evaluation.scorecard import Settings, evaluate
@@ -27,7 +29,7 @@ from fsae.training.metrics.baselines import bilinear, fit_eofs
 
 ZOOM, LATENT_ZOOM, HARMONICS = 2, 1, 1
 YEARS, HELD_OUT = 24, 4
-VARIABLES = (("tas", "K"), ("uas", "m s-1"))
+VARIABLES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +48,11 @@ class BlockMeans:
         return (refine(latent, ZOOM - LATENT_ZOOM) + mean).astype(np.float32)
 
 
-def made_up(*, coarse: bool) -> tuple[Subject, Period, Period]:
+def made_up(*, coarse: bool) -> tuple[TrainedModel, Period, Period]:
     """Monthly fields of a year's cycle and anomalies with a memory; `coarse`: constant inside the latent's cells."""
     rng = np.random.default_rng(5)
     steps = 12 * (YEARS + HELD_OUT)
-    noise = rng.normal(size=(steps, len(VARIABLES), npix(LATENT_ZOOM if coarse else ZOOM)))
+    noise = rng.normal(size=(steps, VARIABLES, npix(LATENT_ZOOM if coarse else ZOOM)))
     for time in range(1, steps):
         noise[time] = 0.6 * noise[time - 1] + 0.8 * noise[time]
     noise += 0.6 * noise.mean(axis=-1, keepdims=True) * np.sqrt(noise.shape[-1])  # a global mean of some size
@@ -62,28 +64,15 @@ def made_up(*, coarse: bool) -> tuple[Subject, Period, Period]:
     training = Period(values=values[:cut], phase=phase[:cut], times=times[:cut])
     evaluation = Period(values=values[cut:], phase=phase[cut:], times=times[cut:])
     climatology = harmonic.fit(training.values, training.phase, HARMONICS)
-    return (
-        Subject(
-            name="made-up",
-            codec=BlockMeans(climatology),
-            variables=VARIABLES,
-            zooms=(0, 1, 2),
-            latent_zoom=LATENT_ZOOM,
-            harmonics=HARMONICS,
-            climatology=climatology,
-            scale=np.array([1.5, 0.5], dtype=np.float32),
-            transforms=("none", "none"),
-        ),
-        training,
-        evaluation,
-    )
+    model = made_up_model(BlockMeans(climatology), climatology, (1.5, 0.5), zooms=(0, 1, 2), latent_zoom=LATENT_ZOOM)
+    return model, training, evaluation
 
 
 @functools.cache
-def report_of(change: str = "none", *, coarse: bool = True) -> tuple[Report, Subject, Period]:
+def report_of(change: str = "none", *, coarse: bool = True) -> tuple[Report, TrainedModel, Period]:
     """A report on a generator that draws the truth itself, changed in one known way."""
-    subject, training, evaluation = made_up(coarse=coarse)
-    mean = harmonic.evaluate(subject.climatology, harmonic.season(evaluation.phase, HARMONICS))
+    model, training, evaluation = made_up(coarse=coarse)
+    mean = harmonic.evaluate(model.climatology, harmonic.season(evaluation.phase, HARMONICS))
     fields = evaluation.values
     if change == "warmer":
         fields = fields + np.float32(0.5)
@@ -97,7 +86,7 @@ def report_of(change: str = "none", *, coarse: bool = True) -> tuple[Report, Sub
         return np.repeat(fields[None], members, axis=0)
 
     settings = Settings(members=3, seed=9, eof_ensembles=change == "none" and coarse, stretches=6)
-    return evaluate(subject, training, evaluation, generate=generate, settings=settings), subject, evaluation
+    return evaluate(model, training, evaluation, generate=generate, settings=settings), model, evaluation
 
 
 def failed(variable: VariableReport) -> set[str]:
@@ -153,7 +142,7 @@ def test_each_defect_fails_its_own_figure() -> None:
 
 def test_super_resolution_shows_the_encoder_block_means_only() -> None:
     # oracle: hand-made block means, repeated, and a mask of the one level they resolve; every step once, in order
-    subject, _, evaluation = made_up(coarse=False)
+    model, _, evaluation = made_up(coarse=False)
     seen: list[F32] = []
 
     class Spy(BlockMeans):
@@ -163,15 +152,15 @@ def test_super_resolution_shows_the_encoder_block_means_only() -> None:
             seen.append(field)
             return super().encode(field, season, level_mask)
 
-    rebuild(dataclasses.replace(subject, codec=Spy(subject.climatology)), evaluation, 0)
+    rebuild(dataclasses.replace(model, graphs=Spy(model.climatology)), evaluation, 0)
     blocks = evaluation.values.reshape(len(evaluation.values), 2, 12, 16).mean(axis=-1, dtype=np.float64)
     np.testing.assert_allclose(np.concatenate(seen), np.repeat(blocks, 16, axis=-1), rtol=1e-6)
 
 
 def test_errors_of_a_block_mean_codec_are_those_of_block_means() -> None:
     # oracle: the baseline of the same definition, and hand-made sums over the held-out fields
-    report, subject, evaluation = report_of(coarse=False)
-    mean = harmonic.evaluate(subject.climatology, harmonic.season(evaluation.phase, HARMONICS))
+    report, model, evaluation = report_of(coarse=False)
+    mean = harmonic.evaluate(model.climatology, harmonic.season(evaluation.phase, HARMONICS))
     for v, variable in enumerate(report.variables):
         rows = {row.name: row for row in variable.reconstruction}
         own = rows["field-space autoencoder"]
@@ -192,10 +181,10 @@ def test_errors_of_a_block_mean_codec_are_those_of_block_means() -> None:
 
 def test_only_training_years_enter_the_statistics() -> None:
     # oracle: other evaluation fields change no range, and no row that is fitted rather than compared
-    subject, training, evaluation = made_up(coarse=False)
+    model, training, evaluation = made_up(coarse=False)
     other = dataclasses.replace(evaluation, values=evaluation.values + np.float32(3))
     settings = Settings(members=2, eof_ensembles=False, stretches=6)
-    first, second = (evaluate(subject, training, part, settings=settings) for part in (evaluation, other))
+    first, second = (evaluate(model, training, part, settings=settings) for part in (evaluation, other))
     assert first.variables[0].stretches == second.variables[0].stretches
     assert first.variables[0].reconstruction[1] == second.variables[0].reconstruction[1]  # training years
     assert {row.name for row in first.variables[0].climate}.isdisjoint({"generated", "EOF, Gaussian"})
@@ -204,14 +193,14 @@ def test_only_training_years_enter_the_statistics() -> None:
 
 def test_land_and_ocean_have_figures_where_a_mask_is_given() -> None:
     # oracle: the mean over the masked half of the truth, its autocorrelation by NumPy
-    subject, training, evaluation = made_up(coarse=False)
+    model, training, evaluation = made_up(coarse=False)
     land = (np.arange(npix(ZOOM)) % 2).astype(np.float64)
     report = evaluate(
-        subject, training, evaluation, land=land, settings=Settings(members=2, eof_ensembles=False, stretches=6)
+        model, training, evaluation, land=land, settings=Settings(members=2, eof_ensembles=False, stretches=6)
     )
     truth = report.variables[0].climate[-1]
     assert [memory.region for memory in truth.memory] == ["global", "tropics", "north", "south", "land", "ocean"]
-    mean = harmonic.evaluate(subject.climatology, harmonic.season(evaluation.phase, HARMONICS))
+    mean = harmonic.evaluate(model.climatology, harmonic.season(evaluation.phase, HARMONICS))
     series = (evaluation.values - mean)[:, 0, 1::2].mean(axis=-1, dtype=np.float64)
     series -= series.mean()
     expected = np.sum(series[1:] * series[:-1]) / np.sum(series**2)
@@ -261,7 +250,7 @@ def test_the_card_carries_the_climate(tiny_bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("fault", ["overlap", "missing", "shape", "short", "ensemble"])
 def test_bad_input_is_named(fault: str) -> None:
-    subject, training, evaluation = made_up(coarse=True)
+    model, training, evaluation = made_up(coarse=True)
     if fault == "missing":
         values = evaluation.values.copy()
         values[0, 0, 0] = np.nan
@@ -273,11 +262,11 @@ def test_bad_input_is_named(fault: str) -> None:
     elif fault == "shape":
         training, message = dataclasses.replace(training, values=training.values[:, :1]), "training fields of shape"
     elif fault == "short":
-        evaluation, message = evaluation.every(12), "expected more than 7"
+        evaluation, message = evaluation.part(slice(None, None, 12)), "expected more than 7"
     else:
         message = "generated ensemble of shape"
     with pytest.raises(DataError, match=message):
-        evaluate(subject, training, evaluation, generate=lambda members, *_: np.zeros((members, 1, 1, 1), np.float32))
+        evaluate(model, training, evaluation, generate=lambda members, *_: np.zeros((members, 1, 1, 1), np.float32))
 
 
 SAMPLE = Path(__file__).parents[3] / "training" / "sample"

@@ -9,6 +9,7 @@ import healpy
 import numpy as np
 import pytest
 import xarray as xr
+from made_up_model import made_up_model
 from scipy.special import sph_harm_y
 from small_config import SAMPLE, small_config
 
@@ -20,14 +21,24 @@ from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, pixel_of, 
 from fsae.training.cli.main import main
 from fsae.training.config import Files
 from fsae.training.data.prepared import read_prepared
-from fsae.training.evaluation.model import Period, Subject
+from fsae.training.evaluation.periods import Period
 from fsae.training.fitting import cnn_vae as cnn_stage
 from fsae.training.fitting.pipeline import prepare_stage, statistics_stage
 from fsae.training.fitting.run_folder import load_run, make_autoencoder, read_statistics, save_weights, write_record
 from fsae.training.metrics import spectra
 from fsae.training.networks.torch_graphs import TorchGraphs
-from fsae.training.studies.compare import Rebuilt, Scene, check_same_data, row_of, scene_of
-from fsae.training.studies.compare_tables import BILINEAR, CNN, EOF, FSAE, RIDGE, UNSHARPENED, Row, checks, claims
+from fsae.training.studies.compare import (
+    BILINEAR,
+    CNN,
+    EOF,
+    FSAE,
+    RIDGE,
+    UNSHARPENED,
+    check_same_data,
+    checks,
+    claims,
+)
+from fsae.training.studies.compare_scores import Rebuilt, Row, Scene, row_of, scene_of
 from fsae.training.studies.places import COAST, EVERYWHERE, STEEP, coasts, places_of, slope, steep
 
 ZOOM = 3
@@ -145,19 +156,9 @@ def scene() -> tuple[Scene, F32]:
         values=values, phase=phase, times=[cftime.datetime(2001 + i // 12, 1 + i % 12, 1) for i in range(24)]
     )
     fitted = harmonic.fit(values, phase, 1)
-    subject = Subject(
-        name="made-up",
-        codec=None,  # type: ignore[arg-type]  # nothing is encoded here
-        variables=(("tas", "K"), ("uas", "m s-1")),
-        zooms=(0, 1, 2, 3),
-        latent_zoom=1,
-        harmonics=1,
-        climatology=fitted,
-        scale=np.array([2.0, 0.5], dtype=np.float32),
-        transforms=("none", "none"),
-    )
+    model = made_up_model(None, fitted, (2.0, 0.5), zooms=(0, 1, 2, 3))  # nothing is encoded here
     north = (pixel_centres(ZOOM)[0] > 0).astype(float)
-    made = scene_of(subject, period, weights={EVERYWHERE: np.ones(npix(ZOOM)), STEEP: north}, grid=GRID)
+    made = scene_of(model, period, weights={EVERYWHERE: np.ones(npix(ZOOM)), STEEP: north}, grid=GRID)
     return made, values - harmonic.evaluate(fitted, harmonic.season(phase, 1))
 
 

@@ -6,14 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from gaussian_model import LATENT_PIXELS, SCALE, GaussianGraphs, gaussian_material
+from gaussian_model import LATENT_PIXELS, SCALE, GaussianGraphs, gaussian_case
 
 from fsae.runtime.errors import UsageError
+from fsae.training.evaluation.data import ModelWithData
 from fsae.training.evaluation.long_runs import LongRun, reduce_run
-from fsae.training.evaluation.periods import Material
 from fsae.training.evaluation.report import as_json
 from fsae.training.studies.decades import (
     DecadesReport,
+    Ensembles,
     VariableDecades,
     decade_years,
     decades,
@@ -27,13 +28,13 @@ MEMBERS = 5
 
 
 @functools.cache
-def material() -> Material:
-    return gaussian_material(training=(1978, 1999), evaluation=(2000, 2004), memory=0.0, trend=TREND)
+def case() -> ModelWithData:
+    return gaussian_case(training=(1978, 1999), evaluation=(2000, 2004), memory=0.0, trend=TREND)
 
 
 @functools.cache
 def report() -> DecadesReport:
-    return decades(material(), members=MEMBERS, stability_members=4, years=20, seed=0)
+    return decades(case(), Ensembles(members=MEMBERS, stability_members=4, years=20))
 
 
 def own() -> VariableDecades:
@@ -75,7 +76,7 @@ def test_extrapolation_is_as_far_off_as_the_law_says() -> None:
 
 def test_persistence_and_trend_of_an_exact_line_are_exact() -> None:
     # oracle: without noise the linear trend is the truth, and the last decade is the mean of its ten years
-    line = material()
+    line = case()
     year = np.array([time.year for time in line.training.times])
     mean = line.training.values.mean(axis=0)
     values = (280 - 10 * np.cos(2 * np.pi * line.training.phase) + 0.5 * (year - 1990))[:, None, None] + 0 * mean
@@ -162,9 +163,7 @@ def test_the_seed_decides_and_progress_counts_every_piece() -> None:  # oracle: 
     seen: list[tuple[int, int]] = []
 
     def draw() -> DecadesReport:
-        return decades(
-            material(), members=2, stability_members=2, years=20, seed=1, progress=lambda *at: seen.append(at)
-        )
+        return decades(case(), Ensembles(members=2, stability_members=2, years=20, seed=1), lambda *at: seen.append(at))
 
     one = draw()
     assert seen == [(i + 1, len(seen)) for i in range(len(seen))]  # none too many
@@ -173,9 +172,9 @@ def test_the_seed_decides_and_progress_counts_every_piece() -> None:  # oracle: 
 
 
 def test_decades_need_five_years_of_one() -> None:
-    assert decade_years(material().training) == [(1980, 1989), (1990, 1999)]
+    assert decade_years(case().training) == [(1980, 1989), (1990, 1999)]
     with pytest.raises(UsageError, match="five years of a decade"):
-        decade_years(gaussian_material(training=(1996, 1999), evaluation=(2000, 2001), memory=0).training)
+        decade_years(gaussian_case(training=(1996, 1999), evaluation=(2000, 2001), memory=0).training)
 
 
 def test_the_report_is_tables_and_json() -> None:  # oracle: the records
@@ -184,4 +183,4 @@ def test_the_report_is_tables_and_json() -> None:  # oracle: the records
     assert f"| 1980-1989 | {row.truth:+.3f} |" in text
     assert max(map(len, text.splitlines())) <= 120
     assert json.loads(as_json(report()))["variables"][0]["trend"]["generated"] == own().trend.generated
-    assert isinstance(material().candidate.graphs, GaussianGraphs)
+    assert isinstance(case().model.graphs, GaussianGraphs)

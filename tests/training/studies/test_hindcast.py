@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gaussian_model import SCALE, gaussian_material
+from gaussian_model import SCALE, gaussian_case
 
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 from fsae.training.cli.main import main
-from fsae.training.evaluation.model import Period
-from fsae.training.evaluation.periods import Material, joined
+from fsae.training.evaluation.data import ModelWithData
+from fsae.training.evaluation.periods import joined
 from fsae.training.evaluation.report import as_json
 from fsae.training.metrics import ensembles as ensemble_scores
 from fsae.training.metrics.baselines import fit_eofs
@@ -42,14 +42,14 @@ DEVIATION = np.sqrt(1 - MEMORY ** (2.0 * np.arange(1, LEADS + 1)))  # of x at ea
 
 
 @functools.cache
-def material() -> Material:
-    return gaussian_material(training=(1961, 1995), evaluation=(1996, 1999), memory=MEMORY)
+def case() -> ModelWithData:
+    return gaussian_case(training=(1961, 1995), evaluation=(1996, 1999), memory=MEMORY)
 
 
 @functools.cache
 def report() -> HindcastReport:
     # four leads and windows of three steps: the last lead is drawn from generated steps
-    return hindcast(material(), members=MEMBERS, leads=LEADS, every=3)
+    return hindcast(case(), members=MEMBERS, leads=LEADS, every=3)
 
 
 def row(name: str, domain: str = "global") -> LeadScores:
@@ -88,25 +88,25 @@ def test_references_score_as_the_law_says() -> None:
 
 def test_the_first_of_the_initial_states_is_the_last_step_before_the_start() -> None:
     # oracle: whitening with unit deviations gives the latent; changed later fields change no forecast, earlier ones do
-    whole = joined(material().training, material().evaluation)
-    start = len(material().training.times) + 3
-    white = encode_white(material(), whole, slice(start - 2, start))
+    whole = joined(case().training, case().evaluation)
+    start = len(case().training.times) + 3
+    white = encode_white(case().model, whole.part(slice(start - 2, start)))
     mean = 280 - 10 * np.cos(2 * np.pi * whole.phase[start - 2 : start])
     blocks = (whole.values[start - 2 : start, 0] - mean[:, None]).reshape(2, -1, 4).mean(axis=-1) / SCALE
     np.testing.assert_allclose(white[:, 0], blocks, atol=1e-4)  # float32 at 280
-    expected = model_forecast(material(), whole, LEADS, 2, seed=0)(start)
+    expected = model_forecast(case().model, whole, LEADS, 2, seed=0)(start)
     for change, same in ((start, True), (start - 1, False)):
         values = whole.values.copy()
         values[change:start] += 1
         values[max(change, start) :] += 5
-        found = model_forecast(material(), dataclasses.replace(whole, values=values), LEADS, 2, seed=0)(start)
+        found = model_forecast(case().model, dataclasses.replace(whole, values=values), LEADS, 2, seed=0)(start)
         assert np.array_equal(found, expected) == same
 
 
 def test_every_start_has_noise_of_its_own() -> None:  # oracle: leads of neighbouring starts share their month
-    whole = joined(material().training, material().evaluation)
+    whole = joined(case().training, case().evaluation)
     forecast = model_forecast(
-        material(), dataclasses.replace(whole, values=whole.values * 0 + whole.values[:1]), 2, 20, 0
+        case().model, dataclasses.replace(whole, values=whole.values * 0 + whole.values[:1]), 2, 20, 0
     )
     one, other = forecast(30)[:, 1], forecast(31)[:, 0]  # the same month
     assert abs(np.corrcoef((one - one.mean(0)).ravel(), (other - other.mean(0)).ravel())[0, 1]) < 0.1
@@ -253,15 +253,15 @@ def test_the_report_says_where_skill_ends() -> None:  # oracle: the records
 
 
 def test_what_cannot_be_started_or_compared_is_refused() -> None:
-    forgetful = dataclasses.replace(material(), latent=dataclasses.replace(material().latent, previous=0))
+    latent = dataclasses.replace(case().model.generator, previous=0)
+    forgetful = dataclasses.replace(case(), model=dataclasses.replace(case().model, latent=latent))
     with pytest.raises(DataError, match="knows no earlier steps"):
         hindcast(forgetful, members=2, leads=1)
     with pytest.raises(DataError, match="expected 49 or more"):
-        hindcast(material(), members=2, leads=49)
-    late = material().evaluation
-    late = Period(values=late.values[1:], phase=late.phase[1:], times=late.times[1:])
+        hindcast(case(), members=2, leads=49)
+    late = case().evaluation.part(slice(1, None))
     with pytest.raises(DataError, match="right after the training years"):
-        dataclasses.replace(material(), evaluation=late)
+        dataclasses.replace(case(), evaluation=late)
 
 
 @pytest.mark.parametrize("command", ["hindcast", "decades"])

@@ -12,15 +12,15 @@ from tiny_bundle import WINDOW, tiny_grid
 
 from fsae.runtime.climate.calendar import year_phase
 from fsae.runtime.ensemble.generate import timeline
-from fsae.runtime.ensemble.members import Plan, generate
+from fsae.runtime.ensemble.members import LatentModel, Plan, generate
 from fsae.runtime.errors import UsageError
 from fsae.training.cli.main import main
 from fsae.training.config import DEFAULT, read_config
-from fsae.training.evaluation.model import Candidate, Period, of_bundle
+from fsae.training.evaluation.model import TrainedModel, of_bundle
+from fsae.training.evaluation.periods import Period
 from fsae.training.metrics.ensembles import energy_score
 from fsae.training.metrics.scores import fair_crps
 from fsae.training.studies.samplers import (
-    Choice,
     Energy,
     Figures,
     Row,
@@ -63,45 +63,44 @@ learning_rate = 1e-3
 """
 
 
-def drawn(candidate: Candidate, sampler: str, steps: int, members: range, seed: int) -> np.ndarray:
+def drawn(model: TrainedModel, sampler: str, steps: int, members: range, seed: int) -> np.ndarray:
     """Fields (member, time, variable, pixel) of the tiny bundle, from January 1990 on."""
-    assert candidate.latent is not None
-    model = replace(candidate.latent, sampler=replace(candidate.latent.sampler, name=sampler, steps=steps))
+    latent = with_sampler(model, sampler, steps)
     start = cftime.datetime(1990, 1, 1, calendar="standard")
-    line = timeline(candidate.time, WINDOW, candidate.cell_methods, start, MONTHS)
+    line = timeline(model.time, WINDOW, "time: mean", start, MONTHS)
     windows: dict[int, list[np.ndarray]] = {}  # by member
     plan = Plan(members=members, steps=line.steps, count=MONTHS, seed=seed)
-    for unit in generate(model, candidate.graphs, plan, batch=len(members)):
+    for unit in generate(latent, model.graphs, plan, batch=len(members)):
         windows.setdefault(unit.members.start, []).append(unit.values[0])
     return np.stack([np.concatenate(windows[place]) for place in range(len(members))])
 
 
+def with_sampler(model: TrainedModel, name: str, steps: int) -> LatentModel:
+    return replace(model.generator, sampler=replace(model.generator.sampler, name=name, steps=steps))
+
+
 @pytest.fixture(scope="module")
-def candidate(tiny_bundle_path: Path) -> Candidate:
+def model(tiny_bundle_path: Path) -> TrainedModel:
     return of_bundle(str(tiny_bundle_path))
 
 
 @pytest.fixture(scope="module")
-def truth(candidate: Candidate) -> Period:
+def truth(model: TrainedModel) -> Period:
     """One more draw of the model's own climate, from other noise."""
     times = [cftime.datetime(1990 + m // 12, 1 + m % 12, 15, calendar="standard") for m in range(MONTHS)]
-    values = drawn(candidate, "heun", 64, range(1), seed=99)[0]
+    values = drawn(model, "heun", 64, range(1), seed=99)[0]
     return Period(values=values, phase=year_phase(times, "1 month", "time: mean"), times=times)
 
 
 @pytest.fixture(scope="module")
-def found(candidate: Candidate, truth: Period) -> SamplerTable:
-    assert candidate.latent is not None
-    choices = [
-        Choice(sampler=replace(candidate.latent.sampler, name=name, steps=steps), graphs=candidate.graphs)
-        for name, steps in (("heun", 32), ("dpm2m", 32), ("dpm2m", 2))
-    ]
-    return compare_samplers(candidate, choices, truth, MEMBERS)
+def found(model: TrainedModel, truth: Period) -> SamplerTable:
+    choices = [with_sampler(model, name, steps) for name, steps in (("heun", 32), ("dpm2m", 32), ("dpm2m", 2))]
+    return compare_samplers(model, choices, truth, MEMBERS)
 
 
-def test_figures_are_those_of_the_ensemble(candidate: Candidate, truth: Period, found: SamplerTable) -> None:
+def test_figures_are_those_of_the_ensemble(model: TrainedModel, truth: Period, found: SamplerTable) -> None:
     # oracle: the same members drawn here; the model's climate has the model's spread
-    fields = drawn(candidate, "dpm2m", 32, range(MEMBERS), seed=0)
+    fields = drawn(model, "dpm2m", 32, range(MEMBERS), seed=0)
     row = found.rows[1]
     for v, figures in enumerate(row.figures):
         members, true = fields[:, :, v].astype(np.float64), truth.values[:, v].astype(np.float64)

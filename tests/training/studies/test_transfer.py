@@ -7,19 +7,16 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
+from made_up_model import made_up_model
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.sphere.healpix import coarsen, npix, refine
-from fsae.training.data.prepare import DescribedVariable
-from fsae.training.evaluation.model import Subject
-from fsae.training.studies.superres import MODEL, format_transfer, transfer
+from fsae.training.evaluation.reconstruction import MODEL
+from fsae.training.studies.superres import TRANSFER, transfer
 
 ZOOM, COARSE, MONTHS = 3, 1, 48
-TAS = DescribedVariable(
-    name="tas", standard_name="air_temperature", long_name="temperature", units="K", cell_methods="time: mean"
-)
 CLIMATOLOGY = np.stack([np.full(npix(ZOOM), 280.0), np.linspace(-5, 5, npix(ZOOM)), np.zeros(npix(ZOOM))])[None]
 
 
@@ -34,17 +31,7 @@ class BlockMeans:
         return (refine(latent, ZOOM - COARSE) + harmonic.evaluate(CLIMATOLOGY, season)).astype(np.float32)
 
 
-SUBJECT = Subject(
-    name="block means",
-    codec=BlockMeans(),
-    variables=(("tas", "K"),),
-    zooms=(0, 1, 2, 3),
-    latent_zoom=COARSE,
-    harmonics=1,
-    climatology=CLIMATOLOGY.astype(np.float32),
-    scale=np.array([2.0], dtype=np.float32),
-    transforms=("none",),
-)
+MODEL_OF_MEANS = made_up_model(BlockMeans(), CLIMATOLOGY, (2.0,), zooms=(0, 1, 2, 3), latent_zoom=COARSE)
 
 
 def write(path: Path, zoom: int, bias: float = 0.0, name: str = "tas") -> Path:
@@ -64,14 +51,14 @@ def write(path: Path, zoom: int, bias: float = 0.0, name: str = "tas") -> Path:
 
 
 def test_the_bias_of_a_source_changes_nothing(tmp_path: Path) -> None:  # oracle: its own climatology takes it away
-    plain = transfer(SUBJECT, [TAS], write(tmp_path / "a.nc", ZOOM), COARSE, {})
-    biased = transfer(SUBJECT, [TAS], write(tmp_path / "b.nc", ZOOM, bias=20.0), COARSE, {})
+    plain = transfer(MODEL_OF_MEANS, write(tmp_path / "a.nc", ZOOM), COARSE, {})
+    biased = transfer(MODEL_OF_MEANS, write(tmp_path / "b.nc", ZOOM, bias=20.0), COARSE, {})
     np.testing.assert_allclose([row.rmse for row in biased], [row.rmse for row in plain], rtol=1e-3)
 
 
 def test_a_model_of_block_means_scores_as_block_means(tmp_path: Path) -> None:
     # oracle: means repeated, and by hand the deviation of fields from them about their own climatology
-    rows = {row.method: row for row in transfer(SUBJECT, [TAS], write(tmp_path / "a.nc", ZOOM), COARSE, {})}
+    rows = {row.method: row for row in transfer(MODEL_OF_MEANS, write(tmp_path / "a.nc", ZOOM), COARSE, {})}
     assert rows[MODEL].rmse == pytest.approx(rows["means: nearest"].rmse, rel=1e-4)
     with xr.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as dataset:
         values = dataset["tas"].values.astype(np.float64)
@@ -81,16 +68,16 @@ def test_a_model_of_block_means_scores_as_block_means(tmp_path: Path) -> None:
     expected = np.sqrt(np.square(anomaly - refine(coarsen(anomaly, 2), 2)).mean())
     assert rows[MODEL].rmse == pytest.approx(expected, rel=1e-3)
     assert (rows[MODEL].steps, rows[MODEL].source_zoom) == (MONTHS, ZOOM)
-    assert f"{expected:.3f}" in format_transfer(list(rows.values()))
+    assert f"{expected:.3f}" in "\n".join(TRANSFER.lines(rows.values()))
 
 
 def test_a_coarser_source_is_scored_at_its_own_zoom(tmp_path: Path) -> None:  # oracle: nothing finer exists there
-    rows = transfer(SUBJECT, [TAS], write(tmp_path / "a.nc", 2, name="ts"), COARSE, {"tas": "ts"})
+    rows = transfer(MODEL_OF_MEANS, write(tmp_path / "a.nc", 2, name="ts"), COARSE, {"tas": "ts"})
     assert {row.source_zoom for row in rows} == {2}
 
 
 def test_what_cannot_be_sharpened_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="zoom 1, expected one finer than zoom 1"):
-        transfer(SUBJECT, [TAS], write(tmp_path / "a.nc", 1), COARSE, {})
+        transfer(MODEL_OF_MEANS, write(tmp_path / "a.nc", 1), COARSE, {})
     with pytest.raises(UsageError, match="--from-zoom 3"):
-        transfer(SUBJECT, [TAS], tmp_path / "a.nc", 3, {})
+        transfer(MODEL_OF_MEANS, tmp_path / "a.nc", 3, {})
