@@ -18,7 +18,7 @@ from fsae.runtime.ensemble.batch import choose_batch, memory_limit
 from fsae.runtime.ensemble.generate import Batch, generate_job, resolve
 from fsae.runtime.ensemble.members import LatentModel, latent_model
 from fsae.runtime.ensemble.request import Request
-from fsae.runtime.input.sources import Paths
+from fsae.runtime.input.sources import Given, Source
 from fsae.runtime.jobs.job import Job
 from fsae.runtime.jobs.results import in_memory, is_lazy, lazily, member_bytes, stream
 from fsae.runtime.jobs.resume import to_file
@@ -117,7 +117,7 @@ class Emulator:
         steps: int | None = None,
         seed: int = 0,
         forcing: "float | PathLike | xr.Dataset | None" = None,
-        initial: "Paths | xr.Dataset | None" = None,
+        initial: "Given | None" = None,
         climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
         sampler: str = "default",
@@ -172,7 +172,7 @@ class Emulator:
 
     def compress_file(
         self,
-        source: "Paths | xr.Dataset",
+        source: Given,
         path: PathLike,
         *,
         zoom: int | None = None,
@@ -190,13 +190,14 @@ class Emulator:
         `scale`: a `Shard`, the part of the work that this call does where others do the rest, or a `Cluster` that does
         it; the job's `missing` are the shards that the output still waits for.
         """
+        source = Source.of(source)
         make = partial(compress_job, source=source, zoom=zoom, climatology=climatology, names=names)
         inputs = {"input": source, "climatology": climatology}
         return self._write(make, path, overwrite, resume, scale, inputs, progress)
 
     def decompress_file(
         self,
-        source: "PathLike | xr.Dataset",
+        source: Given,
         path: PathLike,
         *,
         select: Selection = EVERYTHING,
@@ -206,12 +207,13 @@ class Emulator:
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `decompress` from file to file, streamed."""
+        source = Source.of(source)
         make = partial(decompress_job, source=source, select=select)
         return self._write(make, path, overwrite, resume, scale, {"input": source}, progress)
 
     def superres_file(
         self,
-        source: "Paths | xr.Dataset",
+        source: Given,
         path: PathLike,
         *,
         zoom: int | None = None,
@@ -224,6 +226,7 @@ class Emulator:
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `superres` from file to file, streamed."""
+        source = Source.of(source)
         make = partial(superres_job, source=source, zoom=zoom, climatology=climatology, names=names, select=select)
         inputs = {"input": source, "climatology": climatology}
         return self._write(make, path, overwrite, resume, scale, inputs, progress)
@@ -338,7 +341,7 @@ class Emulator:
 
 
 def write_climatology(
-    source: Paths,
+    source: Given,
     path: PathLike,
     *,
     model: PathLike | None = None,

@@ -12,7 +12,8 @@ from fsae.runtime.diffusion.sampler import noise_features
 from fsae.runtime.diffusion.whitening import seasonal_std, whiten
 from fsae.runtime.ensemble.members import SOURCES, window_noise
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import VariableSpec, read_fields
+from fsae.runtime.input.fields import VariableSpec
+from fsae.runtime.input.joining import read_fields
 from fsae.runtime.sphere.healpix import coarsen, refine
 from fsae.runtime.sphere.pyramid import level_mask
 

@@ -6,11 +6,13 @@ from typing import Literal
 import click
 
 from fsae.runtime.errors import UsageError
+from fsae.runtime.input.sources import Source
 from fsae.runtime.input.variables import name_pairs
 
 from .options import (
     common,
     merged,
+    resolved,
     scale_of,
     selected,
     with_climatology,
@@ -44,6 +46,7 @@ from .terminal import open_emulator, prepare_output, progress_bar, summary
 )
 @click.option(
     "--initial",
+    callback=resolved,
     metavar="FILE",
     help="Fields to go on from, as IN of compress, such as tas-2004.nc: their last steps, or those before --start. "
     "Of several members each is gone on from in turn.",
@@ -89,7 +92,7 @@ def generate(
     steps: int | None,
     seed: int,
     forcing: str | None,
-    initial: str | None,
+    initial: Source | None,
     names: tuple[str, ...],
     climatology: str | None,
     sampler: str,
@@ -137,7 +140,7 @@ def generate(
         statistics=words(statistics) if statistics is not None else (),
     )
     at_once = batch_size(batch)
-    prepare_output(out, overwrite or resume, forcing)
+    prepare_output(out, overwrite or resume, Source.of(forcing) if forcing is not None else None)
     path, began = prepare_output(out, overwrite or resume, initial), time.monotonic()
     scale = scale_of(context, options.threads)
     emulator = open_emulator(options)

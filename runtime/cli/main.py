@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from fsae.runtime.errors import FsaeError, Stopped
+from fsae.runtime.input.sources import Source
 from fsae.runtime.input.variables import name_pairs
 from fsae.runtime.log import log, on_stderr
 from fsae.runtime.signals import termination_as_interrupt
@@ -108,7 +109,7 @@ def verify(
 @click.pass_context
 def compress(
     context: click.Context,
-    source: str,
+    source: Source,
     out: str,
     *,
     zoom: int | None,
@@ -161,7 +162,7 @@ def compress(
 @click.pass_context
 def decompress(
     context: click.Context,
-    source: str,
+    source: Source,
     out: str,
     *,
     overwrite: bool,
@@ -203,7 +204,7 @@ def decompress(
 @click.pass_context
 def superres(
     context: click.Context,
-    source: str,
+    source: Source,
     out: str,
     *,
     zoom: int | None,
@@ -259,7 +260,7 @@ cli.add_command(doctor)
 @click.pass_context
 def climatology(
     context: click.Context,
-    source: str,
+    source: Source,
     out: str,
     *,
     zoom: int | None,

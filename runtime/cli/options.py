@@ -9,6 +9,7 @@ import click
 
 from fsae.runtime.backends.devices import DEVICES, PRECISIONS
 from fsae.runtime.errors import UsageError
+from fsae.runtime.input.sources import Source
 
 if TYPE_CHECKING:
     from fsae.runtime.jobs.cluster import Cluster
@@ -103,7 +104,12 @@ with_zoom = click.option(
 
 def from_file_to_file(command: Command) -> Command:
     """The command with its input, IN, and its output, OUT."""
-    return click.argument("source", metavar="IN")(click.argument("out", metavar="OUT")(command))
+    return click.argument("source", metavar="IN", callback=resolved)(click.argument("out", metavar="OUT")(command))
+
+
+def resolved(context: click.Context, parameter: click.Parameter, given: str | None) -> Source | None:
+    """The input that an argument or option names."""
+    return None if given is None else Source.of(given)
 
 
 SCALE_KEY = "fsae.scale"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fsae.runtime.errors import OutputError
+from fsae.runtime.input.sources import Source
 
 from .options import Options
 
@@ -65,18 +66,14 @@ def size_of(path: Path) -> int:
     return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
 
 
-def prepare_output(out: str, overwrite: bool, source: str | None = None) -> Path:
-    """The output path, known to be writable; OutputError before any work is done where it is not.
-
-    `source` is the input, which may be a pattern.
-    """
-    from fsae.runtime.input.sources import paths_of
+def prepare_output(out: str, overwrite: bool, source: Source | None = None) -> Path:
+    """The output path, known to be writable; OutputError before any work is done if it is not, or is the input."""
     from fsae.runtime.output.files import check_output, partial_of
 
     path = Path(out)
-    given = [one.resolve() for one in paths_of(source)] if source is not None else []
+    given = [one.resolve() for one in source.paths] if source is not None else []
     if path.resolve() in given or partial_of(path).resolve() in given:
-        whole = "the input" if len(given) == 1 else f"among the files that fit {source!r}"
+        whole = "the input" if len(given) == 1 else "one of the input files"
         raise OutputError(f"{path} is {whole}: give another path for the output")
     check_output(path, overwrite)
     return path

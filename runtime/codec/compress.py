@@ -1,5 +1,6 @@
 """Compressing, decompressing and super-resolving data as jobs: read, run and given out in the same time chunks."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +15,9 @@ from fsae.runtime.bundle.manifest import Variable, graph_file
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.dates import decode_dates, find_dates
-from fsae.runtime.input.sources import READ_ERRORS, Paths, open_source, reason
+from fsae.runtime.input.sources import READ_ERRORS, Given, open_source, reason
 from fsae.runtime.input.variables import member_dim
-from fsae.runtime.jobs.job import Finished, Job, checked, nothing, seen, time_chunks
+from fsae.runtime.jobs.job import Finished, Job, checked, seen, time_chunks
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.provenance import field_layout, phase_coordinate, provenance
 from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, view_of
@@ -62,7 +63,7 @@ def _latents(
 def compress_job(
     bundle: Bundle,
     graphs: Graphs,
-    source: "Paths | xr.Dataset",
+    source: Given,
     *,
     zoom: int | None = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
@@ -94,7 +95,7 @@ def compress_job(
 def superres_job(
     bundle: Bundle,
     graphs: Graphs,
-    source: "Paths | xr.Dataset",
+    source: Given,
     *,
     zoom: int | None = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
@@ -176,12 +177,10 @@ def _check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None
         )
 
 
-def decompress_job(
-    bundle: Bundle, graphs: Graphs, source: "Paths | xr.Dataset", *, select: Selection = EVERYTHING
-) -> Job:
+def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Selection = EVERYTHING) -> Job:
     """Fields in physical units, at the times of the latents in `source`."""
-    view = view_of(bundle, select)
-    dataset, name = open_source(source)
+    view, closing = view_of(bundle, select), contextlib.ExitStack()
+    dataset, name = closing.enter_context(open_source(source))
     _check_latents(bundle, dataset, name)
     manifest = bundle.manifest
     series, starts = _series(dataset), _starts(dataset, name)
@@ -224,5 +223,4 @@ def decompress_job(
                 values = graphs.decode(latent, season(phases[start, there], manifest.time.harmonics))[None]
                 yield seen(view, Unit(members=slice(row, row + 1), times=times, values=values))
 
-    close = dataset.close if isinstance(source, str | os.PathLike) else nothing
-    return Job(layout=layout, units=units, close=close)
+    return Job(layout=layout, units=units, close=closing.close)

@@ -1,5 +1,6 @@
 """Data on its way into the encoder: opened, told from which climate it comes, and encoded."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +17,10 @@ from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.climate.calendar import infer_step, same_step
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.input.fields import Fields
-from fsae.runtime.input.forecasts import Forecasts, find_starts
-from fsae.runtime.input.joining import held, read_files
-from fsae.runtime.input.sources import Paths, source_name
+from fsae.runtime.input.fields import Fields, Wanted, fields_of
+from fsae.runtime.input.forecasts import Forecast, find_forecasts
+from fsae.runtime.input.joining import join_opened, open_wanted
+from fsae.runtime.input.sources import Given, Opened, Source
 from fsae.runtime.output.times import Starts, TimeAxis, encode_series, encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import refine
@@ -53,26 +54,34 @@ def check_no_times(times: str | None) -> None:
 
 
 def open_fields(
-    bundle: Bundle,
-    source: "Paths | xr.Dataset",
-    zoom: int | None = None,
-    names: Mapping[str, str] | None = None,
-    make_weights: WeightMaker | None = None,
+    bundle: Bundle, source: Given, zoom: int | None = None, names: Mapping[str, str] | None = None
 ) -> Fields:
     """The model's variables in a file, files or a dataset, which may call them otherwise: `names` maps names to those.
 
     Data on the training data's own grid is regridded by the bundle's own weights. Where stamps and bounds do not tell
     the step, as for one stamp alone, it is taken for the model's: a monthly mean stays one whatever its stamp.
     """
-    unknown = sorted(set(names or {}) - {v.name for v in bundle.manifest.variables})
+    return _in_steps_of(bundle, open_wanted(Source.of(source), _wanted(bundle, zoom, names)))
+
+
+def _wanted(bundle: Bundle, zoom: int | None, names: Mapping[str, str] | None) -> Wanted:
+    """The model's variables; UsageError for names of others."""
+    known = [v.name for v in bundle.manifest.variables]
+    unknown = sorted(set(names or {}) - set(known))
     if unknown:
-        known = ", ".join(v.name for v in bundle.manifest.variables)
-        raise UsageError(f"found names for {', '.join(unknown)}, expected for variables of the model: {known}")
-    make = weight_maker(bundle) if make_weights is None else make_weights
-    finest = bundle.manifest.grid.zoom
-    fields = read_files(
-        source, bundle.manifest.variables, zoom=zoom, finest_zoom=finest, names=names, make_weights=make
+        raise UsageError(
+            f"found names for {', '.join(unknown)}, expected for variables of the model: {', '.join(known)}"
+        )
+    return Wanted(
+        variables=bundle.manifest.variables,
+        names=names or {},
+        zoom=zoom,
+        finest_zoom=bundle.manifest.grid.zoom,
+        make_weights=weight_maker(bundle),
     )
+
+
+def _in_steps_of(bundle: Bundle, fields: Fields) -> Fields:
     return dataclasses.replace(fields, step=fields.step or bundle.manifest.time.step)
 
 
@@ -143,7 +152,7 @@ class Input:
 def open_input(
     bundle: Bundle,
     verb: str,
-    source: "Paths | xr.Dataset",
+    source: Given,
     zoom: int | None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None",
     names: Mapping[str, str] | None,
@@ -152,56 +161,49 @@ def open_input(
 ) -> Input:
     """The fields of a source, and what is known of its climate: a climatology of its own, "training", or nothing.
 
-    Several reference times of several lead times are kept apart, or refused where not `side_by_side`.
+    Several reference times of several lead times are kept apart, or refused unless `side_by_side`.
     """
-    found = (
-        find_starts(source, lambda dataset: all(held(dataset, bundle.manifest.variables, names or {})))
-        if side_by_side
-        else None
-    )
-    if found is None:
-        series: tuple[Fields, ...] = (open_fields(bundle, source, zoom, names),)
-        starts, close = None, series[0].close
-    else:
-        series, starts, close = _open_starts(bundle, source, found, zoom, names), _axes(found), found.close
-    fields, own, name = series[0], None, None
-    if isinstance(climatology, str) and climatology == TRAINING:
-        name = TRAINING
-    elif climatology is not None:
-        own = read_source(climatology, bundle, fields.zoom)
-        name = os.path.basename(climatology) if isinstance(climatology, str | os.PathLike) else "dataset"
-    notes = dict.fromkeys(note for own in series for note in (*own.notes, *step_note(bundle, own)))
-    return Input(
-        series=series,
-        starts=starts,
-        own=own,
-        notes=(*((UNKNOWN,) if climatology is None else ()), *notes),
-        request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
-        close=close,
-    )
+    source, wanted = Source.of(source), _wanted(bundle, zoom, names)
+    with contextlib.ExitStack() as closing:
+        opened = source.open(closing)
+        apart = side_by_side and all(all(wanted.held(file.dataset)) for file in opened)
+        forecasts = find_forecasts(opened) if apart else ()
+        if forecasts:
+            series = _side_by_side(bundle, source.name, forecasts, wanted)
+        else:
+            series = (_in_steps_of(bundle, join_opened(source.name, opened, wanted)),)
+        fields, own, name = series[0], None, None
+        if isinstance(climatology, str) and climatology == TRAINING:
+            name = TRAINING
+        elif climatology is not None:
+            own = read_source(climatology, bundle, fields.zoom)
+            name = os.path.basename(climatology) if isinstance(climatology, str | os.PathLike) else "dataset"
+        notes = dict.fromkeys(note for one in series for note in (*one.notes, *step_note(bundle, one)))
+        return Input(
+            series=series,
+            starts=_axes(forecasts) if forecasts else None,
+            own=own,
+            notes=(*((UNKNOWN,) if climatology is None else ()), *notes),
+            request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
+            close=closing.pop_all().close,
+        )
 
 
-def _open_starts(
-    bundle: Bundle, source: "Paths | xr.Dataset", found: Forecasts, zoom: int | None, names: Mapping[str, str] | None
-) -> tuple[Fields, ...]:
-    """The fields of each start, all on one zoom and with the same members and steps."""
-    make, series = weight_maker(bundle), list[Fields]()
-    try:
-        for start in found.starts:
-            fields = open_fields(bundle, start.dataset, zoom if not series else series[0].zoom, names, make)
-            words = fields.source.split(": ", 1)[1]
-            series.append(dataclasses.replace(fields, source=f"{source_name(source)}: {words}"))
-        check_alike(series)
-    except BaseException:
-        found.close()
-        raise
+def _side_by_side(bundle: Bundle, name: str, forecasts: Sequence[Forecast], wanted: Wanted) -> tuple[Fields, ...]:
+    """The fields of each forecast, all on one zoom and with the same members and steps."""
+    series = list[Fields]()
+    for one in forecasts:
+        fields = fields_of(Opened(one.dataset, one.where), wanted)
+        wanted = dataclasses.replace(wanted, zoom=fields.zoom)
+        series.append(dataclasses.replace(_in_steps_of(bundle, fields), name=name))
+    check_alike(series)
     return tuple(series)
 
 
-def _axes(found: Forecasts) -> Starts:
-    """The axes of the output of several starts."""
-    first = found.starts[0]
-    references = encode_times([start.reference for start in found.starts], None, str(first.reference.calendar))
+def _axes(forecasts: Sequence[Forecast]) -> Starts:
+    """The axes of the output of several forecasts."""
+    first = forecasts[0]
+    references = encode_times([one.reference for one in forecasts], None, str(first.reference.calendar))
     return Starts(references=references, leads=first.leads, lead_units=first.lead_units)
 
 

@@ -79,12 +79,8 @@ def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, ove
 
 def read_source(source: "str | os.PathLike[str] | xr.Dataset", bundle: Bundle, zoom: int) -> F32:
     """Coefficients (variable, 1 + 2K, pixel) at `zoom` from what `write_source` wrote at that zoom or a finer one."""
-    dataset, name = open_source(source)
-    try:
+    with open_source(source) as (dataset, name):
         coefficients = _read_coefficients(dataset, name, bundle)
-    finally:
-        if isinstance(source, str | os.PathLike):
-            dataset.close()
     levels = zoom_of(coefficients.shape[-1]) - zoom
     if levels < 0:
         raise DataError(

@@ -143,8 +143,7 @@ def _is_header(row: Sequence[str]) -> bool:
 
 def _read_dataset(source: "str | os.PathLike[str] | xr.Dataset", known: Forcing) -> Series:
     """The series of the one variable over time alone, or of the one that is called like the forcing."""
-    dataset, where = open_source(source)
-    try:
+    with open_source(source) as (dataset, where):
         array = _choose(dataset, known, where)
         found = find_dates(array, dataset, where)
         units = array.attrs.get("units")
@@ -161,9 +160,6 @@ def _read_dataset(source: "str | os.PathLike[str] | xr.Dataset", known: Forcing)
             raise DataError(f"cannot read {array.name} in {where}: {reason(error)}; is it damaged?") from None
         dates = tuple(centres(found.stamps, bounds=found.bounds))
         return Series(dates=dates, values=values * factor + offset, name=where)
-    finally:
-        if dataset is not source:
-            dataset.close()
 
 
 def _choose(dataset: "xr.Dataset", known: Forcing, where: str) -> "xr.DataArray":

@@ -17,7 +17,7 @@ from fsae.runtime.codec.encoder_input import Input, encode, found_step, open_inp
 from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.errors import BundleError, DataError
 from fsae.runtime.input.fields import Fields
-from fsae.runtime.input.sources import Paths, source_name
+from fsae.runtime.input.sources import Given, Source
 from fsae.runtime.output.store import Attribute, Coordinate
 from fsae.runtime.output.times import encode_times
 
@@ -49,7 +49,7 @@ class KnownSteps:
 def read_initial(
     bundle: Bundle,
     graphs: Graphs,
-    source: "Paths | xr.Dataset",
+    source: Given,
     *,
     start: Date | None = None,
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
@@ -65,7 +65,8 @@ def read_initial(
             f"bundle {bundle.manifest.name} draws every window alone, so it cannot start from known steps: leave out "
             "--initial, or take a bundle that can"
         )
-    name = source_name(source)
+    source = Source.of(source)
+    name = source.name
     given = open_input(bundle, "generate", source, None, climatology, names, side_by_side=False)
     try:
         check_steps(given.fields, bundle.manifest.time, name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fsae.runtime.errors import UsageError
-from fsae.runtime.input.sources import Paths
+from fsae.runtime.input.sources import Given
 from fsae.runtime.output.selection import EVERYTHING, Selection
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Request:
     steps: int | None = None
     seed: int = 0
     forcing: "float | str | os.PathLike[str] | xr.Dataset | None" = None
-    initial: "Paths | xr.Dataset | None" = None
+    initial: "Given | None" = None
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
     names: Mapping[str, str] | None = None
     sampler: str = "default"

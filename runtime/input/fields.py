@@ -1,7 +1,6 @@
 """Fields of any readable CF dataset as nested HEALPix arrays, checked, and read in time chunks."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -13,16 +12,15 @@ from fsae.runtime.arrays import F32, Floating
 from fsae.runtime.climate.calendar import Bounds, Date, decimal_year, infer_step, year_phase
 from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
-from fsae.runtime.sphere.grids import Grid, LatLonGrid, is_same, supported_zoom
+from fsae.runtime.sphere.grids import Grid, LatLonGrid, supported_zoom
 from fsae.runtime.sphere.healpix import coarsen_valid, npix, ring_to_nested
-from fsae.runtime.sphere.regrid import WeightMaker, apply, choose_method
-from fsae.runtime.sphere.regrid import make_weights as make_own_weights
+from fsae.runtime.sphere.regrid import WeightMaker, apply, choose_method, once_a_grid
 
 from .dates import find_dates
 from .forecasts import on_valid_times
 from .grid_detection import locate
-from .sources import READ_ERRORS, open_source, reason
-from .variables import choose_variable, member_dim
+from .sources import READ_ERRORS, Opened, reason
+from .variables import choose_variable, has_variable, member_dim
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -61,10 +59,16 @@ class Fields:
     step: str | None  # None: a single step without bounds, or uneven steps
     cell_methods: str  # of the first variable in the source
     members: tuple[int, ...] | None  # labels; None where the source has no such dimension, `read` then gives one
-    source: str  # name and grid of the source, in words
+    name: str  # of the source
+    way: str  # the grids of the source, and how each comes to HEALPix, in words
     readers: tuple[Reader, ...] = field(repr=False)  # one per variable
     close: Callable[[], None] = field(repr=False, default=lambda: None)  # closes the files that were opened for this
     notes: tuple[str, ...] = ()  # what is to be said of how the source was read
+
+    @property
+    def source(self) -> str:
+        """Name and grid of the source, in words."""
+        return f"{self.name}: {self.way}"
 
     @property
     def phase(self) -> NDArray[np.float64]:
@@ -102,81 +106,63 @@ class Fields:
             yield times, self.read(times)
 
 
-def read_fields(
-    source: "str | os.PathLike[str] | xr.Dataset",
-    variables: Sequence[VariableSpec],
-    *,
-    zoom: int | None = None,
-    finest_zoom: int = 5,
-    method: str = "auto",
-    names: Mapping[str, str] | None = None,
-    make_weights: WeightMaker = make_own_weights,
-) -> Fields:
-    """The fields of `variables` in a NetCDF or GRIB file, Zarr store or Dataset, on nested HEALPix of `zoom`.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The variables wanted of a source, found by name, standard name or `names`, and how they come to HEALPix."""
 
-    The default zoom is the finest that every variable's grid supports, at most `finest_zoom`. Variables are found by
-    name, by standard name, or by what `names` says the source calls them; units are converted. The times of forecasts
-    are those they are valid at. The first step is read and checked at once, so that wrong data is refused before any
-    work is done. DataError for all that does not fit.
+    variables: Sequence[VariableSpec]
+    names: Mapping[str, str] = field(default_factory=dict)  # what the source calls a variable, by the model's name
+    zoom: int | None = None  # None: the finest that every variable's grid supports, at most `finest_zoom`
+    finest_zoom: int = 5
+    method: str = "auto"
+    make_weights: WeightMaker = field(default_factory=once_a_grid)
+    others: Sequence[str] = ()  # names of variables that are not taken for these
+
+    def find(self, dataset: "xr.Dataset", where: str) -> "list[xr.DataArray]":
+        """The variables in a dataset; DataError for one that it does not hold."""
+        return [choose_variable(dataset, *look_for, where, self._taken) for look_for in self._look_for]
+
+    def held(self, dataset: "xr.Dataset") -> list[bool]:
+        """Which of the variables a dataset holds."""
+        return [has_variable(dataset, *look_for, self._taken) for look_for in self._look_for]
+
+    def alone(self, variable: VariableSpec, zoom: int | None = None) -> "Wanted":
+        """One of the variables, at a zoom."""
+        return dataclasses.replace(self, variables=[variable], zoom=zoom, others=self._taken)
+
+    @property
+    def _look_for(self) -> list[tuple[str, str]]:
+        """Name and standard name of each variable; a name that was given is taken literally, and no standard name."""
+        return [
+            (self.names.get(v.name, v.name), "" if v.name in self.names else v.standard_name) for v in self.variables
+        ]
+
+    @property
+    def _taken(self) -> list[str]:
+        return [*(name for name, _ in self._look_for), *self.others]
+
+
+def fields_of(opened: Opened, wanted: Wanted) -> Fields:
+    """The fields wanted of one dataset.
+
+    The times of forecasts are those they are valid at. The first step is read and checked at once, so that wrong data
+    is refused before any work is done. DataError for all that does not fit.
     """
-    dataset, where = open_source(source)
-    try:
-        fields = _read_fields(
-            on_valid_times(dataset, where),
-            where,
-            variables,
-            zoom=zoom,
-            finest_zoom=finest_zoom,
-            method=method,
-            names=names or {},
-            make_weights=make_weights,
-        )
-    except BaseException:
-        if dataset is not source:
-            dataset.close()
-        raise
-    return fields if dataset is source else dataclasses.replace(fields, close=dataset.close)
-
-
-def _read_fields(
-    dataset: "xr.Dataset",
-    where: str,
-    variables: Sequence[VariableSpec],
-    *,
-    zoom: int | None,
-    finest_zoom: int,
-    method: str,
-    names: Mapping[str, str],
-    make_weights: WeightMaker,
-) -> Fields:
-    called = [names.get(v.name, v.name) for v in variables]
-    arrays = [  # a name that was given is meant: no other variable of the standard name is taken in its place
-        choose_variable(dataset, name, "" if v.name in names else v.standard_name, where, called)
-        for name, v in zip(called, variables, strict=True)
-    ]
+    where = opened.name
+    dataset = on_valid_times(opened.dataset, where)
+    arrays = wanted.find(dataset, where)
     places = [locate(array, dataset) for array in arrays]
-    finest = min(supported_zoom(grid) for grid, _ in places)
-    if zoom is not None and not 0 <= zoom <= finest:
-        coarsest = min((grid for grid, _ in places), key=supported_zoom)
-        raise DataError(
-            f"{where} is on a {coarsest}, which supports zoom {finest} at most: found zoom {zoom} asked for"
-        )
-    zoom = min(finest, finest_zoom) if zoom is None else zoom
+    zoom = _zoom(wanted, [grid for grid, _ in places], where)
     dates = [find_dates(array, dataset, where) for array in arrays]
     members = [member_dim(array) for array in arrays]
     sizes = {array.sizes[dim] if dim else 0 for array, dim in zip(arrays, members, strict=True)}
     if len(sizes) > 1 or any(date.stamps != dates[0].stamps for date in dates):
-        raise DataError(
-            f"the variables {', '.join(v.name for v in variables)} of {where} differ in their times or members"
-        )
-    readers = []
-    converters: list[tuple[Grid, tuple[Callable[[Floating], Floating], str]]] = []
-    words: dict[str, None] = {}
-    for spec, array, (grid, dims), date, member in zip(variables, arrays, places, dates, members, strict=True):
-        known = [converter for other, converter in converters if is_same(other, grid)]
-        convert, how = known[0] if known else converter(grid, zoom, method, make_weights)
-        converters.append((grid, (convert, how)))
-        words[f"{grid}{how}"] = None
+        names = ", ".join(v.name for v in wanted.variables)
+        raise DataError(f"the variables {names} of {where} differ in their times or members")
+    readers, ways = [], []
+    for spec, array, (grid, dims), date, member in zip(wanted.variables, arrays, places, dates, members, strict=True):
+        convert, how = converter(grid, zoom, wanted.method, wanted.make_weights)
+        ways.append(f"{grid}{how}")
         reader = VariableReader(
             spec=spec,
             array=_without_single_dims(array, {date.dim, member, *dims}, where),
@@ -191,7 +177,7 @@ def _read_fields(
         readers.append(reader)
     first = arrays[0]
     return Fields(
-        variables=tuple(v.name for v in variables),
+        variables=tuple(v.name for v in wanted.variables),
         zoom=zoom,
         grid=places[0][0],
         times=dates[0].stamps,
@@ -200,9 +186,23 @@ def _read_fields(
         step=infer_step(dates[0].stamps, dates[0].bounds),
         cell_methods=str(first.attrs.get("cell_methods", "")),
         members=_labels(first, members[0]),
-        source=f"{where}: {', '.join(words)}",
+        name=where,
+        way=", ".join(dict.fromkeys(ways)),
         readers=tuple(readers),
     )
+
+
+def _zoom(wanted: Wanted, grids: Sequence[Grid], where: str) -> int:
+    """The zoom that fields on these grids are brought to."""
+    coarsest = min(grids, key=supported_zoom)
+    finest = supported_zoom(coarsest)
+    if wanted.zoom is None:
+        return min(finest, wanted.finest_zoom)
+    if not 0 <= wanted.zoom <= finest:
+        raise DataError(
+            f"{where} is on a {coarsest}, which supports zoom {finest} at most: found zoom {wanted.zoom} asked for"
+        )
+    return wanted.zoom
 
 
 def _without_single_dims(array: "xr.DataArray", known: set[str | None], where: str) -> "xr.DataArray":

@@ -4,12 +4,10 @@ The dimensions are (realization, reference time, lead time, ...) under many name
 may have several entries; the dates of the other dimension are then those that fields are valid at.
 """
 
-import contextlib
 import datetime
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +18,7 @@ from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
 
 from .dates import decode_dates, is_time
-from .sources import Paths, open_source, paths_of
+from .sources import Opened
 from .variables import standard
 
 if TYPE_CHECKING:
@@ -136,12 +134,12 @@ def _durations(variable: "xr.Variable") -> list[datetime.timedelta]:
     return [datetime.timedelta(seconds=float(value) * size) for value in values]
 
 
-# Forecasts from several reference times side by side, such as hindcasts: one series of lead times for each start.
+# Forecasts from several reference times side by side, such as hindcasts: one series of lead times for each of them.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """A forecast from one reference time; `where` names its source."""
+class Forecast:
+    """A forecast from one reference time; `where` names the file it is in."""
 
     reference: Date
     leads: NDArray[np.float64]  # in `lead_units`
@@ -150,43 +148,23 @@ class Start:
     where: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forecasts:
-    """Two starts or more with the same lead times, by reference time; `close` closes the files opened for them."""
+def find_forecasts(opened: Sequence[Opened]) -> tuple[Forecast, ...]:
+    """The forecasts in datasets that each hold one or more with several lead times, by reference time.
 
-    starts: tuple[Start, ...]
-    close: Callable[[], None]
-
-
-def find_starts(source: "Paths | xr.Dataset", holds: "Callable[[xr.Dataset], bool]") -> Forecasts | None:
-    """The starts of a dataset, of a file, or of files that each hold one or more with several lead times.
-
-    None where there are fewer than two, and where a file does not hold what is asked for. DataError where starts differ
-    in their lead times, or where one comes twice.
+    None if there are fewer than two, or if a dataset is not a forecast. DataError if they differ in their lead times,
+    or if a reference time comes twice.
     """
-    import xarray as xr  # start-up time
-
-    given: Sequence[xr.Dataset | Path] = [source] if isinstance(source, xr.Dataset) else paths_of(source)
-    with contextlib.ExitStack() as opened:
-        starts: list[Start] = []
-        for one in given:
-            dataset, where = open_source(one)
-            if dataset is not one:
-                opened.callback(dataset.close)
-            own = list(_starts_of(dataset, where)) if holds(dataset) else []
-            if not own:
-                return None
-            starts += own
-        if len(starts) < 2:
-            return None
-        starts.sort(key=lambda start: start.reference)
-        for before, after in pairwise(starts):
-            _check(before, after)
-        return Forecasts(starts=tuple(starts), close=opened.pop_all().close)
+    found = [list(_forecasts_in(*file)) for file in opened]
+    forecasts = sorted((one for own in found for one in own), key=lambda one: one.reference)
+    if len(forecasts) < 2 or not all(found):
+        return ()
+    for before, after in pairwise(forecasts):
+        _check(before, after)
+    return tuple(forecasts)
 
 
-def _starts_of(dataset: "xr.Dataset", where: str) -> Iterator[Start]:
-    """The starts of a dataset; none where it has no lead times, or only one."""
+def _forecasts_in(dataset: "xr.Dataset", where: str) -> Iterator[Forecast]:
+    """The forecasts in a dataset; none if it has no lead times, or only one."""
     lead = lead_of(dataset)
     reference = None if lead is None or dataset.sizes.get(lead, 1) < 2 else reference_of(dataset, lead)
     if lead is None or reference is None:
@@ -198,11 +176,11 @@ def _starts_of(dataset: "xr.Dataset", where: str) -> Iterator[Start]:
         values, units = leads.values.astype(np.float64), str(leads.attrs["units"])
     for place, date in enumerate(decode_dates(axis, axis, f"the reference times of {where}")):
         own = dataset.isel({reference: place}) if axis.ndim else dataset
-        yield Start(reference=date, leads=values, lead_units=units, dataset=own, where=where)
+        yield Forecast(reference=date, leads=values, lead_units=units, dataset=own, where=where)
 
 
-def _check(before: Start, after: Start) -> None:
-    """Nothing; DataError where two starts that follow each other are one, or differ in their lead times."""
+def _check(before: Forecast, after: Forecast) -> None:
+    """Raise DataError if two forecasts have the same reference time, or different lead times."""
     if before.reference == after.reference:
         files = " and ".join(dict.fromkeys((before.where, after.where)))
         raise DataError(f"found the reference time {after.reference} twice, in {files}: leave one of them out")

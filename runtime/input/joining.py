@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,111 +11,83 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.climate.calendar import Bounds, Date, infer_step, time_index
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import supported_zoom
-from fsae.runtime.sphere.regrid import WeightMaker, once_a_grid
-from fsae.runtime.sphere.regrid import make_weights as make_own_weights
+from fsae.runtime.sphere.regrid import WeightMaker, make_weights, once_a_grid
 
-from .fields import Fields, Reader, VariableSpec, read_fields
+from .fields import Fields, Reader, VariableSpec, Wanted, fields_of
 from .grid_detection import find_grid
-from .sources import Paths, named, open_source, paths_of
-from .variables import choose_variable, has_variable
-
-if TYPE_CHECKING:
-    import xarray as xr
-
+from .sources import Given, Opened, Source
 
 Key = tuple[int, ...]
 
 
-def read_files(
-    source: "Paths | xr.Dataset",
+def read_fields(
+    source: Given,
     variables: Sequence[VariableSpec],
     *,
     zoom: int | None = None,
     finest_zoom: int = 5,
     method: str = "auto",
     names: Mapping[str, str] | None = None,
-    make_weights: WeightMaker = make_own_weights,
+    make_weights: WeightMaker = make_weights,
 ) -> Fields:
-    """The fields of `variables` in a dataset, a file, or several files; other arguments as of `fields.read_fields`.
+    """The fields of `variables` in a source on nested HEALPix, in the units asked for; `close` closes its files.
 
-    Several are given as a list, or as a pattern such as tas_*.nc, in any order. A variable may stand in files of its
-    own. A date that comes twice is refused; a gap between files, and steps that not all variables have, are told in the
-    notes. Of each file one step is read, to check it.
+    The default zoom is the finest that every variable's grid supports, at most `finest_zoom`. `names` are what the
+    source calls variables that are not found by their name or standard name.
     """
-    import xarray as xr  # start-up time
-
-    paths = () if isinstance(source, xr.Dataset) else paths_of(source)
-    if isinstance(source, xr.Dataset) or len(paths) == 1:
-        return read_fields(
-            source if isinstance(source, xr.Dataset) else paths[0],
-            variables,
-            zoom=zoom,
-            finest_zoom=finest_zoom,
-            method=method,
-            names=names,
-            make_weights=make_weights,
-        )
-    with contextlib.ExitStack() as opened:
-        parts = open_parts(paths, variables, zoom, finest_zoom, method, names or {}, once_a_grid(make_weights), opened)
-        fields = join(parts)
-        words = dict.fromkeys(part.source.split(": ", 1)[1] for own in parts for part in own)
-        source = f"{named(paths)}: {'; '.join(words)}"
-        return dataclasses.replace(fields, source=source, close=opened.pop_all().close)
+    wanted = Wanted(
+        variables=variables,
+        names=names or {},
+        zoom=zoom,
+        finest_zoom=finest_zoom,
+        method=method,
+        make_weights=once_a_grid(make_weights),
+    )
+    return open_wanted(Source.of(source), wanted)
 
 
-def sought(variables: Sequence[VariableSpec], names: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Names and standard names by which variables are found; a name that was given is meant, and no standard name."""
-    return [names.get(v.name, v.name) for v in variables], [
-        "" if v.name in names else v.standard_name for v in variables
+def open_wanted(source: Source, wanted: Wanted) -> Fields:
+    """The fields wanted of a source, whose files are opened once and closed by `close`."""
+    with contextlib.ExitStack() as closing:
+        fields = join_opened(source.name, source.open(closing), wanted)
+        return dataclasses.replace(fields, close=closing.pop_all().close)
+
+
+def join_opened(name: str, opened: Sequence[Opened], wanted: Wanted) -> Fields:
+    """The fields wanted of a source of that name, in one dataset or in several in any order.
+
+    A variable may be in files of its own. A date that comes twice is refused; a gap between files, and steps that not
+    all variables have, are mentioned in the notes. Of each file one step is read, to check it.
+    """
+    return fields_of(opened[0], wanted) if len(opened) == 1 else join(name, by_variable(opened, wanted))
+
+
+def by_variable(opened: Sequence[Opened], wanted: Wanted) -> list[list[Fields]]:
+    """For each variable the fields of the files that hold it, all on one zoom: by default the finest of every file."""
+    holders: list[list[Opened]] = [[] for _ in wanted.variables]
+    finest = wanted.finest_zoom
+    for file in opened:
+        there = wanted.held(file.dataset)
+        if not any(there):
+            wanted.find(file.dataset, file.name)  # says what is there
+        for variable, own, found in zip(wanted.variables, holders, there, strict=True):
+            if found:
+                own.append(file)
+                (array,) = wanted.alone(variable).find(file.dataset, file.name)
+                finest = min(finest, supported_zoom(find_grid(array, file.dataset)))
+    for variable, own in zip(wanted.variables, holders, strict=True):
+        if not own:
+            raise DataError(
+                f"none of the {len(opened)} input files holds {variable.name!r}", advice="add the file that does"
+            )
+    zoom = finest if wanted.zoom is None else wanted.zoom
+    return [
+        [fields_of(file, wanted.alone(variable, zoom)) for file in own]
+        for variable, own in zip(wanted.variables, holders, strict=True)
     ]
 
 
-def held(dataset: "xr.Dataset", variables: Sequence[VariableSpec], names: Mapping[str, str]) -> list[bool]:
-    """Which of the variables a dataset has."""
-    called, meant = sought(variables, names)
-    return [has_variable(dataset, n, s, called) for n, s in zip(called, meant, strict=True)]
-
-
-def open_parts(
-    paths: Sequence[Path],
-    variables: Sequence[VariableSpec],
-    zoom: int | None,
-    finest_zoom: int | None,
-    method: str,
-    names: Mapping[str, str],
-    make_weights: WeightMaker,
-    opened: contextlib.ExitStack,
-) -> list[list[Fields]]:
-    """For each variable the opened files that hold it, all on one zoom: by default the finest that every file has."""
-    holders: list[list[Path]] = [[] for _ in variables]
-    called, meant = sought(variables, names)
-    finest = 99 if finest_zoom is None else finest_zoom
-    for path in paths:
-        dataset, where = open_source(path)
-        with dataset:
-            there = held(dataset, variables, names)
-            if not any(there):
-                choose_variable(dataset, called[0], meant[0], where)  # says what is there
-            for name, standard_name, own, found in zip(called, meant, holders, there, strict=True):
-                if found:
-                    array = choose_variable(dataset, name, standard_name, where, called)
-                    finest = min(finest, supported_zoom(find_grid(array, dataset)))
-                    own.append(path)
-    parts: list[list[Fields]] = []
-    for variable, own in zip(variables, holders, strict=True):
-        if not own:
-            raise DataError(f"none of the {len(paths)} input files holds {variable.name!r}: add the file that does")
-        chosen = finest if zoom is None else zoom
-        mine = {variable.name: names[variable.name]} if variable.name in names else None
-        parts.append([])
-        for path in own:
-            part = read_fields(path, [variable], zoom=chosen, method=method, names=mine, make_weights=make_weights)
-            opened.callback(part.close)
-            parts[-1].append(part)
-    return parts
-
-
-def join(parts: Sequence[Sequence[Fields]]) -> Fields:
+def join(name: str, parts: Sequence[Sequence[Fields]]) -> Fields:
     """One `Fields` out of files along time (inner) and variables (outer), each part holding one variable."""
     series = [_join_time(own) for own in parts]
     first = series[0]
@@ -141,17 +111,14 @@ def join(parts: Sequence[Sequence[Fields]]) -> Fields:
         readers.append(_picked([(fields.readers[0], place[keys[0][i]]) for i in kept]))
     times = tuple(first.times[i] for i in kept)
     bounds = [first.bounds[i] for i in kept] if first.bounds is not None else None
-    return Fields(
+    return dataclasses.replace(
+        first,
         variables=tuple(fields.variables[0] for fields in series),
-        zoom=first.zoom,
-        grid=first.grid,
         times=times,
         bounds=bounds,
-        calendar=first.calendar,
         step=infer_step(times, bounds) or first.step,
-        cell_methods=first.cell_methods,
-        members=first.members,
-        source="; ".join(dict.fromkeys(fields.source for fields in series)),
+        name=name,
+        way="; ".join(dict.fromkeys(part.way for own in parts for part in own)),
         readers=tuple(readers),
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -174,32 +141,21 @@ def _join_time(parts: Sequence[Fields]) -> Fields:
     keys = [_key(date, monthly) for date, _, _ in places]
     twice = next((k for k in range(1, len(keys)) if keys[k] == keys[k - 1]), None)
     if twice is not None:
-        names = " and ".join(dict.fromkeys(_file(parts[places[k][1]]) for k in (twice - 1, twice)))
+        names = " and ".join(dict.fromkeys(parts[places[k][1]].name for k in (twice - 1, twice)))
         raise DataError(f"{name} has the date {places[twice][0]} twice, in {names}: leave one of them out")
     times = tuple(date for date, _, _ in places)
     bounds: Bounds | None = None
     if all(part.bounds is not None for part in parts):
         bounds = [part.bounds[i] for part, i in ((parts[p], i) for _, p, i in places) if part.bounds is not None]
     first, step = parts[0], infer_step(times, bounds)
-    return Fields(
-        variables=first.variables,
-        zoom=first.zoom,
-        grid=first.grid,
+    return dataclasses.replace(
+        first,
         times=times,
         bounds=bounds,
-        calendar=first.calendar,
         step=step,
-        cell_methods=first.cell_methods,
-        members=first.members,
-        source="; ".join(part.source for part in parts),
         readers=(_picked([(parts[p].readers[0], i) for _, p, i in places]),),
-        notes=_gaps([(date, _file(parts[p])) for date, p, _ in places], step),
+        notes=_gaps([(date, parts[p].name) for date, p, _ in places], step),
     )
-
-
-def _file(fields: Fields) -> str:
-    """The name of the file that fields were read from."""
-    return fields.source.split(": ", 1)[0]
 
 
 def _gaps(steps: Sequence[tuple[Date, str]], step: str | None) -> tuple[str, ...]:

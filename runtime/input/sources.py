@@ -1,12 +1,14 @@
-"""Opening CF datasets, finding a variable in them, and its dates; every failure is a DataError of one sentence."""
+"""Input data as it is given, by files or in memory, and how its datasets are opened; failures are DataErrors."""
 
+import contextlib
 import glob
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fsae.runtime.errors import DataError
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]  # or patterns
+
+Given: TypeAlias = "Source | Paths | xr.Dataset"
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -28,14 +32,69 @@ ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")  # one of these stands in ev
 READ_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
 
 
-def paths_of(source: Paths) -> tuple[Path, ...]:
-    """The files meant by a path, by a pattern such as tas_*.nc, or by several of either; those of a pattern by name.
+class Opened(NamedTuple):
+    """A dataset, unread and with undecoded times, and the name of its file in messages."""
 
-    What exists is meant itself, whatever its name. DataError where a pattern fits nothing.
-    """
+    dataset: "xr.Dataset"
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """Input data, resolved once where it enters: the files it is in, or a dataset in memory."""
+
+    paths: tuple[Path, ...] = ()  # none: a dataset in memory
+    dataset: "xr.Dataset | None" = None
+
+    @classmethod
+    def of(cls, given: "Given") -> "Source":
+        """The source that a path, a pattern such as tas_*.nc, several of either, or a dataset stands for.
+
+        Files of a pattern come by name. An existing path is taken literally, even if it contains wildcards. DataError
+        if a pattern fits nothing.
+        """
+        if isinstance(given, Source):
+            return given
+        if isinstance(given, str | os.PathLike):
+            return cls(paths=_files([given]))
+        return cls(paths=_files(given)) if isinstance(given, Sequence) else cls(dataset=given)
+
+    @property
+    def name(self) -> str:
+        """The source in messages: of many files the first and the last.
+
+        >>> Source.of("data/a.nc").name, Source.of(["a.nc", "b.nc", "c.nc"]).name
+        ('a.nc', 'a.nc to c.nc (3 files)')
+        """
+        if self.dataset is not None:
+            return "dataset"
+        first, last = self.paths[0].name, self.paths[-1].name
+        return first if len(self.paths) == 1 else f"{first} to {last} ({len(self.paths)} files)"
+
+    def absolute(self) -> "Source":
+        """The source by absolute paths, for other processes."""
+        return Source(paths=tuple(path.absolute() for path in self.paths), dataset=self.dataset)
+
+    def open(self, closing: contextlib.ExitStack) -> list[Opened]:
+        """Open each file once, to be closed with `closing`; a dataset in memory stays open."""
+        if self.dataset is not None:
+            return [Opened(self.dataset, self.name)]
+        return [Opened(closing.enter_context(_open_file(path)), path.name) for path in self.paths]
+
+
+@contextlib.contextmanager
+def open_source(given: "Given") -> Iterator[Opened]:
+    """The one dataset of a source, closed at the end unless it was in memory; DataError for several files."""
+    source = Source.of(given)
+    if len(source.paths) > 1:
+        raise DataError(f"found {source.name}, expected one file here: join them first, or give them one at a time")
+    with contextlib.ExitStack() as closing:
+        yield source.open(closing)[0]
+
+
+def _files(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
     found: list[Path] = []
-    for given in [source] if isinstance(source, str | os.PathLike) else source:
-        path = Path(given)
+    for path in map(Path, given):
         if path.exists() or not any(letter in str(path) for letter in "*?["):
             found.append(path)
             continue
@@ -48,49 +107,19 @@ def paths_of(source: Paths) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def named(paths: Sequence[Path]) -> str:
-    """Files by name, many of them by the first and the last.
-
-    >>> named([Path("data/a.nc")]), named([Path("a.nc"), Path("b.nc"), Path("c.nc")])
-    ('a.nc', 'a.nc to c.nc (3 files)')
-    """
-    return paths[0].name if len(paths) == 1 else f"{paths[0].name} to {paths[-1].name} ({len(paths)} files)"
-
-
-def source_name(source: "Paths | xr.Dataset") -> str:
-    """The name of a source in messages."""
+def _open_file(path: Path) -> "xr.Dataset":
+    """The dataset of a NetCDF, Zarr or GRIB file."""
     import xarray as xr  # start-up time
 
-    return "dataset" if isinstance(source, xr.Dataset) else named(paths_of(source))
-
-
-def open_source(source: "Paths | xr.Dataset") -> "tuple[xr.Dataset, str]":
-    """The dataset of a file (NetCDF, Zarr or GRIB), unread and with undecoded times, and its name; a Dataset as it is.
-
-    DataError for several files.
-    """
-    import xarray as xr  # start-up time
-
-    if isinstance(source, xr.Dataset):
-        return source, "dataset"
-    paths = paths_of(source)
-    if len(paths) > 1:
-        raise DataError(f"found {named(paths)}, expected one file here: join them first, or give them one at a time")
-    path = paths[0]
     try:
         engine = _engine(path)
         if engine == "cfgrib":
-            return open_grib(path), path.name
+            return open_grib(path)
+        options = {"consolidated": False} if engine == "zarr" else None
         # cache=False: what was read is not kept, so memory does not grow with time
-        if engine == "zarr":
-            opened = xr.open_dataset(
-                path, engine="zarr", decode_times=False, cache=False, chunks=None, consolidated=False
-            )
-        else:
-            opened = xr.open_dataset(path, engine=engine, decode_times=False, cache=False)
+        return xr.open_dataset(path, engine=engine, decode_times=False, cache=False, backend_kwargs=options)
     except READ_ERRORS as error:
         raise DataError(f"cannot read {path}: {reason(error)}; is the file damaged or incomplete?") from None
-    return opened, path.name
 
 
 def reason(error: Exception) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
+from fsae.runtime.input.sources import Source
 from fsae.runtime.log import log
 from fsae.runtime.output.files import output_errors, partial_of
 from fsae.runtime.signals import uninterrupted
@@ -117,6 +118,8 @@ def cluster_to_file(
 
 def _absolute(given: object) -> object:
     """The path of a file that is there, as workers that began in other folders can read it; anything else as it is."""
+    if isinstance(given, Source):
+        return given.absolute()
     return os.path.abspath(given) if isinstance(given, str | os.PathLike) and os.path.exists(given) else given
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.errors import OutputError
-from fsae.runtime.input.sources import ZARR_MARKS, paths_of
+from fsae.runtime.input.sources import ZARR_MARKS, Source
 from fsae.runtime.output.files import RUN
 from fsae.runtime.output.layout import Layout, Unit, coordinates, data_arrays
 from fsae.runtime.output.store import Attribute
@@ -79,11 +79,13 @@ def identity(layout: Layout, inputs: Mapping[str, object]) -> dict[str, str]:
 def _stamp(given: object) -> str:
     """Size and time of change of a file, or of what stands first in a Zarr store; of several files one hash of those.
 
-    Empty for what is no path: see `inputs.paths_of`.
+    Empty for what is not a file.
     """
-    if not isinstance(given, str | os.PathLike | list | tuple):
+    if not isinstance(given, Source | str | os.PathLike | list | tuple):
         return ""
-    stamps = [_stamp_of(path) for path in paths_of(given)]
+    stamps = [_stamp_of(path) for path in Source.of(given).paths]
+    if not stamps:
+        return ""
     whole = hashlib.sha256("; ".join(stamps).encode()).hexdigest()
     return stamps[0] if len(stamps) == 1 else f"{whole} of {len(stamps)} files"
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from test_joining import series
+from monthly_input import series
 
 import fsae.runtime
 from fsae.runtime import Request, Selection

@@ -12,7 +12,7 @@ from fsae.runtime.backends.graphs import INPUTS, DenoiserInputs, Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Variable
 from fsae.runtime.climate.climatology import evaluate, fit, season
-from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.joining import read_fields
 from fsae.runtime.output.layout import Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.grids import LatLonGrid

@@ -17,7 +17,8 @@ from fsae.runtime.climate import climatology
 from fsae.runtime.climate.calendar import time_index
 from fsae.runtime.climate.transforms import forward
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import Fields, read_fields
+from fsae.runtime.input.fields import Fields
+from fsae.runtime.input.joining import read_fields
 from fsae.runtime.sphere.healpix import coarsen, refine
 from fsae.runtime.sphere.pyramid import decompose, level_mask, recompose
 from fsae.runtime.sphere.regrid import once_a_grid

@@ -12,16 +12,15 @@ import numpy as np
 from fsae.runtime.climate.calendar import step_bounds, time_method
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.dates import find_dates
-from fsae.runtime.input.fields import Fields, VariableSpec
+from fsae.runtime.input.fields import Fields, VariableSpec, Wanted
 from fsae.runtime.input.grid_detection import find_grid
-from fsae.runtime.input.joining import join, open_parts
-from fsae.runtime.input.sources import open_source
+from fsae.runtime.input.joining import by_variable, join
+from fsae.runtime.input.sources import Source, open_source
 from fsae.runtime.input.variables import standard
 from fsae.runtime.output.layout import Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.grids import Grid, is_same
-from fsae.runtime.sphere.healpix import npix
-from fsae.runtime.sphere.regrid import once_a_grid
+from fsae.runtime.sphere.healpix import MAX_ZOOM, npix
 
 log = logging.getLogger("fsae.training")
 
@@ -57,8 +56,7 @@ def describe_variables(inputs: Sequence[Path], names: Sequence[str] = ()) -> lis
     found: dict[str, DescribedVariable] = {}
     first: Grid | None = None
     for path in inputs:
-        dataset, where = open_source(path)
-        with dataset:
+        with open_source(path) as (dataset, where):
             there = [name for name in names if name in dataset.variables] if names else list(dataset.data_vars)
             for name in map(str, there):
                 array = dataset[name]
@@ -103,12 +101,14 @@ def prepare(
     are left out: monthly data is matched by year and month, other data by its dates. The default zoom is the finest
     that every input supports. The store gets its name when it is complete.
     """
-    with contextlib.ExitStack() as opened:
-        parts = open_parts(inputs, variables, zoom, None, method, {}, once_a_grid(), opened)
-        fields = join(parts)
+    source = Source.of(inputs)
+    with contextlib.ExitStack() as closing:
+        wanted = Wanted(variables=variables, zoom=zoom, finest_zoom=MAX_ZOOM, method=method)
+        parts = by_variable(source.open(closing), wanted)
+        fields = join(source.name, parts)
         for note in fields.notes:
             log.info("prepare: %s", note)
-        layout = _layout(fields, variables, [own[0].cell_methods for own in parts])
+        layout = _layout(fields, variables, parts)
         everyone = slice(0, fields.shape[0])
         with open_output(Path(output), layout, overwrite) as write:
             for times, values in fields.chunks(layout.time_chunk):
@@ -118,15 +118,16 @@ def prepare(
         return fields.grid
 
 
-def _layout(fields: Fields, variables: Sequence[PreparedVariable], cell_methods: Sequence[str]) -> Layout:
-    """The output: what the source says of averaging goes before what the configuration says."""
+def _layout(fields: Fields, variables: Sequence[PreparedVariable], parts: Sequence[Sequence[Fields]]) -> Layout:
+    """The output; what a variable's first file says of averaging goes before what the configuration says."""
+    sources = "; ".join(dict.fromkeys(part.source for own in parts for part in own))
     attributes = {}
-    for variable, said in zip(variables, cell_methods, strict=True):
+    for variable, own in zip(variables, parts, strict=True):
         texts = {
             "standard_name": variable.standard_name,
             "long_name": variable.long_name,
             "units": variable.units,
-            "cell_methods": said or variable.cell_methods,
+            "cell_methods": own[0].cell_methods or variable.cell_methods,
         }
         attributes[variable.name] = {key: text for key, text in texts.items() if text}
     bounds = fields.bounds
@@ -135,7 +136,7 @@ def _layout(fields: Fields, variables: Sequence[PreparedVariable], cell_methods:
         bounds = step_bounds(fields.times, fields.step)
     return Layout(
         variables=attributes,
-        attributes={"title": "fields on nested HEALPix", "source": fields.source},
+        attributes={"title": "fields on nested HEALPix", "source": sources},
         time=encode_times(fields.times, bounds, fields.calendar),
         zoom=fields.zoom,
         members=fields.members,

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import Fields, read_fields
+from fsae.runtime.input.fields import Fields
+from fsae.runtime.input.joining import read_fields
 from fsae.training.config import Config
 from fsae.training.networks.autoencoder import Autoencoder
 

@@ -25,8 +25,7 @@ def read_static(files: Sequence[Path], zoom: int) -> dict[str, F64]:
     found: dict[str, F64] = {}
     weights = once_a_grid()
     for path in files:
-        dataset, where = open_source(path)
-        with dataset:
+        with open_source(path) as (dataset, where):
             for name, standard_name in STANDARD_NAMES.items():
                 if name in found or not has_variable(dataset, name, standard_name):
                     continue

@@ -22,14 +22,13 @@ from scipy.special import sph_harm_y
 
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.input.fields import Fields, read_fields
-from fsae.runtime.input.joining import join
-from fsae.runtime.input.sources import open_source
-from fsae.runtime.input.variables import has_variable
+from fsae.runtime.input.fields import Fields, Wanted
+from fsae.runtime.input.joining import by_variable, join
+from fsae.runtime.input.sources import Source
 from fsae.runtime.sphere.grids import LatLonGrid, is_same
 from fsae.runtime.sphere.healpix import pixel_of, zoom_of
 from fsae.runtime.sphere.regrid import Weights
-from fsae.training.config import Config, VariableConfig
+from fsae.training.config import Config
 from fsae.training.data.datasets import AnomalySamples
 from fsae.training.data.normalisation import fit_statistics, normalised
 from fsae.training.data.prepared import in_batches, part_of, read_prepared
@@ -145,20 +144,17 @@ def open_lat_lon(config: Config, inputs: Sequence[Path], folder: Path) -> Iterat
             raise DataError(
                 f"{path} is not what {folder} was trained on: give the files of that time, or train it again"
             )
-    variables = config.data.variables
-    with ExitStack() as opened:
-        parts = []
-        for variable in variables:
-            own = [_points_of(path, variable) for path in inputs if _holds(path, variable)]
-            for part in own:
-                opened.callback(part.close)
-            parts.append(own)
+    source = Source.of(inputs)
+    with ExitStack() as closing:
+        # the points as they are, where readers would give pixels
+        wanted = Wanted(variables=config.data.variables, zoom=0, make_weights=unchanged)
+        parts = by_variable(source.open(closing), wanted)
         grid = parts[0][0].grid
         if not isinstance(grid, LatLonGrid) or not all(is_same(part.grid, grid) for own in parts for part in own):
             found = ", ".join(dict.fromkeys(str(part.grid) for own in parts for part in own))
             raise DataError(f"the inputs are on: {found}; expected one lat-lon grid, which the CNN-VAE works on")
-        points, prepared = join(parts), read_prepared(config, folder)
-        opened.callback(prepared.close)
+        points, prepared = join(source.name, parts), read_prepared(config, folder)
+        closing.callback(prepared.close)
         yield LatLonFields(  # times, and so the season, as the autoencoder has them
             variables=prepared.variables,
             zoom=prepared.zoom,
@@ -169,20 +165,10 @@ def open_lat_lon(config: Config, inputs: Sequence[Path], folder: Path) -> Iterat
             step=prepared.step,
             cell_methods=prepared.cell_methods,
             members=None,
-            source=points.source,
+            name=points.name,
+            way=points.way,
             readers=points.readers,
         )
-
-
-def _holds(path: Path, variable: VariableConfig) -> bool:
-    dataset, _ = open_source(path)
-    with dataset:
-        return has_variable(dataset, variable.name, variable.standard_name)
-
-
-def _points_of(path: Path, variable: VariableConfig) -> Fields:
-    """A variable of a file; where it is on a lat-lon grid its readers give the points as they are."""
-    return read_fields(path, [variable], zoom=0, make_weights=unchanged)
 
 
 def unchanged(grid: LatLonGrid, zoom: int, method: str) -> Weights:

@@ -14,7 +14,7 @@ from fsae.runtime.climate import climatology
 from fsae.runtime.climate.transforms import forward, inverse
 from fsae.runtime.codec.source_climatology import fit_source
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.joining import read_fields
 from fsae.runtime.sphere.healpix import coarsen, refine
 from fsae.training.evaluation.model import TrainedModel, anomalies, model_of, rebuild
 from fsae.training.evaluation.periods import Period

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from test_forecasts import FIRST, LEADS, benchmark, cf, daily
+from forecast_forms import FIRST, LEADS, benchmark, cf, daily
 from tiny_bundle import ZOOM
 from trees import tree
 
 from fsae.runtime import Emulator, Selection, Shard
 from fsae.runtime.errors import DataError, UsageError
-from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.joining import read_fields
 
 STARTS = 3
 WEEK = np.timedelta64(7, "D")

@@ -11,7 +11,7 @@ import xarray as xr
 
 from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.joining import read_fields
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres, ring_to_nested
 from fsae.runtime.sphere.regrid import apply, make_weights

@@ -11,7 +11,7 @@ from tiny_bundle import ZOOM, tiny_grid, tiny_manifest
 
 import fsae.runtime
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.joining import read_fields
 from fsae.runtime.input.sources import open_source
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.regrid import apply, make_weights
@@ -100,8 +100,7 @@ def test_arrays_of_one_name_are_numbered(tmp_path: Path) -> None:
         file.write(message("2t", part[0], member=0, kind="cf"))
         file.write(message("2t", part[1], member=1, kind="pf"))
         file.write(message("10u", part[0] - 280, member=0, kind="cf"))
-    dataset, _ = open_source(tmp_path / "two.grib")
-    with dataset:
+    with open_source(tmp_path / "two.grib") as (dataset, _):
         names = sorted(map(str, dataset.data_vars))
     assert names == ["t2m_1", "t2m_2", "u10"]
     with pytest.raises(DataError, match="2 variables of standard name 'air_temperature': t2m_1, t2m_2; expected one"):

@@ -1,61 +1,29 @@
 """Several files as one input: patterns, lists, variables in files of their own; gaps are told, overlaps refused."""
 
+import glob
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from tiny_bundle import VARIABLES, ZOOM, tiny_grid, tiny_manifest
+from monthly_input import MONTHS, SPECS, THIRDS, series, write
+from tiny_bundle import ZOOM
 
 import fsae.runtime
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.cli.main import main
 from fsae.runtime.codec.encoder_input import open_fields
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import read_fields
-from fsae.runtime.input.joining import read_files
+from fsae.runtime.input.joining import read_fields
 from fsae.runtime.jobs.ledger import identity
 from fsae.runtime.output.layout import Layout
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.regrid import make_weights
-
-SPECS = tiny_manifest().variables
-MONTHS = 24
-
-
-def series(calendar: str = "noleap") -> xr.Dataset:
-    """Two years of monthly means of both variables on the tiny bundle's grid, times as numbers."""
-    grid = tiny_grid()
-    values = np.random.default_rng(2).normal(size=(VARIABLES, MONTHS, *grid.shape))
-    stamps = [cftime.datetime(2001 + m // 12, m % 12 + 1, 16, calendar=calendar) for m in range(MONTHS)]
-    days = cftime.date2num(stamps, "days since 2000-01-01", calendar)
-    dims = ("time", "lat", "lon")
-    return xr.Dataset(
-        {
-            "tas": (dims, values[0] + 280, {"units": "K", "standard_name": "air_temperature"}),
-            "uas": (dims, values[1], {"units": "m s-1", "standard_name": "eastward_wind"}),
-        },
-        {
-            "time": ("time", days, {"units": "days since 2000-01-01", "calendar": calendar, "standard_name": "time"}),
-            "lat": grid.lat_deg,
-            "lon": grid.lon_deg,
-        },
-    )
-
-
-def write(folder: Path, whole: xr.Dataset, edges: list[tuple[int, int]], name: str = "part") -> list[Path]:
-    """Files of the steps between edges, whose names are in the order of time."""
-    paths = [folder / f"{name}_{first:02d}.nc" for first, _ in edges]
-    for path, (first, end) in zip(paths, edges, strict=True):
-        whole.isel(time=slice(first, end)).to_netcdf(path, engine="h5netcdf")
-    return paths
-
-
-THIRDS = [(0, 7), (7, 8), (8, MONTHS)]  # one of them of a single step
 
 
 def test_files_are_one_series(tmp_path: Path) -> None:  # oracle: the same data in one piece
@@ -69,13 +37,13 @@ def test_files_are_one_series(tmp_path: Path) -> None:  # oracle: the same data 
         return make_weights(*arguments)  # type: ignore[arg-type]
 
     for source in (str(tmp_path / "part_*.nc"), [paths[2], paths[0], paths[1]], [tmp_path / "part_0?.nc"]):
-        found = read_files(source, SPECS, finest_zoom=ZOOM, make_weights=weights)  # type: ignore[arg-type]
+        found = read_fields(source, SPECS, finest_zoom=ZOOM, make_weights=weights)  # type: ignore[arg-type]
         assert (found.times, found.step, found.zoom, found.notes) == (plain.times, "1 month", ZOOM, ())
         np.testing.assert_array_equal(found.read(), plain.read())
         np.testing.assert_array_equal(found.read(slice(5, 10)), plain.read(slice(5, 10)))
         found.close()
     assert len(asked) == 3  # the weights of their one grid, once for each
-    assert read_files(str(tmp_path / "part_*.nc"), SPECS, finest_zoom=ZOOM).source == (
+    assert read_fields(str(tmp_path / "part_*.nc"), SPECS, finest_zoom=ZOOM).source == (
         "part_00.nc to part_08.nc (3 files): 13 x 24 lat-lon grid, bilinear to HEALPix zoom 2"
     )
 
@@ -84,30 +52,30 @@ def test_a_name_with_the_letters_of_a_pattern_is_a_name(tmp_path: Path) -> None:
     whole = series()
     write(tmp_path, whole, [(0, 3)], name="part[1]")
     write(tmp_path, whole, [(3, 9)], name="part1")
-    assert len(read_files(tmp_path / "part[1]_00.nc", SPECS, finest_zoom=ZOOM).times) == 3
+    assert len(read_fields(tmp_path / "part[1]_00.nc", SPECS, finest_zoom=ZOOM).times) == 3
 
 
 def test_variables_in_files_of_their_own(tmp_path: Path) -> None:  # oracle: the same data in one piece
     whole = series()
     write(tmp_path, whole[["tas"]], THIRDS, name="tas")
     write(tmp_path, whole[["uas"]].rename(uas="u10"), [(0, 12), (12, 22)], name="wind")
-    found = read_files(str(tmp_path / "*.nc"), SPECS, finest_zoom=ZOOM, names={"uas": "u10"})
+    found = read_fields(str(tmp_path / "*.nc"), SPECS, finest_zoom=ZOOM, names={"uas": "u10"})
     np.testing.assert_array_equal(found.read(), read_fields(whole, SPECS, finest_zoom=ZOOM).read(slice(0, 22)))
     assert found.notes == ("Only 22 of 24 steps are common to all variables: the others are left out.",)
     with pytest.raises(DataError, match="none of the 3 input files holds 'uas': add the file that does"):
-        read_files(str(tmp_path / "tas*.nc"), SPECS, finest_zoom=ZOOM)
+        read_fields(str(tmp_path / "tas*.nc"), SPECS, finest_zoom=ZOOM)
 
 
 def test_a_gap_is_told(tmp_path: Path) -> None:
     paths = write(tmp_path, series(), [(0, 7), (9, 12), (14, MONTHS)])
-    found = read_files(paths, SPECS, finest_zoom=ZOOM)
+    found = read_fields(paths, SPECS, finest_zoom=ZOOM)
     assert found.notes == (
         "The input has 2 gaps between the files, the first from 2001-07-16T00:00:00 (part_00.nc) to "
         "2001-10-16T00:00:00 (part_09.nc).",
     )
     assert len(found.times) == MONTHS - 4
     single = write(tmp_path, series(), [(8, 10)], name="near")  # one month is missing
-    with_one = read_files([paths[0], *single], SPECS, finest_zoom=ZOOM)
+    with_one = read_fields([paths[0], *single], SPECS, finest_zoom=ZOOM)
     assert with_one.notes[0].startswith("The input has a gap between the files, from 2001-07-16T00:00:00")
 
 
@@ -116,22 +84,22 @@ def test_what_does_not_join_is_refused(tmp_path: Path) -> None:
     paths = write(tmp_path, whole, THIRDS)
     other = write(tmp_path, whole, [(20, MONTHS)], name="again")
     with pytest.raises(DataError, match=r"twice, in (part_08.nc and again_20.nc|again_20.nc and part_08.nc): leave"):
-        read_files([*paths, *other], SPECS, finest_zoom=ZOOM)
+        read_fields([*paths, *other], SPECS, finest_zoom=ZOOM)
     of_360 = write(tmp_path, series("360_day"), [(20, MONTHS)], name="other")
     with pytest.raises(DataError, match="the files of tas have different calendars: 360_day, noleap"):
-        read_files([paths[0], *of_360], SPECS, finest_zoom=ZOOM)
+        read_fields([paths[0], *of_360], SPECS, finest_zoom=ZOOM)
     with pytest.raises(DataError, match=r"found no file that fits '.*none_\*\.nc': give the path of a file"):
-        read_files(str(tmp_path / "none_*.nc"), SPECS)
+        read_fields(str(tmp_path / "none_*.nc"), SPECS)
     with pytest.raises(DataError, match="none of the 3 input files holds 'uas'"):  # a name that was given is meant
-        read_files(paths, SPECS, names={"uas": "zz"})
+        read_fields(paths, SPECS, names={"uas": "zz"})
     with pytest.raises(DataError, match="found an empty list of files"):
-        read_files([], SPECS)
+        read_fields([], SPECS)
 
 
 def test_only_the_first_steps_are_read_at_first(tmp_path: Path) -> None:  # oracle: what is wrong later shows later
     whole = series()
     whole["tas"][20, 3, 3] = np.nan
-    found = read_files(write(tmp_path, whole, THIRDS), SPECS, finest_zoom=ZOOM)
+    found = read_fields(write(tmp_path, whole, THIRDS), SPECS, finest_zoom=ZOOM)
     found.read(slice(0, 20))
     with pytest.raises(DataError, match=r"tas in part_08\.nc has 1 missing values in 4 steps"):
         found.read(slice(18, 22))
@@ -163,12 +131,29 @@ def test_verbs_take_a_pattern(
     assert "warning: The input has a gap between the files" in err
     assert run(tiny_bundle_path, "compress", tmp_path / "*.nc", tmp_path / "c.nc", "--overwrite") == 7
     error = capsys.readouterr().err
-    assert "c.nc is among the files that fit" in error
+    assert "c.nc is one of the input files" in error
     assert error.endswith("give another path for the output\n")
     with xr.open_dataset(tmp_path / "c.nc") as kept:
         assert kept.attrs["fsae_kind"] == "climatology"
     assert run(tiny_bundle_path, "decompress", pattern, tmp_path / "d.nc") == 5
     assert "found part_00.nc to part_09.nc (2 files), expected one file here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_file_is_opened_once(
+    count: int, tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: the number of files, and one pattern
+    write(tmp_path, series(), THIRDS[:count])
+    calls: list[str] = []
+
+    def counted(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *words, **options: (calls.append(what), function(*words, **options))[1]
+
+    monkeypatch.setattr(xr, "open_dataset", counted("open", xr.open_dataset))
+    monkeypatch.setattr(glob, "glob", counted("glob", glob.glob))
+    words = ("--climatology", "training", "--threads", "1")
+    assert run(tiny_bundle_path, "compress", tmp_path / "part_*.nc", tmp_path / "out.zarr", *words) == 0
+    assert sorted(calls) == ["glob", *["open"] * count]
 
 
 def test_a_forecast_from_several_files(tiny_bundle_path: Path, tmp_path: Path) -> None:  # oracle: one file

@@ -9,7 +9,8 @@ import pytest
 
 from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import Fields, read_fields
+from fsae.runtime.input.fields import Fields
+from fsae.runtime.input.joining import read_fields
 from fsae.training.config import Config, DataConfig, FitConfig, TrainerConfig, VariableConfig
 from fsae.training.data import normalisation
 from fsae.training.data.datasets import AnomalySamples

@@ -9,7 +9,7 @@ import zarr
 
 from fsae.runtime.climate.calendar import year_phase
 from fsae.runtime.errors import DataError, OutputError
-from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.joining import read_fields
 from fsae.runtime.sphere.grids import HealpixGrid, LatLonGrid
 from fsae.runtime.sphere.healpix import npix
 from fsae.training.data.prepare import DescribedVariable, describe_variables, prepare

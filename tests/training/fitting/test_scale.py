@@ -61,7 +61,7 @@ from pathlib import Path
 import cftime
 import numpy as np
 
-from fsae.runtime.input.fields import read_fields
+from fsae.runtime.input.joining import read_fields
 from fsae.runtime.output.layout import Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
 from fsae.training.fitting import autoencoder, pipeline
