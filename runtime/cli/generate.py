@@ -8,6 +8,7 @@ import click
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.sources import Source
 from fsae.runtime.input.variables import name_pairs
+from fsae.runtime.progress import progress_bar
 
 from .options import (
     common,
@@ -23,7 +24,7 @@ from .options import (
     with_selection,
 )
 from .options import names as words
-from .terminal import open_emulator, prepare_output, progress_bar, summary
+from .terminal import open_emulator, prepare_output, summary
 
 
 @click.command()

@@ -13,6 +13,7 @@ from fsae.runtime.errors import FsaeError, Stopped
 from fsae.runtime.input.sources import Source
 from fsae.runtime.input.variables import name_pairs
 from fsae.runtime.log import log, on_stderr
+from fsae.runtime.progress import progress_bar
 from fsae.runtime.signals import termination_as_interrupt
 
 from .doctor import doctor
@@ -35,7 +36,7 @@ from .options import (
     with_zoom,
 )
 from .start import INTERRUPTED
-from .terminal import PROGRAM, open_emulator, prepare_output, progress_bar, size_of, summary
+from .terminal import PROGRAM, open_emulator, prepare_output, size_of, summary
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -1,10 +1,7 @@
 """What the verbs of `fsae-run` share: options before or after the verb, progress, the line at the end, signals."""
 
-import contextlib
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,41 +19,12 @@ if TYPE_CHECKING:
 
 PROGRAM = "fsae-run"
 
-Progress = Callable[[int, int], None]
-
 
 def open_emulator(options: Options) -> "Emulator":
     """The emulator that the options ask for; it says which bundle and device that is."""
     from fsae.runtime.emulator import load
 
     return load(options.model, options.device or "auto", precision=options.precision, threads=options.threads)
-
-
-@contextlib.contextmanager
-def progress_bar(verb: str) -> Iterator[Progress]:
-    """What shows fields done and in all on stderr, with rate and time left; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[rate]}"),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(verb, total=None, rate="")
-        began = time.monotonic()
-
-        def show(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - began, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:.1f} fields/s")
-
-        yield show
 
 
 def size_of(path: Path) -> int:

@@ -10,7 +10,7 @@ from torch import nn
 
 from fsae.runtime.backends.graphs import INPUTS, DenoiserInputs, Graphs
 from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.bundle.manifest import Variable
+from fsae.runtime.bundle.manifest import Source, Variable
 from fsae.runtime.climate.climatology import evaluate, fit, season
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.output.layout import Layout, Unit, open_output
@@ -19,7 +19,6 @@ from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.training.config import Config, DataConfig, FastConfig, FitConfig, SamplerConfig, VariableConfig
 from fsae.training.fitting.run_folder import (
     Facts,
-    InputFile,
     fast_levels,
     make_autoencoder,
     make_denoiser,
@@ -123,7 +122,7 @@ def write_run(folder: Path, sample_data: Path) -> Path:
     write_record(
         folder / "facts.json",
         Facts(
-            inputs=(InputFile(name=SAMPLE, sha256="ab" * 32),),
+            inputs=(Source(name=SAMPLE, sha256="ab" * 32),),
             calendar=source.calendar,
             step="1 month",
             period=("2005-01-01", "2011-12-01"),

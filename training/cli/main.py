@@ -11,6 +11,7 @@ import click
 
 from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
 from fsae.runtime.log import in_file, on_stderr
+from fsae.runtime.progress import progress_bar
 
 from .studies import STUDIES
 
@@ -190,10 +191,9 @@ def prepare(
     """Put INPUTS (CF NetCDF or Zarr, lat-lon or HEALPix) on nested HEALPix, into the Zarr store OUTPUT."""
     from fsae.training.data.prepare import describe_variables
     from fsae.training.data.prepare import prepare as run_prepare
-    from fsae.training.fitting.progress import steps_bar
 
     variables = describe_variables(inputs, names)
-    with steps_bar("prepare", sys.stderr.isatty()) as moved:
+    with progress_bar("prepare", "steps") as moved:
         run_prepare(list(inputs), output, variables, zoom=zoom, method=method, overwrite=overwrite, progress=moved)
     click.echo(f"wrote {output}: {', '.join(v.name for v in variables)}")
 

@@ -8,6 +8,7 @@ import click
 
 from fsae.runtime.errors import OutputError
 from fsae.runtime.log import on_stderr
+from fsae.runtime.progress import progress_bar
 
 PATH = click.Path(path_type=Path)
 
@@ -78,10 +79,9 @@ def hindcast(model: str | None, members: int, leads: int, every: int, data: Path
 
     CRPS, spread and rank histograms at each lead, beside climatology, persistence and an autoregression.
     """
-    from fsae.training.fitting.progress import steps_bar
     from fsae.training.studies.hindcast import hindcast_model
 
-    with steps_bar("hindcast", sys.stderr.isatty()) as moved:
+    with progress_bar("hindcast", "steps") as moved:
         return hindcast_model(model, data, members=members, leads=leads, every=every, progress=moved)
 
 
@@ -96,11 +96,10 @@ def decades(model: str | None, members: int, stability_members: int, years: int,
 
     Decadal means and trends beside the data's, the evaluation years as extrapolation, then decades without forcing.
     """
-    from fsae.training.fitting.progress import steps_bar
     from fsae.training.studies.decades import Ensembles, decades_of_model
 
     ensembles = Ensembles(members=members, stability_members=stability_members, years=years)
-    with steps_bar("decades", sys.stderr.isatty()) as moved:
+    with progress_bar("decades", "steps") as moved:
         return decades_of_model(model, data, ensembles, moved)
 
 

@@ -1,4 +1,7 @@
-"""Training samples as pure functions of (seed, index): the same whatever the workers, ranks or restarts."""
+"""Training samples as pure functions of (seed, index): the same whatever the workers, ranks or restarts.
+
+There is a sample for every index from 0 on; the training loop says which of them a batch has.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,33 +25,21 @@ class AnomalySamples(Dataset[tuple[Tensor, Tensor]]):
     """Normalised anomalies (V, N) with their season (2K): real months, and random mixtures of three of them.
 
     Monthly anomalies are close to Gaussian, so a x_i + b x_j + c x_k with a^2 + b^2 + c^2 = 1 is another valid sample;
-    with only hundreds of months this is what keeps the autoencoder from learning them by heart. The season is x_i's,
-    whose weight is the largest on average. With `localisation` above 0 the weights vary over the sphere: to (a, b, c)
-    random sums of the `waves` (W, N) of that deviation are added before the norm is taken, at every pixel. Far-away
-    anomalies are then less correlated than in the few months at hand, whose correlations over long distances are noise.
+    with only hundreds of months this is what keeps the autoencoder from learning them by heart. A share `mixture` of
+    the samples are mixtures. The season is x_i's, whose weight is the largest on average. With `localisation` above 0
+    the weights vary over the sphere: to (a, b, c) random sums of the `waves` (W, N) of that deviation are added before
+    the norm is taken, at every pixel. Anomalies far apart are then less correlated than in the few months at hand,
+    whose correlations over long distances are noise.
     """
 
     def __init__(
-        self,
-        anomalies: Series,
-        season: F32,
-        waves: F32,
-        *,
-        mixture: float,
-        localisation: float,
-        seed: int,
-        first: int,
-        count: int,
+        self, anomalies: Series, season: F32, waves: F32, *, mixture: float, localisation: float, seed: int
     ) -> None:
         self.anomalies, self.season, self.waves = anomalies, season, waves / np.float32(len(waves) ** 0.5)
-        self.mixture, self.localisation = mixture, localisation
-        self.seed, self.first, self.count = seed, first, count
-
-    def __len__(self) -> int:
-        return self.count
+        self.mixture, self.localisation, self.seed = mixture, localisation, seed
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng((self.seed, self.first + index))
+        rng = np.random.default_rng((self.seed, index))
         months = rng.integers(len(self.anomalies), size=3)
         season = torch.from_numpy(self.season[months[0]])
         if rng.random() >= self.mixture:
@@ -66,7 +57,7 @@ class AnomalySamples(Dataset[tuple[Tensor, Tensor]]):
 class Stretch:
     """Latents (time, V, Nzb) of one member of one source, their season (time, 2K) and forcing (time,).
 
-    `index` (time,) counts steps: consecutive ones differ by one, a larger difference is a gap.
+    `index` (time,) counts steps: consecutive steps differ by one, a larger difference is a gap.
     """
 
     source: str  # "hr" or "lr"
@@ -79,8 +70,8 @@ class Stretch:
 class WindowSamples(Dataset[dict[str, Tensor]]):
     """Noisy windows of whitened latents for the denoiser: its inputs by name, and the clean window as `clean`.
 
-    A window is of a high-resolution source in a `high_resolution_share` of the samples, where there are both kinds;
-    the windows of a kind have equal chances.
+    With both kinds of sources a `high_resolution_share` of the windows is of a high-resolution one; all windows of a
+    kind are equally likely.
     """
 
     def __init__(
@@ -92,11 +83,9 @@ class WindowSamples(Dataset[dict[str, Tensor]]):
         window: int,
         previous: int,
         seed: int,
-        first: int,
-        count: int,
     ) -> None:
         self.stretches, self.noise, self.share = stretches, noise, high_resolution_share
-        self.window, self.previous, self.seed, self.first, self.count = window, previous, seed, first, count
+        self.window, self.previous, self.seed = window, previous, seed
         self.starts: dict[str, list[tuple[int, int]]] = {}  # by source: which stretch, which step of it
         for number, stretch in enumerate(stretches):
             last = np.arange(window - 1, len(stretch.index))
@@ -106,11 +95,8 @@ class WindowSamples(Dataset[dict[str, Tensor]]):
             if self.starts.get(source) == []:
                 raise DataError(f"found no {window} consecutive steps in the {source} data: choose a shorter window")
 
-    def __len__(self) -> int:
-        return self.count
-
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((self.seed, self.first + index))
+        rng = np.random.default_rng((self.seed, index))
         source = next(iter(self.starts)) if len(self.starts) == 1 else SOURCES[int(rng.random() >= self.share)]
         number, start = self.starts[source][rng.integers(len(self.starts[source]))]
         stretch = self.stretches[number]

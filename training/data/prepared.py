@@ -1,6 +1,8 @@
-"""The prepared fields of a run, which steps of them serve what, and their latents."""
+"""The prepared fields of a run, the years they are used for, and their latents."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.joining import read_fields
-from fsae.training.config import Config
+from fsae.training.config import Config, Years
 from fsae.training.networks.autoencoder import Autoencoder
 
-from .normalisation import Series
+from .normalisation import Series, normalised
 
 BATCH = 32  # steps encoded at once, fewer where fields are large
 
@@ -28,8 +30,35 @@ def read_prepared(config: Config, folder: Path) -> Fields:
     return read_fields(folder / "data.zarr", config.data.variables, zoom=zoom, finest_zoom=zoom)
 
 
-def in_years(fields: Fields, years: tuple[int, int]) -> NDArray[np.bool_]:
-    """Which steps lie in `years`, both included; DataError where none does."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The fields of a run and the tables that normalise them, read once for all of its stages.
+
+    A period is normalised anomalies (time, variable, pixel) and their season (time, 2K).
+    """
+
+    config: Config
+    fields: Fields
+    statistics: Mapping[str, F32]
+
+    @cached_property
+    def training(self) -> tuple[Series, F32]:
+        """The training years."""
+        return self.period(self.config.data.training_years)
+
+    @cached_property
+    def validation(self) -> tuple[Series, F32] | None:
+        """The years watched during training, if the configuration names some."""
+        years = self.config.data.validation_years
+        return None if years is None else self.period(years)
+
+    def period(self, years: Years) -> tuple[Series, F32]:
+        """Any years, read anew each time."""
+        return normalised(self.config, self.fields, self.statistics, part_of(self.fields, years))
+
+
+def in_years(fields: Fields, years: Years) -> NDArray[np.bool_]:
+    """Mask (time,) of the steps within `years`, both included; DataError if there is none."""
     year = np.array([time.year for time in fields.times])
     chosen = (year >= years[0]) & (year <= years[1])
     if not chosen.any():
@@ -37,14 +66,14 @@ def in_years(fields: Fields, years: tuple[int, int]) -> NDArray[np.bool_]:
     return np.asarray(chosen)
 
 
-def part_of(fields: Fields, years: tuple[int, int]) -> slice:
+def part_of(fields: Fields, years: Years) -> slice:
     """The steps within `years` as a slice of the sorted time axis."""
     chosen = np.flatnonzero(in_years(fields, years))
     return slice(int(chosen[0]), int(chosen[-1]) + 1)
 
 
 def in_batches(series: Series, season: F32) -> Iterator[tuple[Tensor, Tensor]]:
-    """Steps of a series (time, variable, pixel) with their season (time, 2K), at most `BATCH` at once."""
+    """Steps of a series (time, variable, pixel) with their season (time, 2K), at most `BATCH` at a time."""
     size = max(1, min(BATCH, BATCH_VALUES // int(np.prod(series.shape[1:]))))
     for first in range(0, len(series), size):
         part = slice(first, first + size)

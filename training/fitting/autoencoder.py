@@ -7,83 +7,90 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from fsae.runtime.arrays import F32
-from fsae.runtime.input.fields import Fields
 from fsae.runtime.sphere.healpix import coarsen
-from fsae.training.config import Config
 from fsae.training.data.datasets import AnomalySamples
-from fsae.training.data.normalisation import Series, normalised
-from fsae.training.data.prepared import encode_series, in_batches, part_of
+from fsae.training.data.normalisation import Series
+from fsae.training.data.prepared import Prepared, encode_series, in_batches, part_of
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.global_map import global_maps
 from fsae.training.networks.halo import spherical_harmonics
 from fsae.training.networks.sharpening import fit_sharpening
 
-from .loop import autoencoder_loss, fit, forget_checkpoints
-from .processes import is_first, wait_for
-from .run_folder import make_autoencoder, read_statistics, round_weights, save_weights
+from .loop import Loop, Loss, autoencoder_loss, fit, keep
+from .processes import is_first
+from .run_folder import make_autoencoder, round_weights
 
 log = logging.getLogger("fsae.training")
 
-MAP_STEPS = 4096  # whose covariance makes the dense maps
+MAP_STEPS = 4096  # at most as many give the covariance of the dense maps
 
 SHARPEN_STEPS = 120
 
-SHARPEN_VALUES = 1 << 26  # their values: 256 MiB
+SHARPEN_VALUES = 1 << 26  # of all these steps: 256 MiB
 
 MIXTURE_WAVES = 9  # spherical harmonics of degree 0 to 2: the weights of a mixture vary over some 5,000 km
 
 
-def autoencoder_stage(config: Config, fields: Fields, folder: Path, *, progress: bool) -> None:
-    """Train the autoencoder."""
-    if (folder / "autoencoder.safetensors").exists():
+def autoencoder_stage(data: Prepared, folder: Path, *, progress: bool) -> None:
+    """Make the autoencoder of a run, unless it is there."""
+    weights = folder / "autoencoder.safetensors"
+    if weights.exists():
         return
-    statistics = read_statistics(folder)
-    anomalies, season = normalised(config, fields, statistics, part_of(fields, config.data.training_years))
-    settings = config.autoencoder_fit
-    log.info("autoencoder: %d steps of %d samples", settings.steps, settings.batch)
-
-    waves = spherical_harmonics(config.autoencoder.zoom, MIXTURE_WAVES).T  # (wave, pixel)
-
-    def samples(first: int, count: int) -> AnomalySamples:
-        return AnomalySamples(
-            anomalies,
-            season,
-            waves,
-            mixture=settings.mixture,
-            localisation=settings.localisation,
-            seed=config.seed,
-            first=first,
-            count=count,
-        )
-
-    model = make_autoencoder(config, statistics)
+    config, fields = data.config, data.fields
+    anomalies, _ = data.training
+    log.info("autoencoder: %d steps of %d samples", config.autoencoder_fit.steps, config.autoencoder_fit.batch)
+    model = make_autoencoder(config, data.statistics)
     fit_global_maps(model, anomalies, fields.phase[part_of(fields, config.data.training_years)])
-    fit(
-        model,
-        autoencoder_loss,
-        settings,
-        config.trainer,
-        samples,
-        folder=folder / "autoencoder",
+    waves = spherical_harmonics(config.autoencoder.zoom, MIXTURE_WAVES).T  # (wave, pixel)
+    fit_compression(data, model, autoencoder_loss, autoencoder_loss, waves, folder / "autoencoder", progress=progress)
+    round_weights(model)
+    if config.autoencoder.sharpen and is_first():
+        sharpen(model, *(data.validation or data.training))
+    keep(model, weights, folder / "autoencoder")
+
+
+def fit_compression(
+    data: Prepared, model: nn.Module, loss: Loss, error: Loss, waves: F32, folder: Path, *, progress: bool
+) -> None:
+    """Train a model that compresses normalised anomalies: an autoencoder, or the baseline beside it.
+
+    `loss` and the mean square `error`, which is logged for the validation years, are functions of the model and a batch
+    of anomalies (batch, variable, pixel) and seasons (batch, 2K). With `waves` (wave, pixel) the weights of mixtures
+    vary over the sphere.
+    """
+    config, settings = data.config, data.config.autoencoder_fit
+    anomalies, season = data.training
+    samples = AnomalySamples(
+        anomalies,
+        season,
+        waves,
+        mixture=settings.mixture,
+        localisation=settings.localisation,
         seed=config.seed,
-        progress=progress,
-        validation=_autoencoder_validation(config, fields, statistics),
     )
-    if is_first():
-        round_weights(model)
-        if config.autoencoder.sharpen:
-            years = config.data.validation_years
-            unseen = normalised(config, fields, statistics, part_of(fields, years)) if years else (anomalies, season)
-            sharpen(model, *unseen)
-        save_weights(model, folder / "autoencoder.safetensors")
-        forget_checkpoints(folder / "autoencoder")
-    wait_for(folder / "autoencoder.safetensors")
+    loop = Loop(settings=settings, trainer=config.trainer, folder=folder, seed=config.seed, progress=progress)
+    fit(model, loss, samples, loop, None if data.validation is None else root_mean(error, *data.validation))
+
+
+def root_mean(error: Loss, anomalies: Series, season: F32) -> Callable[[nn.Module], float]:
+    """The root of a model's mean square `error` over a whole period, as a function of the model."""
+
+    @torch.no_grad()
+    def figure(model: nn.Module) -> float:
+        device = next(model.parameters()).device
+        total = 0.0
+        for x, when in in_batches(anomalies, season):
+            total += float(error(model, (x.to(device), when.to(device)))) * len(x)
+        return float(np.sqrt(total / len(anomalies)))
+
+    return figure
 
 
 def fit_global_maps(model: Autoencoder, anomalies: Series, phase: NDArray[np.float64]) -> None:
-    """Give a model that has dense maps those of the normalised anomalies (time, variable, pixel) and their phase."""
+    """Compute the dense maps of a model that has them from normalised anomalies (time, variable, pixel) and phases."""
     shape = model.config
     if shape.global_zoom is None:
         return
@@ -98,18 +105,18 @@ def fit_global_maps(model: Autoencoder, anomalies: Series, phase: NDArray[np.flo
 
 
 def evenly_spread(length: int, count: int) -> list[int]:
-    """At most `count` different places within `length`, evenly spread, first and last included.
+    """At most `count` different indices below `length`, evenly spread, first and last included.
 
     >>> evenly_spread(9, 3), evenly_spread(2, 3)
     ([0, 4, 8], [0, 1])
     """
-    return [int(place) for place in np.unique(np.linspace(0, length - 1, count).round())]
+    return [int(index) for index in np.unique(np.linspace(0, length - 1, count).round())]
 
 
 def sharpen(model: Autoencoder, anomalies: Series, season: F32) -> None:
-    """Fit the decoder's sharpening to at most 120 steps spread over a period, fewer of large fields.
+    """Fit the decoder's sharpening to at most 120 steps spread over a period, fewer if fields are large.
 
-    Best one that was not trained on, where there is one: what was is rebuilt sharper than what was not.
+    Best a period that was not trained on: fields that training saw are rebuilt sharper than others.
     """
     held = max(2, SHARPEN_VALUES // int(np.prod(anomalies.shape[1:])))
     chosen = evenly_spread(len(anomalies), min(SHARPEN_STEPS, held))
@@ -123,22 +130,3 @@ def sharpen(model: Autoencoder, anomalies: Series, season: F32) -> None:
         numbers = fit_sharpening(rebuilt[:, variable], true[:, variable])
         model.sharpening[variable] = torch.from_numpy(numbers)
         log.info("sharpening of variable %d: %.3f, %.3f", variable, *numbers)
-
-
-def _autoencoder_validation(
-    config: Config, fields: Fields, statistics: dict[str, F32]
-) -> Callable[[Autoencoder], float] | None:
-    """Root mean square error on the validation years, normalised; None where there are none."""
-    if config.data.validation_years is None:
-        return None
-    anomalies, season = normalised(config, fields, statistics, part_of(fields, config.data.validation_years))
-
-    @torch.no_grad()
-    def validation(model: Autoencoder) -> float:
-        device = model.scale.device
-        total = 0.0
-        for x, when in in_batches(anomalies, season):
-            total += float(autoencoder_loss(model, (x.to(device), when.to(device)))) * len(x)
-        return float(np.sqrt(total / len(anomalies)))
-
-    return validation

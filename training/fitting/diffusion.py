@@ -19,22 +19,19 @@ from fsae.runtime.sphere.pyramid import decompose
 from fsae.training.config import Config
 from fsae.training.data.datasets import Stretch, WindowSamples
 from fsae.training.data.low_resolution import Reference, lost_variance, low_resolution_stretches
-from fsae.training.data.normalisation import normalised
-from fsae.training.data.prepared import encode_series, part_of
-from fsae.training.networks.autoencoder import Autoencoder
+from fsae.training.data.prepared import Prepared, encode_series, part_of
 from fsae.training.networks.denoiser import Denoiser
 from fsae.training.networks.halo import spherical_harmonics
 from fsae.training.networks.wiener import WAVES
 
 from .distil import distil_loss, student_of, teacher_levels
-from .loop import MakeSamples, denoiser_loss, fit, forget_checkpoints
+from .loop import Loop, denoiser_loss, fit, keep
 from .processes import is_first, wait_for
 from .run_folder import (
     fast_levels,
     load_weights,
     make_autoencoder,
     make_denoiser,
-    read_statistics,
     round_weights,
     save_weights,
     write_statistics,
@@ -79,35 +76,33 @@ def latent_spread(latents: F32, season: F32, zooms: tuple[int, ...]) -> dict[str
 
 
 def diffusion_stage(
-    config: Config,
-    fields: Fields,
-    low_resolution: Sequence[Sequence[Path]],
-    folder: Path,
-    *,
-    device: torch.device,
-    progress: bool,
+    data: Prepared, low_resolution: Sequence[Sequence[Path]], folder: Path, *, device: torch.device, progress: bool
 ) -> None:
-    """Latents of every source, made on `device`; then the denoiser, and the distilled one, trained on them."""
+    """Make the denoiser and the distilled one, unless they are there; latents are encoded on `device`.
+
+    `low_resolution` has the files of each low-resolution source.
+    """
+    config = data.config
     trained = (folder / "denoiser.safetensors").exists()
     distilled = config.fast is None or (folder / "fast.safetensors").exists()
     if config.diffusion is None or (trained and distilled):
         return
-    white, spread = whitened(config, fields, low_resolution, folder, device)
+    white, spread = whitened(data, low_resolution, folder, device)
     if not trained:
-        train_denoiser(config, white, spread, folder, progress=progress)
+        train_denoiser(data, white, spread, folder, progress=progress)
     if not distilled:
         distil_denoiser(config, white, folder, progress=progress)
 
 
 def train_denoiser(
-    config: Config, white: Sequence[Stretch], spread: Mapping[str, F32], folder: Path, *, progress: bool
+    data: Prepared, white: Sequence[Stretch], spread: Mapping[str, F32], folder: Path, *, progress: bool
 ) -> None:
     """Train the denoiser on whitened latents, whose spreads are kept with the run's statistics."""
-    settings, seed = config.diffusion_fit, config.seed + 1
+    config, settings = data.config, data.config.diffusion_fit
     if settings is None:
         raise UsageError(f"the run {config.name} has no [diffusion_fit]")
     if is_first():
-        write_statistics(folder, {**read_statistics(folder), **spread})
+        write_statistics(folder, {**data.statistics, **spread})
     denoiser = make_denoiser(config)
     start = folder / "diffusion" / "start.safetensors"  # the same for every process: eigenvectors differ by rounding
     if is_first() and not start.exists():
@@ -118,23 +113,18 @@ def train_denoiser(
     load_weights(denoiser, start)
     denoiser.train()
     log.info("diffusion: %d steps of %d windows", settings.steps, settings.batch)
-
-    denoiser = fit(
-        denoiser,
-        denoiser_loss,
-        settings,
-        config.trainer,
-        window_samples(config, white, seed),
+    loop = Loop(
+        settings=settings,
+        trainer=config.trainer,
         folder=folder / "diffusion",
-        seed=seed,
+        seed=config.seed + 1,
         progress=progress,
     )
+    fit(denoiser, denoiser_loss, window_samples(config, white, loop.seed), loop)
+    round_weights(denoiser)
+    keep(denoiser, folder / "denoiser.safetensors", loop.folder)
     if is_first():
-        round_weights(denoiser)
-        save_weights(denoiser, folder / "denoiser.safetensors")
-        forget_checkpoints(folder / "diffusion")
         start.unlink()
-    wait_for(folder / "denoiser.safetensors")
 
 
 def fit_linear_part(
@@ -152,18 +142,21 @@ def fit_linear_part(
 
 
 def whitened(
-    config: Config, fields: Fields, low_resolution: Sequence[Sequence[Path]], folder: Path, device: torch.device
+    data: Prepared, low_resolution: Sequence[Sequence[Path]], folder: Path, device: torch.device
 ) -> tuple[list[Stretch], dict[str, F32]]:
     """Whitened latents of every source, encoded on `device`, and the spreads they were divided by."""
-    statistics = read_statistics(folder)
-    model = make_autoencoder(config, statistics)
+    config = data.config
+    model = make_autoencoder(config, data.statistics)
     load_weights(model, folder / "autoencoder.safetensors")
     model.to(device)
     stretches, reference = [], None
     if "hr" in config.sources.labels:
-        reference = encode_training_years(config, fields, statistics, model)
-        stretches.append(high_resolution_stretch(config, fields, reference))
-    stretches += low_resolution_stretches(config, low_resolution, statistics, model, str(fields.step), reference)
+        anomalies, season = data.training
+        reference = Reference(anomalies=anomalies, season=season, latents=encode_series(model, anomalies, season))
+        stretches.append(high_resolution_stretch(config, data.fields, reference))
+    stretches += low_resolution_stretches(
+        config, low_resolution, data.statistics, model, str(data.fields.step), reference
+    )
     zooms = config.autoencoder.latent_zooms
     spread = latent_spread(
         np.concatenate([stretch.latents for stretch in stretches]),
@@ -183,60 +176,42 @@ def whitened(
     return white, spread
 
 
-def window_samples(config: Config, white: Sequence[Stretch], seed: int) -> MakeSamples:
-    """What makes the training samples of whitened latents."""
+def window_samples(config: Config, white: Sequence[Stretch], seed: int) -> WindowSamples:
+    """Training samples of whitened latents."""
     shape = config.diffusion
     if shape is None:
         raise UsageError(f"the run {config.name} has no [diffusion]")
-
-    def samples(first: int, count: int) -> WindowSamples:
-        return WindowSamples(
-            white,
-            config.noise,
-            high_resolution_share=config.sources.high_resolution_share,
-            window=shape.window,
-            previous=shape.previous,
-            seed=seed,
-            first=first,
-            count=count,
-        )
-
-    return samples
+    return WindowSamples(
+        white,
+        config.noise,
+        high_resolution_share=config.sources.high_resolution_share,
+        window=shape.window,
+        previous=shape.previous,
+        seed=seed,
+    )
 
 
 def distil_denoiser(config: Config, white: Sequence[Stretch], folder: Path, *, progress: bool) -> None:
-    """Distil the trained denoiser into one of few steps (distil.py)."""
+    """Distil the trained denoiser into one that needs few steps (distil.py)."""
     if config.fast is None or config.fast_fit is None:
         raise UsageError(f"the run {config.name} has no [fast]")
     teacher = make_denoiser(config)
     load_weights(teacher, folder / "denoiser.safetensors")
-    levels, seed = fast_levels(config), config.seed + 2
+    levels = fast_levels(config)
     within = teacher_levels(levels, config.fast.teacher_steps, config.sampler.sigma_min, config.sampler.rho)
+    loss = distil_loss(teacher, levels, within, config.sampler.name)
     log.info("distillation: %d steps of %d windows", config.fast_fit.steps, config.fast_fit.batch)
-    student = fit(
-        student_of(teacher, levels),
-        distil_loss(teacher, levels, within, config.sampler.name),
-        config.fast_fit,
-        config.trainer,
-        window_samples(config, white, seed),
+    loop = Loop(
+        settings=config.fast_fit,
+        trainer=config.trainer,
         folder=folder / "fast",
-        seed=seed,
+        seed=config.seed + 2,
         progress=progress,
     )
-    if is_first():
-        round_weights(student)
-        save_weights(student, folder / "fast.safetensors")
-        forget_checkpoints(folder / "fast")
-    wait_for(folder / "fast.safetensors")
-
-
-def encode_training_years(
-    config: Config, fields: Fields, statistics: Mapping[str, F32], model: Autoencoder
-) -> Reference:
-    """Anomalies and latents of the training years."""
-    part = part_of(fields, config.data.training_years)
-    anomalies, season = normalised(config, fields, statistics, part)
-    return Reference(anomalies=anomalies, season=season, latents=encode_series(model, anomalies, season))
+    student = student_of(teacher, levels)
+    fit(student, loss, window_samples(config, white, loop.seed), loop)
+    round_weights(student)
+    keep(student, folder / "fast.safetensors", loop.folder)
 
 
 def high_resolution_stretch(config: Config, fields: Fields, reference: Reference) -> Stretch:

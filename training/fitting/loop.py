@@ -4,6 +4,8 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,61 +16,76 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from fsae.runtime.atomic import write_aside
 from fsae.runtime.errors import DeviceError, Stopped, UsageError
+from fsae.runtime.progress import progress_bar
 from fsae.training.config import FitConfig, TrainerConfig
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 
-from .processes import Processes, interruptible
-from .progress import TrainingBar
+from .processes import Processes, is_first, wait_for
+from .run_folder import save_weights
 
 log = logging.getLogger("fsae.training")
 
 Model = TypeVar("Model", bound=nn.Module)
 
-MakeSamples = Callable[[int, int], Dataset[Any]]  # (index of the first sample, count) -> samples
+Loss = Callable[[Any, Any], Tensor]  # (model, batch) -> a number
 
 
-class Fit(lightning.LightningModule):
-    """Optimiser, learning rate and data of one model; the loss is a function of (model, batch)."""
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """How a model is trained, and where that is recorded."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Callable[[Any, Any], Tensor],
-        config: FitConfig,
-        make_samples: MakeSamples,
-        seed: int,
-        validation: Callable[[Any], float] | None,
-        loader_workers: int,
-    ) -> None:
+    settings: FitConfig
+    trainer: TrainerConfig
+    folder: Path  # of losses and checkpoints; the progress bar has its name
+    seed: int
+    progress: bool
+
+
+class Batches(lightning.LightningDataModule):
+    """The batches of a loop; apart from the model, of which Lightning makes a deep copy for the average."""
+
+    def __init__(self, samples: Dataset[Any], loop: Loop) -> None:
         super().__init__()
-        self.model, self.loss, self.config, self.make_samples = model, loss, config, make_samples
-        self.seed, self.validation, self.loader_workers = seed, validation, loader_workers
+        self.samples, self.loop = samples, loop
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Samples of this epoch: they follow from seed and index, so a resumed run sees what it would have seen.
+        """Batches of this epoch: samples follow from seed and index, so a resumed run sees what it would have seen.
 
         Of W devices number r takes the samples r, r + W, r + 2 W, ... and an even share of the batch: together they
         work on the batches of a single one. Lightning's own sampler would shuffle.
         """
-        size, devices = self.config.checkpoint_every_steps * self.config.batch, self.trainer.world_size
+        trainer: Any = self.trainer
+        settings, workers, devices = self.loop.settings, self.loop.trainer.loader_workers, trainer.world_size
+        size = settings.checkpoint_every_steps * settings.batch
+        first = trainer.current_epoch * size
         return DataLoader(
-            self.make_samples(self.current_epoch * size, size),
-            batch_size=self.config.batch // devices,
-            sampler=range(self.global_rank, size, devices),
-            num_workers=self.loader_workers,
-            multiprocessing_context="fork" if self.loader_workers else None,  # shares what is in memory
-            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            self.samples,
+            batch_size=settings.batch // devices,
+            sampler=range(first + trainer.global_rank, first + size, devices),
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,  # shares what is in memory
+            pin_memory=trainer.strategy.root_device.type == "cuda",
         )
+
+
+class Fit(lightning.LightningModule):
+    """Optimiser and learning rate of one model."""
+
+    def __init__(self, model: nn.Module, loss: Loss, loop: Loop) -> None:
+        super().__init__()
+        self.model, self.loss, self.loop = model, loss, loop
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout depends on the step and the device alone, not on what ran before."""
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step + (self.global_rank << 48))
+        torch.manual_seed(self.loop.seed * 1_000_003 + self.global_step + (self.global_rank << 48))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the next epoch: checkpoints are written when an epoch's steps are done, before it is counted."""
@@ -88,38 +105,70 @@ class Fit(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW and a one-cycle learning rate: up over the first tenth of the steps, then down to nothing."""
-        config = self.config
+        settings = self.loop.settings
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+            self.model.parameters(), settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, config.learning_rate, total_steps=config.steps + 1, pct_start=0.1
+            optimizer, settings.learning_rate, total_steps=settings.steps + 1, pct_start=0.1
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class Report(Callback):
-    """One line of the log per epoch: step, loss, validation figure of the averaged weights, which are what is kept."""
+    """Log each epoch: step, loss, and the validation figure of the averaged weights, which are the ones kept."""
 
-    def __init__(self, average: EMAWeightAveraging) -> None:
-        self.average = average
+    def __init__(self, average: EMAWeightAveraging, steps: int, validation: Callable[[Any], float] | None) -> None:
+        self.average, self.steps, self.validation = average, steps, validation
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Called by Lightning."""
-        if not isinstance(pl_module, Fit):
-            raise TypeError(f"found {type(pl_module)}, expected Fit")
         if not trainer.is_global_zero:
             return
-        line = f"step {trainer.global_step}/{pl_module.config.steps} loss {float(trainer.callback_metrics['loss']):.4f}"
-        if pl_module.validation is not None:
+        line = f"step {trainer.global_step}/{self.steps} loss {float(trainer.callback_metrics['loss']):.4f}"
+        if self.validation is not None:
+            model: Any = pl_module.model
             self.average.on_validation_epoch_start(trainer, pl_module)  # exchanges the weights
-            pl_module.model.eval()
-            figure = pl_module.validation(pl_module.model)
-            pl_module.model.train()
+            model.eval()
+            figure = self.validation(model)
+            model.train()
             self.average.on_validation_epoch_end(trainer, pl_module)
             pl_module.log("validation", figure, rank_zero_only=True)
             line += f" validation {figure:.4f}"
         log.info(line)
+
+
+class TrainingBar(Callback):
+    """The progress bar of a training loop, from the step at which a resumed one starts."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self.name, self.steps, self.opened = name, steps, ExitStack()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Called by Lightning."""
+        bar = progress_bar(self.name, "steps", first=trainer.global_step, shown=trainer.is_global_zero)
+        self.show = self.opened.enter_context(bar)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Called by Lightning."""
+        loss = trainer.callback_metrics.get("loss")
+        self.show(trainer.global_step, self.steps, "" if loss is None else f"loss {float(loss):.4f}")
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Called by Lightning, also after a failure."""
+        self.opened.close()
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints written beside their place: Lightning's come from /tmp, by a copy if that is another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Called by Lightning."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with write_aside(Path(path)) as aside:
+            torch.save(checkpoint, aside)
 
 
 def autoencoder_loss(model: Autoencoder, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -141,9 +190,9 @@ def denoiser_loss(model: Denoiser, batch: dict[str, Tensor]) -> Tensor:
 
 
 def make_trainer(
-    config: FitConfig, trainer_config: TrainerConfig, callbacks: list[Callback], loggers: list[Logger]
+    settings: FitConfig, trainer_config: TrainerConfig, callbacks: list[Callback], loggers: list[Logger]
 ) -> lightning.Trainer:
-    """Lightning's trainer; DeviceError where the accelerator, the devices or the precision cannot be had."""
+    """Lightning's trainer; DeviceError if the accelerator, the devices or the precision cannot be had."""
     # Lightning's hints on hardware, loggers and loader workers say nothing of the run.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -157,12 +206,13 @@ def make_trainer(
                 devices=trainer_config.devices,
                 strategy=several if trainer_config.devices > 1 else "auto",
                 precision=trainer_config.precision,
-                max_epochs=math.ceil(config.steps / config.checkpoint_every_steps),
-                max_steps=config.steps,
-                gradient_clip_val=config.gradient_clip,
+                max_epochs=math.ceil(settings.steps / settings.checkpoint_every_steps),
+                max_steps=settings.steps,
+                gradient_clip_val=settings.gradient_clip,
                 callbacks=callbacks,
                 logger=loggers,
-                log_every_n_steps=min(50, config.checkpoint_every_steps),
+                log_every_n_steps=min(50, settings.checkpoint_every_steps),
+                plugins=[WholeCheckpoints()],
                 reload_dataloaders_every_n_epochs=1,
                 use_distributed_sampler=False,
                 enable_progress_bar=False,
@@ -179,20 +229,20 @@ def make_trainer(
     return trainer
 
 
-def check_trainer(config: FitConfig, trainer_config: TrainerConfig) -> torch.device:
+def check_trainer(settings: FitConfig, trainer_config: TrainerConfig) -> torch.device:
     """This process's device; DeviceError or UsageError for what `fit` would miss later."""
     if trainer_config.tensorboard and not (find_spec("tensorboardX") or find_spec("tensorboard")):
         raise UsageError(
             "trainer.tensorboard is true, expected the package tensorboardX to be installed: pip install tensorboardX, "
             "or set it to false"
         )
-    return make_trainer(config, trainer_config, [], []).strategy.root_device
+    return make_trainer(settings, trainer_config, [], []).strategy.root_device
 
 
 def make_loggers(trainer_config: TrainerConfig, folder: Path) -> list[Logger]:
     """Writers of loss, learning rate and validation figure over the steps.
 
-    The log of a resumed stage goes to a file of its own, as Lightning's logger starts each file anew.
+    A resumed stage logs to a file of its own, as Lightning's logger starts each file anew.
     """
     number = len(list(folder.glob("metrics*/metrics.csv")))
     loggers: list[Logger] = [CSVLogger(folder, name="", version=f"metrics-{number}")]
@@ -203,50 +253,58 @@ def make_loggers(trainer_config: TrainerConfig, folder: Path) -> list[Logger]:
 
 def fit(
     model: Model,
-    loss: Callable[[Any, Any], Tensor],
-    config: FitConfig,
-    trainer_config: TrainerConfig,
-    make_samples: MakeSamples,
-    *,
-    folder: Path,
-    seed: int,
-    progress: bool,
+    loss: Loss,
+    samples: Dataset[Any],
+    loop: Loop,
     validation: Callable[[Any], float] | None = None,
 ) -> Model:
-    """The trained model with averaged weights; goes on from the last checkpoint in `folder` where there is one.
+    """Train `model` and give it averaged weights; go on from the last checkpoint in the loop's folder, if any.
 
-    Stopped is raised when the user interrupts, or SIGTERM does: the last checkpoint stays.
+    `samples` has a sample for every index from 0 on. `validation` gives a figure of the model that is logged at every
+    checkpoint. Stopped if the user interrupts, or SIGTERM does within `interruptible`: the last checkpoint stays.
     """
-    task = Fit(model, loss, config, make_samples, seed, validation, trainer_config.loader_workers)
-    last = folder / "last.ckpt"
-    average = EMAWeightAveraging(decay=config.average_decay, use_buffers=False)
+    settings, last = loop.settings, loop.folder / "last.ckpt"
+    average = EMAWeightAveraging(decay=settings.average_decay, use_buffers=False)
     callbacks: list[Callback] = [
         Processes(),
         average,
         # `save_last` would write nothing while `save_top_k` is 0.
         ModelCheckpoint(
-            dirpath=folder,
-            filename="last",
+            dirpath=loop.folder,
+            filename=last.stem,
             every_n_epochs=1,
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         ),
-        Report(average),
+        Report(average, settings.steps, validation),
     ]
-    if progress:
-        callbacks.append(TrainingBar(folder.name, config.steps))
-    trainer = make_trainer(config, trainer_config, callbacks, make_loggers(trainer_config, folder))
+    if loop.progress:
+        callbacks.append(TrainingBar(loop.folder.name, settings.steps))
+    trainer = make_trainer(settings, loop.trainer, callbacks, make_loggers(loop.trainer, loop.folder))
     try:
-        with interruptible(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trainer.fit(task, ckpt_path=last if last.exists() else None, weights_only=True)
+            resumed = last if last.exists() else None
+            trainer.fit(Fit(model, loss, loop), datamodule=Batches(samples, loop), ckpt_path=resumed, weights_only=True)
     except SystemExit:  # what Lightning makes of an interruption
-        done = trainer.global_step // config.checkpoint_every_steps * config.checkpoint_every_steps
-        raise Stopped(f"stopped; the same command goes on from step {done} of {config.steps}") from None
+        raise Stopped(f"stopped; the same command goes on from step {step_of(last)} of {settings.steps}") from None
     return model
 
 
-def forget_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a finished stage; its log stays."""
-    for path in folder.glob("*.ckpt"):
-        path.unlink(missing_ok=True)
+def step_of(checkpoint: Path) -> int:
+    """Steps done when a checkpoint was written; 0 if there is none.
+
+    The trainer's own count runs ahead of it while an epoch's figures are taken and the checkpoint is written.
+    """
+    if not checkpoint.exists():
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
+def keep(model: nn.Module, weights: Path, folder: Path) -> None:
+    """Save a trained model and remove the checkpoints in `folder`; its log stays. Other processes wait for that."""
+    if is_first():
+        save_weights(model, weights)
+        for path in folder.glob("*.ckpt"):
+            path.unlink(missing_ok=True)
+    wait_for(weights)

@@ -1,4 +1,4 @@
-"""The stages of a run, each skipped when its result is there: prepare, statistics, autoencoder, diffusion."""
+"""The stages of a run, each skipped if its result is there: prepare, statistics, autoencoder, diffusion."""
 
 import shutil
 from collections.abc import Sequence
@@ -11,38 +11,37 @@ import torch
 
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import Fields
+from fsae.runtime.progress import progress_bar
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.training.config import Config, Files
 from fsae.training.data.normalisation import fit_statistics
 from fsae.training.data.prepare import prepare
-from fsae.training.data.prepared import in_years, part_of, read_prepared
+from fsae.training.data.prepared import Prepared, in_years, part_of, read_prepared
 from fsae.training.data.static_fields import static_inputs
 
 from .autoencoder import autoencoder_stage, log
 from .diffusion import diffusion_stage
 from .loop import check_trainer
 from .processes import interruptible, is_first, wait_for
-from .progress import steps_bar
 from .run_folder import (
     Facts,
-    InputFile,
     Run,
+    hashed,
     load_run,
     read_record,
     read_statistics,
-    sha256,
     write_record,
     write_statistics,
 )
 
 
 def train(config: Config, files: Files, folder: Path, *, autoencoder: Path | None = None, progress: bool) -> Run:
-    """The finished run in `folder`; stages that ended before are not done again.
+    """Train what is missing of the run in `folder` and load it; stages that are finished are not repeated.
 
-    `autoencoder` is a run whose data, statistics and autoencoder are taken instead of made anew.
+    `autoencoder` is a run from which data, statistics and autoencoder are taken instead of being made.
 
-    UsageError where the folder holds a run with another configuration, DataError for unfit inputs, Stopped or
-    KeyboardInterrupt when interrupted (call it again to go on).
+    UsageError if the folder holds a run with another configuration, DataError for unfit inputs, Stopped or
+    KeyboardInterrupt when interrupted: call it again to go on.
     """
     device = check_trainer(config.autoencoder_fit, config.trainer)
     torch.set_float32_matmul_precision("highest")
@@ -57,32 +56,31 @@ def train(config: Config, files: Files, folder: Path, *, autoencoder: Path | Non
         if is_first():
             statistics_stage(config, fields, files.static, folder)
         wait_for(folder / "statistics.npz")
-        autoencoder_stage(config, fields, folder, progress=progress)
-        if config.diffusion is not None:
-            diffusion_stage(config, fields, files.low_resolution, folder, device=device, progress=progress)
+        data = Prepared(config=config, fields=fields, statistics=read_statistics(folder))
+        autoencoder_stage(data, folder, progress=progress)
+        diffusion_stage(data, files.low_resolution, folder, device=device, progress=progress)
     return load_run(folder)
 
 
 def record_config(config: Config, folder: Path) -> None:
-    """Write config.json; UsageError where one is there that differs in more than what the run is trained on."""
+    """Write config.json; UsageError if the folder has another one: only the devices a run is trained on may change."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     if not path.exists():
         write_record(path, config)
         return
     recorded = read_record(path, Config)
-    if isinstance(recorded, Config):
-        recorded = replace(recorded, trainer=replace(config.trainer, precision=recorded.trainer.precision))
+    recorded = replace(recorded, trainer=replace(config.trainer, precision=recorded.trainer.precision))
     if recorded != config:
         raise UsageError(f"{folder} holds a run with another configuration: choose another name or remove that folder")
 
 
 def prepare_stage(config: Config, files: Files, folder: Path, *, progress: bool) -> None:
-    """Write data.zarr and facts.json."""
+    """Put the inputs on HEALPix and write down what they are: data.zarr and facts.json."""
     if (folder / "facts.json").exists():
         return
     log.info("prepare: %d files to HEALPix zoom %d", len(files.inputs), config.autoencoder.zoom)
-    with steps_bar("prepare", progress) as moved:
+    with progress_bar("prepare", "steps", shown=progress) as moved:
         grid = prepare(
             files.inputs,
             folder / "data.zarr",
@@ -97,7 +95,7 @@ def prepare_stage(config: Config, files: Files, folder: Path, *, progress: bool)
     training = np.flatnonzero(in_years(fields, config.data.training_years))
     axes = (grid.lat_deg, grid.lon_deg) if isinstance(grid, LatLonGrid) else (np.empty(0), np.empty(0))
     facts = Facts(
-        inputs=hashed(files),
+        inputs=tuple(map(hashed, files.all)),
         calendar=fields.calendar,
         step=str(fields.step),
         period=(date(fields.times[training[0]]), date(fields.times[training[-1]])),
@@ -108,15 +106,10 @@ def prepare_stage(config: Config, files: Files, folder: Path, *, progress: bool)
     write_record(folder / "facts.json", facts)
 
 
-def hashed(files: Files) -> tuple[InputFile, ...]:
-    """Names and hashes of a configuration's files."""
-    return tuple(InputFile(name=path.name, sha256=sha256(path)) for path in files.all)
-
-
 def take_autoencoder(config: Config, files: Files, source: Path, folder: Path) -> None:
-    """Copy prepared data, statistics and autoencoder of the run in `source`, which was made by the same settings.
+    """Copy prepared data, statistics and autoencoder of the run in `source`.
 
-    UsageError where its configuration differs in more than the diffusion model, or its autoencoder is not finished.
+    UsageError if its configuration differs in more than the diffusion model, or if its autoencoder is not finished.
     """
     if (folder / "autoencoder.safetensors").exists():
         return
@@ -131,12 +124,12 @@ def take_autoencoder(config: Config, files: Files, source: Path, folder: Path) -
     shutil.copytree(source / "data.zarr", folder / "data.zarr", dirs_exist_ok=True)
     statistics = read_statistics(source)
     write_statistics(folder, {name: table for name, table in statistics.items() if not name.startswith("latent_")})
-    write_record(folder / "facts.json", replace(facts, inputs=hashed(files)))  # type: ignore[type-var]
+    write_record(folder / "facts.json", replace(facts, inputs=tuple(map(hashed, files.all))))
     shutil.copy(source / "autoencoder.safetensors", folder / "autoencoder.safetensors")
 
 
 def check_prepared(config: Config, fields: Fields) -> None:
-    """Nothing; DataError where the data does not hold what later stages need."""
+    """Raise DataError unless the data holds what later stages need."""
     if fields.step is None:
         raise DataError("found a time axis without a constant step in the inputs, expected such as 1 month or 6 hours")
     if fields.members is not None and len(fields.members) > 1:
@@ -152,8 +145,8 @@ def date(time: object) -> str:
 
 
 def statistics_stage(config: Config, fields: Fields, static: Sequence[Path], folder: Path) -> None:
-    """Climatology and scale of the training years, and the static fields where the model reads them."""
-    if "climatology" in read_statistics(folder):
+    """Write climatology and scale of the training years, and the static fields if the model reads them."""
+    if (folder / "statistics.npz").exists():
         return
     log.info("statistics: %s of %d-%d", config.data.normalisation, *config.data.training_years)
     part = part_of(fields, config.data.training_years)

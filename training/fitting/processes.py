@@ -1,7 +1,7 @@
-"""The processes of a training run on several devices: the first one writes and talks, the others help it.
+"""The processes of a training run on several devices: the first one writes and logs, the others help it.
 
-Lightning starts the others when a fit begins, each with the first one's command line; they find the finished stages on
-disk, take part in the fits and wait where only the first one works.
+Lightning starts the others when a fit begins, each with the command line of the first one. They find the finished
+stages on disk, take part in the fits, and wait while only the first one works.
 """
 
 import atexit
@@ -19,17 +19,18 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from fsae.runtime.errors import Stopped
+from fsae.runtime.signals import termination_as_interrupt
 
 POLL_S = 0.2  # [s] between two looks at a file
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and talks; alone it is."""
+    """If this process is the one that writes and logs, as it is when it is alone."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 
 def wait_for(path: Path) -> None:
-    """Nothing, once the first process has written `path`; Stopped where the process that started this one ended."""
+    """Wait until the first process has written `path`; Stopped if the process that started this one has ended."""
     parent = os.getppid()
     while not path.exists():
         if os.getppid() != parent:
@@ -39,36 +40,33 @@ def wait_for(path: Path) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within it SIGTERM is to the first process what Ctrl-C is; the others leave both to the first, which ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    """Treat SIGTERM like Ctrl-C in the first process; the others ignore Ctrl-C, as the first one ends them."""
+    if is_first():
+        with termination_as_interrupt():
+            yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        set_signals()
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def set_signals() -> None:
-    """Set the handlers of `interruptible`."""
-    signal.signal(signal.SIGINT, signal.default_int_handler if is_first() else signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler if is_first() else signal.SIG_DFL)
+        signal.signal(signal.SIGINT, before)
 
 
 class Processes(Callback):
-    """The others end with the first, and the handlers of `interruptible` stay while Lightning is at work.
+    """End the other processes with the first one, and keep the signal handlers of `interruptible` during a fit.
 
     Lightning's own handler of SIGTERM talks to the other processes, out of turn, and may wait for ever.
     """
 
+    def __init__(self) -> None:
+        self.handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Called by Lightning."""
+        """Called by Lightning, which has set its handlers by now."""
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
             for process in launcher.procs:
                 atexit.register(process.kill)
         if threading.current_thread() is threading.main_thread():
-            set_signals()
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)

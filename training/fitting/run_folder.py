@@ -11,11 +11,11 @@ runs/<name>/config.json          the whole configuration, as resolved
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fsae.runtime.arrays import F32
-from fsae.runtime.bundle.manifest import Sampler
+from fsae.runtime.atomic import write_aside
+from fsae.runtime.bundle.manifest import Sampler, Source
 from fsae.runtime.bundle.records import decode_record, encode
 from fsae.runtime.diffusion.sampler import noise_levels
 from fsae.runtime.errors import DataError, UsageError
@@ -33,24 +34,18 @@ from fsae.training.config import Config
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 
-
-@dataclass(frozen=True, kw_only=True)
-class InputFile:
-    """One input as it was read."""
-
-    name: str
-    sha256: str
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the data said of itself; `period` holds the first and last training date."""
+    """What the input files say about themselves; `period` holds the first and last training date."""
 
-    inputs: tuple[InputFile, ...]
+    inputs: tuple[Source, ...]
     calendar: str
     step: str
     period: tuple[str, str]
-    source_lat_deg: tuple[float, ...]  # axes of the inputs' own grid; empty where that is HEALPix
+    source_lat_deg: tuple[float, ...]  # axes of the inputs' own grid; empty if that is HEALPix
     source_lon_deg: tuple[float, ...]
     versions: Mapping[str, str]
 
@@ -64,7 +59,7 @@ class Run:
     facts: Facts
     autoencoder: Autoencoder
     denoiser: Denoiser | None
-    fast: Denoiser | None  # the distilled one
+    fast: Denoiser | None  # distilled
     statistics: dict[str, F32]
 
     @property
@@ -85,30 +80,35 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def hashed(path: Path) -> Source:
+    """Name and hash of an input."""
+    return Source(name=path.name, sha256=sha256(path))
+
+
 def write_record(path: Path, record: object) -> None:
-    """Write a frozen record as JSON, aside and then in place."""
-    aside = path.with_suffix(f".{os.getpid()}.partial")  # several ranks write the same at once
-    aside.write_text(json.dumps(encode(type(record), record), indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
+    """Write a frozen record as JSON."""
+    text = json.dumps(encode(type(record), record), indent=2) + "\n"
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
-def read_record(path: Path, kind: type) -> object:
-    """The record of type `kind` in a JSON file; UsageError where it does not fit."""
+def read_record(path: Path, kind: type[Record]) -> Record:
+    """The record of type `kind` in a JSON file; UsageError if it does not fit."""
     try:
-        return decode_record(kind, json.loads(path.read_text(encoding="utf-8")), str(path), UsageError)
+        record: Record = decode_record(kind, json.loads(path.read_text(encoding="utf-8")), str(path), UsageError)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path} ({error}); expected a folder that fsae-train wrote") from None
+    return record
 
 
 def write_statistics(folder: Path, statistics: Mapping[str, F32]) -> None:
-    """Write the tables aside, then in place."""
-    aside = folder / f"statistics.{os.getpid()}.partial.npz"
-    np.savez_compressed(aside, **dict(statistics))  # type: ignore[arg-type]
-    aside.replace(folder / "statistics.npz")
+    """Write the tables of a run, in place of those written before."""
+    with write_aside(folder / "statistics.npz") as aside, aside.open("wb") as file:
+        np.savez_compressed(file, **dict(statistics))  # type: ignore[arg-type]
 
 
 def read_statistics(folder: Path) -> dict[str, F32]:
-    """The tables written so far; empty where there are none yet."""
+    """The tables written so far; empty if there are none yet."""
     path = folder / "statistics.npz"
     if not path.exists():
         return {}
@@ -180,11 +180,10 @@ def round_weights(model: nn.Module) -> None:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Write the weights as safetensors, aside and then in place."""
-    aside = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, aside)
-    aside.chmod(0o644)  # safetensors writes for the owner alone
-    aside.replace(path)
+    """Write the weights as safetensors."""
+    with write_aside(path) as aside:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, aside)
+        aside.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -240,8 +239,6 @@ def load_run(path: Path) -> Run:
         raise UsageError(f"the run {path} is not finished: run the same fsae-train command again")
     config = read_record(path / "config.json", Config)
     facts = read_record(path / "facts.json", Facts)
-    if not isinstance(config, Config) or not isinstance(facts, Facts):
-        raise UsageError(f"{path} holds other records than expected")
     statistics = read_statistics(path)
     _check_statistics(path, config, statistics)
     autoencoder = make_autoencoder(config, statistics)

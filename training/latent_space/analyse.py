@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError
+from fsae.runtime.progress import progress_bar
 from fsae.runtime.sphere.healpix import coarsen, pixel_centres, zoom_of
 from fsae.training.data.normalisation import normalise, transforms_of
 from fsae.training.data.prepared import encode_series, part_of, read_prepared
 from fsae.training.evaluation.tables import Column, Table
-from fsae.training.fitting.progress import steps_bar
 from fsae.training.fitting.run_folder import Run, latest_run, load_run, write_record
 
 from .pictures import Cloud, draw_pictures
@@ -116,7 +116,7 @@ def read_months(run: Run, *, progress: bool) -> Months:
         finer = config.autoencoder.zoom - config.autoencoder.latent_zoom
         thermometer = next((v for v, variable in enumerate(config.data.variables) if variable.units == "K"), None)
         index, latents, blocks, cycle, temperature = [], [], [], [], []
-        with steps_bar("encode", progress) as moved:
+        with progress_bar("encode", "steps", shown=progress) as moved:
             for done, part in enumerate(parts):
                 values, when = fields.read(part)[0], season[part]
                 anomalies = normalise(values, when, run.statistics, transforms)
@@ -127,8 +127,7 @@ def read_months(run: Run, *, progress: bool) -> Months:
                 cycle.append(coarsen((about_mean - anomalies).astype(np.float64), finer))
                 if thermometer is not None:
                     temperature.append(temperatures(values[:, thermometer].astype(np.float64)))
-                if moved is not None:
-                    moved(done + 1, len(parts))
+                moved(done + 1, len(parts))
     finally:
         fields.close()
     latent = np.concatenate(latents)

@@ -225,6 +225,12 @@ def cnn_vae_loss(model: CnnVae, batch: tuple[Tensor, Tensor]) -> Tensor:
     return area_mean_square(model, model.decode(latent, season) - anomaly) + KL_WEIGHT * divergence
 
 
+def cnn_vae_error(model: CnnVae, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean square error of the anomalies rebuilt from the mean of their latent, by area."""
+    anomaly, season = batch
+    return area_mean_square(model, model(anomaly, season) - anomaly)
+
+
 def area_mean_square(model: CnnVae, difference: Tensor) -> Tensor:
     """Mean square of (B, V, N), weighted by the cosine of latitude."""
     return (difference.square() * model.area).mean()

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,13 @@ import torch
 from safetensors.numpy import load_file
 from small_config import DIFFUSION, SAMPLE, VALIDATION, write_config
 
-from fsae.runtime.errors import DeviceError, UsageError
+from fsae.runtime.errors import DeviceError, Stopped, UsageError
 from fsae.training.cli.main import main
 from fsae.training.config import FitConfig, TrainerConfig
 from fsae.training.data.datasets import AnomalySamples
-from fsae.training.fitting import loop
-from fsae.training.fitting.loop import autoencoder_loss, check_trainer, fit
+from fsae.training.fitting import loop as fitting_loop
+from fsae.training.fitting.loop import Loop, autoencoder_loss, check_trainer, fit
+from fsae.training.fitting.processes import interruptible
 from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 
 SHAPE = AutoencoderConfig(
@@ -32,19 +34,21 @@ STEPS = FitConfig(steps=5, batch=4, learning_rate=1e-2, mixture=0.5, checkpoint_
 PLAIN = TrainerConfig(accelerator="cpu")
 
 
-def trained(folder: Path, trainer: TrainerConfig = PLAIN, settings: FitConfig = STEPS) -> Autoencoder:
+def trained(
+    folder: Path,
+    trainer: TrainerConfig = PLAIN,
+    settings: FitConfig = STEPS,
+    validation: Callable[[Autoencoder], float] | None = None,
+) -> Autoencoder:
     """A small autoencoder after a few steps on random fields."""
     rng = np.random.default_rng(0)
     fields, season, waves = (rng.normal(size=shape).astype(np.float32) for shape in ((50, 1, 192), (50, 4), (3, 192)))
 
-    def samples(first: int, count: int) -> AnomalySamples:
-        return AnomalySamples(
-            fields, season, waves, mixture=settings.mixture, localisation=1.0, seed=1, first=first, count=count
-        )
-
+    samples = AnomalySamples(fields, season, waves, mixture=settings.mixture, localisation=1.0, seed=1)
     torch.manual_seed(0)
     model = Autoencoder(SHAPE, torch.zeros(1, 5, 192), torch.ones(1))
-    return fit(model, autoencoder_loss, settings, trainer, samples, folder=folder, seed=2, progress=False)
+    loop = Loop(settings=settings, trainer=trainer, folder=folder, seed=2, progress=False)
+    return fit(model, autoencoder_loss, samples, loop, validation)
 
 
 def figures(folder: Path, name: str) -> list[float]:
@@ -64,7 +68,7 @@ import numpy as np
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.output.layout import Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
-from fsae.training.fitting import autoencoder, pipeline
+from fsae.training.fitting import autoencoder, pipeline, run_folder
 from fsae.training.data import prepared
 from fsae.training.networks.autoencoder import AutoencoderConfig
 from fsae.training.config import Config, DataConfig, FitConfig, TrainerConfig, VariableConfig
@@ -105,7 +109,8 @@ def peak_mib(folder, size_mib):
     )
     fields = prepared.read_prepared(config, folder)
     pipeline.statistics_stage(config, fields, (), folder)
-    autoencoder.autoencoder_stage(config, fields, folder, progress=False)
+    data = prepared.Prepared(config=config, fields=fields, statistics=run_folder.read_statistics(folder))
+    autoencoder.autoencoder_stage(data, folder, progress=False)
     fields.close()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -161,6 +166,42 @@ def test_bfloat16_follows_float32(tmp_path: Path) -> None:  # oracle: float32, t
     assert half != full
 
 
+def test_an_interruption_names_the_step_of_its_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # oracle: the step that the second try logs first, one epoch of two steps on
+    def terminate(model: Autoencoder) -> float:
+        if (tmp_path / "last.ckpt").exists():  # step 4 is done, the checkpoint is still that of step 2
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+        return 0.0
+
+    with interruptible(), pytest.raises(Stopped, match="from step 2 of 5"):
+        trained(tmp_path, validation=terminate)
+    caplog.clear()
+    with caplog.at_level("INFO", "fsae.training"):
+        trained(tmp_path)
+    assert [message.split()[1] for message in caplog.messages] == ["4/5", "5/5"]
+
+
+def test_a_checkpoint_is_whole_whatever_disk_it_is_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: the folder for temporary files, maybe on another disk, is not used
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    written: list[str] = []
+    save = torch.save
+
+    def note(checkpoint: object, path: Path) -> None:
+        written.append(path.name)
+        assert not (path.parent / "last.ckpt").exists() or torch.load(path.parent / "last.ckpt", weights_only=True)
+        save(checkpoint, path)
+
+    monkeypatch.setattr(torch, "save", note)
+    trained(tmp_path / "run")
+    assert len(written) == 3
+    assert "last.ckpt" not in written
+    assert [path.name for path in (tmp_path / "run").glob("*.ckpt*")] == ["last.ckpt"]
+
+
 class Recorder(torch.optim.AdamW):
     """AdamW that notes the norm of each step's gradients, and the weights after it."""
 
@@ -182,7 +223,7 @@ class Recorder(torch.optim.AdamW):
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
     Recorder.norms, Recorder.weights = [], []
-    monkeypatch.setattr(loop.torch.optim, "AdamW", Recorder)
+    monkeypatch.setattr(fitting_loop.torch.optim, "AdamW", Recorder)
     return Recorder
 
 
@@ -230,7 +271,7 @@ def test_what_the_trainer_cannot_do_is_said_first(monkeypatch: pytest.MonkeyPatc
     if not torch.cuda.is_available():
         with pytest.raises(DeviceError, match="'cuda'"):
             check_trainer(STEPS, TrainerConfig(accelerator="cuda"))
-    monkeypatch.setattr(loop, "find_spec", lambda name: None)
+    monkeypatch.setattr(fitting_loop, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install tensorboardX"):
         check_trainer(STEPS, TrainerConfig(accelerator="cpu", tensorboard=True))
 

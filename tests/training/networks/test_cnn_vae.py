@@ -180,7 +180,7 @@ def test_a_small_run_learns(trained: Path, configuration: Path) -> None:
 
     run = load_run(trained)
     with cnn_stage.open_lat_lon(run.config, [configuration.parent / "tas.nc"], trained) as fields:
-        untrained = cnn_stage.make_cnn_vae(run.config, fields.grid, trained)
+        untrained = cnn_stage.make_cnn_vae(run.config, fields.grid, run.statistics)
     scale = float(run.statistics["scale"][0])
     with torch.no_grad():
         start_error = untrained(torch.from_numpy(result.truth / scale).flatten(-2), torch.zeros(48, 4)) * scale
@@ -202,11 +202,13 @@ def test_interrupted_training_ends_like_an_undisturbed_one(
     config, inputs = settings(configuration)
     folder = run_with_autoencoder(trained, tmp_path / "run")
 
+    undisturbed = fit.Fit.on_train_batch_start
+
     def interrupt(task: fit.Fit, batch: object, batch_idx: int) -> None:
         if task.global_step == 5:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)
-        torch.manual_seed(task.seed * 1_000_003 + task.global_step)
+        undisturbed(task, batch, batch_idx)
 
     with monkeypatch.context() as patched:
         patched.setattr(fit.Fit, "on_train_batch_start", interrupt)
@@ -229,7 +231,7 @@ def test_a_finished_one_is_not_trained_again(
     def refuse(*arguments: object, **named: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(cnn_stage, "fit", refuse)
+    monkeypatch.setattr(cnn_stage, "fit_compression", refuse)
     before = (trained / "cnn_vae.safetensors").stat().st_mtime_ns
     assert main(["cnn-vae", str(configuration), "--out", str(trained.parent), "--quiet"]) == 0
     assert (trained / "cnn_vae.safetensors").stat().st_mtime_ns == before

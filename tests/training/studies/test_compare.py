@@ -328,10 +328,11 @@ def write_run(folder: Path, latent_zoom: int, *, sharpen: bool = False, last_yea
 def add_cnn_vae(folder: Path) -> None:
     """Beside a run's autoencoder a CNN-VAE that was never trained."""
     inputs = [SAMPLE]
-    config = load_run(folder).config
+    run = load_run(folder)
+    config = run.config
     with cnn_stage.open_lat_lon(config, inputs, folder) as fields:
         cnn_stage.statistics_stage(config, fields, folder)
-        save_weights(cnn_stage.make_cnn_vae(config, fields.grid, folder), folder / "cnn_vae.safetensors")
+        save_weights(cnn_stage.make_cnn_vae(config, fields.grid, run.statistics), folder / "cnn_vae.safetensors")
     write_record(folder / "cnn_vae" / "sources.json", cnn_stage.Sources(inputs=(str(inputs[0]),)))
 
 

@@ -1,0 +1,24 @@
+"""Files that are whole or not there, however the process that writes them ends."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextlib.contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """Write to the path this gives, beside `path`: the file takes the name `path` when the block ends.
+
+    If the block fails, the file is removed and an older one of that name stays. Several processes may write the same
+    file at once, also on different machines: the last one to finish wins.
+    """
+    aside = path.with_name(f"{path.name}.partial-{os.getpid()}-{uuid4().hex[:8]}")
+    try:
+        yield aside
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
