@@ -101,7 +101,7 @@ def prepare(
     are left out: monthly data is matched by year and month, other data by its dates. The default zoom is the finest
     that every input supports. The store gets its name when it is complete.
     """
-    source = Source.of(inputs)
+    source = Source(paths=tuple(inputs))
     with contextlib.ExitStack() as closing:
         wanted = Wanted(variables=variables, zoom=zoom, finest_zoom=MAX_ZOOM, method=method)
         parts = by_variable(source.open(closing), wanted)

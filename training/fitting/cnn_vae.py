@@ -141,7 +141,7 @@ def open_lat_lon(config: Config, inputs: Sequence[Path], folder: Path) -> Iterat
             raise DataError(
                 f"{path} is not what {folder} was trained on: give the files of that time, or train it again"
             )
-    source = Source.of(inputs)
+    source = Source(paths=tuple(inputs))
     with ExitStack() as closing:
         # the points as they are, in place of pixels
         wanted = Wanted(variables=config.data.variables, zoom=0, make_weights=unchanged)
