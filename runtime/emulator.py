@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.backends.graphs import Graphs
@@ -19,10 +19,10 @@ from fsae.runtime.ensemble.generate import Batch, generate_job, resolve
 from fsae.runtime.ensemble.members import LatentModel, latent_model
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.input.sources import Given, Source
-from fsae.runtime.jobs.job import Job
+from fsae.runtime.jobs.job import Job, Recipe
 from fsae.runtime.jobs.results import in_memory, is_lazy, lazily, member_bytes, stream
-from fsae.runtime.jobs.resume import to_file
-from fsae.runtime.jobs.shards import Shard, pieces_of, shard_to_file
+from fsae.runtime.jobs.resume import Output, to_file
+from fsae.runtime.jobs.shards import WHOLE, Shard, pieces_of
 from fsae.runtime.output.selection import EVERYTHING, Selection
 
 from .errors import ToleranceError
@@ -190,10 +190,13 @@ class Emulator:
         `scale`: a `Shard`, the part of the work that this call does where others do the rest, or a `Cluster` that does
         it; the job's `missing` are the shards that the output still waits for.
         """
-        source = Source.of(source)
-        make = partial(compress_job, source=source, zoom=zoom, climatology=climatology, names=names)
-        inputs = {"input": source, "climatology": climatology}
-        return self._write(make, path, overwrite, resume, scale, inputs, progress)
+
+        def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
+            own = inputs.get("climatology", TRAINING)
+            return compress_job(bundle, graphs, inputs["input"], zoom=zoom, climatology=own, names=names)
+
+        recipe = Recipe(make=make, inputs=_files({"input": Source.of(source), "climatology": climatology}))
+        return self._write(recipe, Output(path=Path(path), overwrite=overwrite, resume=resume), scale, progress)
 
     def decompress_file(
         self,
@@ -207,9 +210,12 @@ class Emulator:
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `decompress` from file to file, streamed."""
-        source = Source.of(source)
-        make = partial(decompress_job, source=source, select=select)
-        return self._write(make, path, overwrite, resume, scale, {"input": source}, progress)
+
+        def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
+            return decompress_job(bundle, graphs, inputs["input"], select=select)
+
+        recipe = Recipe(make=make, inputs=_files({"input": Source.of(source)}))
+        return self._write(recipe, Output(path=Path(path), overwrite=overwrite, resume=resume), scale, progress)
 
     def superres_file(
         self,
@@ -226,10 +232,13 @@ class Emulator:
         progress: Callable[[int, int], None] | None = None,
     ) -> Job:
         """The finished job: `superres` from file to file, streamed."""
-        source = Source.of(source)
-        make = partial(superres_job, source=source, zoom=zoom, climatology=climatology, names=names, select=select)
-        inputs = {"input": source, "climatology": climatology}
-        return self._write(make, path, overwrite, resume, scale, inputs, progress)
+
+        def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
+            own = inputs.get("climatology", TRAINING)
+            return superres_job(bundle, graphs, inputs["input"], zoom=zoom, climatology=own, names=names, select=select)
+
+        recipe = Recipe(make=make, inputs=_files({"input": Source.of(source), "climatology": climatology}))
+        return self._write(recipe, Output(path=Path(path), overwrite=overwrite, resume=resume), scale, progress)
 
     def generate_file(
         self,
@@ -247,7 +256,9 @@ class Emulator:
         here = scale is None or isinstance(scale, Shard)
         make = self._generation(request, batch, max_memory_gib, Path(path).absolute().parent, here)
         inputs = {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology}
-        return self._write(make, path, overwrite, resume, scale, inputs, progress)
+        # The request is read already: the files matter only to tell runs apart.
+        recipe = Recipe(make=lambda bundle, graphs, files: make(bundle, graphs), inputs=_files(inputs))
+        return self._write(recipe, Output(path=Path(path), overwrite=overwrite, resume=resume), scale, progress)
 
     def _generation(
         self,
@@ -309,26 +320,15 @@ class Emulator:
 
     def _write(
         self,
-        make: MakeJob,
-        path: PathLike,
-        overwrite: bool,
-        resume: bool,
+        recipe: Recipe,
+        output: Output,
         scale: "Shard | Cluster | None",
-        inputs: Mapping[str, object],
         progress: Callable[[int, int], None] | None,
     ) -> Job:
-        job, done = _warned(make(self.bundle, self.graphs)), 0
-        # a word, whatever the working folder has of that name
-        inputs = {key: given for key, given in inputs.items() if not (isinstance(given, str) and given == TRAINING)}
-        write: Callable[..., tuple[int, ...] | None] = to_file
-        total = job.fields
-        if isinstance(scale, Shard):
-            write, pieces = partial(shard_to_file, shard=scale), pieces_of(job)
-            total = pieces.fields(scale.part(pieces.count))
-        elif scale is not None:
-            from fsae.runtime.jobs.cluster import cluster_to_file
-
-            write = partial(cluster_to_file, cluster=scale, make=make, bundle=self.bundle, graphs=self.graphs)
+        """The finished job of a recipe, written."""
+        job, done = _warned(recipe.job(self.bundle, self.graphs)), 0
+        pieces = pieces_of(job)
+        total = pieces.fields(scale.part(pieces.count)) if isinstance(scale, Shard) else job.fields
 
         def count(fields: int) -> None:
             nonlocal done
@@ -336,8 +336,18 @@ class Emulator:
             if progress is not None:
                 progress(done, total)
 
-        missing = write(job, Path(path), overwrite=overwrite, resume=resume, inputs=inputs, progress=count)
-        return dataclasses.replace(job, missing=missing or ())
+        if scale is None or isinstance(scale, Shard):
+            missing = to_file(job, output, scale or WHOLE, inputs=recipe.inputs, progress=count)
+            return dataclasses.replace(job, missing=missing)
+        from fsae.runtime.jobs.cluster import cluster_to_file
+
+        cluster_to_file(job, output, scale, recipe, (self.bundle, self.graphs), progress=count)
+        return job
+
+
+def _files(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job reads, by name, without the keyword `training`, even if a file of that name exists."""
+    return {name: value for name, value in given.items() if not (isinstance(value, str) and value == TRAINING)}
 
 
 def write_climatology(

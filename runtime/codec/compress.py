@@ -17,7 +17,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.input.dates import decode_dates, find_dates
 from fsae.runtime.input.sources import READ_ERRORS, Given, open_source, reason
 from fsae.runtime.input.variables import member_dim
-from fsae.runtime.jobs.job import Finished, Job, checked, seen, time_chunks
+from fsae.runtime.jobs.job import Done, Job, checked, seen, time_chunks
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.provenance import field_layout, phase_coordinate, provenance
 from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, view_of
@@ -40,7 +40,7 @@ def latent_key(bundle: Bundle) -> str:
 
 
 def _latents(
-    bundle: Bundle, graphs: Graphs, given: Input, done: Finished, steps: slice | None = None
+    bundle: Bundle, graphs: Graphs, given: Input, done: Done, steps: slice | None = None
 ) -> Iterator[tuple[Unit, F32]]:
     """Units of latents and their seasons, one row and time chunk at a time, but for those that are done.
 
@@ -85,7 +85,7 @@ def compress_job(
         extra=(phase_coordinate(given.phase),),
     )
 
-    def units(done: Finished) -> Iterator[Unit]:
+    def units(done: Done) -> Iterator[Unit]:
         for unit, _ in _latents(bundle, graphs, given, done):
             yield checked(unit)
 
@@ -114,7 +114,7 @@ def superres_job(
     attributes = provenance(bundle, graphs, {**given.request, **select.record()}, notes)
     layout = field_layout(view, given.time(steps), fields.members, attributes, starts=given.starts)
 
-    def units(done: Finished) -> Iterator[Unit]:
+    def units(done: Done) -> Iterator[Unit]:
         for unit, seasons in _latents(bundle, graphs, given, done, steps):
             values = graphs.decode(unit.values[0], seasons)[None]
             yield seen(view, Unit(members=unit.members, times=unit.times, values=values))
@@ -206,7 +206,7 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
     time = encode_series([own.stamps[steps] for own in dates], bounds, calendar, starts)
     layout = field_layout(view, time, members, attributes, starts=starts)
 
-    def units(done: Finished) -> Iterator[Unit]:
+    def units(done: Done) -> Iterator[Unit]:
         for row in range(len(members or (0,)) * len(series)):
             place, start = divmod(row, len(series))
             here = {member: place} if member is not None else {}

@@ -27,7 +27,7 @@ from fsae.runtime.climate.calendar import (
 )
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import UsageError
-from fsae.runtime.jobs.job import Finished, Job, seen
+from fsae.runtime.jobs.job import Done, Job, seen
 from fsae.runtime.jobs.writer import WAITING
 from fsae.runtime.output.layout import Unit
 from fsae.runtime.output.provenance import field_layout, provenance
@@ -163,7 +163,7 @@ def generate_job(
             layout, members=None, variables=variables, quantiles=statistics.quantiles, by_quantile=by_quantile
         )
 
-    def units(done: Finished) -> Iterator[Unit]:
+    def units(done: Done) -> Iterator[Unit]:
         memory, places = sys.maxsize, model.window * len(view.variables) * layout.points
         kept = 4 * UNITS_HELD * model.window * len(manifest.variables) * npix(manifest.grid.zoom)
         if statistics is not None:

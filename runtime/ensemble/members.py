@@ -19,12 +19,10 @@ from fsae.runtime.diffusion.noise import member_integers, standard_normal
 from fsae.runtime.diffusion.sampler import SAMPLERS, noise_features, noise_levels
 from fsae.runtime.diffusion.whitening import seasonal_std, unwhiten
 from fsae.runtime.errors import BundleError
-from fsae.runtime.jobs.job import Finished
+from fsae.runtime.jobs.job import Done, nothing_done
 from fsae.runtime.output.layout import Unit
 
 SOURCES = ("hr", "lr")  # labels of what denoisers learn from: their input `source` counts them from 0
-
-NOTHING = Finished()
 
 DRAW = 0  # the first noise of a step; later draws are for stochastic samplers
 
@@ -173,7 +171,7 @@ def generate(
     plan: Plan,
     *,
     batch: int,
-    done: Finished = NOTHING,
+    done: Done = nothing_done,
     by_window: bool = False,
 ) -> Iterator[Unit]:
     """Draw an ensemble, `batch` members at a time, and yield each window of a member as a unit.
@@ -211,9 +209,7 @@ def generate(
             valid = _last(model.previous, valid, np.ones(model.window, np.float32))
 
 
-def _blocks(
-    plan: Plan, window: int, batch: int, done: Finished, by_window: bool
-) -> Iterator[tuple[int, Sequence[int]]]:
+def _blocks(plan: Plan, window: int, batch: int, done: Done, by_window: bool) -> Iterator[tuple[int, Sequence[int]]]:
     """Yield the number of finished windows and the places of members that are drawn side by side, to the end.
 
     They are a batch of members with the same number of finished windows, or `by_window` all members.

@@ -1,52 +1,57 @@
 """One output by the workers of a dask cluster: its shards are the tasks, and each worker process keeps one session.
 
-The client makes the empty output, hands out the shards, and publishes when all are complete; it holds the lock of the
-whole all the while. Ledgers tell what is finished (see shards.py), so a task can be done again after its worker died,
-and the same command with --resume goes on after the client died.
+The client begins the run, hands out the shards, and publishes when all are complete; it holds the lock of the whole all
+the while. The record tells what is finished (see ledger.py), so a task can be done again after its worker died, and the
+same command with --resume goes on after the client died.
 """
 
 import contextlib
-import functools
 import importlib.metadata
 import logging
-import os
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
-from fsae.runtime.input.sources import Source
-from fsae.runtime.log import log
-from fsae.runtime.output.files import output_errors, partial_of
+from fsae.runtime.errors import DeviceError, FsaeError, UsageError
+from fsae.runtime.input.sources import reason
+from fsae.runtime.output.files import output_errors
 from fsae.runtime.signals import uninterrupted
 
 from . import workers
-from .job import Job
-from .ledger import Split, identity, read_split
-from .lock import check_idle, clear, locked
-from .resume import check_place, is_complete, keeping, stopping
-from .shards import Pieces, missing_shards, open_split, pieces_of, publish_split
+from .identity import identity
+from .job import Job, Recipe
+from .ledger import Run, read_run
+from .lock import check_idle, locked
+from .resume import (
+    Output,
+    begin_again,
+    check_place,
+    is_complete,
+    keeping,
+    leave_nothing,
+    make_store,
+    open_run,
+    publish_run,
+    stopping,
+)
+from .shards import Shard, check_divisible, pieces_of
 from .workers import Work, forget, import_distributed, make_shard, stop
 
 SHARDS_PER_WORKER = 4  # so that all workers are busy until nearly the end, and little is lost with one of them
 
-UNKNOWN_WORKERS = 16  # where a cluster begins with none and starts them for the tasks it gets
+UNKNOWN_WORKERS = 16  # for a cluster that begins with none and starts them for the tasks it gets
 
 CONNECT_S = 5.0
-
-POLL_S = 0.2  # between looks at the ledgers, to tell of progress
 
 STOP_S = 10.0  # for workers to finish their units after an interruption
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A dask cluster: so many processes on this machine, or the workers of the scheduler at an address.
+    """A dask cluster: a number of processes on this machine, or the workers of the scheduler at an address.
 
     `threads` are those of each worker's session, by default as many as the worker has.
     """
@@ -64,94 +69,66 @@ class Cluster:
 
 def cluster_to_file(
     job: Job,
-    path: Path,
-    *,
+    output: Output,
     cluster: Cluster,
-    make: Callable[[Bundle, Graphs], Job],
-    bundle: Bundle,
-    graphs: Graphs,
-    overwrite: bool = False,
-    resume: bool = False,
-    inputs: Mapping[str, object] | None = None,
+    recipe: Recipe,
+    session: tuple[Bundle, Graphs],
+    *,
     progress: Callable[[int], None],
 ) -> None:
-    """Nothing; the job, which `make` makes anew with a worker's own bundle and graphs, is written to `path`.
+    """Write a job by the workers of a cluster, who make it anew by its recipe, each with a session as this one.
 
-    Arguments and errors as of `restart.to_file`; DeviceError where the cluster or a worker cannot be used.
+    `progress` is called with every shard that is finished. Errors as of `resume.to_file`; DeviceError if the cluster
+    or a worker cannot be used.
     """
     import_distributed()
-    partial = partial_of(path)
-    inputs = {name: _absolute(given) for name, given in (inputs or {}).items()}
-    with contextlib.closing(job), stopping(partial), contextlib.ExitStack() as held:
-        check_place(path, overwrite or resume)
-        pieces, wanted = pieces_of(job), identity(job.layout, inputs)
-        held.enter_context(locked(partial))
-        if is_complete(job.layout, path, wanted, overwrite, resume):
-            log.info(f"{path} is complete: nothing was left to do")
+    check_divisible(job)
+    recipe = recipe.absolute()
+    with contextlib.closing(job), stopping(output), contextlib.ExitStack() as held:
+        check_place(output)
+        wanted = identity(job.layout, recipe.inputs)
+        held.enter_context(locked(output.partial))
+        if is_complete(job.layout, output, wanted):
             progress(job.fields)
             return
-        known = _known(path, overwrite, resume)
+        known = read_run(output.partial)
         client = held.enter_context(_connected(cluster))
-        _check_versions(client)
-        count = min(_shards_for(client), pieces.count) if known is None else known.count
-        split = open_split(job, path, count, wanted, overwrite)
-        if known is not None:
-            log.info(f"going on with {partial}: {split.fields} of {split.total} fields are there")
+        check_versions(client)
+        if output.resume and known is not None and known.count > 1:
+            count = known.count
+        else:
+            count = min(_shards_for(client), pieces_of(job).count)
+        run = open_run(job, output, wanted, count)
+        if not output.resume:
+            check_idle(run.folder)
+        begin_again(run, output, run.shards)
         work = Work(
             run=uuid.uuid4().hex,
-            path=path.absolute(),
-            count=split.count,
-            make=_with_absolute(make, inputs),
-            inputs=inputs,
+            path=output.path.absolute(),
+            recipe=recipe,
             identity=wanted,
-            folder=bundle.folder.resolve(),
-            manifest_sha256=bundle.manifest_sha256,
-            device=graphs.device,
-            precision=graphs.precision,
+            folder=session[0].folder.resolve(),
+            manifest_sha256=session[0].manifest_sha256,
+            device=session[1].device,
+            precision=session[1].precision,
             threads=cluster.threads,
             version=importlib.metadata.version("fsae"),
         )
-        with keeping(partial):
-            _make_all(client, work, split, pieces, progress)
-        publish_split(job, path, split, overwrite)
-
-
-def _absolute(given: object) -> object:
-    """The path of a file that is there, as workers that began in other folders can read it; anything else as it is."""
-    if isinstance(given, Source):
-        return given.absolute()
-    return os.path.abspath(given) if isinstance(given, str | os.PathLike) and os.path.exists(given) else given
-
-
-def _with_absolute(make: Callable[[Bundle, Graphs], Job], inputs: Mapping[str, object]) -> Callable[..., Job]:
-    """The same with absolute paths of its files, where it is made of a function and its arguments."""
-    if not isinstance(make, functools.partial):
-        return make
-    names = {"source": "input", "climatology": "climatology"}
-    there = {key: inputs[name] for key, name in names.items() if key in make.keywords and name in inputs}
-    return functools.partial(make, **there)
+        try:
+            with keeping(run, run.shards):
+                with output_errors(output.path, ""):
+                    make_store(run.folder, job.layout)
+                with client.as_current():
+                    _make_all(client, work, run, progress)
+        except BaseException:
+            leave_nothing(run)
+            raise
+        publish_run(job.layout, run, output)
 
 
 def _shards_for(client: Any) -> int:
     """Number of shards for the workers that are there now."""
     return SHARDS_PER_WORKER * (sum(client.nthreads().values()) or UNKNOWN_WORKERS)
-
-
-def _known(path: Path, overwrite: bool, resume: bool) -> Split | None:
-    """The run in shards to go on with; None where a new one is to begin, and no other one is in its way."""
-    partial = partial_of(path)
-    known = read_split(partial)
-    if known is None or resume:
-        return known
-    if known.fields and not overwrite:
-        raise OutputError(
-            f"{partial} holds an unfinished run of {known.fields} of {known.total} fields: --resume goes on with it, "
-            "--overwrite starts again"
-        )
-    check_idle(partial)
-    with output_errors(path, ""):
-        clear(partial)
-    return None
 
 
 @contextlib.contextmanager
@@ -178,7 +155,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             client = distributed.Client(cluster.scheduler, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             raise DeviceError(
-                f"found no dask scheduler at {cluster.scheduler} within {CONNECT_S:.0f} s ({_first_line(error)}): give "
+                f"found no dask scheduler at {cluster.scheduler} within {CONNECT_S:.0f} s ({reason(error)}): give "
                 "the address that `dask scheduler` prints, or --workers N for processes on this machine"
             ) from None
         with client:
@@ -187,7 +164,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A block in which clients log no tracebacks of lost connections, which are told of in a sentence."""
+    """Keep clients from logging tracebacks of lost connections, which are reported in a sentence."""
     logger = logging.getLogger("distributed.client")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -197,12 +174,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _check_versions(client: Any) -> None:
-    """Nothing, or DeviceError where a worker has no fsae or another version; asked without any code of ours."""
+def check_versions(client: Any) -> None:
+    """Raise DeviceError if a worker has another fsae version, or none (it runs only the standard library for that)."""
     here = importlib.metadata.version("fsae")
     for address, found in client.run(importlib.metadata.version, "fsae", on_error="return").items():
         if found != here:
@@ -210,58 +183,51 @@ def _check_versions(client: Any) -> None:
             raise DeviceError(f"the dask worker {address} has {has}, expected {here}: install that version there")
 
 
-def _make_all(client: Any, work: Work, split: Split, pieces: Pieces, progress: Callable[[int], None]) -> None:
-    """Nothing; the workers have made all shards that were missing."""
+def _make_all(client: Any, work: Work, run: Run, progress: Callable[[int], None]) -> None:
+    """Let the workers make all shards that are missing."""
     distributed = import_distributed()
-    name = f"fsae-shard-{work.run}"
+    progress(run.fields(run.shards))
+    left = {shard: run.total([shard]) - run.fields([shard]) for shard in run.missing()}
     futures = {
-        client.submit(make_shard, work, number, key=f"{name}-{number}", pure=False): number
-        for number in missing_shards(split, pieces)
+        client.submit(make_shard, work, shard, key=f"fsae-shard-{work.run}-{shard.number}", pure=False): shard
+        for shard in left
     }
-    done, waiting = 0, set(futures)
+    waiting = set(futures)
     try:
-        while True:
-            ready = {future for future in waiting if future.done()}
-            for future in ready:
-                future.result()
-            waiting -= ready
-            now = split.fields
-            progress(now - done)
-            done = now
-            if not waiting:
-                return
-            time.sleep(POLL_S)
+        for future in distributed.as_completed(futures):
+            _raise_failure(client, futures[future], future)
+            waiting.remove(future)
+            progress(left[futures[future]])
+    finally:
+        with uninterrupted():
+            _end(client, work.run, waiting)
+
+
+def _raise_failure(client: Any, shard: Shard, future: Any) -> None:
+    """Raise what a task failed with, if it did."""
+    distributed = import_distributed()
+    try:
+        future.result()
     except distributed.scheduler.KilledWorker as error:
-        number = next((n for future, n in futures.items() if future.key == error.task), 0)
         raise FsaeError(
-            f"shard {number}/{work.count} was given up: its dask workers ended {error.allowed_failures + 1} times, as "
-            "where memory runs out; give a smaller --batch or larger workers"
+            f"shard {shard} was given up: its dask workers ended {error.allowed_failures + 1} times, as where memory "
+            "runs out; give a smaller --batch or larger workers"
         ) from None
     except (distributed.CancelledError, distributed.comm.CommClosedError):
         raise DeviceError(f"the dask scheduler at {client.scheduler.address} is gone: start one again") from None
-    finally:
-        with uninterrupted():
-            _end(client, work, waiting)
 
 
-def _end(client: Any, work: Work, waiting: set[Any]) -> None:
-    """Nothing; no worker is at work any more, as far as they can be reached, nor keeps anything of this run."""
+def _end(client: Any, run: str, waiting: set[Any]) -> None:
+    """Stop all reachable workers and let them forget this run.
+
+    A task that was cancelled may still be running, so those that wait are not cancelled: each one ends by itself.
+    """
     if client.status != "running":
         return
+    distributed = import_distributed()
     with contextlib.suppress(Exception):  # what went wrong before matters, and not what follows from it
         if waiting:
-            client.run(stop, work.run, on_error="ignore")
-            client.cancel(list(waiting))
-            end = time.monotonic() + STOP_S
-            while time.monotonic() < end and not _is_idle(partial_of(work.path)):
-                time.sleep(POLL_S)
-        client.run(forget, work, on_error="ignore")
-
-
-def _is_idle(folder: Path) -> bool:
-    """Whether no worker is at work on a shard: it is not told when a task that was cancelled has ended."""
-    try:
-        check_idle(folder)
-    except OutputError:
-        return False
-    return True
+            client.run(stop, run, on_error="ignore")
+            with contextlib.suppress(distributed.TimeoutError, distributed.CancelledError):
+                distributed.wait(waiting, timeout=STOP_S)
+        client.run(forget, run, on_error="ignore")

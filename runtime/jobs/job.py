@@ -1,35 +1,50 @@
 """Work as a layout and the units that fill it: what goes to a file and what comes back in memory is one thing."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from fsae.runtime.arrays import F32
+from fsae.runtime.backends.graphs import Graphs
+from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import ToleranceError
+from fsae.runtime.input.sources import Source
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.selection import View
 
 
-class Finished:
-    """Which units are done: none, unless a ledger says so. Members are counted by their place in the request."""
+class Done(Protocol):
+    """Which units are finished. Members are counted by their place in the request."""
 
     def has(self, member: int, first: int) -> bool:
-        """Whether the unit of a member that begins at the step `first` is done."""
+        """True if the unit of a member that begins at the step `first` is finished."""
+        ...
+
+    def steps(self, member: int) -> int:
+        """Finished steps of a member, in a row from its first one, after which its state is known."""
+        ...
+
+    def state(self, member: int) -> F32:
+        """The state of a member after those steps; KeyError if there are none."""
+        ...
+
+
+class _NothingDone:
+    def has(self, member: int, first: int) -> bool:
         return False
 
     def steps(self, member: int) -> int:
-        """Steps done of a member, one after another from the first, whose state is known."""
         return 0
 
     def state(self, member: int) -> F32:
-        """What was given with the last of those steps."""
         raise KeyError(member)
 
 
-def nothing() -> None:
-    """Nothing."""
+nothing_done: Done = _NothingDone()
 
 
 def time_chunks(steps: int) -> Iterator[slice]:
@@ -44,18 +59,18 @@ def time_chunks(steps: int) -> Iterator[slice]:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to write: a layout and, in one pass, the units that fill it, but for those that are finished.
+    """What to write: a layout and, in one pass, the units that fill it, except those that are finished.
 
     `notes` are warnings for the user, `close` closes the input and is called when all is done or has failed. `missing`
     are the numbers of the shards that the output still waits for.
     """
 
     layout: Layout
-    units: Callable[[Finished], Iterator[Unit]]
+    units: Callable[[Done], Iterator[Unit]]
     notes: tuple[str, ...] = ()
-    divisible: bool = True  # whether some of the members can be made without the others
-    chained: bool = False  # whether a unit of a member needs those before it
-    close: Callable[[], None] = nothing
+    divisible: bool = True  # False if every unit needs all members
+    chained: bool = False  # True if a unit of a member needs those before it
+    close: Callable[[], None] = lambda: None
     missing: tuple[int, ...] = ()
 
     @property
@@ -64,8 +79,32 @@ class Job:
         return self.layout.rows * self.layout.steps
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a job is made, on any machine that has the bundle: `make` gets the `inputs`, files or data, by name."""
+
+    make: Callable[[Bundle, Graphs, Mapping[str, Any]], Job]
+    inputs: Mapping[str, Any]
+
+    def job(self, bundle: Bundle, graphs: Graphs) -> Job:
+        """The job."""
+        return self.make(bundle, graphs, self.inputs)
+
+    def absolute(self) -> "Recipe":
+        """The recipe with absolute paths, as processes that began in other folders need them."""
+        return dataclasses.replace(self, inputs={name: _absolute(given) for name, given in self.inputs.items()})
+
+
+def _absolute(given: Any) -> Any:
+    if isinstance(given, list | tuple):
+        return [_absolute(one) for one in given]
+    if isinstance(given, Source):
+        return given.absolute()
+    return os.path.abspath(given) if isinstance(given, str | os.PathLike) else given
+
+
 def checked(unit: Unit) -> Unit:
-    """The unit; ToleranceError where it holds values that are not finite."""
+    """The unit; ToleranceError if some of its values are not finite."""
     if not np.isfinite(unit.values).all():
         raise ToleranceError("the model gave values that are not finite: check the input and run `fsae-run verify`")
     return unit

@@ -1,14 +1,13 @@
-"""What is finished of a run that may be stopped at any moment, in a folder beside its unfinished output.
+"""What is finished of a run that may be stopped at any moment, in the folder of its unfinished output.
 
-    run.json     what the run is, written when the empty output stands
-    units.log    one line for every finished unit, written after its values: [member, first step, end, state's hash]
-    states/      by member, what its next step needs of those before
+    run.json                    what the run is, and in how many shards it is made
+    shards/3-of-8/units.log     a line for every finished unit of the shard, written after its values
+    shards/3-of-8/states/       by member, what its next step needs of those before
 
-A run in shards (see shards.py) has a folder of this kind for each shard, in shards/, and no log of its own.
-
-Only the log counts. A line is appended in one call after all it speaks of is written; a last line that is torn is cut
-off. So a process can be killed at any moment. Nothing is forced to the disk: after a loss of power the log may know
-more than the disk does, and the run is to be started again.
+Only the log counts: a line is appended in one call after everything it speaks of is written, and a last line that is
+torn is cut off, so a process can be killed at any moment. Nothing is forced to the disk: after a loss of power the log
+may know more than the disk does, so a run that goes on first looks for the chunks of each unit. (The chunks alone would
+not do: how far each of thousands of shards is would take a look at every one of their files.)
 """
 
 import errno
@@ -17,28 +16,23 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.errors import OutputError
-from fsae.runtime.input.sources import ZARR_MARKS, Source
 from fsae.runtime.output.files import RUN
 from fsae.runtime.output.layout import Layout, Unit, coordinates, data_arrays
-from fsae.runtime.output.store import Attribute
 
-from .job import Finished
 from .lock import SHARDS
+from .shards import Pieces, Shard
 
-FORMAT = 1
+FORMAT = 2
 
 LOG, STATES = "units.log", "states"
-
-REQUEST = "fsae_request"
 
 
 @dataclass(frozen=True)
@@ -51,103 +45,32 @@ class Line:
     state: str = ""
 
 
-def _digest(state: F32) -> str:
-    return hashlib.sha256(np.ascontiguousarray(state).tobytes()).hexdigest()
+Lines = dict[tuple[int, int], Line]  # by member and first step
 
 
-def _identity_of(attributes: Mapping[str, Attribute]) -> dict[str, str]:
-    """Attributes as text, each part of the request by itself."""
-    found = {key: str(value) for key, value in attributes.items() if key != REQUEST}
-    request = json.loads(str(attributes.get(REQUEST, "{}")))
-    return found | {f"request: {key}": json.dumps(value) for key, value in request.items()}
-
-
-def identity(layout: Layout, inputs: Mapping[str, object]) -> dict[str, str]:
-    """What two runs must have in common for one to go on with the other: attributes, each part of the request, inputs.
-
-    `inputs` are the files read, by what they are; of what is no path nothing is known but what the request tells. The
-    coordinates and shapes stand in it as one hash.
-    """
-    whole = hashlib.sha256(repr((layout.dims, layout.shape, layout.chunks, tuple(layout.variables))).encode())
-    for item in coordinates(layout):
-        whole.update(repr((item.name, item.dims, item.values.dtype.str, item.values.shape)).encode())
-        whole.update(np.ascontiguousarray(item.values).tobytes())
-    stamps = {f"file of the {name}": _stamp(given) for name, given in inputs.items()}
-    return _identity_of(layout.attributes) | stamps | {"coordinates": whole.hexdigest()}
-
-
-def _stamp(given: object) -> str:
-    """Size and time of change of a file, or of what stands first in a Zarr store; of several files one hash of those.
-
-    Empty for what is not a file.
-    """
-    if not isinstance(given, Source | str | os.PathLike | list | tuple):
-        return ""
-    stamps = [_stamp_of(path) for path in Source.of(given).paths]
-    if not stamps:
-        return ""
-    whole = hashlib.sha256("; ".join(stamps).encode()).hexdigest()
-    return stamps[0] if len(stamps) == 1 else f"{whole} of {len(stamps)} files"
-
-
-def _stamp_of(path: Path) -> str:
-    parts = [path, *(path / mark for mark in ZARR_MARKS)] if path.is_dir() else [path]
-    found = [part.stat() for part in parts if part.exists()]
-    return ", ".join(f"{stat.st_size} bytes of {stat.st_mtime_ns}" for stat in found)
-
-
-def same_request(layout: Layout, attributes: Mapping[str, Attribute]) -> str:
-    """What differs, in words, between a layout's attributes and those of finished output; empty where nothing does."""
-    wanted = _identity_of(layout.attributes)
-    found = _identity_of(attributes)
-    return difference({key: found[key] for key in wanted if key in found}, wanted)
-
-
-def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What differs between two identities, in words; empty where nothing does.
-
-    >>> difference({"request: seed": "1", "fsae_device": "cpu"}, {"request: seed": "2", "fsae_device": "cpu"})
-    'request: seed (1 there, 2 here)'
-    """
-    keys = [key for key in (*before, *now) if before.get(key) != now.get(key)]
-
-    def short(text: str | None) -> str:
-        return "nothing" if text is None else text if len(text) <= 60 else f"{text[:57]}..."
-
-    parts = [f"{key} ({short(before.get(key))} there, {short(now.get(key))} here)" for key in dict.fromkeys(keys)]
-    return "; ".join(parts)
-
-
-@dataclass
-class Ledger(Finished):
-    """The record of one run in its folder, as it was opened; `fields` counts on with what is recorded."""
+@dataclass(frozen=True)
+class Ledger:
+    """The finished units of a shard, in its folder; `has`, `steps` and `state` as of `Done`."""
 
     folder: Path
-    run: Mapping[str, Any]
-    lines: Mapping[tuple[int, int], Line] = field(default_factory=dict)  # by member and first step
-    fields: int = 0
+    lines: Lines
 
     @property
-    def total(self) -> int:
-        """Fields of the whole run."""
-        return int(self.run["fields"])
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """See `identity`."""
-        return dict(self.run["identity"])
+    def fields(self) -> int:
+        """Number of finished fields."""
+        return _fields(self.lines)
 
     def has(self, member: int, first: int) -> bool:
-        """See `Finished.has`."""
+        """See `Done.has`."""
         return (member, first) in self.lines
 
     def steps(self, member: int) -> int:
-        """See `Finished.steps`; 0 where the state is damaged, so that the member is made anew."""
+        """See `Done.steps`; 0 if the state is damaged, so that the member is made anew."""
         line = self._last(member)
         return 0 if line is None or self._read_state(line) is None else line.end
 
     def state(self, member: int) -> F32:
-        """See `Finished.state`."""
+        """See `Done.state`."""
         line = self._last(member)
         found = None if line is None else self._read_state(line)
         if found is None:
@@ -155,7 +78,7 @@ class Ledger(Finished):
         return found
 
     def record(self, unit: Unit) -> None:
-        """Nothing; the unit, whose values are all written, counts as done. Only units of one member have a state."""
+        """Count a unit as finished; its values are all written. Only units of one member have a state."""
         for member in range(unit.members.start, unit.members.stop):
             line = Line(member, unit.times.start, unit.times.stop, "" if unit.state is None else _digest(unit.state))
             if unit.state is not None:
@@ -166,8 +89,7 @@ class Ledger(Finished):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if unit.state is not None:
                 self._state_path(member, line.first).unlink(missing_ok=True)
-            if not self.has(member, line.first):
-                self.fields += line.end - line.first
+            self.lines[member, line.first] = line
 
     def _last(self, member: int) -> Line | None:
         """The last of the units of a member that follow each other from its first step on."""
@@ -187,150 +109,109 @@ class Ledger(Finished):
         return found if _digest(found) == line.state else None
 
 
-def start_ledger(folder: Path, fields: int, wanted: Mapping[str, str]) -> Ledger:
-    """The empty ledger of a run of so many fields; what the folder holds counts as a run from now on."""
-    (folder / STATES).mkdir()
-    (folder / LOG).touch()
-    run = {"format": FORMAT, "fields": fields, "identity": dict(wanted)}
-    _write_run(folder, run)
-    return Ledger(folder, run)
+def _digest(state: F32) -> str:
+    return hashlib.sha256(np.ascontiguousarray(state).tobytes()).hexdigest()
 
 
-def _write_run(folder: Path, run: Mapping[str, Any]) -> None:
-    aside = folder / f"{RUN}.new"
-    aside.write_text(json.dumps(run, indent=1, sort_keys=True), encoding="utf-8")
-    aside.replace(folder / RUN)
-
-
-def _read_run(folder: Path) -> dict[str, Any] | None:
-    try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(run, dict) or run.get("format") != FORMAT:
-        return None
-    return run if isinstance(run.get("identity"), dict) and isinstance(run.get("fields"), int) else None
-
-
-def shard_folder(folder: Path, number: int, count: int) -> Path:
-    """Folder of a shard, within that of its run."""
-    return folder / SHARDS / f"{number}-of-{count}"
-
-
-@dataclass(frozen=True)
-class Split:
-    """The record of a run in shards, counted from 1, each with a ledger of its own."""
-
-    folder: Path
-    run: Mapping[str, Any]
-
-    @property
-    def count(self) -> int:
-        """Number of shards."""
-        return int(self.run["shards"])
-
-    @property
-    def total(self) -> int:
-        """Fields of the whole run."""
-        return int(self.run["fields"])
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """See `identity`."""
-        return dict(self.run["identity"])
-
-    @property
-    def fields(self) -> int:
-        """Fields that are finished, in all shards, as of now."""
-        ledgers = (self.ledger(number) for number in range(1, self.count + 1))
-        return sum(ledger.fields for ledger in ledgers if ledger is not None)
-
-    def place(self, number: int) -> Path:
-        """Folder of a shard."""
-        return shard_folder(self.folder, number, self.count)
-
-    def ledger(self, number: int) -> Ledger | None:
-        """The ledger of a shard; None where it has finished nothing."""
-        return read_ledger(self.place(number))
-
-
-def start_split(folder: Path, fields: int, wanted: Mapping[str, str], count: int) -> Split:
-    """The record of a run in so many shards; what the folder holds counts as such a run from now on."""
-    (folder / SHARDS).mkdir()
-    run = {"format": FORMAT, "fields": fields, "identity": dict(wanted), "shards": count}
-    _write_run(folder, run)
-    return Split(folder, run)
-
-
-def read_split(folder: Path) -> Split | None:
-    """The record of a run in shards in a folder; None where there is none."""
-    run = _read_run(folder)
-    return Split(folder, run) if run is not None and isinstance(run.get("shards"), int) else None
-
-
-def read_record(folder: Path) -> Ledger | Split | None:
-    """What tells of the run in a folder, in shards or not; None where nothing is finished."""
-    split = read_split(folder)
-    if split is not None:
-        return split if split.fields else None
-    return read_ledger(folder)
-
-
-def read_ledger(folder: Path) -> Ledger | None:
-    """The ledger in a folder, as far as its log is whole; None where there is no run with something finished."""
-    run = _read_run(folder)
-    try:
-        lines = _whole_lines((folder / LOG).read_bytes())[0]
-    except OSError:
-        return None
-    if run is None or not lines:
-        return None
-    by_place = {(line.member, line.first): line for line in lines}  # made anew, a unit has a second line
-    return Ledger(folder, run, by_place, sum(line.end - line.first for line in by_place.values()))
-
-
-def mend_log(folder: Path, there: Callable[[Line], bool]) -> Ledger | None:
-    """The ledger of the units that are `there`; None where there are none. The log ends with a whole line.
-
-    Units of which something is missing, as after a loss of power, no longer count as done.
-    """
-    lines, size = _whole_lines((folder / LOG).read_bytes())
-    kept = [line for line in lines if there(line)]
-    if len(kept) == len(lines):
-        os.truncate(folder / LOG, size)
-    else:
-        aside = folder / f"{LOG}.new"
-        aside.write_bytes(b"".join(map(_text, kept)))
-        aside.replace(folder / LOG)
+def open_ledger(folder: Path, there: Callable[[Line], bool]) -> Ledger:
+    """The ledger of the shard in a folder, without the units that are not `there`; its log ends with a whole line."""
     (folder / STATES).mkdir(exist_ok=True)
-    return read_ledger(folder)
+    lines = {place: line for place, line in read_lines(folder).items() if there(line)}
+    aside = folder / f"{LOG}.new"
+    aside.write_bytes(b"".join(map(_text, lines.values())))
+    aside.replace(folder / LOG)
+    return Ledger(folder, lines)
 
 
-def _text(line: Line) -> bytes:
-    """A line of the log."""
-    return json.dumps([line.member, line.first, line.end, line.state]).encode() + b"\n"
-
-
-def _whole_lines(data: bytes) -> tuple[list[Line], int]:
-    """The lines before the first one that is torn, and their bytes."""
-    lines, size = [], 0
+def read_lines(folder: Path) -> Lines:
+    """The finished units of the shard in a folder, as far as its log is whole; one that was made anew counts once."""
+    lines: Lines = {}
+    try:
+        data = (folder / LOG).read_bytes()
+    except OSError:
+        return lines
     for text in data.splitlines(keepends=True):
         try:
-            line = Line(*json.loads(text))
+            line = Line(**json.loads(text))
         except (ValueError, TypeError):
             break
         if not text.endswith(b"\n"):
             break
-        lines.append(line)
-        size += len(text)
-    return lines, size
+        lines[line.member, line.first] = line
+    return lines
 
 
-# What an interrupted run has left, looked at before it goes on: a machine that lost its power may have lost files.
+def _text(line: Line) -> bytes:
+    """A line of the log."""
+    return json.dumps(asdict(line)).encode() + b"\n"
+
+
+def _fields(lines: Lines) -> int:
+    return sum(line.end - line.first for line in lines.values())
+
+
+@dataclass(frozen=True)
+class Run:
+    """The record of a run: its folder, the number of its shards, what they divide, and what tells it from others."""
+
+    folder: Path
+    count: int
+    pieces: Pieces
+    identity: Mapping[str, str]
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """All shards."""
+        return tuple(Shard(number, self.count) for number in range(1, self.count + 1))
+
+    def place(self, shard: Shard) -> Path:
+        """Folder of a shard."""
+        return self.folder / SHARDS / f"{shard.number}-of-{shard.count}"
+
+    def total(self, shards: Sequence[Shard]) -> int:
+        """Fields of some shards."""
+        return sum(self.pieces.fields(shard.part(self.pieces.count)) for shard in shards)
+
+    def fields(self, shards: Sequence[Shard]) -> int:
+        """Fields of some shards that are finished as of now."""
+        return sum(_fields(read_lines(self.place(shard))) for shard in shards)
+
+    def missing(self) -> tuple[Shard, ...]:
+        """Shards that are not complete."""
+        return tuple(shard for shard in self.shards if self.fields([shard]) < self.total([shard]))
+
+    def kept(self, shards: Sequence[Shard]) -> str:
+        """How much of some shards, or of the whole run, is finished, and where; empty if nothing is."""
+        done, whole = self.fields(shards), len(shards) == self.count
+        folder = self.folder if whole else self.place(shards[0])
+        return f"{done} of {self.total(shards)} fields are kept in {folder}" if done else ""
+
+
+def start_run(run: Run) -> None:
+    """Write the record of a run; what its folder holds counts as that run from now on."""
+    (run.folder / SHARDS).mkdir()
+    record = {"format": FORMAT, "shards": run.count, "pieces": asdict(run.pieces), "identity": dict(run.identity)}
+    aside = run.folder / f"{RUN}.new"
+    aside.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+    aside.replace(run.folder / RUN)
+
+
+def read_run(folder: Path) -> Run | None:
+    """The run in a folder; None if there is none that this version can read."""
+    try:
+        record = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        if record.pop("format") != FORMAT:
+            return None
+        return Run(folder, record["shards"], Pieces(**record["pieces"]), record["identity"])
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return None
+
+
+# What an interrupted run left is checked before it goes on: a machine that lost its power may have lost files.
 
 
 def check_frame(fields: Path, layout: Layout) -> None:
-    """Nothing; OutputError where the store in the folder `fields` lacks an array of its layout."""
+    """Raise OutputError if the store in the folder `fields` lacks an array of its layout."""
     names = [item.name for item in coordinates(layout)] + [array.name for array in data_arrays(layout)]
     lost = [name for name in ("", *names) if not _holds(fields / name / "zarr.json")]
     if lost:
@@ -340,7 +221,7 @@ def check_frame(fields: Path, layout: Layout) -> None:
 
 
 def is_there(fields: Path, layout: Layout, line: Line) -> bool:
-    """Whether the store holds all chunks of a finished unit."""
+    """True if the store holds all chunks of a finished unit, of every variable."""
     place = layout.place(slice(line.member, line.member + 1), slice(line.first, line.end))
     for array in data_arrays(layout):
         lead = len(array.shape) - len(layout.shape)  # quantiles stand before all others, in one chunk
@@ -356,7 +237,7 @@ def is_there(fields: Path, layout: Layout, line: Line) -> bool:
 
 
 def _holds(path: Path) -> bool:
-    """Whether a file is there and not empty."""
+    """True if a file is there and not empty."""
     try:
         return path.stat().st_size > 0
     except OSError:

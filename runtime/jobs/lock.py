@@ -1,69 +1,28 @@
-"""One writer at a time: a lock that the operating system gives back when its process ends, however it ends."""
+"""One writer at a time: a lock on a folder, which the kernel takes back when its process ends, however it ends."""
 
 import contextlib
 import errno
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from fsae.runtime.errors import OutputError
 
 LOCK = "lock"
 
-SHARDS = "shards"  # a folder of folders, each locked by the process that makes a shard, see shards.py
+SHARDS = "shards"  # a folder of folders, each locked by the process that makes a shard, see resume.py
 
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5  # between attempts to take a lock that another holds
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5  # between attempts to take a lock that another process holds
 
 ATTEMPTS = 100  # a folder can be removed between making it and locking in it, by a run that is just ending
 
 # What file systems without locks say, as some parallel ones are mounted.
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-
-
-def _take(number: int) -> bool:
-    """Whether the open file is locked for this process now; without waiting."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        try:
-            os.lseek(number, 0, os.SEEK_SET)
-            msvcrt.locking(number, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _locked_file(folder: Path) -> int | None:
-    """The open, locked file `lock` of a folder that is made where it is missing; None where another holds it."""
-    for _ in range(ATTEMPTS):
-        with contextlib.suppress(FileNotFoundError):
-            with contextlib.suppress(FileExistsError):  # `exist_ok` looks again, and fails where it is gone by then
-                folder.mkdir()
-            number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                if not _take(number):
-                    os.close(number)
-                    return None
-                if os.path.samestat(os.fstat(number), os.stat(folder / LOCK)):
-                    return number
-            except BaseException:
-                os.close(number)
-                raise
-            os.close(number)  # the lock of a folder that is gone
-    if not folder.is_dir():  # no other run removes it that often
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
-    return None
 
 
 def holder(folder: Path) -> str:
@@ -78,10 +37,41 @@ def holder(folder: Path) -> str:
         return "another run"
 
 
-def _locked_in_time(folder: Path, patience_s: float) -> int | None:
-    """See `_locked_file`; None only where another has held it for so many seconds."""
+def _busy(folder: Path) -> OutputError:
+    return OutputError(
+        f"{folder} is being written by {holder(folder)}", advice="wait for it or stop it, or give another output"
+    )
+
+
+def _take(folder: Path) -> int | None:
+    """The open, locked file `lock` of a folder, which is made if it is missing; None if another process holds it.
+
+    filelock's own class will not do: it makes parent folders too, and so brings back a run that has just been removed.
+    """
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileExistsError):  # not exist_ok=True: it fails if the folder goes meanwhile
+                folder.mkdir()
+            number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                if not lock_descriptor(number, blocking=False):
+                    os.close(number)
+                    return None
+                if os.path.samestat(os.fstat(number), os.stat(folder / LOCK)):
+                    return number
+            except BaseException:
+                os.close(number)
+                raise
+            os.close(number)  # the lock of a folder that is gone
+    if not folder.is_dir():  # no other run removes it that often
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+    return None
+
+
+def _take_in_time(folder: Path, patience_s: float) -> int | None:
+    """See `_take`; None only if another process has held the lock for that long."""
     end, pause_s = time.monotonic() + patience_s, SHORTEST_PAUSE_S
-    while (number := _locked_file(folder)) is None and time.monotonic() < end:
+    while (number := _take(folder)) is None and time.monotonic() < end:
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     return number
@@ -89,22 +79,20 @@ def _locked_in_time(folder: Path, patience_s: float) -> int | None:
 
 @contextlib.contextmanager
 def locked(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
-    """A block that alone writes in the folder, which is made; OutputError where another run does, naming it.
+    """Let the block alone write in the folder, which is made; OutputError naming the run that does so already.
 
-    So many seconds are waited for the other one. The kernel gives the lock back when the process ends, so a killed run
-    leaves none. At the end of the block the folder is removed where nothing but the lock is in it.
+    The other run is waited for that long. A killed run leaves no lock: the kernel takes it back. At the end of the
+    block the folder is removed if nothing but the lock is in it.
     """
     try:
-        number = _locked_in_time(folder, patience_s)
+        number = _take_in_time(folder, patience_s)
     except OSError as error:
         why = f"{error.strerror}; is there space, and is it yours?"
         if error.errno in NO_LOCKS:
-            why = "its file system has no locks; take a folder on another file system"
+            why = "its file system has no locks; give an output on another file system"
         raise OutputError(f"cannot lock {folder}: {why}") from None
     if number is None:
-        raise OutputError(
-            f"{folder} is being written by {holder(folder)}: wait for it or stop it, or take another folder"
-        )
+        raise _busy(folder)
     try:
         os.ftruncate(number, 0)
         os.write(number, f"process {os.getpid()} on {platform.node()}\n".encode())
@@ -118,24 +106,15 @@ def locked(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
 
 
 def check_idle(folder: Path) -> None:
-    """Nothing, or OutputError where a process is making a shard of the run in a folder."""
-    for lock in sorted(folder.glob(f"{SHARDS}/*/{LOCK}")):
-        try:
-            number = os.open(lock, os.O_RDWR)
-        except FileNotFoundError:
-            continue
-        try:
-            if not _take(number):
-                raise OutputError(
-                    f"{lock.parent} is being written by {holder(lock.parent)}: wait for it or stop it, or give another "
-                    "output"
-                )
-        finally:
-            os.close(number)
+    """Raise OutputError if a process is making a shard of the run in a folder."""
+    for file in sorted(folder.glob(f"{SHARDS}/*/{LOCK}")):
+        with contextlib.suppress(FileNotFoundError), file.open("r+b") as lock:
+            if not lock_descriptor(lock.fileno(), blocking=False):
+                raise _busy(file.parent)
 
 
 def clear(folder: Path) -> None:
-    """Nothing is left in a folder but its lock. Files go first: they say what the folders are."""
+    """Remove all that is in a folder but its lock. Files go first: they say what the folders are."""
     for path in sorted(folder.iterdir(), key=Path.is_dir):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

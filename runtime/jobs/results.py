@@ -15,7 +15,7 @@ from fsae.runtime.output.layout import Layout, to_dataset
 from fsae.runtime.output.store import Coordinate
 from fsae.runtime.output.times import TimeAxis
 
-from .job import Finished, Job
+from .job import Job, nothing_done
 from .shards import Part, pieces_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def in_memory(job: Job) -> "xr.Dataset":
     slots = max((part.stop for part in layout.slots.values()), default=0)
     whole: F32 = np.empty((layout.rows, layout.steps, slots, layout.points), dtype=np.float32)
     with contextlib.closing(job):
-        for unit in job.units(Finished()):
+        for unit in job.units(nothing_done):
             whole[unit.members, unit.times] = unit.values
     return to_dataset(layout, whole)
 
@@ -82,7 +82,7 @@ def stream(job: Job, windows: bool = False) -> "Iterator[xr.Dataset]":
     layout, held = job.layout, dict[int, F32]()
     steps = layout.steps
     with contextlib.closing(job):
-        for unit in job.units(Finished()):
+        for unit in job.units(nothing_done):
             if windows:
                 yield to_dataset(part_of(layout, unit.members, unit.times), unit.values)
                 continue

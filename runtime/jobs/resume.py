@@ -1,23 +1,28 @@
-"""Runs that can be stopped at any moment and go on: units are kept in OUT.partial, OUT is whole or not there.
+"""One path from a job to its file: it can be stopped at any moment and goes on, and OUT is whole or not there.
 
-    OUT.partial/lock           held by the run that writes, see lock.py
-    OUT.partial/run.json, ...  what is finished, see ledger.py
-    OUT.partial/fields.zarr    the output so far, a Zarr store whatever OUT is
-    OUT.partial/fields.nc      being put together from that at the end, where OUT is NetCDF
+    OUT.partial/lock              held while a run is begun, joined or published, see lock.py
+    OUT.partial/run.json, shards/ what the run is and what is finished, see ledger.py
+    OUT.partial/fields.zarr       the output so far, a Zarr store whatever OUT is: shards write chunks of their own
+    OUT.partial/fields.nc         being put together from that at the end, if OUT is NetCDF
 
-The store becomes OUT by one renaming, after which the rest is removed; so the ledger outlives every other step.
+A job of one process is a run of one shard. The processes of several shards may start in any order, at any time, on any
+hosts that share the file system and its locks; each holds the lock of its shard while it makes it. Who finishes and
+finds all shards complete publishes, under the lock of the whole and only while run.json is there: once. The store
+becomes OUT by one renaming, after which the rest is removed; so the record outlives every other step.
 """
 
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fsae.runtime.errors import FsaeError, OutputError, Stopped, UsageError
 from fsae.runtime.log import log
 from fsae.runtime.output.files import (
     CONVENTIONS,
+    RUN,
     check_output,
     is_netcdf,
     output_errors,
@@ -26,226 +31,284 @@ from fsae.runtime.output.files import (
     read_attributes,
     remove,
     replaced_by,
+    unfinished,
 )
 from fsae.runtime.output.layout import Layout, Unit, data_arrays, make_frame, write_unit
 from fsae.runtime.output.netcdf import NetcdfStore
 from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.signals import uninterrupted
 
-from .job import Finished, Job
-from .ledger import (
-    Ledger,
-    Split,
-    check_frame,
-    difference,
-    identity,
-    is_there,
-    mend_log,
-    read_ledger,
-    read_record,
-    read_split,
-    same_request,
-    start_ledger,
-)
+from .identity import difference, identity, same_request
+from .job import Job
+from .ledger import Ledger, Run, check_frame, is_there, open_ledger, read_run, start_run
 from .lock import check_idle, clear, locked
+from .shards import WHOLE, Part, Shard, check_divisible, listed, pieces_of
 from .writer import open_writer
 
 FIELDS = "fields.zarr"
 
 ASSEMBLED = "fields.nc"
 
+PATIENCE_S = 60.0  # for the lock of the whole, which shards hold for moments
+
+LONG_S = 1e9  # for it at the end: whoever holds it then publishes, or finds that this process is to do it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where a result goes: `overwrite` replaces what is there, `resume` goes on with an unfinished run of it."""
+
+    path: Path
+    overwrite: bool = False
+    resume: bool = False
+
+    @property
+    def partial(self) -> Path:
+        """Folder of its unfinished run."""
+        return partial_of(self.path)
+
 
 def to_file(
     job: Job,
-    path: Path,
+    output: Output,
+    shard: Shard = WHOLE,
     *,
-    overwrite: bool = False,
-    resume: bool = False,
     inputs: Mapping[str, object] | None = None,
     progress: Callable[[int], None],
-) -> None:
-    """Nothing; the result is streamed to `path`, and `progress` is told of every few fields written.
+) -> tuple[int, ...]:
+    """Numbers of the shards that the output still waits for, once this one is written; if none, the output is there.
 
-    With `resume` an earlier run's finished units are kept; UsageError where that run was another one. `inputs` are the
-    files that the job reads, by what they are. Stopped where SIGINT or SIGTERM came and something is finished.
+    `inputs` are the files that the job reads, by name; `progress` is called with every few fields of this shard that
+    are finished. UsageError if the unfinished run that is found is another one, OutputError if it would be lost or the
+    output cannot be written, Stopped if SIGINT or SIGTERM came and something of this shard is finished.
     """
-    partial = partial_of(path)
-    with contextlib.closing(job):
-        check_place(path, overwrite or resume)
-        with stopping(partial), locked(partial):
-            wanted = identity(job.layout, inputs or {})
-            if is_complete(job.layout, path, wanted, overwrite, resume):
-                log.info(f"{path} is complete: nothing was left to do")
-                progress(job.fields)
-                return
-            ledger = _known(job.layout, path, partial, wanted, overwrite, resume)
-            if ledger is not None:
-                log.info(f"going on with {partial}: {ledger.fields} of {ledger.total} fields are there")
-                progress(ledger.fields)
-            elif resume:
-                log.info(f"there is no unfinished run at {partial}: starting from the beginning")
-            _write(job, path, partial, ledger, wanted, progress)
+    if shard.count > 1:
+        check_divisible(job)
+    with contextlib.closing(job), stopping(output, [shard]), contextlib.ExitStack() as held:
+        check_place(output)
+        wanted = identity(job.layout, inputs or {})
+        with locked(output.partial, PATIENCE_S):
+            if is_complete(job.layout, output, wanted):
+                pieces = pieces_of(job)
+                progress(pieces.fields(shard.part(pieces.count)))
+                return ()
+            run = open_run(job, output, wanted, shard.count)
+            held.enter_context(locked(run.place(shard)))
+            begin_again(run, output, [shard])
+        try:
+            with keeping(run, [shard]):
+                write_shard(job, run, output.path, shard, progress)
+        except BaseException:
+            held.close()
+            with contextlib.suppress(OutputError), locked(run.folder):
+                leave_nothing(run)
+            raise
+        held.close()
+        missing = tuple(one.number for one in run.missing())
+        if missing:
+            log.info(f"{run.count - len(missing)} of {run.count} shards are complete; missing: {listed(missing)}")
+        else:
+            _publish_once(job, run, output)
+        return missing
 
 
-def check_place(path: Path, overwrite: bool) -> None:
-    """Nothing where output can be written, see `stores.check_output`, and a folder stand beside it."""
-    check_output(path, overwrite)
-    if partial_of(path).is_file():  # of a run that made no folder of it
-        partial_of(path).unlink()
+def check_place(output: Output) -> None:
+    """Raise an error if the output cannot be written, see `files.check_output`, or its unfinished run beside it."""
+    check_output(output.path, output.overwrite or output.resume)
+    if output.partial.is_file():  # of a file that was written without a run
+        output.partial.unlink()
 
 
-def is_complete(layout: Layout, path: Path, wanted: Mapping[str, str], overwrite: bool, resume: bool) -> bool:
-    """Whether the output of this request is there, and no other is to take its place; OutputError where another is."""
-    if overwrite or not path.exists():
+def is_complete(layout: Layout, output: Output, wanted: Mapping[str, str]) -> bool:
+    """True if the output of this request is there and is to stay; what its run left is removed then.
+
+    OutputError if the output of another request is there.
+    """
+    path = output.path
+    if output.overwrite or not path.exists():
         return False
-    _check_finished(layout, path, resume)
-    _forget(path, partial_of(path), wanted)
-    return True
-
-
-def _check_finished(layout: Layout, path: Path, resume: bool) -> None:
-    """Nothing where `path` is finished output of the same request and that is asked about, else OutputError."""
-    if not resume:  # came into being since it was checked
+    if not output.resume:  # came into being since it was checked
         raise OutputError(f"{path} exists: give another path or --overwrite")
     other = same_request(layout, read_attributes(path))
     if other:
         raise OutputError(f"{path} exists and is the output of another run: {other}; give another path or --overwrite")
-
-
-def _forget(path: Path, partial: Path, wanted: Mapping[str, str]) -> None:
-    """Nothing; what was left of the run that gave the finished output is removed."""
-    record = read_record(partial)
-    if record is None or record.identity == wanted:
-        check_idle(partial)
+    run = read_run(output.partial)
+    if run is None or run.identity == wanted:
+        check_idle(output.partial)
         with output_errors(path, ""):
-            if record is not None:  # it was killed while it published
+            if run is not None:  # it was killed while it published
                 remove(replaced_by(path))
-            clear(partial)
+            clear(output.partial)
+    log.info(f"{path} is complete: nothing was left to do")
+    return True
 
 
-def _known(
-    layout: Layout, path: Path, partial: Path, wanted: Mapping[str, str], overwrite: bool, resume: bool
-) -> Ledger | None:
-    """The ledger to go on with, mended; None where the run is to start from the beginning, and the place is clear."""
-    check_idle(partial)
-    split = read_split(partial)
-    if split is not None and split.fields and not overwrite:
-        raise OutputError(
-            f"{partial} holds an unfinished run in {split.count} shards, {split.fields} of {split.total} fields: "
-            f"finish it with --resume and --shard i/{split.count} or --workers, or start again with --overwrite"
-        )
-    ledger = read_ledger(partial)
-    if ledger is not None and not resume and not overwrite:
-        raise OutputError(
-            f"{partial} holds an unfinished run of {ledger.fields} of {ledger.total} fields: --resume goes on with it, "
-            "--overwrite starts again"
-        )
-    if ledger is None or not resume:
-        with output_errors(path, ""):
-            clear(partial)
-        return None
-    check_same(ledger, wanted)
-    check_frame(partial / FIELDS, layout)
-    with output_errors(path, f"; what is finished is kept in {partial}"):
-        ledger = mend_log(partial, functools.partial(is_there, partial / FIELDS, layout))
-        remove_torn(partial)
-        if ledger is None:
-            clear(partial)
-    return ledger
+def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int) -> Run:
+    """The run to go on with, or a new one in `count` shards. The caller holds the lock of the whole.
+
+    UsageError or OutputError if another run is there; with `overwrite` a new run takes its place, unless a process is
+    at work on it.
+    """
+    folder, path = output.partial, output.path
+    run, new = read_run(folder), Run(folder, count, pieces_of(job), wanted)
+    if run is not None:
+        try:
+            _check_same(run, new)
+            if run.fields(run.shards):
+                check_frame(folder / FIELDS, job.layout)
+            return run
+        except FsaeError:
+            if run.fields(run.shards) and not output.overwrite:
+                raise
+    elif (folder / RUN).exists() and not output.overwrite:
+        raise unfinished(folder, " of another version, or damaged", "--overwrite starts again")
+    check_idle(folder)
+    with output_errors(path, ""):
+        clear(folder)
+        start_run(new)
+    if output.resume:
+        log.info(f"there is no unfinished run at {folder}: starting from the beginning")
+    if count > 1:
+        log.info(f"{job.fields} fields in {count} shards: {path} is there when all are complete")
+    return new
 
 
-def check_same(record: Ledger | Split, wanted: Mapping[str, str]) -> None:
-    """Nothing, or UsageError where a run that was found is another than the one wanted."""
-    other = difference(record.identity, wanted)
+def _check_same(run: Run, new: Run) -> None:
+    """Raise an error if the run that was found is another one than that to be made."""
+    here, there = dict(new.identity), dict(run.identity)
+    if new.count > 1 and run.count > 1:
+        here["shards"], there["shards"] = str(new.count), str(run.count)
+    other = difference(there, here)
     if other:
         raise UsageError(
-            f"found an unfinished run in {record.folder} that differs from this one: {other}; give the same command "
-            "and files with --resume, or start again with --overwrite"
+            f"found an unfinished run in {run.folder} that differs from this one: {other}; give the same command and "
+            "files with --resume, or start again with --overwrite"
         )
+    if new.count != run.count:
+        parts, how = "of one process", "without shards"
+        if run.count > 1:
+            parts, how = f"in {run.count} shards", f"--shard i/{run.count} or --workers"
+        which = f" {parts}, {run.fields(run.shards)} of {run.total(run.shards)} fields"
+        raise unfinished(run.folder, which, f"finish it with --resume and {how}, or start again with --overwrite")
 
 
-def remove_torn(partial: Path) -> None:
-    """Nothing; what writers that were killed had begun is gone. No other may be writing."""
-    remove(partial / ASSEMBLED)
-    for torn in (partial / FIELDS).rglob("*.partial"):  # chunks that zarr was writing aside
-        torn.unlink()
+def begin_again(run: Run, output: Output, shards: Sequence[Shard]) -> None:
+    """Discard what is finished of some shards, unless it is to be kept; OutputError if that is lost unasked."""
+    if output.resume:
+        return
+    done = run.fields(shards)
+    if done and not output.overwrite:
+        which = "" if len(shards) == run.count else f" of shard {shards[0]}"
+        advice = "--resume goes on with it, --overwrite starts again"
+        raise unfinished(run.folder, f", {done} of {run.total(shards)} fields{which}", advice)
+    for place in map(run.place, shards):
+        if place.is_dir():
+            clear(place)
 
 
-def _write(
-    job: Job,
-    path: Path,
-    partial: Path,
-    ledger: Ledger | None,
-    wanted: Mapping[str, str],
-    progress: Callable[[int], None],
-) -> None:
-    """Nothing; what the ledger lacks is made, and the output published."""
-
-    def begin() -> tuple[ZarrStore, Ledger]:
-        if ledger is None:
-            return make_store(partial, job.layout), start_ledger(partial, job.fields, wanted)
-        return ZarrStore(partial / FIELDS, None), ledger
-
-    with keeping(partial):
-        store = fill(job, begin, Finished() if ledger is None else ledger, path, progress)
-        finish(store, job.layout, partial, path)
+def write_shard(job: Job, run: Run, path: Path, shard: Shard, progress: Callable[[int], None]) -> None:
+    """Make what is missing of a shard. The caller holds the shard's lock."""
+    with output_errors(path, ""):
+        ledger = open_ledger(run.place(shard), functools.partial(is_there, run.folder / FIELDS, job.layout))
+    if ledger.fields:
+        which = run.folder if run.count == 1 else f"shard {shard}"
+        log.info(f"going on with {which}: {ledger.fields} of {run.total([shard])} fields are there")
+        progress(ledger.fields)
+    part = Part(pieces=run.pieces, own=shard.part(run.pieces.count), done=ledger)
+    _fill(job, run, path, ledger, part, progress)
 
 
-def make_store(partial: Path, layout: Layout) -> ZarrStore:
-    """The store of a run's fields, which has all but their values."""
-    store = ZarrStore(partial / FIELDS, {"Conventions": CONVENTIONS, **layout.attributes})
-    make_frame(store, layout)
-    return store
+def _fill(job: Job, run: Run, path: Path, ledger: Ledger, part: Part, progress: Callable[[int], None]) -> None:
+    """Write all units that are left of a part.
 
-
-def fill(
-    job: Job,
-    begin: Callable[[], tuple[ZarrStore, Ledger]],
-    done: Finished,
-    path: Path,
-    progress: Callable[[int], None],
-) -> ZarrStore:
-    """The store that `begin` gives, in which all units are but those that are done, and in the ledger given with it.
-
-    The thread that writes begins, while the first units are computed: zarr takes longer to import than to write one.
+    The thread that writes opens the store, while the first units are computed: zarr takes longer to import than to
+    write one.
     """
-    places: list[tuple[ZarrStore, Ledger]] = []
+    stores: list[ZarrStore] = []
 
-    def begun() -> None:
+    def begin() -> None:
         with output_errors(path, ""):
-            places.append(begin())
+            if not (run.folder / FIELDS).is_dir():
+                with locked(run.folder, PATIENCE_S):
+                    make_store(run.folder, job.layout)
+            stores.append(ZarrStore(run.folder / FIELDS, None))
 
     def write(unit: Unit) -> None:
-        store, book = places[0]
         with output_errors(path, ""):
-            write_unit(store, job.layout, unit)
-            book.record(unit)
+            write_unit(stores[0], job.layout, unit)
+            ledger.record(unit)
 
     def written(unit: Unit) -> None:
         progress(unit.values.shape[0] * unit.values.shape[1])
 
-    units = job.units(done)  # measures, where that is asked for, while nothing else runs
+    units = job.units(part)  # measures the batch, if that is asked for, while nothing else runs
     with open_writer(write, written) as writer:
-        writer.begin(begun)
+        writer.begin(begin)
         for unit in units:
             writer.add(unit)
-    return places[0][0]
 
 
-def finish(store: ZarrStore, layout: Layout, partial: Path, path: Path) -> None:
-    """Nothing; the store, which is whole, has become the output, and nothing else is left."""
-    with output_errors(path, ""):
-        store.close()
-    if is_netcdf(path):
-        _assemble(store, layout, partial / ASSEMBLED, path)
-    with output_errors(path, ""):
-        publish(partial / (ASSEMBLED if is_netcdf(path) else FIELDS), path)
+def make_store(folder: Path, layout: Layout) -> None:
+    """Make the store of a run's fields, without values, if it is missing. The caller holds the lock of the whole."""
+    place = folder / FIELDS
+    if place.is_dir():
+        return
+    aside = folder / f"{FIELDS}.new"
+    remove(aside)  # of a process that was killed
+    make_frame(ZarrStore(aside, {"Conventions": CONVENTIONS, **layout.attributes}), layout)
+    aside.rename(place)
+
+
+def leave_nothing(run: Run) -> None:
+    """Remove the partial folder if nothing is finished and no process is using it.
+
+    The caller holds the lock of the whole.
+    """
+    with contextlib.suppress(OutputError, OSError), uninterrupted():
+        check_idle(run.folder)
+        if not run.fields(run.shards):
+            clear(run.folder)
+
+
+def _publish_once(job: Job, run: Run, output: Output) -> None:
+    """Publish the output, of which all shards are complete, unless another process does or did.
+
+    Each process looks after its last unit is recorded, so the one that looks last sees that all are complete.
+    """
+    if read_run(run.folder) is None:
+        return
+    with locked(run.folder, LONG_S):
+        # what is found may be gone, or the beginning of another run
+        if read_run(run.folder) == run and not run.missing():
+            publish_run(job.layout, run, output)
+
+
+def publish_run(layout: Layout, run: Run, output: Output) -> None:
+    """Give the output, all of whose shards are complete, its name. The caller holds the lock of the whole."""
+    path, folder = output.path, run.folder
+    with keeping(run, run.shards):
+        check_output(path, output.overwrite)
+        with output_errors(path, ""):
+            remove_torn(folder)
+            store = ZarrStore(folder / FIELDS, None)
+            store.close()
+        if is_netcdf(path):
+            _assemble(store, layout, folder / ASSEMBLED, path)
+        with output_errors(path, ""):
+            publish(folder / (ASSEMBLED if is_netcdf(path) else FIELDS), path)
     with uninterrupted(), contextlib.suppress(OSError):  # the output is there, and this is no part of it
-        clear(partial)
+        clear(folder)
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove half-written files left by killed writers. No other process may be writing."""
+    remove(folder / ASSEMBLED)
+    for torn in (folder / FIELDS).rglob("*.partial"):  # chunks that zarr was writing aside
+        torn.unlink()
 
 
 def _assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None:
-    """Nothing; a NetCDF file stands at `place`, made of the store's chunks one by one."""
+    """Make a NetCDF file of the store's chunks, one by one."""
     with output_errors(path, ""):
         file = NetcdfStore(place, {"Conventions": CONVENTIONS, **layout.attributes})
     try:
@@ -270,43 +333,36 @@ def _assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None
         raise
 
 
+GOES_ON = "the same command with --resume goes on"
+
+
 @contextlib.contextmanager
-def keeping(partial: Path) -> Iterator[None]:
-    """A block after whose failure what is finished is kept, and said to be; where nothing is, nothing is left."""
+def keeping(run: Run, shards: Sequence[Shard]) -> Iterator[None]:
+    """Add to an error of the block what is kept of some shards, and where, or that nothing is."""
     try:
         yield
+    except KeyboardInterrupt:
+        raise  # see `stopping`
     except BaseException as error:
-        with uninterrupted():
-            record = read_record(partial)
-            if record is None:
-                with contextlib.suppress(OSError):
-                    clear(partial)
-        if record is None:
+        kept = run.kept(shards)
+        if not kept:
             if isinstance(error, OutputError):
                 raise OutputError(f"{error}; nothing was left there") from None
             raise
-        if isinstance(error, KeyboardInterrupt):
-            raise  # see `stopping`
-        kept = kept_words(record)
         if isinstance(error, FsaeError):
-            raise type(error)(f"{error}; {kept}") from None
-        error.add_note(kept)
+            raise type(error)(f"{error}; {kept}", advice=GOES_ON) from None
+        error.add_note(f"{kept}: {GOES_ON}")
         raise
 
 
 @contextlib.contextmanager
-def stopping(partial: Path) -> Iterator[None]:
-    """A block whose interruption is Stopped where something is finished, of this run or of the one it goes on with."""
+def stopping(output: Output, shards: Sequence[Shard] = ()) -> Iterator[None]:
+    """Turn an interruption of the block into Stopped if something of some shards, by default of all, is finished."""
     try:
         yield
     except KeyboardInterrupt:
-        record = read_record(partial)
-        if record is None:
+        run = read_run(output.partial)
+        kept = "" if run is None else run.kept(shards or run.shards)
+        if not kept:
             raise
-        raise Stopped(f"stopped; {kept_words(record)}") from None
-
-
-def kept_words(record: Ledger | Split) -> str:
-    """What is kept of a run that ends before its time, and how it goes on."""
-    there = f"{record.fields} of {record.total} fields are kept in {record.folder}"
-    return f"{there}: the same command with --resume goes on"
+        raise Stopped(f"stopped; {kept}", advice=GOES_ON) from None

@@ -49,6 +49,11 @@ def read_attributes(path: Path) -> dict[str, Any]:
         raise OutputError(f"{path} exists and cannot be read: {reason(error)}; give another path") from None
 
 
+def unfinished(folder: Path, which: str, advice: str) -> OutputError:
+    """The error that a folder holds a run which is not to be lost."""
+    return OutputError(f"{folder} holds an unfinished run{which}", advice=advice)
+
+
 def check_output(path: Path, overwrite: bool) -> None:
     """Nothing, or OutputError where the path exists (without `overwrite`) or cannot be written.
 
@@ -122,7 +127,7 @@ def open_store(path: Path, attributes: Mapping[str, Attribute], overwrite: bool 
     check_output(path, overwrite)
     partial = partial_of(path)
     if (partial / RUN).is_file():
-        raise OutputError(f"{partial} holds an unfinished run: finish it with --resume, or remove it")
+        raise unfinished(partial, "", "finish it with --resume, or remove it")
     store: Store | None = None
     try:
         with output_errors(path):

@@ -24,10 +24,9 @@ class ZarrStore:
 
         if attributes is not None:
             self._group = zarr.create_group(store=str(path), zarr_format=3, attributes=dict(attributes))
-            self._arrays: dict[str, Any] = {}
         else:
             self._group = zarr.open_group(store=str(path), mode="r+", zarr_format=3, use_consolidated=False)
-            self._arrays = dict(self._group.arrays())
+        self._arrays: dict[str, Any] = {}
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""
@@ -59,12 +58,17 @@ class ZarrStore:
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
         """See `Store.write`."""
         # Through zarr's event loop, which costs little beside computing: from 3.3 on zarr has a pipeline without it.
-        self._arrays[name][place] = values
+        self._array(name)[place] = values
 
     def read(self, name: str, place: tuple[slice, ...]) -> F32:
         """What was written there."""
-        found: F32 = self._arrays[name][place]
+        found: F32 = self._array(name)[place]
         return found
+
+    def _array(self, name: str) -> Any:
+        if name not in self._arrays:
+            self._arrays[name] = self._group[name]
+        return self._arrays[name]
 
     def close(self) -> None:
         """See `Store.close`."""

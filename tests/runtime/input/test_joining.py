@@ -20,7 +20,7 @@ from fsae.runtime.cli.main import main
 from fsae.runtime.codec.encoder_input import open_fields
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.joining import read_fields
-from fsae.runtime.jobs.ledger import identity
+from fsae.runtime.jobs.identity import identity
 from fsae.runtime.output.layout import Layout
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.regrid import make_weights

@@ -21,8 +21,8 @@ from fsae.runtime.errors import BundleError, DeviceError, FsaeError, OutputError
 from fsae.runtime.jobs import cluster as client_side
 from fsae.runtime.jobs import workers
 from fsae.runtime.jobs.cluster import Cluster
-from fsae.runtime.jobs.job import Job
-from fsae.runtime.jobs.ledger import read_split
+from fsae.runtime.jobs.job import Job, Recipe
+from fsae.runtime.jobs.ledger import read_run
 from fsae.runtime.jobs.shards import Shard
 from fsae.runtime.output.selection import Selection
 
@@ -113,6 +113,35 @@ def slow_workers(client: SimpleNamespace) -> Iterator[None]:
     client.run(restore)
 
 
+@pytest.fixture
+def waiting_workers(client: SimpleNamespace) -> Iterator[None]:
+    """Workers that go on after a few units only when they are stopped: both are at work then, and neither is done."""
+
+    def wait(dask_worker: SimpleNamespace) -> None:
+        import time
+
+        from fsae.runtime.backends.onnx import OnnxGraphs
+
+        decode, units = OnnxGraphs.decode, [0]
+
+        def waiting(*given: object) -> object:
+            units[0] += 1
+            while units[0] > 8 and not dask_worker.fsae_jobs.stopped:
+                time.sleep(0.01)
+            return decode(*given)  # type: ignore[arg-type]
+
+        OnnxGraphs.decode, OnnxGraphs.before = waiting, decode  # type: ignore[method-assign,assignment,attr-defined]
+
+    def restore() -> None:
+        from fsae.runtime.backends.onnx import OnnxGraphs
+
+        OnnxGraphs.decode = OnnxGraphs.before  # type: ignore[attr-defined,method-assign]
+
+    client.run(wait)
+    yield
+    client.run(restore)
+
+
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -135,7 +164,7 @@ def test_two_workers_give_the_bytes_of_one_process(
     def made(dask_worker: SimpleNamespace) -> tuple[int, int]:
         from fsae.runtime.backends.onnx import OnnxGraphs
 
-        return OnnxGraphs.made, len(dask_worker.fsae_sessions.opened)  # type: ignore[attr-defined]
+        return OnnxGraphs.made, len(dask_worker.fsae_jobs.made)  # type: ignore[attr-defined]
 
     client.run(count_sessions)
     said: list[tuple[int, int]] = []
@@ -219,9 +248,12 @@ def test_a_shard_whose_workers_end_again_and_again_is_given_up(
 
         return int(client.run_on_scheduler(set_it))
 
+    killed: list[int] = []
+
     def kill(done: int, total: int) -> None:
-        if done:
-            os.kill(min(client.run(os.getpid).values()), signal.SIGKILL)
+        if done and not killed:
+            killed.append(min(client.run(os.getpid).values()))
+            os.kill(killed[0], signal.SIGKILL)
 
     before = allow(0)
     try:
@@ -234,11 +266,10 @@ def test_a_shard_whose_workers_end_again_and_again_is_given_up(
     assert tree(tmp_path / "out.zarr") == tree(whole)
 
 
-@pytest.mark.usefixtures("slow_workers")
+@pytest.mark.usefixtures("waiting_workers")
 def test_a_stopped_client_leaves_what_goes_on(
-    emulator: Emulator, cluster: Cluster, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, cluster: Cluster, whole: Path, tmp_path: Path
 ) -> None:  # oracle: one process
-    monkeypatch.setattr(client_side, "SHARDS_PER_WORKER", 1)  # both are at work when the client stops
     out = tmp_path / "out.zarr"
 
     def interrupt(done: int, total: int) -> None:
@@ -250,15 +281,15 @@ def test_a_stopped_client_leaves_what_goes_on(
     )
     with pytest.raises(Stopped, match=message):
         generate(emulator, out, cluster, progress=interrupt)
-    split = read_split(tmp_path / "out.zarr.partial")
+    split = read_run(tmp_path / "out.zarr.partial")
     assert split is not None
-    before = split.fields
+    before = split.fields(split.shards)
     assert 10 < before < FIELDS
-    with pytest.raises(OutputError, match=rf"an unfinished run of {before} of {FIELDS} fields: --resume goes on"):
+    with pytest.raises(OutputError, match=rf"an unfinished run, {before} of {FIELDS} fields: --resume goes on"):
         generate(emulator, out, cluster)
     with pytest.raises(UsageError, match=r"request: seed \(3 there, 4 here\)"):
         generate(emulator, out, cluster, seed=4, resume=True)
-    assert split.fields == before  # nobody is at work any more
+    assert split.fields(split.shards) == before  # nobody is at work any more
     generate(emulator, out, cluster, resume=True)
     assert tree(out) == tree(whole)
     generate(emulator, out, cluster, resume=True)
@@ -274,7 +305,7 @@ def test_shards_finish_what_a_cluster_began(
 
     with pytest.raises(Stopped):
         generate(emulator, tmp_path / "out.zarr", cluster, progress=fail)
-    split = read_split(tmp_path / "out.zarr.partial")
+    split = read_run(tmp_path / "out.zarr.partial")
     assert split is not None
     for number in range(1, split.count + 1):
         generate(emulator, tmp_path / "out.zarr", Shard(number, split.count), resume=True)
@@ -316,17 +347,15 @@ def test_workers_of_another_version(tiny_bundle: Bundle, tmp_path: Path, monkeyp
         return SimpleNamespace(run=lambda *given, **named: {"tcp://x:1": found})
 
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.1")
-    client_side._check_versions(client_of("99.1"))
+    client_side.check_versions(client_of("99.1"))
     with pytest.raises(DeviceError, match=r"the dask worker tcp://x:1 has fsae 0\.1, expected 99\.1: install that"):
-        client_side._check_versions(client_of("0.1"))
+        client_side.check_versions(client_of("0.1"))
     with pytest.raises(DeviceError, match=r"the dask worker tcp://x:1 has no fsae, expected 99\.1"):
-        client_side._check_versions(client_of(ModuleNotFoundError("fsae")))
+        client_side.check_versions(client_of(ModuleNotFoundError("fsae")))
     work = workers.Work(
         run="a",
         path=tmp_path / "out.zarr",
-        count=1,
-        make=lambda bundle, graphs: pytest.fail("made"),
-        inputs={},
+        recipe=Recipe(make=lambda bundle, graphs, inputs: pytest.fail("made"), inputs={}),
         identity={},
         folder=tiny_bundle.folder,
         manifest_sha256=tiny_bundle.manifest_sha256,

@@ -20,9 +20,9 @@ from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import OutputError, Stopped, UsageError
-from fsae.runtime.jobs import shards
+from fsae.runtime.jobs import resume as shards
 from fsae.runtime.jobs.job import Job
-from fsae.runtime.jobs.ledger import read_split
+from fsae.runtime.jobs.ledger import read_run
 from fsae.runtime.jobs.lock import locked
 from fsae.runtime.jobs.shards import Part, Pieces, Shard, pieces_of, read_shard
 from fsae.runtime.output.selection import Selection
@@ -104,7 +104,7 @@ def test_every_unit_belongs_to_one_part(chained: bool, count: int) -> None:  # o
 
 @pytest.mark.parametrize("text", ["0/3", "3/2", "1/0", "3", "a/b", "-1/3", "1/3/5", "", "1 / 3"])
 def test_shards_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="expected such as"):
+    with pytest.raises(UsageError, match="expected"):
         read_shard(text, {})
 
 
@@ -178,8 +178,8 @@ def test_shards_at_the_same_time_publish_once(
 ) -> None:  # oracle: one process; the shards begin together, and look together who is complete
     count, published = 5, []
     start, end = threading.Barrier(count), threading.Barrier(count)
-    publish, write = shards.publish_split, shards.write_shard
-    monkeypatch.setattr(shards, "publish_split", lambda *given: (published.append(1), publish(*given))[1])
+    publish, write = shards.publish_run, shards.write_shard
+    monkeypatch.setattr(shards, "publish_run", lambda *given: (published.append(1), publish(*given))[1])
     monkeypatch.setattr(shards, "write_shard", lambda *given: (write(*given), end.wait(30))[0])
 
     def run(number: int) -> tuple[int, ...]:
@@ -266,7 +266,7 @@ def test_a_stopped_shard_goes_on_and_makes_nothing_twice(
     calls: list[int] = []
     decode = OnnxGraphs.decode
     monkeypatch.setattr(OnnxGraphs, "decode", lambda *given: (calls.append(1), decode(*given))[1])
-    with pytest.raises(OutputError, match=r"12 of 24 fields: --resume goes on with them"):
+    with pytest.raises(OutputError, match=r"12 of 24 fields of shard 1/2: --resume goes on with it"):
         generate(emulator, out, Shard(1, 2))
     assert generate(emulator, out, Shard(1, 2), resume=True).missing == ()
     assert len(calls) == 3 * 3 - 4  # three members of three windows
@@ -292,7 +292,7 @@ def test_another_request_or_number_of_shards_is_refused(emulator: Emulator, tmp_
     for resume in (False, True):
         with pytest.raises(UsageError, match=r"request: seed \(3 there, 4 here\)"):
             generate(emulator, out, Shard(2, 3), seed=4, resume=resume)
-        with pytest.raises(UsageError, match=r"a run in 3 shards in \S+, this one has 2"):
+        with pytest.raises(UsageError, match=r"shards \(3 there, 2 here\)"):
             generate(emulator, out, Shard(2, 2), resume=resume)
         with pytest.raises(OutputError, match=r"in 3 shards, 16 of 56 fields: finish it with --resume and --shard i/3"):
             generate(emulator, out, resume=resume)
@@ -417,7 +417,7 @@ def test_the_command_says_what_is_missing(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--shard", "3/2"], "found the shard 3/2, expected such as 1/8 to 8/8"),
+        (["--shard", "3/2"], "found the shard 3/2, expected 1/8 to 8/8"),
         (["--shard", "1/2", "--workers", "2"], "found --shard and --workers: give one of them"),
         (["--workers", "2", "--scheduler", "tcp://x:1"], "found --workers and --scheduler: give one of them"),
         (["--shard", "auto"], "found --shard auto outside a SLURM array"),
@@ -432,6 +432,6 @@ def test_the_command_refuses_what_contradicts(command: Command, tmp_path: Path, 
 
 def test_an_unfinished_run_in_shards_is_seen(emulator: Emulator, tmp_path: Path) -> None:  # oracle: what was made
     generate(emulator, tmp_path / "out.zarr", Shard(2, 3))
-    split = read_split(tmp_path / "out.zarr.partial")
-    assert split is not None
-    assert (split.count, split.fields, split.total) == (3, 16, FIELDS)
+    run = read_run(tmp_path / "out.zarr.partial")
+    assert run is not None
+    assert (run.count, run.fields(run.shards), run.total(run.shards)) == (3, 16, FIELDS)
