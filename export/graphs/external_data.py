@@ -1,7 +1,7 @@
-"""Graphs larger than 2 GB: protobuf ends there, so their weights go into a second file, which ONNX calls external data.
+"""Graphs above protobuf's limit of 2 GB: their weights go into a second file, which ONNX calls external data.
 
-The files of a graph are a dict from name to content: "encoder.fp32.onnx" alone, or with "encoder.fp32.onnx.data" beside
-it. `fsae.runtime.bundle.external_data` has the rule by which hosts find the second one, and they take no other.
+The files of a graph are a dict from name to content: "encoder.fp32.onnx" alone, or with "encoder.fp32.onnx.data". Hosts
+find the second one by the rule in `fsae.runtime.bundle.external_data` and accept no other.
 """
 
 import contextlib
@@ -19,20 +19,20 @@ from fsae.runtime.errors import BundleError
 
 from .scratch import scratch_errors, scratch_folder
 
-LIMIT_BYTES = 2**31 - 2**20  # protobuf ends at 2**31 - 1, and libraries that copy a graph add a little
+LIMIT_BYTES = 2**31 - 2**20  # protobuf's limit is 2**31 - 1, and libraries that copy a graph add a little
 
-INSIDE_BYTES = 1024  # constants up to here, such as shapes and axes, stay inside, where shape inference reads them
+INSIDE_BYTES = 1024  # smaller constants, such as shapes and axes, stay inside, for shape inference
 
 Files = Mapping[str, bytes]  # the graph first
 
-ALIGNMENT = 4096  # bytes, as onnx.proto asks for, so that weights can be mapped into memory
+ALIGNMENT = 4096  # bytes, as onnx.proto recommends, so that weights can be mapped into memory
 
 
 def split_weights(model: bytes | onnx_ir.Model, name: str, limit_bytes: int = LIMIT_BYTES) -> dict[str, bytes]:
-    """Files of the graph `name`: one where it stays within `limit_bytes`, else the graph and its weights beside it.
+    """Files of the graph `name`: one if it stays within `limit_bytes`, else the graph and its weights.
 
-    The same weights give the same bytes. A model whose tensors are lazy is held once, as the file's content; it comes
-    back as it was. BundleError where the nodes alone are too large.
+    The same weights give the same bytes, and `model` is not changed. A model with lazy tensors is held in memory once,
+    as the content of the file. BundleError if the nodes alone are too large.
     """
     if isinstance(model, bytes):
         if len(model) <= limit_bytes:
@@ -50,7 +50,7 @@ def split_weights(model: bytes | onnx_ir.Model, name: str, limit_bytes: int = LI
     if len(graph) + sum(place.length or 0 for place in outside.values()) <= limit_bytes:
         return {name: _serialised(model)}
     if not outside or len(graph) > limit_bytes:
-        raise BundleError(f"the nodes of {name} are {len(graph)} bytes without weights, expected {limit_bytes} at most")
+        raise BundleError(f"the nodes of {name} are {len(graph)} bytes without weights", f"{limit_bytes} at most")
     content = io.BytesIO()
     for value, place in outside.items():
         tensor = inside[value]
@@ -61,7 +61,7 @@ def split_weights(model: bytes | onnx_ir.Model, name: str, limit_bytes: int = LI
 
 
 def model_of(files: Mapping[str, bytes]) -> onnx_ir.Model:
-    """The model in the files of a graph, the first of `files`; its weights are views of their content."""
+    """The model in the files of a graph, which comes first; its weights are views of the files' content."""
     name = next(iter(files))
     model = onnx_ir.from_proto(onnx.load_from_string(files[name]))
     weights = memoryview(files.get(weights_file(name), b""))
@@ -76,10 +76,10 @@ def model_of(files: Mapping[str, bytes]) -> onnx_ir.Model:
 
 
 def check_model_files(files: Mapping[str, bytes]) -> onnx.ModelProto:
-    """The graph without its weights and with every shape inferred; BundleError where the files are not valid ONNX.
+    """The graph, without external weights and with all shapes inferred; BundleError if the files are not valid ONNX.
 
-    The graph is the first of `files`. Every constant outside it lies within its own weights file, aligned, and no two
-    share a byte.
+    The graph is the first of `files`. External constants must lie in the graph's own weights file, aligned, and must
+    not overlap.
     """
     name = next(iter(files))
     try:
@@ -87,17 +87,17 @@ def check_model_files(files: Mapping[str, bytes]) -> onnx.ModelProto:
             onnx.checker.check_model(path, full_check=True)
         model = onnx.load_from_string(files[name])
         problem = _misplaced(model, weights_file(name), len(files.get(weights_file(name), b"")))
-        del model.graph.value_info[:]  # the shapes a file declares say nothing of those a backend can find
+        del model.graph.value_info[:]  # shapes that a file declares need not be those a backend can infer
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BundleError(f"{name} is not valid ONNX: {error}") from None
     if problem is not None or len(files) > 2:
-        raise BundleError(f"{name} cannot be shipped: {problem or f'it has {len(files)} files, expected two at most'}")
+        raise BundleError(f"{name} cannot be shipped: {problem or f'it has {len(files)} files, expected at most two'}")
     return model
 
 
 def content_of(constant: onnx.TensorProto, weights: bytes = b"") -> memoryview:
-    """The bytes of a constant, inside the graph or in its weights."""
+    """The bytes of a constant, from the graph or from its weights file."""
     if constant.data_location != onnx.TensorProto.EXTERNAL:
         return memoryview(constant.raw_data or numpy_helper.to_array(constant).tobytes())
     _, offset, length = _entry(constant)
@@ -106,9 +106,9 @@ def content_of(constant: onnx.TensorProto, weights: bytes = b"") -> memoryview:
 
 @contextlib.contextmanager
 def placed(files: Mapping[str, bytes]) -> Iterator[Path]:
-    """Path of the graph, the first of `files`, in a folder that holds them while the context lasts.
+    """Path of the graph, the first of `files`, in a temporary folder with all of them.
 
-    For libraries that find weights by a path alone. OutputError where there is no place for them.
+    For libraries that find weights only by path. OutputError if the files cannot be written.
     """
     with scratch_folder() as folder:
         with scratch_errors():
@@ -118,7 +118,7 @@ def placed(files: Mapping[str, bytes]) -> Iterator[Path]:
 
 
 def _places(model: onnx_ir.Model, file: str) -> dict[onnx_ir.Value, onnx_ir.ExternalTensor]:
-    """Where each large constant goes in the weights file, in the order of the graph."""
+    """The place of each large constant in the weights file, in the order of the graph."""
     found: dict[onnx_ir.Value, onnx_ir.ExternalTensor] = {}
     end = 0
     for value in model.graph.initializers.values():
@@ -140,25 +140,25 @@ def _places(model: onnx_ir.Model, file: str) -> dict[onnx_ir.Value, onnx_ir.Exte
 
 
 def _serialised(model: onnx_ir.Model) -> bytes:
-    """A model as protobuf, the same bytes for the same model."""
+    """A model as protobuf; the same model gives the same bytes."""
     data: bytes = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
     return data
 
 
 def _misplaced(model: onnx.ModelProto, file: str, size: int) -> str | None:
-    """What is wrong with the constants outside a graph, or None."""
+    """The first problem with a graph's external constants, or None."""
     end = 0
     for constant in sorted((c for c in model.graph.initializer if c.external_data), key=lambda c: _entry(c)[1]):
         location, offset, length = _entry(constant)
         if location != file:
             return f"{constant.name} lies in {location!r}, expected {file}"
         if offset < end or offset % ALIGNMENT or offset + length > size:
-            return f"{constant.name} takes the bytes {offset} to {offset + length} of {size}, which cannot be"
+            return f"{constant.name} takes the bytes {offset} to {offset + length} of {size}, which is not valid"
         end = offset + length
     return None
 
 
 def _entry(constant: onnx.TensorProto) -> tuple[str, int, int]:
-    """Location, offset and length of a constant outside its graph."""
+    """Location, offset and length of an external constant."""
     entry = {pair.key: pair.value for pair in constant.external_data}
     return entry.get("location", ""), int(entry.get("offset", "0")), int(entry.get("length", "0"))

@@ -1,4 +1,4 @@
-"""The networks in the form that graphs are made of: the same functions as the trained ones, see `folded_layers`."""
+"""The networks in the form that is exported, computing the same functions as the trained ones; see `folded_layers`."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -18,13 +18,13 @@ from .stencil import NeighbourMean
 
 
 def fold_stage(blocks: Iterable[nn.Module], embedding: Embedding, read_frames: int) -> nn.ModuleList:
-    """The blocks, folded."""
+    """The blocks of a stage, folded."""
     trained = cast(Iterable[FieldSpaceBlock], blocks)
     return nn.ModuleList(FoldedBlock(block, embedding.cell(block), read_frames) for block in trained)
 
 
 class FoldedAutoencoder(nn.Module):
-    """What encoder and decoder share."""
+    """The parts that encoder and decoder share."""
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class FoldedAutoencoder(nn.Module):
         return torch.unflatten(torch.addmm(table[:, 0].flatten(), season, waves), 1, (table.shape[0], -1))
 
     def run(self, blocks: Iterable[nn.Module], levels: list[Tensor], condition: Tensor) -> list[Tensor]:
-        """The levels (B, V, pixel, 1) after the blocks, which leave the base as it is."""
+        """Apply blocks to the levels (B, V, pixel, 1); the base level stays as it is."""
         for block in cast(Iterable[FoldedBlock], blocks):
             read = []
             if self.autoencoder.statics:
@@ -118,7 +118,7 @@ class FoldedDecoder(FoldedAutoencoder):
             first = anomaly - self.neighbours(anomaly)
             second = first - self.neighbours(first)
             change = own.sharpening[:, :1] * first + own.sharpening[:, 1:] * second
-            parts = torch.unflatten(change, -1, (npix(config.base_zoom), -1))  # the means of the base cells stay
+            parts = torch.unflatten(change, -1, (npix(config.base_zoom), -1))  # keep the means of the base cells
             anomaly = anomaly + (parts - parts.mean(-1, keepdim=True)).flatten(2)
         field = anomaly * own.scale + self.mean(season)
         if "sqrt" in own.transforms:
@@ -127,7 +127,7 @@ class FoldedDecoder(FoldedAutoencoder):
 
 
 class FoldedWiener(nn.Module):
-    """The linear part of a denoiser, on levels that are never taken apart."""
+    """The linear part of a denoiser, without splitting the state into levels."""
 
     def __init__(self, wiener: WienerFilter) -> None:
         super().__init__()
@@ -162,12 +162,12 @@ class FoldedWiener(nn.Module):
 
     @property
     def unit(self) -> float:
-        """What a mean over the pixels of a coarse cell is multiplied with for unit noise."""
+        """The factor that gives means over coarse cells unit noise."""
         return float(2**self.steps)
 
 
 class FoldedDenoiser(nn.Module):
-    """A denoiser of either kind."""
+    """A denoiser, distilled or not."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -195,7 +195,7 @@ class FoldedDenoiser(nn.Module):
         condition = self.embedding(conditions)
         known = previous * previous_valid[:, :, None, None]
         entering, before = self._levels(noisy / root), self._levels(known)
-        read: dict[int, list[Tensor]] = {}  # blocks of the same token zoom look at the same
+        read: dict[int, list[Tensor]] = {}  # shared by all blocks of a token zoom
         levels = entering
         for block in cast(Iterable[FoldedBlock], self.blocks):
             if block.token_zoom not in read:
@@ -212,6 +212,6 @@ class FoldedDenoiser(nn.Module):
         return linear + sigma[:, None, None, None] / root * network
 
     def _levels(self, state: Tensor) -> list[Tensor]:
-        """Levels (B, V, pixel, F) of a state (B, F, V, Nzb), each brought to the size of unit noise."""
+        """Levels (B, V, pixel, F) of a state (B, F, V, Nzb), each scaled to unit noise."""
         levels = take_apart(state.permute(0, 2, 3, 1), self.zooms)
         return [level / self.denoiser._unit(zoom) for level, zoom in zip(levels, self.zooms, strict=True)]

@@ -1,10 +1,10 @@
-"""The network's layers in the form that graphs are made of: the same functions of the same weights, with less to do.
+"""The network's layers in the form that is exported: the same functions of the same weights, with fewer operations.
 
-What depends on the weights alone is worked out here: gates and the scale of attention go into the maps beside them, the
-shift of a norm goes through the map that follows it. And levels are held as (batch, variable, pixel, frame), so that
-cells are taken apart and put together without moving data, and tables fetch runs of frames. Names of modules stay those
-of `fsae.training.networks.layers`, by which `fsae.export.precisions.half` knows the learned maps. Shapes: B batch, V
-variables, F frames, C cells, D entries of a token, E embedding, W windows of M cells.
+Everything that depends only on the weights is computed here: gates and the scale of attention are multiplied into the
+neighbouring maps, and the shift of a norm is passed through the map that follows it. Levels have the layout (batch,
+variable, pixel, frame), so that cells are split and merged without moving data, and tables fetch runs of frames.
+Modules have the names of `fsae.training.networks.layers`, from which `fsae.export.precisions.half` knows the learned
+maps. Shapes: B batch, V variables, F frames, C cells, D entries of a token, E embedding, W windows of M cells.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from torch.nn import functional
 from fsae.training.networks.autoencoder import CellMap
 from fsae.training.networks.layers import FieldSpaceBlock, Modulation, Tokens
 
-QUERIES = 256  # tokens that attend at once: memory grows with the tokens, not with their square
+QUERIES = 256  # tokens that attend at once, so that memory grows with the tokens, not with their square
 
 
 def means(level: Tensor, steps: int) -> Tensor:
@@ -26,20 +26,20 @@ def means(level: Tensor, steps: int) -> Tensor:
     parts = torch.unflatten(level.flatten(2), 2, (-1, count * frames))
     if frames == 1:
         return parts.mean(-1, keepdim=True)
-    # Backends are slow at sums that leave the last axis; products are as exact.
+    # Backends are slow at sums over other axes than the last; products are as exact.
     average: Tensor = torch.eye(frames).repeat(count, 1) / count
     return torch.matmul(parts, average)
 
 
 def spread(level: Tensor, steps: int) -> Tensor:
-    """Every pixel repeated for its 4**steps descendants, (B, V, pixel, F) -> (B, V, pixel * 4**steps, F)."""
+    """Each pixel repeated for its 4**steps descendants, (B, V, pixel, F) -> (B, V, pixel * 4**steps, F)."""
     return level[:, :, :, None].expand(-1, -1, -1, 4**steps, -1).flatten(2, 3) if steps else level
 
 
 def fetch(level: Tensor, table: Tensor) -> Tensor:
     """Pixels of a level by a table (n), (B, V, pixel, F) -> (B, V, n, F).
 
-    A backend copies the frames of a pixel as one run; for single numbers it has a faster operator.
+    Backends copy the frames of a pixel as one run; for single numbers another operator is faster.
     """
     if level.shape[3] > 1:
         return level.index_select(2, table)
@@ -47,17 +47,17 @@ def fetch(level: Tensor, table: Tensor) -> Tensor:
 
 
 def swapped(parts: Tensor) -> Tensor:
-    """(B, V, W, ...) -> (B, W, V, ...); where one of them is 1 that is another shape and no other order, so no work."""
+    """Swap two axes, (B, V, W, ...) -> (B, W, V, ...); if one has length 1, reshaping is enough and moves no data."""
     first, second = parts.shape[1:3]
     return parts.transpose(1, 2) if min(first, second) > 1 else torch.unflatten(parts.flatten(1, 2), 1, (second, first))
 
 
 def take_apart(field: Tensor, zooms: Sequence[int]) -> list[Tensor]:
-    """`decompose` of a field (B, V, pixel, F), coarse to fine."""
+    """`decompose` for a field (B, V, pixel, F): its levels, coarse to fine."""
     levels = []
     for coarse, fine in zip(reversed(zooms[:-1]), reversed(zooms[1:]), strict=True):
         count, mean = 4 ** (fine - coarse), means(field, fine - coarse)
-        if field.shape[-1] == 1:  # a product is faster than a sum in runs as short as this
+        if field.shape[-1] == 1:  # for such short runs a product is faster than a sum
             parts = torch.unflatten(field.flatten(2), 2, (-1, count))
             residual = torch.matmul(parts, torch.eye(count) - 1 / count).flatten(2).unsqueeze(3)
         else:
@@ -68,7 +68,7 @@ def take_apart(field: Tensor, zooms: Sequence[int]) -> list[Tensor]:
 
 
 def put_together(levels: Sequence[Tensor], zooms: Sequence[int], *, conserved: bool = False) -> Tensor:
-    """`recompose` of levels (B, V, pixel, F); `conserved`: of those that `conserve` makes of them."""
+    """`recompose` for levels (B, V, pixel, F); with `conserved`, after `conserve`."""
     field = levels[0]
     for coarse, fine, residual in zip(zooms[:-1], zooms[1:], levels[1:], strict=True):
         parts = torch.unflatten(residual, 2, (-1, 4 ** (fine - coarse)))
@@ -78,7 +78,7 @@ def put_together(levels: Sequence[Tensor], zooms: Sequence[int], *, conserved: b
 
 
 class CellMeans(nn.Module):
-    """`means` of updates: by a name of its own not among the learned maps, which are rounded in lower precisions."""
+    """`means` of updates, in a module whose name is not that of a learned map, so that they stay in float32."""
 
     def forward(self, level: Tensor, steps: int) -> Tensor:
         """(B, V, pixel, F) -> (B, V, pixel / 4**steps, F)."""
@@ -86,10 +86,10 @@ class CellMeans(nn.Module):
 
 
 class Product(nn.Module):
-    """Rows times a matrix, and what is added to them; the matrix may have a factor for each of its columns.
+    """Rows times a matrix, plus a bias and other terms; the matrix may have a factor for each column.
 
-    The factor stands beside the weights, which take half the room where they were rounded to 16 bits; a backend
-    multiplies the two when it reads the graph.
+    The factor is stored beside the weights, which take half the space if they were rounded to 16 bits; backends
+    multiply the two when they load the graph.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None, factor: Tensor | None = None) -> None:
@@ -107,14 +107,14 @@ class Product(nn.Module):
 
 
 class Gelu(nn.Module):
-    """GELU in the one order of its operations that ONNX Runtime knows and runs as a single one."""
+    """GELU in the order of operations that ONNX Runtime recognises and runs as one."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return (rows * (torch.erf(rows / 2**0.5) + 1)) * 0.5
 
 
 class FoldedNorm(nn.Module):
-    """A LayerNorm and its scale; the shift has gone through the map (m, D) that follows, to be added behind it."""
+    """A LayerNorm and its scale; its shift, passed through the map (m, D) that follows, is added after that map."""
 
     def __init__(self, norm: Modulation, order: Tensor, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class FoldedNorm(nn.Module):
         return scaled
 
     def shifts(self, cell: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """What the map's results (B, V, C, m) lack: (C, m) of the cells and (B, V, 1, m) of the conditions."""
+        """Terms to add to the map's results (B, V, C, m): (C, m) from cells and (B, V, 1, m) from conditions."""
         return self.shift_cell(cell), self.shift_condition(condition)[:, :, None]
 
 
@@ -156,7 +156,7 @@ class FoldedBlock(nn.Module):
         mixed, bias = block.query_key_value.weight.double(), block.query_key_value.bias.double()
         width = len(bias) // 3
         root = torch.ones(len(bias), dtype=torch.float64)
-        root[:width] = (width // self.heads) ** -0.5  # softmax attention's scale
+        root[:width] = (width // self.heads) ** -0.5  # the scale of softmax attention
         self.norm_attention = FoldedNorm(block.norm_attention, order, root[:, None] * mixed, root * bias)
         self.query_key_value = Product(mixed[:, order].T, factor=root)
         self.attention_out = _gated(block.attention_out, block.attention_gate, inside)
@@ -167,7 +167,7 @@ class FoldedBlock(nn.Module):
         )
 
     def take(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Values inside each cell and around it, in parts (B, V, C, n)."""
+        """Values inside and around each cell, in parts (B, V, C, n)."""
         inside, around = [], []
         pairs = list(zip(self.tokens.zooms, levels, strict=True))
         if self.coarse:
@@ -180,7 +180,7 @@ class FoldedBlock(nn.Module):
         return inside, around
 
     def forward(self, levels: Sequence[Tensor], condition: Tensor, read: Sequence[Tensor] = ()) -> list[Tensor]:
-        """The levels, updated; `read` are parts (B, V, C, n) of a token that are only looked at."""
+        """Update the levels; `read` are parts (B, V, C, n) of a token that are only read."""
         inside, around = self.take(levels)
         start = torch.cat(inside, dim=-1)
         token = torch.cat([start, *around, *read], dim=-1)  # (B, V, C, D)
@@ -201,13 +201,13 @@ class FoldedBlock(nn.Module):
         inside = self.window_cells or self.cells
         windows = swapped(torch.unflatten(mixed, 2, (-1, inside))).flatten(2, 3)  # (B, W, V * M, 3 * width)
         parts = torch.split(windows, windows.shape[3] // (3 * self.heads), dim=3)
-        # A head at a time, whose weights stay in a processor's cache; taking heads apart costs what turning them would.
+        # One head at a time, so that its weights stay in the cache; splitting heads costs as much as transposing them.
         heads = [self._attend(*parts[head :: self.heads]) for head in range(self.heads)]
         joined = torch.unflatten(torch.cat(heads, dim=3), 2, (-1, inside))  # (B, W, V, M, width)
         return swapped(joined).flatten(2, 3)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Softmax attention of one head, (B, W, V * M, n); of windows, to what is in those around too."""
+        """Softmax attention of one head, (B, W, V * M, n); windows also attend to those around them."""
         if self.window_cells:
             key, value = self._around(key), self._around(value)
         queries = torch.split(query, QUERIES, dim=2) if query.shape[2] > 2 * QUERIES else [query]
@@ -215,7 +215,7 @@ class FoldedBlock(nn.Module):
         return torch.cat(seen, dim=2) if len(seen) > 1 else seen[0]
 
     def put(self, update: Tensor) -> Iterator[Tensor]:
-        """Levels (B, V, pixel, F) from values inside each cell; on coarser levels, means over the cells."""
+        """Levels (B, V, pixel, F) from values inside each cell; coarser levels get means over cells."""
         sizes = [self.frames * count for count in self.tokens.inside]
         for zoom, part in zip(self.tokens.zooms, torch.split(update, sizes, dim=-1), strict=True):
             level = torch.unflatten(part.flatten(2), 2, (-1, self.frames))
@@ -234,7 +234,7 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedMap(nn.Module):
-    """A `CellMap`: the linear parts as one, added when a backend reads the graph."""
+    """A `CellMap` with one linear part, the sum of two, which backends add when they load the graph."""
 
     def __init__(self, cells: CellMap) -> None:
         super().__init__()
@@ -246,17 +246,17 @@ class FoldedMap(nn.Module):
         weight = self.shared if self.own is None else self.shared + self.own
         if self.own is None:
             out = patch @ weight
-        elif weight.shape[-1] == 1:  # a sum of products: single cells have no fast product
+        elif weight.shape[-1] == 1:  # a sum of products: there is no fast matrix product for single columns
             out = (patch * weight[..., 0]).sum(-1, keepdim=True)
         else:
-            out = (patch.permute(1, 2, 0, 3) @ weight).permute(2, 0, 1, 3)  # a cell's product for all rows at once
+            out = (patch.permute(1, 2, 0, 3) @ weight).permute(2, 0, 1, 3)  # for each cell, one product for all rows
         return out if self.mlp is None else out + self.mlp(patch)
 
 
 def _order(tokens: Tokens, frames: int, start: int) -> tuple[Tensor, Tensor, int]:
-    """Where the entries inside cells and around them stand in the trained layers' token, and where the next begins.
+    """Places in the trained layers' token of the entries inside and around cells, and the place after them.
 
-    There each level has the frames outside its pixels; levels of one entry in a cell share a ring here.
+    There a level's frames are outside its pixels; here levels with one entry per cell share a ring.
     """
 
     def places(count: int) -> Tensor:  # (pixel, frame)
@@ -274,6 +274,6 @@ def _order(tokens: Tokens, frames: int, start: int) -> tuple[Tensor, Tensor, int
 
 
 def _gated(linear: nn.Linear, gate: Tensor, order: Tensor) -> Product:
-    """A map whose results are in the order of the entries, times their gates."""
+    """A map with its results in the order of the entries, multiplied by their gates."""
     factor = gate.double()[order]
     return Product(linear.weight[order].T, factor * linear.bias.double()[order], factor)

@@ -1,6 +1,6 @@
-"""The rules that every backend relies on, each as the sentences of what is wrong with a graph.
+"""The rules that every backend relies on: each check yields a sentence for everything wrong with a graph.
 
-Graphs come with every shape inferred (`fsae.export.graphs.external_data.check_model_files`).
+It takes graphs with all shapes inferred (`fsae.export.graphs.external_data.check_model_files`).
 """
 
 import hashlib
@@ -11,20 +11,20 @@ import onnx
 
 from .external_data import content_of
 
-MAX_RANK = 6  # some execution providers stop there
+MAX_RANK = 6  # some execution providers support no more
 
-SMALL = 16  # elements; shapes and axes, which ONNX wants in int64, stay below
+SMALL = 16  # elements; shapes and axes, which ONNX requires in int64, are smaller
 
-# What graphs are made of, over all options of the models, precisions and opsets 18 to 22. Any other operator is refused
-# until somebody has looked at it: TensorRT must build it, and a row must not depend on the batch around it. An operator
-# that does both is added here. What is kept out on purpose:
-# - Sin, Cos, Tan, Log: the vector tail of their kernels depends on a number's place in the batch, so the host computes
-#   what needs them (season, noise features).
-# - Loop, If, Scan, and with them every subgraph: one step is one graph, and the sampler's loop is the host's.
-# - NonZero, Unique, Compress: the shape of their result depends on the numbers in it, which no profile can know.
-# - GatherND, ScatterND, ScatterElements: what x[:, table] becomes, where index_select and gather give no transposes.
-# - RandomNormal and its kin, Multinomial, Dropout: noise is the host's, a function of seed, member, time and draw.
-# - Constant, ConstantOfShape: constants are initializers, as the checks below and weights beside a graph expect them.
+# The operators of all graphs, over all options of the models, precisions and opsets 18 to 22. Any other is refused
+# until somebody has checked and added it: TensorRT must build it, and a row must not depend on the batch around it.
+# Kept out on purpose:
+# - Sin, Cos, Tan, Log: their vectorised kernels treat the end of an array differently, so a result depends on its place
+#   in the batch; the host computes what needs them (season, noise features).
+# - Loop, If, Scan, and with them all subgraphs: a graph is one step, and the host runs the sampler's loop.
+# - NonZero, Unique, Compress: the shape of their result depends on its values, which no profile can know.
+# - GatherND, ScatterND, ScatterElements: from x[:, table]; index_select and gather avoid the transposes these bring.
+# - RandomNormal and the like, Multinomial, Dropout: the host makes the noise, from seed, member, time and draw.
+# - Constant, ConstantOfShape: constants are initializers, as the checks below and weights beside a graph expect.
 # - DynamicQuantizeLinear: its scale spans the batch, so a member would change with its neighbours.
 # - Attention (opset 23): TensorRT does not build it in float32.
 ARITHMETIC = frozenset(("Abs", "Add", "Clip", "Div", "Less", "Max", "Mul", "Pow", "Sqrt", "Sub", "Where"))
@@ -43,7 +43,7 @@ OPERATORS = ARITHMETIC | SHAPES | NETWORK | SUMS | TYPES
 
 
 def interface_problems(model: onnx.ModelProto, output: str, inputs: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """Inputs and outputs that are not float32 with a dynamic first axis and the agreed names and shapes."""
+    """Inputs and outputs that are not float32 with a dynamic first axis and the expected names and shapes."""
     found = {value.name: _shape(value) for value in model.graph.input}
     if list(found) != list(inputs):
         yield f"its inputs are {list(found)}, expected {list(inputs)}"
@@ -60,11 +60,11 @@ def interface_problems(model: onnx.ModelProto, output: str, inputs: Mapping[str,
 
 
 def operator_problems(model: onnx.ModelProto) -> Iterator[str]:
-    """Operators outside of `OPERATORS`, in subgraphs too, and subgraphs and functions themselves."""
+    """Operators outside `OPERATORS`, also in subgraphs, and the subgraphs and functions themselves."""
     nodes = list(_nodes(model.graph))
     other = sorted({node.op_type for node in nodes if node.domain in ("", "ai.onnx")} - OPERATORS)
     if other:
-        yield f"it holds the operators {other}, expected none but those of fsae.export.graphs.rules"
+        yield f"it holds the operators {other}, expected only those of fsae.export.graphs.rules"
     foreign = sorted({node.domain for node in nodes} - {"", "ai.onnx"})
     if foreign or model.functions:
         yield f"it holds operators that are not standard ONNX: {foreign or [f.name for f in model.functions]}"
@@ -73,9 +73,9 @@ def operator_problems(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def shape_problems(model: onnx.ModelProto) -> Iterator[str]:
-    """Results of nodes whose shape was not inferred, and tensors of too high a rank."""
+    """Results of nodes whose shape was not inferred, and tensors with too many axes."""
     shapes = {value.name: _shape(value) for value in (*model.graph.value_info, *model.graph.output)}
-    results = [name for node in model.graph.node for name in node.output if name]  # no name: not asked for
+    results = [name for node in model.graph.node for name in node.output if name]  # no name: an unused output
     for name in dict.fromkeys([*results, *shapes]):
         shape = shapes.get(name)
         if shape is None:
@@ -85,9 +85,9 @@ def shape_problems(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def constant_problems(model: onnx.ModelProto, weights: bytes) -> Iterator[str]:
-    """Constants in int64 or held twice, and text that tells of the machine it was made on.
+    """Constants in int64 or stored twice, and text that could reveal the machine the graph was made on.
 
-    `weights` is the content of the file beside the graph, empty where there is none.
+    `weights` is the content of the file beside the graph, empty if there is none.
     """
     seen: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     for constant in model.graph.initializer:
@@ -102,7 +102,7 @@ def constant_problems(model: onnx.ModelProto, weights: bytes) -> Iterator[str]:
         yield f"it holds {len(model.graph.sparse_initializer)} sparse constants, expected dense ones"
     texts = [model.doc_string, model.graph.doc_string, *(node.doc_string for node in model.graph.node)]
     if any(texts) or model.metadata_props or any(node.metadata_props for node in model.graph.node):
-        yield "it holds metadata of the machine it was made on"
+        yield "it holds metadata, which could reveal the machine it was made on"
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -115,7 +115,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...] | None:
-    """Sizes of a tensor, names for dynamic ones; None where the rank is not known."""
+    """Sizes of a tensor's axes, names for dynamic ones; None if the rank is unknown."""
     if not value.type.tensor_type.HasField("shape"):
         return None
     sizes = value.type.tensor_type.shape.dim

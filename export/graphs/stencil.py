@@ -1,7 +1,8 @@
 """The mean over a pixel's eight neighbours, for whole cells of pixels at once.
 
-Fetching eight numbers for every pixel costs far more than adding them. A cell and the ring around it hold all that its
-pixels need, so the ring is fetched and one small matrix, the same for every cell, does the rest.
+Fetching eight numbers for every pixel costs far more than adding them. A cell and the ring of pixels around it hold all
+the neighbours of the cell's pixels, so only the ring is fetched; one small matrix, the same for every cell, does the
+rest.
 """
 
 import healpy
@@ -14,17 +15,17 @@ from fsae.training.networks.halo import halo_table
 
 from .folded_layers import fetch
 
-# How far each neighbour lies in x (north-east) and y (north-west), in the order of `halo_table`: SW, S, SE, ...
+# Steps to each neighbour in x (north-east) and y (north-west), in the order of `halo_table`: SW, S, SE, ...
 STEPS = ((-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1))
 
-CELL_STEPS = 3  # zooms from a pixel to its cell of 64: of the larger ones the matrix costs more than it saves
+CELL_STEPS = 3  # zooms from a pixel to its cell of 64: with larger cells the matrix costs more than it saves
 
 
 def stencil(zoom: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Ring of pixels around each cell, (cell, 4 m + 4), and the matrix (m * m + 4 m + 4, m * m) to the means.
+    """The ring of pixels around each cell, (cell, 4 m + 4), and the matrix (m * m + 4 m + 4, m * m) to the means.
 
-    Its rows are the m * m nested pixels of a cell, then its ring. Where a pixel lacks a neighbour it stands in itself,
-    as in `halo_table`; that place in the ring is no other pixel's neighbour.
+    The matrix has rows for the m * m nested pixels of a cell, then for its ring. A pixel takes the place of a missing
+    neighbour, as in `halo_table`; that place in the ring is no other pixel's neighbour.
     """
     steps = min(CELL_STEPS, zoom)
     side = 1 << steps
@@ -64,7 +65,5 @@ class NeighbourMean(nn.Module):
     def forward(self, field: Tensor) -> Tensor:
         """(B, V, pixel) -> (B, V, pixel)."""
         ring = torch.unflatten(fetch(field[..., None], self.ring).flatten(2), 2, (self.cells, -1))
-        padded = torch.cat(
-            [torch.unflatten(field, -1, (self.cells, -1)), ring], dim=-1
-        )  # (B, V, cell, m * m + 4 m + 4)
-        return (padded @ self.matrix).flatten(2)
+        cells = torch.unflatten(field, -1, (self.cells, -1))
+        return (torch.cat([cells, ring], dim=-1) @ self.matrix).flatten(2)  # (B, V, cell, m * m + 4 m + 4) before

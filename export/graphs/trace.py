@@ -1,11 +1,9 @@
-"""ONNX graphs of the trained models: one file each, every table inside, only the batch axis dynamic."""
+"""Trace the trained models into ONNX graphs: one file each, with all tables, and with only the batch axis dynamic."""
 
 import ast
-import contextlib
 import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -25,27 +23,29 @@ from fsae.training.networks.denoiser import Denoiser
 from .external_data import Files, check_model_files, split_weights
 from .folded import FoldedDecoder, FoldedDenoiser, FoldedEncoder
 from .rules import SMALL, constant_problems, interface_problems, operator_problems, shape_problems
+from .scratch import quiet
 from .tidy import tidy
 
-# 18 is read by every ONNX Runtime and TensorRT still in use; at 23 attention becomes one op that TensorRT cannot build.
+# All versions of ONNX Runtime and TensorRT in use read 18; at 23 attention becomes one operator, which TensorRT cannot
+# build.
 OPSET = 18
 
 OPSETS = range(18, 23)
 
-FOLDED = 8192  # elements of a result that the optimiser may put in place of its constant inputs
+FOLDED = 8192  # elements of the largest result that the optimiser may compute from constants
 
 
 def export_graph(
     name: str, module: nn.Module, inputs: Mapping[str, NDArray[np.float32]], opset: int = OPSET
 ) -> dict[str, bytes]:
-    """The files of graph `name` computed by `module`, checked; the same weights give the same bytes.
+    """Export `module` as the graph `name`, checked; return its files. The same weights give the same bytes.
 
-    `inputs` are examples in the order of the module's arguments; their names become the graph's, and their first axis
-    (two or more, so that it is not taken for a constant) becomes the dynamic axis `batch`.
+    `inputs` are examples in the order of the module's arguments. Their names become those of the graph's inputs, and
+    their first axis becomes the dynamic axis `batch` (of two or more rows, as a 1 would be taken for a constant).
     """
     example = tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values())
     batch = torch.export.Dim("batch")
-    with _quiet_exporter(), torch.no_grad():
+    with quiet(logging.getLogger("torch.onnx")), torch.no_grad():  # deprecations in torch, no torchvision
         program = torch.onnx.export(
             folded(module).eval(),
             example,
@@ -58,9 +58,9 @@ def export_graph(
             verbose=False,
         )
     if program is None:
-        raise BundleError(f"the exporter gave no graph for the {name}; expected one from torch.onnx.export")
+        raise BundleError(f"torch.onnx.export returned no graph for the {name}")
     model = program.model
-    # What is folded must not be much larger than what it is made of: files would grow by more than calls get faster.
+    # A folded result must not be much larger than its inputs: files would grow more than calls get faster.
     optimizer.optimize_ir(model, output_size_limit=FOLDED)
     _name_nodes(model)
     _narrow_tables(model)
@@ -73,9 +73,9 @@ def export_graph(
 
 
 def check_graph(name: str, files: Files, inputs: Mapping[str, tuple[int, ...]]) -> None:
-    """Nothing, or BundleError saying in what the files of a graph break the rules every backend relies on.
+    """Raise BundleError if the files of a graph break a rule that every backend relies on.
 
-    `inputs` are the expected input names and their shapes without the batch axis.
+    `inputs` are the names of the expected inputs and their shapes without the batch axis.
     """
     model = check_model_files(files)
     weights = files.get(weights_file(next(iter(files))), b"")
@@ -95,18 +95,18 @@ def node_count(files: Files) -> int:
 
 
 def _name_nodes(model: onnx_ir.Model) -> None:
-    """Nodes named by the module they come from, in place, such as blocks.0.mlp.0/MatMul_0: for people and tools."""
+    """Name nodes after the module they come from, such as blocks.0.mlp.0/MatMul_0; in place."""
     count = Counter[str]()
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        module = max(scopes[:-1], key=len, default="")  # the last one is the call inside the module
+        module = max(scopes[:-1], key=len, default="")  # the last scope is the call inside the module
         stem = f"{module}/{node.op_type}" if module else f"model/{node.op_type}"
         node.name = f"{stem}_{count[stem]}"
         count[stem] += 1
 
 
 def _narrow_tables(model: onnx_ir.Model) -> None:
-    """Tables of indices back in int32, in place: the exporter casts them to int64, as torch wants them."""
+    """Turn tables of indices back to int32, in place: the exporter casts them to int64, which torch requires."""
     for node in model.graph:
         if node.op_type not in ("Gather", "GatherElements"):
             continue
@@ -121,10 +121,10 @@ def _narrow_tables(model: onnx_ir.Model) -> None:
 
 
 def _narrow_table(user: onnx_ir.Node, place: int) -> None:
-    """See `_narrow_tables`, of one input of a node."""
+    """Turn one input of a node to int32 if it is a large table."""
     table = user.inputs[place]
     producer = table.producer() if table is not None else None
-    if producer is not None and producer.op_type == "Cast":  # too large to be folded: skip the cast
+    if producer is not None and producer.op_type == "Cast":  # the table was too large to be folded: skip the cast
         source = producer.inputs[0]
         if source is not None and source.const_value is not None and source.dtype == onnx_ir.DataType.INT32:
             user.replace_input_with(place, source)
@@ -136,13 +136,13 @@ def _narrow_table(user: onnx_ir.Node, place: int) -> None:
         return
     narrow = table.const_value.numpy()
     if narrow.min() < -(2**31) or narrow.max() >= 2**31:
-        raise BundleError(f"the table {table.name} reaches {narrow.max()}, expected indices that fit into int32")
+        raise BundleError(f"the table {table.name} reaches {narrow.max()}", "indices that fit into int32")
     table.const_value = onnx_ir.tensor(narrow.astype(np.int32), name=table.name)
     table.dtype = onnx_ir.DataType.INT32
 
 
 def _halve_constants(model: onnx_ir.Model) -> None:
-    """Large float32 constants that float16 holds without loss, such as rounded maps, stored so, in place."""
+    """Store large constants as float16 if nothing is lost, as for rounded maps, with a cast; in place."""
     for name, value in list(model.graph.initializers.items()):
         constant = value.const_value
         if constant is None or constant.dtype != onnx_ir.DataType.FLOAT or constant.size <= FOLDED:
@@ -160,20 +160,6 @@ def _halve_constants(model: onnx_ir.Model) -> None:
         del model.graph.initializers[name]
         model.graph.register_initializer(stored)
         model.graph.insert_before(model.graph[0], cast)
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence for what the exporter says of itself (deprecations inside torch, torchvision not being installed)."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 class EncoderGraph(nn.Module):
@@ -201,7 +187,7 @@ class DecoderGraph(nn.Module):
 
 
 def folded(module: nn.Module) -> nn.Module:
-    """The module in the form it is exported in, the same function; as it is where there is no other."""
+    """The module in the form that is exported, which computes the same function; any other module as it is."""
     if isinstance(module, EncoderGraph):
         return FoldedEncoder(module.autoencoder)
     if isinstance(module, DecoderGraph):

@@ -1,60 +1,37 @@
-"""16-bit graphs out of the float32 one: the learned maps and the products of attention in half precision, no more.
+"""16-bit graphs from float32 ones: only the learned maps and the products of attention are in half precision.
 
-What stays in float32: whatever enters and leaves, climatology and other statistics (the Wiener filter, maps over the
+Everything else stays in float32: inputs and outputs, climatology and other statistics (the Wiener filter, maps over the
 globe), the pyramid, LayerNorm with its modulation, softmax, gates, and the sums that make a block's field. So the means
-that the model conserves are conserved in every precision, and what is rounded is a small update of an exact field.
+that the model conserves are conserved in every precision, and only small updates of an exact field are rounded.
 
-Graphs are strongly typed: casts stand in them, and no backend chooses. Node names say which module a node comes from
-(`fsae.export.graphs`), which is how the maps are told from the statistics.
+Graphs are strongly typed: they contain the casts, and backends choose nothing.
 """
-
-import re
 
 import numpy as np
 import onnx_ir
 
 from fsae.export.graphs.external_data import Files, model_of, split_weights
 from fsae.export.graphs.tidy import tidy
-from fsae.runtime.errors import BundleError, UsageError
+from fsae.runtime.errors import UsageError
+
+from .learned_maps import is_inside_map, is_map, module_of, no_maps
 
 TYPES = {"fp16": onnx_ir.DataType.FLOAT16, "bf16": onnx_ir.DataType.BFLOAT16}
-
-# The modules of fsae.training.networks.layers and autoencoder that are learned maps; attention's products are a
-# block's own.
-BLOCK = re.compile(r"(.*\.)?((encoder|decoder)_(fine|coarse)|blocks)\.\d+")
-
-MAP = re.compile(r"(.*\.)?(query_key_value|attention_out|mlp\.\d+|compress|decompress)")
-
-PRODUCTS = frozenset(("MatMul", "Gemm"))
 
 POINTWISE = frozenset(("Add", "Mul", "Div", "Erf", "Gelu"))  # biases and GELU
 
 MOVES = frozenset(("Reshape", "Transpose", "Split", "Slice", "Squeeze", "Unsqueeze", "Gather"))
 
 
-def module_of(node: onnx_ir.Node) -> str:
-    """The module a node comes from, as the exporter named it: "blocks.0.mlp.0/MatMul_3" -> "blocks.0.mlp.0"."""
-    return (node.name or "").rpartition("/")[0]
-
-
-def is_map(node: onnx_ir.Node) -> bool:
-    """Whether a node multiplies with learned weights, or is one of the two products of attention."""
-    module = module_of(node)
-    return node.op_type in PRODUCTS and (MAP.fullmatch(module) or BLOCK.fullmatch(module)) is not None
-
-
 def convert(files: Files, precision: str) -> dict[str, bytes]:
-    """The files of a float32 graph in "fp16" or "bf16"; the same bytes for the same graph."""
+    """Convert the files of a float32 graph to "fp16" or "bf16"; the same graph gives the same bytes."""
     if precision not in TYPES:
-        raise UsageError(f"found precision {precision!r}, expected one of {', '.join(TYPES)}")
+        raise UsageError(f"found precision {precision!r}", f"one of {', '.join(TYPES)}")
     model = model_of(files)
     kind = TYPES[precision]
     low = _low_nodes(model.graph)
     if not low:
-        raise BundleError(
-            "found no learned maps to compute in 16 bits: the nodes are not named by module, as in older bundles; "
-            "export the run again"
-        )
+        raise no_maps()
     casts: dict[tuple[onnx_ir.Value, onnx_ir.DataType], onnx_ir.Value] = {}
     for node in list(model.graph):
         wanted = kind if node in low else onnx_ir.DataType.FLOAT
@@ -72,12 +49,12 @@ def convert(files: Files, precision: str) -> dict[str, bytes]:
 
 
 def _low_nodes(graph: onnx_ir.Graph) -> set[onnx_ir.Node]:
-    """Nodes to compute in 16 bits: maps and products, with the biases, GELUs and moves of data that follow on them."""
+    """Nodes to compute in 16 bits: maps and products, with the biases, GELUs and moves of data that follow them."""
     low: set[onnx_ir.Node] = set()
     for node in graph:
         after = [value is not None and value.producer() in low for value in node.inputs]
         follows = node.op_type in MOVES and after[0]
-        bias_or_gelu = node.op_type in POINTWISE and any(after) and MAP.fullmatch(module_of(node)) is not None
+        bias_or_gelu = node.op_type in POINTWISE and any(after) and is_inside_map(node)
         scaling = node.op_type == "Mul" and any(after) and any(_is_number(value) for value in node.inputs)
         if is_map(node) or follows or bias_or_gelu or scaling:
             low.add(node)
@@ -94,20 +71,20 @@ def _is_number(value: onnx_ir.Value | None) -> bool:
 
 
 def _cast(graph: onnx_ir.Graph, value: onnx_ir.Value, kind: onnx_ir.DataType, *, before: onnx_ir.Node) -> onnx_ir.Value:
-    """`value` in another type: a constant is stored so, for anything else a Cast is put before a node."""
+    """`value` in another type: constants are stored in it, anything else gets a Cast before a node."""
     constant = value.const_value
     producer = value.producer()
     if constant is None and producer is not None and producer.op_type == "Cast":
         source = producer.inputs[0]
         assert source is not None
         if source.dtype == kind and source.const_value is not None:
-            return source  # a constant that is stored in half precision and cast where it is used
+            return source  # a constant stored in half precision and cast where it is used
         constant = source.const_value
     name = f"{value.name}_{kind.name.lower()}"
     if constant is not None:
         numbers = constant.numpy().astype(np.float32)
         found = onnx_ir.Value(name=name, type=onnx_ir.TensorType(kind), shape=value.shape)
-        with np.errstate(over="ignore"):  # what does not fit becomes infinite, which the comparison finds
+        with np.errstate(over="ignore"):  # too large numbers become infinite, which the comparison finds
             found.const_value = onnx_ir.tensor(numbers.astype(kind.numpy()), dtype=kind, name=name)
         graph.register_initializer(found)
         return found

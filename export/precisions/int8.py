@@ -1,14 +1,13 @@
-"""int8 graphs for CPUs: the products with learned weights in 8 bits, everything else as it was.
+"""int8 graphs for CPUs: products with learned weights in 8 bits, everything else in float32.
 
-Static and calibrated on training fields: dynamic scales span the batch, so a member would change with its neighbours.
-Weights have a scale for each channel and 7 bits, because processors without VNNI saturate sums of full products;
-activations have one scale and an offset, and the results stay in float32. Maps of single cells and attention's products
-stay in float32: the former have no kernels, the latter no weights.
+Quantisation is static and calibrated on training fields: with dynamic scales, which span the batch, a member would
+change with its neighbours. Weights have 7 bits and a scale per channel, as processors without VNNI saturate sums of
+full products; activations have one scale and offset, and results are float32. Maps of single cells have no kernels
+and attention's products no weights, so both stay in float32.
 """
 
-import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -17,36 +16,33 @@ from onnx import numpy_helper
 
 from fsae.export.graphs.external_data import Files, split_weights
 from fsae.export.graphs.inputs import Inputs, take
-from fsae.export.graphs.scratch import scratch_errors, scratch_folder
+from fsae.export.graphs.scratch import quiet, scratch_errors, scratch_folder
 from fsae.export.graphs.tidy import tidy
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.onnx import import_onnxruntime
 from fsae.runtime.errors import BundleError
 
-from .half import is_map
+from .learned_maps import is_map, no_maps
 
-CALIBRATION_ROWS = 4  # rows a call
+CALIBRATION_ROWS = 4  # rows per call
 
 
 def quantize(files: Files, inputs: Mapping[str, F32]) -> dict[str, bytes]:
-    """The int8 files of a float32 graph, calibrated on real `inputs`; the same bytes for the same graph and inputs.
+    """Quantise the files of a float32 graph, calibrated on real `inputs`; the same arguments give the same bytes.
 
-    Ranges are the smallest and largest number seen: cutting off rare large ones was four times worse at its worst.
-    BundleError for a graph above 2 GB, which the quantiser cannot hold; OutputError where its temporary files fail.
+    Ranges cover all numbers seen: cutting off rare large ones made the largest error four times larger. BundleError for
+    a graph above 2 GB, which the quantiser cannot hold; OutputError if its temporary files cannot be written.
     """
-    import_onnxruntime("cpu")  # tells it to send nothing home, before its own tools run it
+    import_onnxruntime("cpu")  # turns its telemetry off before its own tools run it
     from onnxruntime import quantization
 
     if len(files) > 1:
-        raise BundleError(f"{next(iter(files))} is above 2 GB, expected less for int8: leave int8 out")
+        raise BundleError(f"{next(iter(files))} is above 2 GB", "less for int8", "leave int8 out")
     ((name, data),) = files.items()
     model = onnx.load_from_string(data)
     names = quantized_nodes(model)
     if not names:
-        raise BundleError(
-            "found no products with learned weights to quantise: the nodes are not named by module, as those of older "
-            "bundles; export the run again"
-        )
+        raise no_maps()
     model = widened(model, names)
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -58,7 +54,7 @@ def quantize(files: Files, inputs: Mapping[str, F32]) -> dict[str, bytes]:
             first = next(self.rows, None)
             return None if first is None else take(inputs, slice(first, first + CALIBRATION_ROWS))
 
-    with scratch_folder() as folder, scratch_errors(), _quiet():
+    with scratch_folder() as folder, scratch_errors(), quiet(logging.getLogger()):  # it advises steps done already
         path = folder / "int8.onnx"
         quantization.quantize_static(
             model,
@@ -80,7 +76,7 @@ def quantize(files: Files, inputs: Mapping[str, F32]) -> dict[str, bytes]:
 
 
 def quantized_nodes(model: onnx.ModelProto) -> list[str]:
-    """Names of the products with a matrix of learned weights."""
+    """Names of the products with matrices of learned weights."""
     constants = Constants(model)
     maps = {node.name for node in onnx_ir.from_proto(model).graph if is_map(node)}
     candidates = [node for node in model.graph.node if node.op_type == "MatMul" and node.name in maps]
@@ -90,14 +86,14 @@ def quantized_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 class Constants:
-    """What stands in a graph, and what follows from it alone by casts and products, as weights do."""
+    """The constants of a graph, and what follows from them by casts and products, as weights do."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.stored = {tensor.name: tensor for tensor in model.graph.initializer}
         self.nodes = {name: node for node in model.graph.node for name in node.output}
 
     def value(self, name: str) -> F32 | None:
-        """The numbers; None where they depend on an input, or follow in another way."""
+        """The numbers of a value; None if they depend on an input or on other operations."""
         if name in self.stored:
             return numpy_helper.to_array(self.stored[name]).astype(np.float32)
         node = self.nodes.get(name)
@@ -110,7 +106,7 @@ class Constants:
 
 
 def widened(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """The model with the weights of the named nodes as float32 matrices, the only ones that the quantiser takes."""
+    """The model with the weights of the named nodes as float32 matrices, as the quantiser requires."""
     constants = Constants(model)
     for name in {node.input[1] for node in model.graph.node if node.name in names} - set(constants.stored):
         numbers = np.ascontiguousarray(constants.value(name))
@@ -119,13 +115,3 @@ def widened(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     without_sources = onnx_ir.from_proto(model)
     tidy(without_sources)
     return onnx_ir.to_proto(without_sources)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence for the quantiser's advice to run a step that the exporter has run."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

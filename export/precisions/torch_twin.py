@@ -1,17 +1,16 @@
-"""The trained module with the same parts in 16 bits as the exported graph (precision.py): a second opinion on it.
+"""The trained module with the graph's 16-bit parts (half.py), as an independent reference.
 
-PyTorch has kernels of its own for both types on any CPU, so bfloat16 is measured where ONNX Runtime cannot run it.
+PyTorch has its own kernels for both types on any CPU, so bfloat16 can be measured there; ONNX Runtime cannot run it.
 """
 
 import copy
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from fsae.export.graphs.inputs import Inputs
+from fsae.runtime.arrays import F32
 from fsae.training.networks.autoencoder import CellMap
 from fsae.training.networks.layers import FieldSpaceBlock
 
@@ -19,9 +18,9 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def low_module(module: nn.Module, precision: str) -> nn.Module:
-    """A copy of a module whose learned maps take and give "fp16" or "bf16"; where they meet float32 it is float32.
+    """A copy of a module with its learned maps in "fp16" or "bf16"; results combined with float32 become float32.
 
-    Attention's products follow from their inputs; PyTorch keeps its softmax in float32.
+    Products of attention have the type of their inputs; PyTorch computes its softmax in float32.
     """
     low, dtype = copy.deepcopy(module), DTYPES[precision]
     for part in list(low.modules()):
@@ -32,26 +31,17 @@ def low_module(module: nn.Module, precision: str) -> nn.Module:
             maps = [part]
         for each in maps:
             each.to(dtype)
-            each.register_forward_pre_hook(_caster(dtype))
+            each.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(dtype),))
     return low
 
 
-def _caster(dtype: torch.dtype) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    """A hook that casts a module's only input."""
-
-    def cast(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0].to(dtype),)
-
-    return cast
-
-
-def torch_runner(module: nn.Module, precision: str) -> Callable[[Inputs], NDArray[np.float32]]:
-    """The module in 16 bits as a runner, see `fsae.export.certificate.runners`."""
+def torch_runner(module: nn.Module, precision: str) -> Callable[[Inputs], F32]:
+    """A runner of the module in 16 bits, see `fsae.export.certificate.runners`."""
     low = low_module(module, precision)
 
-    def run(inputs: Inputs) -> NDArray[np.float32]:
+    def run(inputs: Inputs) -> F32:
         with torch.no_grad():
-            found: NDArray[np.float32] = low(*map(torch.from_numpy, inputs.values())).numpy()
+            found: F32 = low(*map(torch.from_numpy, inputs.values())).numpy()
         return found
 
     return run

@@ -201,7 +201,7 @@ def test_second_copies_are_refused() -> None:
     refused("b is a second copy of a", nodes, {"a": table, "b": table})
 
 
-OTHER = r"it holds the operators \[{}\], expected none but those of fsae\.export\.graphs\.rules"
+OTHER = r"it holds the operators \[{}\], expected only those of fsae\.export\.graphs\.rules"
 
 
 def test_constants_are_no_nodes() -> None:  # oracle: the rule that all of them are initializers

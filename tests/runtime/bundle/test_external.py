@@ -165,7 +165,7 @@ def test_valid_files_pass_and_have_their_shapes_inferred() -> None:  # oracle: t
     ("key", "value", "words"),
     [
         ("location", "other.data", "w1 lies in 'other.data', expected encoder.fp32.onnx.data"),
-        ("offset", "4096", "w1 takes the bytes 4096 to 10496 of 14592, which cannot be"),  # inside w0
+        ("offset", "4096", "w1 takes the bytes 4096 to 10496 of 14592, which is not valid"),  # inside w0
         ("offset", "8191", "w1 takes the bytes 8191 to 14591"),  # on no page
         ("length", "6404", "w1 takes the bytes 8192 to 14596"),
     ],
