@@ -2,14 +2,13 @@
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from processes import python
 from torch.nn.functional import scaled_dot_product_attention
 
 from fsae.training.config import SHIPPED, read_config
@@ -69,8 +68,8 @@ def test_the_same_network_on_coarser_grids(bench: Any) -> None:  # oracle: the s
 def test_a_program_runs_and_writes_what_it_prints(tiny_bundle_path: Path, tmp_path: Path) -> None:
     # oracle: what its table must hold; a command takes longer than its sessions, and the runtime needs no PyTorch
     words = ["--members", "2", "--many", "3", "--rounds", "1", "--model", tiny_bundle_path, "--json", "out.json"]
-    command = [sys.executable, BENCH / "runtime.py", *words]
-    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    out = python(BENCH / "runtime.py", *words, cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     assert [row["members"] for row in found["Commands"]] == [2, 3, 10, 50]
     assert all(row["whole / sessions"] > 1 and row["in CPU time"] > 1 for row in found["Commands"])

@@ -1,14 +1,12 @@
 """The shape of the repository: imports point down, and what serves needs nothing of what trains."""
 
 import ast
-import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+from processes import python
 
 ROOT = Path(__file__).parents[2]
 MOST_ROOMS, MOST_LINES = 11, 430
@@ -92,13 +90,7 @@ def test_the_contract_of_the_wings_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 def loaded_after(code: str, *arguments: str | Path) -> set[str]:
     """Top-level modules, and ours in full, that are loaded after `code` ran in a fresh interpreter."""
     report = "import sys; print('LOADED', *{m if m.startswith('fsae.') else m.split('.')[0] for m in sys.modules})"
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", f"{code}\n{report}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = python("-W", "error::UserWarning", "-c", f"{code}\n{report}", *arguments)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split("LOADED")[1].split())
 

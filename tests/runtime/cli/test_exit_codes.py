@@ -7,16 +7,15 @@ test_scale.py (test_sigterm_ends_all_processes_and_one_device_goes_on); 130, int
 (test_an_interrupted_run_leaves_nothing) and test_upgrade.py (test_an_interrupt_leaves_nothing_half_written).
 """
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import main_without
 from tiny_bundle import make_tiny_bundle, tiny_manifest
 
 from fsae.export.cli import main as export_cli
@@ -137,29 +136,9 @@ def check_last_line(program: str, err: str, words: str) -> None:
     assert not [line for line in others if re.match(rf"Error|{program}: error|Traceback", line)], err
 
 
-BLOCKER = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "lightning", "healpy"}:
-            raise ModuleNotFoundError(f"{name} is blocked by the test", name=name)
-
-sys.meta_path.insert(0, Blocker())
-from fsae.training.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_training_without_its_libraries(here: Path) -> None:  # oracle: an interpreter that cannot import them
     before = contents(here)
-    done = subprocess.run(
-        [sys.executable, "-c", BLOCKER],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = main_without(["torch", "lightning", "healpy"], "fsae.training.cli.main")
     assert done.returncode == 3, done.stderr
     check_last_line("fsae-train", done.stderr, r'is not installed: pip install "fsae\[train\]"')
     assert contents(here) == before

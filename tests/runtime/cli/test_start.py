@@ -1,13 +1,12 @@
 """The commands from their first line on: Ctrl-C while modules are imported is a code and a sentence, no traceback."""
 
-import os
 import signal
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from processes import python
 
 from fsae.runtime.cli import start
 
@@ -36,13 +35,7 @@ def run_script(program: str, interrupt: bool, *arguments: str) -> subprocess.Com
     """A command as it is installed, in a fresh interpreter."""
     module, function = SCRIPTS[program].split(":")
     code = SCRIPT.replace("MODULE", module).replace("FUNCTION", function).replace("INTERRUPT", str(interrupt))
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    return python("-c", code, *arguments)
 
 
 def test_all_commands_are_here() -> None:  # oracle: pyproject.toml

@@ -7,7 +7,6 @@ import functools
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import h5netcdf
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from outputs import CALENDARS, ENSEMBLES, VERBS, first_months, in_calendar, raw
+from processes import python
 from tiny_bundle import LATENT_PIXELS, LATENT_ZOOM, PIXELS, ZOOM, tiny_grid
 
 import fsae.runtime
@@ -77,7 +77,8 @@ def taken(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(outputs / f"{verb}.nc", folder / verb / "ensemble.nc")
         program.append(f"os.chdir({str(folder / verb)!r})")
         program += [line for line in lines if "drop_vars" not in line or verb.endswith("native")]
-    subprocess.run([sys.executable, "-c", "\n".join(program)], check=True, capture_output=True)
+    done = python("-c", "\n".join(program))
+    assert done.returncode == 0, done.stderr
     return folder
 
 

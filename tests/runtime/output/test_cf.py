@@ -7,8 +7,6 @@ import importlib.util
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5netcdf
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from outputs import CALENDARS, NAMES, VERBS, ZARR, raw
+from processes import python
 from tiny_bundle import ZOOM
 
 import fsae.runtime
@@ -103,8 +102,7 @@ def remarks(outputs: Path) -> dict[str, list[tuple[int, str, str]]]:
         for variable in dataset.variables.values():
             variable.encoding = {"_FillValue": None}  # which xarray would add to coordinates
         dataset.to_netcdf(copies[name], engine="h5netcdf")
-    command = [sys.executable, "-W", "ignore", "-c", CHECKER, *map(str, copies.values())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python("-W", "ignore", "-c", CHECKER, *copies.values())
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.rpartition("REMARKS")[2])
     return {name: found[str(path)] for name, path in copies.items()}

@@ -2,8 +2,6 @@
 
 import errno
 import itertools
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
+from processes import python
 
 from fsae.runtime.errors import OutputError, UsageError
 from fsae.runtime.output import files as stores
@@ -227,8 +226,7 @@ except OutputError as error:
 @pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
 def test_the_file_system_refusing_bytes_is_one_sentence(tmp_path: Path, name: str) -> None:
     # oracle: a real limit on file sizes, which the libraries meet below Python
-    command = [sys.executable, "-c", LIMITED, str(tmp_path / name), str(Path(__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python("-c", LIMITED, tmp_path / name, Path(__file__).parent)
     assert done.returncode == OutputError.exit_code, done.stderr
     assert "cannot write" in done.stdout
     assert "Traceback" not in done.stderr

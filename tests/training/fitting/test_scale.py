@@ -8,13 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 from safetensors.numpy import load_file
 from small_config import DIFFUSION, SAMPLE, VALIDATION, write_config
 
@@ -124,27 +124,9 @@ print(*peaks)
 """
 
 
-@pytest.fixture
-def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs Python with these arguments in a process of its own."""
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-            timeout=600,
-        )
-
-    return run
-
-
-def test_memory_does_not_grow_with_the_data(
-    tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:  # oracle: the operating system's count; four times the data, 20 times what may be held
-    done = run_script("-c", MEMORY, SAMPLE, tmp_path, 12)
+def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
+    # oracle: the operating system's count; four times the data, 20 times what may be held
+    done = python("-c", MEMORY, SAMPLE, tmp_path, 12)
     assert done.returncode == 0, done.stderr
     quarter, whole = map(float, done.stdout.split())
     assert whole / quarter <= 1.1  # in memory the larger one would add 180 MiB and more to some 500
@@ -287,13 +269,12 @@ CHANGES = (
 )
 
 
-def test_two_devices_do_what_one_does(
-    tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
-) -> None:  # oracle: one device with the same configuration
+def test_two_devices_do_what_one_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # oracle: one device with the same configuration
     config = write_config(tmp_path, *CHANGES)
     arguments = ["fit", str(config), "--out", str(tmp_path)]
     assert main([*arguments, "--name", "one"]) == 0
-    done = run_script("-m", "fsae.training.cli.main", *arguments, "--devices", 2)
+    done = python("-m", "fsae.training.cli.main", *arguments, "--devices", 2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.replace(f"{tmp_path}/two", f"{tmp_path}/one") == capsys.readouterr().out
     one, two = (load_file(tmp_path / run / "autoencoder.safetensors") for run in ("one", "two"))

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from processes import python
 from scipy import stats
 from scipy.spatial.distance import mahalanobis
 from small_config import SAMPLE, small_config
@@ -292,4 +291,5 @@ def test_help_loads_neither_pictures_nor_statistics() -> None:  # oracle: module
         "import sys; from fsae.training.cli.main import main; assert main(['analyse', '--help']) == 0; "
         "assert not {'matplotlib', 'sklearn', 'torch'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
