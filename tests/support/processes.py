@@ -1,11 +1,12 @@
-"""Python in a process of its own, also where some libraries cannot be imported."""
+"""Programs in a fresh interpreter, and our commands where some libraries cannot be imported."""
 
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-WITHOUT = """
+TRAINING = ("torch", "onnx", "onnx_ir", "onnxscript", "healpy", "lightning", "scipy")  # needed to train or export only
+BLOCKED = """
 import importlib, sys
 
 blocked, module = set(sys.argv.pop(1).split()), sys.argv.pop(1)
@@ -23,13 +24,16 @@ sys.exit(code)
 
 
 def python(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A finished interpreter that was given these arguments."""
+    """Run a fresh interpreter with these arguments, in the folder `cwd`."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=600)
 
 
-def main_without(
-    libraries: Iterable[str], module: str, *arguments: object, cwd: Path | None = None
+def run_blocked(
+    *arguments: object,
+    module: str = "fsae.export.cli.main",
+    blocked: Iterable[str] = TRAINING,
+    folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """A finished interpreter that called `main` of one of our commands and could not import the libraries."""
-    return python("-c", WITHOUT, " ".join(libraries), module, *arguments, cwd=cwd)
+    """Run the command of a module in the folder, where the `blocked` libraries cannot be imported."""
+    return python("-c", BLOCKED, " ".join(blocked), module, *arguments, cwd=folder)

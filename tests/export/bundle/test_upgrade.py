@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blocked import TRAINING, run_blocked
+from processes import TRAINING, run_blocked
 from trees import tree
 
 import fsae.runtime

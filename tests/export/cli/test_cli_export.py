@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
-from blocked import TRAINING, run_blocked
+from processes import TRAINING, run_blocked
 from stand_in_gpu import obstacle
 
 from fsae.export.bundle import write as export_bundle

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnxruntime
 import psutil
 import pytest
-from processes import main_without
+from processes import run_blocked
 from stand_in_gpu import HERE, FakeCuda, an_engine, install_stand_ins, write_index
 from tiny_bundle import make_tiny_bundle, tiny_manifest
 
@@ -204,7 +204,7 @@ def test_a_library_that_fails_on_import(examined: Doctor, monkeypatch: pytest.Mo
 
 
 def test_without_numpy(tmp_path: Path) -> None:  # oracle: an interpreter that cannot import it
-    done = main_without(["numpy"], "fsae.runtime.cli.main", "doctor", cwd=tmp_path)
+    done = run_blocked("doctor", module="fsae.runtime.cli.main", blocked=["numpy"], folder=tmp_path)
     assert done.returncode == 3
     assert "Traceback" not in done.stdout + done.stderr
     raised = "(ModuleNotFoundError: numpy is blocked by the test)"

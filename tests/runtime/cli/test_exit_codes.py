@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import main_without
+from processes import run_blocked
 from tiny_bundle import make_tiny_bundle, tiny_manifest
 
 from fsae.export.cli import main as export_cli
@@ -138,7 +138,7 @@ def check_last_line(program: str, err: str, words: str) -> None:
 
 def test_training_without_its_libraries(here: Path) -> None:  # oracle: an interpreter that cannot import them
     before = contents(here)
-    done = main_without(["torch", "lightning", "healpy"], "fsae.training.cli.main")
+    done = run_blocked(module="fsae.training.cli.main")
     assert done.returncode == 3, done.stderr
     check_last_line("fsae-train", done.stderr, r'is not installed: pip install "fsae\[train\]"')
     assert contents(here) == before
