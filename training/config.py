@@ -1,15 +1,38 @@
 """Configuration of a training run: frozen records read from TOML, every default visible here or in default.toml."""
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fsae.runtime.bundle.records import decode_record
-from fsae.runtime.climate.transforms import Transform
-from fsae.runtime.diffusion.sampler import SAMPLERS
+from msgspec import Meta
+
+from fsae.runtime.backends.devices import PRECISIONS
+from fsae.runtime.bundle.manifest import (
+    Origin,
+    PlainName,
+    Rho,
+    Sampler,
+    SamplerName,
+    Sigma,
+    Variable,
+    Zoom,
+    check_levels,
+)
+from fsae.runtime.bundle.records import (
+    MOST_INTEGER,
+    Count,
+    NotNegative,
+    Number,
+    OneOrMore,
+    Positive,
+    Record,
+    Share,
+    Text,
+    check,
+    decode_record,
+)
 from fsae.runtime.errors import UsageError
 from fsae.training.networks.autoencoder import AutoencoderConfig
 from fsae.training.networks.denoiser import DenoiserConfig
@@ -18,43 +41,32 @@ SHIPPED = Path(__file__).parent / "configs"
 
 DEFAULT = SHIPPED / "default.toml"
 
-Years = tuple[int, int]  # first and last, both included
+Year = Annotated[int, Meta(ge=0, le=9999)]
+
+Years = tuple[Year, Year]  # first and last, both included
+
+Inputs = Annotated[tuple[str, ...], Meta(min_length=1)]  # files, relative to the configuration
 
 
-@dataclass(frozen=True, kw_only=True)
-class VariableConfig:
+class VariableConfig(Variable, frozen=True, kw_only=True):
     """One variable: how the input files call it and what the manifest says of it; `valid_range` in `units`."""
 
-    name: str
-    standard_name: str
-    long_name: str
-    units: str
     cell_methods: str = "time: mean"
-    valid_range: tuple[float, float]
-    transform: Transform = "none"  # "sqrt" for what is never negative: learned as its square root, decoded as a square
-    missing: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
-            raise UsageError(f"a variable's name is {self.name!r}, expected a letter, then letters, digits and '_'")
-        if not self.valid_range[0] < self.valid_range[1]:
-            raise UsageError(f"valid_range of {self.name} is {list(self.valid_range)}, expected [low, high]")
-        if self.transform == "sqrt" and self.valid_range[0] < 0:
-            raise UsageError(
-                f"valid_range of {self.name} starts at {self.valid_range[0]}, expected 0 or more with transform sqrt"
-            )
-        if self.missing:
-            raise UsageError(f"missing of {self.name} is true, expected false: models learn from complete fields only")
+        super().__post_init__()
+        low = self.valid_range[0]
+        good = self.transform != "sqrt" or low >= 0
+        check(good, f"valid_range of {self.name} starts at {low}, expected 0 or more with transform sqrt")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Input files (relative to the configuration file), target zoom, and which years serve what."""
+class DataConfig(Record, frozen=True, kw_only=True):
+    """Input files, and which years serve what."""
 
-    inputs: tuple[str, ...]
-    variables: tuple[VariableConfig, ...]
+    inputs: Inputs
+    variables: Annotated[tuple[VariableConfig, ...], Meta(min_length=1)]
     method: Literal["auto", "bilinear", "conservative"] = "auto"
-    harmonics: int = 4
+    harmonics: Annotated[int, Meta(ge=1, le=5)] = 4  # monthly data holds no more
     # What is taken off and divided by: the harmonic climatology, or the mean alone as in the papers; one scale for each
     # variable, which keeps cell means exact, or one for each pixel.
     normalisation: Literal["climatology", "mean_std"] = "climatology"
@@ -63,11 +75,9 @@ class DataConfig:
     training_years: Years
     validation_years: Years | None = None  # watched during training, never trained on
     evaluation_years: Years
-    licence: str = "unknown"
+    licence: Text = "unknown"
 
     def __post_init__(self) -> None:
-        if not self.inputs or not self.variables:
-            raise UsageError("data needs at least one input and one variable")
         periods = {
             "training_years": self.training_years,
             "validation_years": self.validation_years,
@@ -75,158 +85,113 @@ class DataConfig:
         }
         given = {name: years for name, years in periods.items() if years is not None}
         for name, (first, last) in given.items():
-            if first > last:
-                raise UsageError(f"data.{name} is [{first}, {last}], expected the earlier year first")
+            check(first <= last, f"{name} is [{first}, {last}], expected the earlier year first")
             for other, (low, high) in given.items():
-                if name < other and first <= high and low <= last:
-                    raise UsageError(f"data.{name} [{first}, {last}] and data.{other} [{low}, {high}] overlap")
-        if not 1 <= self.harmonics <= 5:
-            raise UsageError(f"data.harmonics is {self.harmonics}, expected 1 to 5 (monthly data holds no more)")
+                apart = name >= other or first > high or low > last
+                check(apart, f"{name} [{first}, {last}] and {other} [{low}, {high}] overlap")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(Record, frozen=True, kw_only=True):
     """One training loop: AdamW, a one-cycle learning rate, gradient clipping, an average of the weights."""
 
-    steps: int
-    batch: int
-    learning_rate: float
-    weight_decay: float = 1e-4
-    gradient_clip: float = 1.0
-    average_decay: float = 0.995
-    mixture: float = 0.0  # share of the batch that is random mixtures of three samples (autoencoder only)
-    localisation: float = 1.0  # how much the weights of a mixture vary over the sphere (samples.py); 0: not at all
-    checkpoint_every_steps: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "learning_rate", "checkpoint_every_steps"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name} is {getattr(self, name)}, expected a number above 0")
-        if not (0 <= self.mixture <= 1 and 0 <= self.average_decay < 1):
-            raise UsageError("mixture and average_decay must lie within 0 and 1")
-        if min(self.weight_decay, self.gradient_clip, self.localisation) < 0:
-            raise UsageError("weight_decay, gradient_clip and localisation must be 0 or more")
+    steps: OneOrMore
+    batch: OneOrMore
+    learning_rate: Positive
+    weight_decay: NotNegative = 1e-4
+    gradient_clip: NotNegative = 1.0
+    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.995
+    mixture: Share = 0.0  # share of the batch that is random mixtures of three samples (autoencoder only)
+    localisation: NotNegative = (
+        1.0  # how much the weights of a mixture vary over the sphere (datasets.py); 0: not at all
+    )
+    checkpoint_every_steps: OneOrMore = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class LowResolution:
+class LowResolution(Record, frozen=True, kw_only=True):
     """A low-resolution source of the diffusion model, one step and grid per file; members are taken one by one."""
 
-    inputs: tuple[str, ...]
-    zoom: int  # its fields are averaged to it, and enter by zero-shot super-resolution
+    inputs: Inputs
+    zoom: Zoom  # its fields are averaged to it, and enter by zero-shot super-resolution
     years: Years | None = None  # None: all there are
-    names: Mapping[str, str] = field(default_factory=dict)  # what the files call a variable, such as tas = "ts"
+    names: Mapping[str, str] = {}  # what the files call a variable, such as tas = "ts"
     climatology: Literal["own", "training"] = "own"  # "training": the same source as the training data
-    forcing: float | None = None  # of all its steps, for a calendar that means nothing; None: the decimal year
-
-    def __post_init__(self) -> None:
-        if not self.inputs:
-            raise UsageError("a low-resolution source has no inputs, expected one or more files")
+    forcing: Number | None = None  # of all its steps, if their calendar means nothing; None: the decimal year
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourcesConfig:
+class SourcesConfig(Record, frozen=True, kw_only=True):
     """What the diffusion model learns from beside the training years, and how often it sees these.
 
     A `high_resolution_share` of 0 leaves the training years to the autoencoder alone.
     """
 
-    high_resolution_share: float = 1.0
+    high_resolution_share: Share = 1.0
     low_resolution: tuple[LowResolution, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.high_resolution_share <= 1:
-            raise UsageError(
-                f"sources.high_resolution_share is {self.high_resolution_share}, expected a number within 0 and 1"
-            )
-        if (self.high_resolution_share < 1) != bool(self.low_resolution):
-            raise UsageError(
-                f"sources.high_resolution_share is {self.high_resolution_share} with {len(self.low_resolution)} "
-                "low-resolution sources: expected 1 without any, less than 1 with some"
-            )
+        check(
+            (self.high_resolution_share < 1) == bool(self.low_resolution),
+            f"high_resolution_share is {self.high_resolution_share} with {len(self.low_resolution)} low-resolution "
+            "sources: expected 1 without any, less than 1 with some",
+        )
 
     @property
-    def labels(self) -> tuple[str, ...]:
+    def labels(self) -> tuple[Origin, ...]:
         """Labels of what is learned from."""
-        return ("hr",) * (self.high_resolution_share > 0) + ("lr",) * bool(self.low_resolution)
+        high: tuple[Origin, ...] = ("hr",) if self.high_resolution_share > 0 else ()
+        return (*high, "lr") if self.low_resolution else high
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoiseConfig:
+class NoiseConfig(Record, frozen=True, kw_only=True):
     """Training noise, ln(sigma) ~ normal(mean, deviation) (EDM section 5), and how often earlier steps are known.
 
     Wider than EDM's: whitened latents still hold patterns of many cells and steps, whose amplitude is ten and more.
     """
 
-    log_mean: float = 0.0
-    log_deviation: float = 1.6
-    previous_share: float = 0.8
+    log_mean: Number = 0.0
+    log_deviation: Positive = 1.6
+    previous_share: Share = 0.8
     # The calendar year names a month of the past exactly; shifted at random [years] it only tells of slow change.
-    forcing_jitter_years: float = 5.0
-
-    def __post_init__(self) -> None:
-        if self.log_deviation <= 0 or self.forcing_jitter_years < 0 or not 0 <= self.previous_share <= 1:
-            raise UsageError(
-                "noise needs log_deviation above 0, forcing_jitter_years of 0 or more, previous_share within 0 and 1"
-            )
+    forcing_jitter_years: NotNegative = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
+class SamplerConfig(Sampler, frozen=True, kw_only=True):
     """Sampler written into the bundle (EDM eq. 5)."""
 
-    name: str = "dpm2m"
+    name: SamplerName = "dpm2m"
     steps: int = 10
-    sigma_min: float = 0.02
-    sigma_max: float = 80.0
-    rho: float = 7.0
-
-    def __post_init__(self) -> None:
-        if self.name not in SAMPLERS:
-            raise UsageError(f"sampler.name is {self.name!r}, expected one of {sorted(SAMPLERS)}")
-        if self.steps < 1 or not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
-            raise UsageError("sampler needs steps of 1 or more, 0 < sigma_min < sigma_max and rho above 0")
+    sigma_min: Sigma = 0.02
+    sigma_max: Sigma = 80.0
+    rho: Rho = 7.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class FastConfig:
+class FastConfig(Record, frozen=True, kw_only=True):
     """The distilled denoiser: its Euler steps on levels of EDM eq. 5, and the teacher's steps within each of them."""
 
-    steps: int = 3
-    teacher_steps: int = 4
-    sigma_min: float = 0.5
-    sigma_max: float = 80.0
-    rho: float = 100.0
+    steps: Annotated[int, Meta(ge=1, le=4)] = 3
+    teacher_steps: Annotated[int, Meta(ge=2, le=1000)] = 4
+    sigma_min: Sigma = 0.5
+    sigma_max: Sigma = 80.0
+    rho: Rho = 100.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= 4 or self.teacher_steps < 2:
-            raise UsageError(
-                f"fast.steps is {self.steps} and fast.teacher_steps {self.teacher_steps}, expected 1 to 4 and 2 or more"
-            )
-        if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
-            raise UsageError("fast needs 0 < sigma_min < sigma_max and rho above 0")
+        check_levels(self.steps, self.sigma_min, self.sigma_max, self.rho)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tolerance:
+class Tolerance(Record, frozen=True, kw_only=True):
     """What graphs of one precision may differ from the trained model; above it nothing is exported.
 
     The largest error of a field is in the variable's units in `fields`, else `share` of the variable's scale (the
-    deviation of its anomalies); where a variable is learned as its square root, that is an error of the root, and a
-    field may be off by what it makes of the largest value. Beside it the rounding of what enters and leaves is allowed.
+    deviation of its anomalies); for a variable learned as its square root, that is an error of the root, and a field
+    may be off by what it makes of the largest value. Beside it the rounding of what enters and leaves is allowed.
     `denoiser` is the largest error of a denoised window of unit variance. Of an ensemble, the power of a degree may
     change by `spectrum` of itself, and the CRPS by `crps` of itself.
     """
 
-    share: float
-    denoiser: float
-    spectrum: float = 0.0
-    crps: float = 0.0
-    fields: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if min(self.share, self.denoiser, *self.fields.values()) <= 0 or min(self.spectrum, self.crps) < 0:
-            raise UsageError(f"tolerances are {self}, expected numbers above 0 (spectrum and crps 0 or more)")
+    share: Positive
+    denoiser: Positive
+    spectrum: NotNegative = 0.0
+    crps: NotNegative = 0.0
+    fields: Mapping[str, Positive] = {}
 
     def of(self, variable: str, scale: float, slope: float = 1.0) -> float:
         """The largest error of a variable in the units it is learned in, beside the rounding of what enters and leaves.
@@ -236,121 +201,92 @@ class Tolerance:
         return self.fields[variable] / slope if variable in self.fields else self.share * scale
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ExportConfig(Record, frozen=True, kw_only=True):
     """Tolerances of `fsae-export` by precision."""
 
     # In float32 some hundred roundings of 6e-8 add up to less than 2e-5 of the scale. Ten times that leaves room for
     # other processors and GPUs, and is less than what TensorFloat-32 or 16 bits do, which must not pass for float32.
-    fp32: Tolerance = field(default_factory=lambda: Tolerance(share=2e-4, denoiser=5e-4))
+    fp32: Tolerance = Tolerance(share=2e-4, denoiser=5e-4)
     # Half of the last of 11 bits is 5e-4 of an update of up to five scales, and six blocks' and maps' worth may add up.
-    fp16: Tolerance = field(default_factory=lambda: Tolerance(share=0.015, denoiser=0.003, spectrum=0.002, crps=0.002))
+    fp16: Tolerance = Tolerance(share=0.015, denoiser=0.003, spectrum=0.002, crps=0.002)
     # The same with 8 bits, eight times as much: at its worst half, on average a hundredth of what compression costs.
-    bf16: Tolerance = field(default_factory=lambda: Tolerance(share=0.12, denoiser=0.025, spectrum=0.01, crps=0.005))
+    bf16: Tolerance = Tolerance(share=0.12, denoiser=0.025, spectrum=0.01, crps=0.005)
     # One step of 8 bits is a hundredth of the largest number of a token, which sets the scale for all. Rare extremes
     # are some tenths of a scale off, the average stays below a tenth of what compression costs.
-    int8: Tolerance = field(default_factory=lambda: Tolerance(share=0.6, denoiser=0.15, spectrum=0.05, crps=0.01))
+    int8: Tolerance = Tolerance(share=0.6, denoiser=0.15, spectrum=0.05, crps=0.01)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
+class TrainerConfig(Record, frozen=True, kw_only=True):
     """How Lightning runs the loops: one process for each device, which takes its share of the batch.
 
     The result depends on `precision` alone, but for the rounding of another device or another number of them.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = 1
+    devices: OneOrMore = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    cache_gib: float = 4.0  # memory [GiB] of a process for training data; what is larger is read from disk as needed
-    loader_workers: int = 0  # processes that make samples beside each device's; 0: the device's own does
+    cache_gib: NotNegative = 4.0  # memory [GiB] of a process for training data; what is larger is read as needed
+    loader_workers: Count = 0  # processes that make samples beside each device's; 0: the device's own does
     tensorboard: bool = False  # losses as TensorBoard events too, beside metrics.csv
 
-    def __post_init__(self) -> None:
-        if self.devices < 1:
-            raise UsageError(f"trainer.devices is {self.devices}, expected 1 or more")
-        if min(self.cache_gib, self.loader_workers) < 0:
-            raise UsageError(
-                f"trainer.cache_gib is {self.cache_gib} and trainer.loader_workers is {self.loader_workers}, expected "
-                "0 or more"
-            )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Record, frozen=True, kw_only=True):
     """A whole training run."""
 
-    name: str
-    seed: int = 0
+    name: PlainName
+    seed: Annotated[int, Meta(ge=0, le=MOST_INTEGER - 2)] = 0  # of the autoencoder; the next two are those of the rest
     data: DataConfig
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
     autoencoder_fit: FitConfig
     diffusion: DenoiserConfig | None = None
     diffusion_fit: FitConfig | None = None
-    sources: SourcesConfig = field(default_factory=SourcesConfig)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    sources: SourcesConfig = SourcesConfig()
+    noise: NoiseConfig = NoiseConfig()
+    sampler: SamplerConfig = SamplerConfig()
     fast: FastConfig | None = None
     fast_fit: FitConfig | None = None
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
+    trainer: TrainerConfig = TrainerConfig()
+    export: ExportConfig = ExportConfig()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", self.name):
-            raise UsageError(f"name is {self.name!r}, expected letters, digits, '.', '_' and '-'")
-        if self.autoencoder.global_harmonics > self.data.harmonics:
-            raise UsageError(
-                f"autoencoder.global_harmonics is {self.autoencoder.global_harmonics}, expected at most data.harmonics "
-                f"{self.data.harmonics}"
-            )
-        if self.seed < 0:
-            raise UsageError(f"seed is {self.seed}, expected 0 or more")
-        if self.diffusion is not None and not all(
-            0 <= zoom <= self.autoencoder.latent_zoom for zoom in self.diffusion.token_zooms
-        ):
-            raise UsageError(
-                f"diffusion.token_zooms are {list(self.diffusion.token_zooms)}, expected zooms from 0 to the latent's "
-                f"{self.autoencoder.latent_zoom}"
-            )
-        if (self.diffusion is None) != (self.diffusion_fit is None):
-            raise UsageError("the tables [diffusion] and [diffusion_fit] go together: give both or neither")
-        if (self.fast is None) != (self.fast_fit is None) or (self.fast is not None and self.diffusion is None):
-            raise UsageError("the tables [fast] and [fast_fit] go together, and with [diffusion]: give both or neither")
+        most, latent_zoom = self.data.harmonics, self.autoencoder.latent_zoom
+        found = self.autoencoder.global_harmonics
+        check(found <= most, f"autoencoder.global_harmonics is {found}, expected at most data.harmonics {most}")
+        zooms = [] if self.diffusion is None else list(self.diffusion.token_zooms)
+        expected = f"expected zooms from 0 to the latent's {latent_zoom}"
+        check(max(zooms, default=0) <= latent_zoom, f"diffusion.token_zooms are {zooms}, {expected}")
+        for stage in ("diffusion", "fast"):
+            both = (getattr(self, stage) is None) == (getattr(self, f"{stage}_fit") is None)
+            check(both, f"the tables [{stage}] and [{stage}_fit] go together: give both or neither")
+        check(self.fast is None or self.diffusion is not None, "the table [fast] needs the table [diffusion]")
         self._check_sources()
         known = {variable.name for variable in self.data.variables}
-        for precision in ("fp32", "fp16", "bf16", "int8"):
+        for precision in PRECISIONS:
             unknown = sorted(set(getattr(self.export, precision).fields) - known)
-            if unknown:
-                raise UsageError(f"export.{precision}.fields names {unknown}, expected variables of {sorted(known)}")
-        if self.autoencoder.static_fields and not self.data.static:
-            raise UsageError("autoencoder.static_fields is true, expected data.static to name the files that hold them")
+            check(not unknown, f"export.{precision}.fields names {unknown}, expected variables of {sorted(known)}")
+        static = not self.autoencoder.static_fields or bool(self.data.static)
+        check(static, "autoencoder.static_fields is true, expected data.static to name the files that hold them")
+        devices = self.trainer.devices
         for name in ("autoencoder_fit", "diffusion_fit", "fast_fit"):
-            settings = getattr(self, name)
-            if settings is not None and settings.batch % self.trainer.devices:
-                raise UsageError(
-                    f"{name}.batch is {settings.batch}, expected a multiple of the {self.trainer.devices} devices that "
-                    "share it (trainer.devices)"
-                )
+            batch = 0 if getattr(self, name) is None else getattr(self, name).batch
+            expected = f"expected a multiple of the {devices} devices that share it (trainer.devices)"
+            check(batch % devices == 0, f"{name}.batch is {batch}, {expected}")
 
     def _check_sources(self) -> None:
-        """Nothing, or UsageError for low-resolution sources that do not fit the rest."""
-        if self.sources.low_resolution and self.diffusion is None:
-            raise UsageError(
-                "found low-resolution sources without a table [diffusion]: only a diffusion model uses them"
-            )
-        for source in self.sources.low_resolution:
-            if source.zoom not in self.autoencoder.zooms[:-1]:
-                raise UsageError(
-                    f"a low-resolution source has zoom {source.zoom}, expected one of the coarser zooms "
-                    f"{list(self.autoencoder.zooms[:-1])}"
-                )
+        """Raise ValueError for low-resolution sources that do not fit the rest."""
+        sources, coarser = self.sources.low_resolution, self.autoencoder.zooms[:-1]
+        good = not sources or self.diffusion is not None
+        check(good, "found low-resolution sources without a table [diffusion]: only a diffusion model uses them")
+        first, last = self.data.evaluation_years
+        for source in sources:
+            good = source.zoom in coarser
+            check(good, f"a low-resolution source has zoom {source.zoom}, expected a coarser zoom of {list(coarser)}")
             low, high = source.years or self.data.evaluation_years
-            first, last = self.data.evaluation_years
-            if source.climatology == "training" and low <= last and first <= high:
-                raise UsageError(
-                    f"a low-resolution source of the training data's own has the years {source.years}, expected years "
-                    f"outside the evaluation years [{first}, {last}]"
-                )
+            check(
+                source.climatology == "own" or low > last or first > high,
+                f"a low-resolution source of the training data's own has the years {source.years}, expected years "
+                f"outside the evaluation years [{first}, {last}]",
+            )
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
@@ -371,9 +307,9 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
         try:
             _put(raw, tomllib.loads(change))
         except ValueError as error:
-            raise UsageError(f"found --set {change!r}, expected such as autoencoder.width=96: {error}") from None
-    config: Config = decode_record(Config, raw, path.name, UsageError)
-    return config
+            advice = "text needs quotes, as in --set 'name=\"mine\"'"
+            raise UsageError(f"found --set {change} ({error})", "KEY=VALUE as in TOML", advice) from None
+    return decode_record(Config, raw, path.name, UsageError)
 
 
 def _put(table: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -400,7 +336,7 @@ class Files:
 
 
 def find_config(name: Path | None) -> Path:
-    """The configuration meant by `name`: a file, or a shipped one's name; the default without one.
+    """The configuration `name`, a file or a shipped one's name; the default without one.
 
     >>> find_config(Path("z5-ratio-64")).name
     'z5-ratio-64.toml'
@@ -413,7 +349,8 @@ def find_config(name: Path | None) -> Path:
     if name.name == str(name) and shipped.exists():
         return shipped
     known = ", ".join(sorted(path.stem for path in SHIPPED.glob("*.toml")))
-    raise UsageError(f"found no configuration {str(name)!r}: give a TOML file or one of the shipped names {known}")
+    advice = f"give a TOML file or one of the shipped names {known}"
+    raise UsageError(f"found no configuration {str(name)!r}", advice=advice)
 
 
 def input_files(names: Sequence[str], config: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fsae.runtime.bundle.manifest import NOT_RUN, Manifest
-from fsae.runtime.bundle.records import decode_record, encode
+from fsae.runtime.bundle.records import decode_record, to_json
 from fsae.runtime.errors import DataError
 from fsae.training.config import Config
 from fsae.training.evaluation.report import GENERATED, Climate, Stretches
@@ -149,7 +149,7 @@ def _use(manifest: Manifest) -> list[str]:
 
 def _reproduction(manifest: Manifest, config: Config) -> list[str]:
     source = manifest.provenance
-    record = encode(Config, config)
+    record = json.loads(to_json(config))
     record["data"]["inputs"] = [
         entry.name for entry in source.data
     ]  # folders of the machine it was made on say nothing
@@ -171,15 +171,13 @@ def _reproduction(manifest: Manifest, config: Config) -> list[str]:
 
 def _limits(manifest: Manifest) -> list[str]:
     first, last = manifest.provenance.period
-    missing = any(variable.missing for variable in manifest.variables)
-    known = "known to the model." if missing else "not known to the model: fill them first."
     lines = [
         "## Limits",
         "",
         "- Values far outside the training climate are encoded less well, and a source with a bias of its own needs "
         "its own climatology (`fsae-run climatology`).",
         "- Super-resolution adds what is typical, not what was there: fine structure is a best estimate.",
-        f"- Missing values are {known}",
+        "- Missing values are not known to the model: fill them first.",
     ]
     if manifest.denoiser is not None:
         lines += [

@@ -5,11 +5,12 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from fsae.runtime.bundle.manifest import (
     Certificate,
-    Denoiser,
+    DenoiserFacts,
     FileEntry,
     Forcing,
     Grid,
@@ -17,7 +18,6 @@ from fsae.runtime.bundle.manifest import (
     Manifest,
     Parity,
     Provenance,
-    Source,
     Time,
     Variable,
 )
@@ -32,24 +32,12 @@ from fsae.runtime.sphere.regrid import (
     interpolation_weights,
 )
 from fsae.training.fitting.run_folder import Run, samplers_of
-from fsae.training.networks.denoiser import Denoiser as DenoiserNetwork
+from fsae.training.networks.denoiser import Denoiser
 
 
 def variables_of(run: Run) -> tuple[Variable, ...]:
     """The run's variables as the manifest has them."""
-    return tuple(
-        Variable(
-            name=v.name,
-            standard_name=v.standard_name,
-            long_name=v.long_name,
-            units=v.units,
-            cell_methods=v.cell_methods,
-            valid_range=v.valid_range,
-            transform=v.transform,
-            missing=v.missing,
-        )
-        for v in run.config.data.variables
-    )
+    return tuple(Variable(**asdict(variable)) for variable in run.config.data.variables)
 
 
 def make_tables(run: Run) -> dict[str, NDArray[Any]]:
@@ -109,7 +97,7 @@ def _latent(run: Run) -> Latent:
     )
 
 
-def forcing_range(denoiser: DenoiserNetwork) -> tuple[float, float]:
+def forcing_range(denoiser: Denoiser) -> tuple[float, float]:
     """First and last forcing a denoiser was trained on."""
     low, high = denoiser.forcing_range.tolist()
     return low, high
@@ -135,7 +123,7 @@ def make_manifest(
         zooms=config.autoencoder.zooms,
         latent=_latent(run),
         time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
-        denoiser=Denoiser(
+        denoiser=DenoiserFacts(
             window=diffusion.window,
             previous=diffusion.previous,
             noise_features=NOISE_FEATURES,
@@ -150,7 +138,7 @@ def make_manifest(
         parity=parity,
         certificates=certificates,
         provenance=Provenance(
-            data=tuple(Source(name=entry.name, sha256=entry.sha256) for entry in facts.inputs),
+            data=facts.inputs,
             period=facts.period,
             seeds=seeds,
             revision=facts.versions.get("fsae", version("fsae")),

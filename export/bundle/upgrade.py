@@ -15,7 +15,7 @@ from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.backends.devices import NOT_ON_CPUS
 from fsae.runtime.bundle.files import MANIFEST, Bundle, hash_file, open_bundle
 from fsae.runtime.bundle.manifest import Manifest
-from fsae.runtime.bundle.schema import SCHEMA_VERSION, read_json, schema_of
+from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.runtime.checks.verify import check_files, check_graphs
 from fsae.runtime.errors import BundleError, FsaeError, OutputError, ToleranceError
 
@@ -37,18 +37,13 @@ def upgrade_bundle(folder: str | os.PathLike[str]) -> Manifest:
     bundle is either unchanged or complete. A bundle in the newest schema is neither changed nor checked.
     """
     bundle = open_bundle(folder)
-    if written_schema(bundle) == SCHEMA_VERSION:
+    if bundle.written_schema == SCHEMA_VERSION:
         log.info("%s has schema %d, the newest: nothing to do", bundle.folder, SCHEMA_VERSION)
         return bundle.manifest
     log.info("%s: %d files are intact", bundle.folder, check_files(bundle))
     _check_golden(bundle)
     _replace_manifest(bundle)
     return bundle.manifest
-
-
-def written_schema(bundle: Bundle) -> int:
-    """The schema of manifest.json on disk; an opened manifest is always in the newest."""
-    return schema_of(read_json((bundle.folder / MANIFEST).read_text(encoding="utf-8")))
 
 
 def _check_golden(bundle: Bundle) -> None:
@@ -114,7 +109,7 @@ def upgrade(bundles: tuple[str, ...]) -> None:
 def _upgrade_one(name: str) -> str:
     """Upgrade one bundle; return its summary line."""
     bundle = open_bundle(name)
-    before = written_schema(bundle)
+    before = bundle.written_schema
     upgrade_bundle(bundle.folder)
     if before == SCHEMA_VERSION:
         return f"{bundle.folder}: schema {before}, nothing to do"

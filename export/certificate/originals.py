@@ -95,7 +95,7 @@ def original_run(run: Run) -> Original:
         model=of_run(run),
         reference=f"the trained model, torch {version('torch')}",
         fields=run.fields,
-        sources=tuple(Source(name=entry.name, sha256=entry.sha256) for entry in run.facts.inputs),
+        sources=run.facts.inputs,
         data=run.config.data,
         tolerances=run.config.export,
         configuration=str(run.path / "config.json"),

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from fsae.export.graphs.inputs import BATCH, take
 from fsae.runtime.arrays import F32

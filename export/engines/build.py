@@ -9,10 +9,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from msgspec.structs import replace
 from rich.filesize import decimal
 
 from fsae.runtime.backends.cuda import find_gpu

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32
+from fsae.runtime.bundle.manifest import SOURCES
 from fsae.runtime.climate.climatology import season as season_of
 from fsae.runtime.diffusion.sampler import noise_features
 from fsae.runtime.diffusion.whitening import seasonal_std, whiten
-from fsae.runtime.ensemble.members import SOURCES, window_noise
+from fsae.runtime.ensemble.members import window_noise
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import VariableSpec
 from fsae.runtime.input.joining import read_fields

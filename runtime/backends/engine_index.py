@@ -11,13 +11,14 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from msgspec.structs import asdict, replace
 
 from fsae.runtime.bundle.external_data import weights_file
 from fsae.runtime.bundle.files import COMPILED, Bundle, file_entry
-from fsae.runtime.bundle.manifest import Manifest, graph_file, is_safe_path
-from fsae.runtime.bundle.records import decode_record, encode
+from fsae.runtime.bundle.manifest import Manifest, PlainName, graph_file
+from fsae.runtime.bundle.records import Line, Record, check, decode_record, read_json, short, to_json
 from fsae.runtime.errors import BundleError, DeviceError
 
 INDEX = "index.json"
@@ -32,32 +33,34 @@ def this_platform() -> str:
     return f"{sys.platform}-{platform.machine().lower()}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
+class Target(Record, frozen=True, kw_only=True):
     """What an engine is built for: everything beside the graph that decides if it can be loaded here."""
 
-    flavour: str  # trt or trt-rtx
-    version: str  # of that library, complete
-    compute_capability: str  # of the GPU, as "8.9", or "portable"
-    platform: str
+    flavour: Line  # trt or trt-rtx
+    version: Line  # of that library, complete
+    compute_capability: Line  # of the GPU, as "8.9", or "portable"
+    platform: Line
 
 
-@dataclass(frozen=True, kw_only=True)
-class Engine:
+class Engine(Record, frozen=True, kw_only=True):
     """One compiled graph; `profile` is the smallest, the best and the largest batch it takes.
 
     `workspace_bytes` is the scratch memory that its kernels may use, None where it was built before that was told.
     """
 
-    graph: str
-    precision: str
-    graph_sha256: str
+    graph: Line
+    precision: Line
+    graph_sha256: Line
     target: Target
     profile: tuple[int, int, int]
-    file: str
+    file: PlainName
     sha256: str
     size: int
     workspace_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        low, best, high = self.profile
+        check(1 <= low <= best <= high, f"batches of {self.profile}, expected rising ones from 1")
 
     @property
     def key(self) -> str:
@@ -66,18 +69,16 @@ class Engine:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimingCache:
+class TimingCache(Record, frozen=True, kw_only=True):
     """Kernel timings of TensorRT on a target, for any graph: later builds there reuse them."""
 
     target: Target
-    file: str
+    file: PlainName
     sha256: str
     size: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Index:
+class Index(Record, frozen=True, kw_only=True):
     """The content of index.json."""
 
     schema_version: int = INDEX_SCHEMA
@@ -105,7 +106,7 @@ def index_text(engines: Sequence[Engine], timing_caches: Sequence[TimingCache] =
         engines=tuple(sorted(engines, key=lambda e: (e.graph, e.precision, e.file))),
         timing_caches=tuple(sorted(timing_caches, key=lambda cache: cache.file)),
     )
-    return json.dumps(encode(Index, index), indent=2) + "\n"
+    return to_json(index)
 
 
 def read_index(folder: Path) -> list[Engine]:
@@ -122,21 +123,11 @@ def load_index(folder: Path) -> Index:
         return Index(engines=())
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"cannot read {path} ({error})", advice=todo) from None
-    try:
-        raw = json.loads(text)
-    except ValueError as error:
-        raise BundleError(f"{path} is damaged ({error})", advice=todo) from None
+    where = f"{path} is damaged"
+    raw = read_json(text, where, BundleError, todo)
     if isinstance(raw, dict) and isinstance(raw.get("schema_version"), int) and raw["schema_version"] > INDEX_SCHEMA:
-        raise BundleError(f"{path} was written by a newer fsae (schema {raw['schema_version']})", advice=todo)
-    index: Index = decode_record(Index, raw, str(path), BundleError)
-    for file in [entry.file for entry in index.engines] + [entry.file for entry in index.timing_caches]:
-        if not is_safe_path(f"{COMPILED}/{file}"):
-            raise BundleError(f"{path} names the file {file!r}, expected a plain name", advice=todo)
-    for engine in index.engines:
-        low, best, high = engine.profile
-        if not 1 <= low <= best <= high:
-            raise BundleError(f"{path} names batches of {engine.profile}, expected rising ones from 1", advice=todo)
-    return index
+        raise BundleError(f"{path} was written by a newer fsae (schema {short(raw['schema_version'])})", advice=todo)
+    return decode_record(Index, raw, where, BundleError, todo)
 
 
 def find_engine(bundle: Bundle, graph: str, precision: str, target: Target) -> Engine:

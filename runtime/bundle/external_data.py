@@ -1,8 +1,8 @@
 """Weights that lie beside an ONNX file: protobuf ends at 2 GB, so a larger graph names a second file that holds them.
 
 ONNX calls this external data. The graph itself says where it is, and a graph from elsewhere may say anything: an
-absolute path, one that leads out of the bundle, or a file in the working folder. So that is looked at here, before a
-library opens the graph: weights are taken from FILE.data alone, where the manifest lists it.
+absolute path, one that leads out of the bundle, or a file in the working folder. It is checked here, before a library
+opens the graph: weights are taken from FILE.data alone, and only if the manifest lists it.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from pathlib import Path
 from fsae.runtime.errors import BundleError
 
 from .files import Bundle
+from .records import short
 
 # Field numbers of onnx.proto: message -> field -> the message in it, for all that lead to a tensor or are one.
 MESSAGES = {
@@ -32,7 +33,7 @@ VARINT, EIGHT_BYTES, COUNTED, FOUR_BYTES = 0, 1, 2, 5  # wire types of protobuf;
 
 
 def weights_file(name: str) -> str:
-    """Name of the file that holds the weights of an ONNX file, where they are not inside it.
+    """Name of the file that holds the weights of an ONNX file, unless they are inside it.
 
     >>> weights_file("encoder.fp32.onnx")
     'encoder.fp32.onnx.data'
@@ -41,9 +42,9 @@ def weights_file(name: str) -> str:
 
 
 def read_graph(bundle: Bundle, name: str) -> tuple[bytes, Path | None]:
-    """Content of a bundle's ONNX file and, where its weights lie beside it, the path a library has to open instead.
+    """Content of a bundle's ONNX file and, if its weights lie beside it, the path a library has to open instead.
 
-    The hashes of both files are checked. BundleError where the graph names any other file, or one that is not listed.
+    The hashes of both files are checked. BundleError if the graph names any other file, or one that is not listed.
     """
     data = bundle.read(name)
     found = external_locations(data, name)
@@ -53,15 +54,16 @@ def read_graph(bundle: Bundle, name: str) -> tuple[bytes, Path | None]:
     foreign = sorted(found - {expected})
     if foreign:
         raise BundleError(
-            f"{bundle.folder / name} wants to read its weights from {foreign[0]!r}, expected {expected} beside it",
-            advice="do not use this bundle, and get it again from where it was published",
+            f"{bundle.folder / name} wants to read its weights from {short(foreign[0])}",
+            f"{expected} beside it",
+            "do not use this bundle, and get it again from where it was published",
         )
     bundle.check(expected)
     return data, bundle.folder / name
 
 
 def external_locations(data: bytes, name: str = "the graph") -> set[str]:
-    """Paths an ONNX file names for weights outside it; BundleError where `data` is no protobuf message.
+    """Paths an ONNX file names for weights outside it; BundleError if `data` is not a protobuf message.
 
     >>> external_locations(b"")
     set()
@@ -117,4 +119,4 @@ def _varint(message: memoryview, at: int, name: str) -> tuple[int, int]:
 
 
 def _damaged(name: str) -> BundleError:
-    return BundleError(f"{name} is no ONNX file: it is not a protobuf message; get the bundle again")
+    return BundleError(f"{name} is not an ONNX file: it is not a protobuf message", advice="get the bundle again")

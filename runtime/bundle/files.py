@@ -1,6 +1,5 @@
-"""Bundles on disk: which one is meant, and files whose hash is checked before they are used."""
+"""Bundles on disk: how one is found, and files whose hash is checked before they are used."""
 
-import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
@@ -9,18 +8,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from fsae.runtime.errors import BundleError, OutputError
 
 from .manifest import FileEntry, Manifest
-from .tables import Tables, _tables, read_arrays
+from .schema import read_manifest, schema_of
+from .tables import Tables, make_tables, read_arrays
 
 MANIFEST = "manifest.json"
 
-BLOCK_BYTES = 1 << 20  # of a file that is hashed without being held
+BLOCK_BYTES = 1 << 20  # of a file at a time, when it is hashed without being held in memory
 
-COMPILED = "trt"  # engines belong to one GPU and have an index of their own, so they are no part of the manifest
+COMPILED = "trt"  # engines belong to one GPU and have an index of their own, so the manifest does not list them
 
 
 def file_entry(data: bytes) -> FileEntry:
@@ -46,7 +47,7 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest with `files` filled in from the folder, after writing it there as manifest.json."""
-    complete = dataclasses.replace(manifest, files=hash_files(folder))
+    complete = replace(manifest, files=hash_files(folder))
     aside = folder / (MANIFEST + ".partial")
     try:
         aside.write_text(complete.to_json(), encoding="utf-8")
@@ -70,7 +71,7 @@ def bundles_in(folder: Path) -> list[Path]:
 
 
 def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of the bundle meant by `model`: a path, or a name in ./engines or among the shipped ones.
+    """Folder of the bundle `model`: a path, or a name in ./engines or among the shipped ones.
 
     Without one: the newest bundle in ./engines of the working folder that is not a copy of a shipped one, else the
     shipped `default`.
@@ -98,13 +99,13 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _is_copy(one: Path, other: Path) -> bool:
-    """Whether two folders hold the same bundle, as a checkout and the installed package do."""
+    """If two folders hold the same bundle, as a checkout and the installed package do."""
     manifests = [path / MANIFEST for path in (one, other)]
     return manifests[1].is_file() and manifests[0].read_bytes() == manifests[1].read_bytes()
 
 
 def open_bundle(model: str | os.PathLike[str] | None = None) -> "Bundle":
-    """The bundle meant by `model`, its manifest read and checked; other files are read and checked when used."""
+    """The bundle that `find_bundle` finds, its manifest checked; other files are checked when they are used."""
     folder = find_bundle(model)
     try:
         raw = (folder / MANIFEST).read_bytes()
@@ -113,7 +114,12 @@ def open_bundle(model: str | os.PathLike[str] | None = None) -> "Bundle":
         raise BundleError(f"cannot read {folder / MANIFEST}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BundleError(f"{folder / MANIFEST} is damaged: not UTF-8 text", advice="get the bundle again") from None
-    return Bundle(folder=folder, manifest=Manifest.from_json(text), manifest_sha256=hashlib.sha256(raw).hexdigest())
+    return Bundle(
+        folder=folder,
+        manifest=Manifest.from_json(text),
+        manifest_sha256=hashlib.sha256(raw).hexdigest(),
+        written_schema=schema_of(read_manifest(text)),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +129,10 @@ class Bundle:
     folder: Path
     manifest: Manifest
     manifest_sha256: str
+    written_schema: int  # that manifest.json has on disk; `manifest` is of the newest
 
     def read(self, name: str) -> bytes:
-        """Content of a file of the manifest; BundleError where it is missing or its hash or size differs."""
+        """Content of a file of the manifest; BundleError if it is missing or its hash or size differs."""
         self._entry(name)
         try:
             data = (self.folder / name).read_bytes()
@@ -135,7 +142,7 @@ class Bundle:
         return data
 
     def check(self, name: str) -> Path:
-        """Path of a file of the manifest whose hash is right, without holding its content; BundleError as of `read`."""
+        """Path of a file of the manifest, its hash checked without holding its content; BundleError as in `read`."""
         self._entry(name)
         try:
             found = hash_file(self.folder / name)
@@ -145,23 +152,25 @@ class Bundle:
         return self.folder / name
 
     def _entry(self, name: str) -> FileEntry:
-        """What the manifest says of a file."""
+        """The manifest's entry of a file."""
         entry = self.manifest.files.get(name)
         if entry is None:
             raise BundleError(f"bundle {self.manifest.name} has no file {name}; it has {sorted(self.manifest.files)}")
         return entry
 
     def _compare(self, name: str, found: FileEntry) -> None:
-        """Nothing, or BundleError where a file is another than the manifest says."""
+        """Raise BundleError unless a file is the one of the manifest."""
         entry = self._entry(name)
         if found.size != entry.size:
             raise BundleError(
-                f"{self.folder / name} is truncated or altered: found {found.size} bytes, expected {entry.size}",
-                advice="get the bundle again",
+                f"{self.folder / name} is truncated or altered: found {found.size} bytes",
+                f"{entry.size}",
+                "get the bundle again",
             )
         if found != entry:
             raise BundleError(
-                f"{self.folder / name} is altered: its SHA-256 differs from the manifest's", advice="get it again"
+                f"{self.folder / name} is altered: its SHA-256 differs from the manifest's",
+                advice="get the bundle again",
             )
 
     def _unreadable(self, name: str, error: OSError) -> BundleError:
@@ -174,7 +183,7 @@ class Bundle:
     @cached_property
     def tables(self) -> Tables:
         """The constants in tables.npz, read once."""
-        return _tables(self.arrays("tables.npz"), self.manifest, str(self.folder / "tables.npz"))
+        return make_tables(self.arrays("tables.npz"), self.manifest, str(self.folder / "tables.npz"))
 
     @property
     def size(self) -> int:

@@ -47,7 +47,7 @@ class Tables:
         return self.source_lat_deg.size, self.source_lon_deg.size
 
 
-def _tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str) -> Tables:
+def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str) -> Tables:
     """Tables out of their arrays, with every shape checked against the manifest."""
     variables, pixels = len(manifest.variables), npix(manifest.grid.zoom)
     latent_levels = manifest.zooms.index(manifest.latent.zoom) + 1

@@ -109,15 +109,11 @@ def bundle_finding(folder: Path, bundle: "Bundle | BundleError", hashes: bool) -
     """Name, schema, precisions and size of a bundle, or the error that it gave."""
     from rich.filesize import decimal
 
-    from fsae.runtime.bundle.files import MANIFEST
-    from fsae.runtime.bundle.schema import read_json, schema_of
-
     if isinstance(bundle, BundleError):
         return problem("bundles", str(folder), bundle, AGAIN)
     manifest = bundle.manifest
-    schema = schema_of(read_json((folder / MANIFEST).read_text(encoding="utf-8")))  # the record is of the newest
     value = (
-        f"{manifest.name}, schema {schema}, {', '.join(manifest.precisions)}, {decimal(bundle.size)} in "
+        f"{manifest.name}, schema {bundle.written_schema}, {', '.join(manifest.precisions)}, {decimal(bundle.size)} in "
         f"{len(manifest.files)} files of the right {'hash' if hashes else 'size'}, "
         f"{'generates' if manifest.denoiser is not None else 'does not generate'}"
     )

@@ -4,20 +4,20 @@ Results for a precision that the exporter could not run on a device are recorded
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, DenoiserInputs, Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Difference, worst_of
-from fsae.runtime.bundle.records import decode_record, encode
+from fsae.runtime.bundle.records import Line, Record, decode_record, read_json, to_json
 from fsae.runtime.errors import BundleError
 from fsae.runtime.sphere.healpix import coarsen
 
@@ -93,17 +93,16 @@ VERIFIED = "verified.json"
 RECORDS_SCHEMA = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
+class Verified(Record, frozen=True, kw_only=True):
     """Golden vectors of one precision on one device: for each graph the difference closest to its tolerance."""
 
     files: Mapping[str, str]  # hashes of graphs, weights and golden vectors
-    precision: str
-    device: str
-    backend: str
-    gpus: tuple[str, ...]  # of the machine
-    date: str
-    worst: Mapping[str, Difference]  # by graph
+    precision: Line
+    device: Line
+    backend: Line
+    gpus: tuple[Line, ...]  # of the machine
+    date: Line
+    worst: Mapping[Line, Difference]  # by graph
 
     def __str__(self) -> str:
         where = ", ".join([f"{self.device} ({self.backend})", *self.gpus])
@@ -111,19 +110,18 @@ class Record:
         return f"{self.precision} verified on {self.date} on {where}: {worst}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Records:
+class Records(Record, frozen=True, kw_only=True):
     """The content of verified.json."""
 
     schema_version: int = RECORDS_SCHEMA
-    records: tuple[Record, ...]
+    records: tuple[Verified, ...]
 
 
-def read_records(bundle: Bundle) -> tuple[Record, ...]:
+def read_records(bundle: Bundle) -> tuple[Verified, ...]:
     """The records that belong to the bundle's present files, oldest first; none if they cannot be read."""
-    with contextlib.suppress(OSError, ValueError, BundleError):
-        raw = json.loads((bundle.folder / VERIFIED).read_text(encoding="utf-8"))
-        found: Records = decode_record(Records, raw, VERIFIED, BundleError)
+    with contextlib.suppress(OSError, UnicodeDecodeError, BundleError):
+        text = (bundle.folder / VERIFIED).read_text(encoding="utf-8")
+        found = decode_record(Records, read_json(text, VERIFIED, BundleError), VERIFIED, BundleError)
         return tuple(record for record in found.records if record.files == _files(bundle, record.precision))
     return ()
 
@@ -136,7 +134,7 @@ def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Pa
     """
     if not any(check.first for check in checks) or not all(check.good for check in checks):
         return None
-    new = Record(
+    new = Verified(
         files=_files(bundle, graphs.precision),
         precision=graphs.precision,
         device=graphs.device,
@@ -148,9 +146,8 @@ def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Pa
     kept = [old for old in read_records(bundle) if replace(old, date=new.date, worst=new.worst) != new]
     path = bundle.folder / VERIFIED
     aside = path.with_name(f"{VERIFIED}.partial-{os.getpid()}")
-    text = json.dumps(encode(Records, Records(records=(*kept, new))), indent=2) + "\n"
     try:
-        aside.write_text(text, encoding="utf-8", newline="\n")
+        aside.write_text(to_json(Records(records=(*kept, new))), encoding="utf-8", newline="\n")
         aside.replace(path)
     except OSError:  # only an administrator may be able to write beside shipped bundles
         with contextlib.suppress(OSError):

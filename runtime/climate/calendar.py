@@ -26,6 +26,20 @@ MONTHS = {"month": 1, "year": 12}
 
 UNITS = ("year", "month", "day", "hour", "minute", "second")  # the parts of a date
 
+CALENDARS = (
+    "standard",
+    "gregorian",
+    "proleptic_gregorian",
+    "julian",
+    "noleap",
+    "365_day",
+    "all_leap",
+    "366_day",
+    "360_day",
+)
+
+STEP = "([1-9][0-9]{0,5}) (minute|hour|day|month|year)s?"
+
 START = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2})(?:[T ](\d{1,2})(?::(\d{2}))?(?::(\d{2}))?Z?)?)?)?")
 
 # Stamps of monthly means wander by this much around whole months: 28 days of February, 15th against 16th.
@@ -38,7 +52,7 @@ def parse_step(step: str) -> tuple[int, str]:
     >>> parse_step("6 hours"), parse_step("1 month")
     ((6, 'hour'), (1, 'month'))
     """
-    found = re.fullmatch(r"([1-9]\d*) (minute|hour|day|month|year)s?", step)
+    found = re.fullmatch(STEP, step)
     if found is None:
         raise DataError(f"found the time step {step!r}, expected such as '1 month', '1 day', '6 hours' or '1 year'")
     return int(found[1]), found[2]

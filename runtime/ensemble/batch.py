@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from fsae.runtime.arrays import F32
@@ -228,7 +229,7 @@ def warm_up(graphs: Graphs, model: LatentModel, harmonics: int) -> None:
 def _denoise(graphs: Graphs, model: LatentModel, harmonics: int, batch: int) -> float:
     """Seconds of one call of the denoiser with all that the sampler does around it."""
     steps, noise = _inputs(model, harmonics, batch)
-    once = dataclasses.replace(model, sampler=dataclasses.replace(model.sampler, steps=1))
+    once = dataclasses.replace(model, sampler=msgspec.structs.replace(model.sampler, steps=1))
     previous = np.zeros((batch, model.previous, *model.shape), dtype=np.float32)
     valid = np.zeros((batch, model.previous), dtype=np.float32)
     began = time.monotonic()

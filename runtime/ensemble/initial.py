@@ -75,8 +75,6 @@ def read_initial(
         phase = given.phase[times]
         for member in range(len(given.fields.members or (0,))):
             values = given.fields.read(times, member)[0]  # (time, variable, pixel)
-            if not np.isfinite(values).all():
-                raise DataError(f"{name} has missing values in the steps to start from, expected none: fill them first")
             digest.update(values.astype("<f4").tobytes())
             latent, season = encode(bundle, graphs, given, values, phase)
             white.append(whiten(latent, model.zooms, model.deviation(season), model.level_std).astype(np.float32))

@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import DenoiserInputs, Graphs
 from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.bundle.manifest import Denoiser, Manifest, Sampler
+from fsae.runtime.bundle.manifest import SOURCES, DenoiserFacts, Manifest, Origin, Sampler
 from fsae.runtime.diffusion.noise import member_integers, standard_normal
 from fsae.runtime.diffusion.sampler import SAMPLERS, noise_features, noise_levels
 from fsae.runtime.diffusion.whitening import seasonal_std, unwhiten
 from fsae.runtime.errors import BundleError
 from fsae.runtime.jobs.job import Done, nothing_done
 from fsae.runtime.output.layout import Unit
-
-SOURCES = ("hr", "lr")  # labels of what denoisers learn from: their input `source` counts them from 0
 
 DRAW = 0  # the first noise of a step; later draws are for stochastic samplers
 
@@ -53,7 +51,7 @@ class LatentModel:
     season_std: F32  # (variable, 2H, latent pixel)
     level_std: F32  # (variable, level)
     sampler: Sampler
-    source: str = "hr"  # the label drawn with, one of SOURCES
+    source: Origin = "hr"  # the label drawn with, one of SOURCES
     graph: str = "denoiser"  # or "fast", the distilled one, whose steps `sampler` then has
 
     def deviation(self, season: F32) -> F32:
@@ -122,7 +120,7 @@ def windows_needed(steps: int, window: int) -> int:
     return -(-steps // window)
 
 
-def parts_of(manifest: Manifest) -> tuple[Denoiser, Sampler]:
+def parts_of(manifest: Manifest) -> tuple[DenoiserFacts, Sampler]:
     """The manifest's denoiser and sampler; BundleError where the bundle does not generate."""
     if manifest.denoiser is None or manifest.sampler is None:
         raise BundleError(f"bundle {manifest.name} has no denoiser, so it cannot generate: take one that has")

@@ -9,10 +9,10 @@ error is that of 1997-2004, which no row was trained on. Rows that are done are 
 import logging
 import re
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from fsae.training.config import DEFAULT, Config, Files, input_files, read_config
 from fsae.training.fitting.pipeline import train

@@ -11,7 +11,6 @@ matrices of attention would take 9 MiB a row, and their softmax as much again.
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from msgspec.structs import replace
 from speed import example, flop_of, session_of
 from timing import peak_mib, ratio, report, take_turns
 from torch import nn

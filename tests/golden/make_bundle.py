@@ -8,12 +8,12 @@ of deviations that vary with the season, a second precision, and certificates, o
 schema brings something else, add it here.
 """
 
-import dataclasses
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 GOLDEN = Path(__file__).parent
 sys.path.insert(0, str(GOLDEN.parent / "support"))
@@ -55,7 +55,7 @@ def manifest(folder: Path) -> Manifest:
         ensembles=(),
         versions={"onnxruntime": "1.23.2", "numpy": "2.3.5"},
     )
-    half = dataclasses.replace(
+    half = replace(
         exact,
         reference="its float32 graphs, onnxruntime 1.23.2",
         members=4,
@@ -64,9 +64,7 @@ def manifest(folder: Path) -> Manifest:
     )
     plain = tiny_manifest()
     parity = {"fp32": plain.parity["fp32"], "fp16": plain.parity["fp32"]}
-    return dataclasses.replace(
-        plain, files=hash_files(folder), parity=parity, certificates={"fp32": exact, "fp16": half}
-    )
+    return replace(plain, files=hash_files(folder), parity=parity, certificates={"fp32": exact, "fp16": half})
 
 
 def make(folder: Path) -> Path:

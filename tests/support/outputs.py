@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cftime
+import msgspec
 import xarray as xr
 from tiny_bundle import tiny_manifest
 
@@ -52,7 +53,7 @@ def tiny_emulator(bundle: Path, folder: Path, manifest: Manifest) -> fsae.runtim
 def in_calendar(emulator: fsae.runtime.Emulator, calendar: str) -> fsae.runtime.Emulator:
     """The emulator as if its model had been trained in a calendar."""
     manifest = emulator.bundle.manifest
-    changed = dataclasses.replace(manifest, time=dataclasses.replace(manifest.time, calendar=calendar))
+    changed = msgspec.structs.replace(manifest, time=msgspec.structs.replace(manifest.time, calendar=calendar))
     return fsae.runtime.Emulator(dataclasses.replace(emulator.bundle, manifest=changed), emulator.graphs)
 
 
@@ -60,10 +61,10 @@ def write_outputs(bundle: Path, folder: Path) -> None:
     """Nothing; NAMES stand in the folder, with months.nc, from which they are made, and in-CALENDAR.nc and .zarr."""
     manifest = tiny_manifest()
     emulator = tiny_emulator(bundle, folder / "tiny", manifest)
-    hours = dataclasses.replace(
+    hours = msgspec.structs.replace(
         manifest,
-        time=dataclasses.replace(manifest.time, step="6 hours"),
-        variables=tuple(dataclasses.replace(v, cell_methods="time: point") for v in manifest.variables),
+        time=msgspec.structs.replace(manifest.time, step="6 hours"),
+        variables=tuple(msgspec.structs.replace(v, cell_methods="time: point") for v in manifest.variables),
     )
     hourly = tiny_emulator(bundle, folder / "hourly", hours)
     data, members = folder / "months.nc", folder / "generate-native.nc"

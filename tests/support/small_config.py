@@ -1,8 +1,9 @@
 """The configuration of a small run on real fields, with some values changed: as a record or as a file."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
+
+import msgspec
 
 from fsae.training.config import Config, read_config
 
@@ -24,7 +25,7 @@ def write_config(folder: Path, *changes: str) -> Path:
     """The file NAME.toml in the folder, after the small configuration was written there."""
     config = small_config(*changes)
     path = folder / f"{config.name}.toml"
-    path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in _given(asdict(config)).items()))
+    path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in _given(msgspec.to_builtins(config)).items()))
     return path
 
 

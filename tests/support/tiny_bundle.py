@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fsae.runtime.bundle.files import write_manifest
 from fsae.runtime.bundle.manifest import (
-    Denoiser,
+    DenoiserFacts,
     Difference,
     FileEntry,
     Forcing,
@@ -318,7 +318,7 @@ def tiny_manifest() -> Manifest:
         zooms=tuple(range(ZOOM + 1)),
         latent=Latent(zoom=LATENT_ZOOM, ratio=4, shape=(VARIABLES, LATENT_PIXELS)),
         time=Time(calendar="standard", step="1 month", harmonics=HARMONICS),
-        denoiser=Denoiser(
+        denoiser=DenoiserFacts(
             window=WINDOW,
             previous=PREVIOUS,
             noise_features=16,

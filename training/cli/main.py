@@ -3,7 +3,6 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,9 +85,7 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
     from fsae.training.config import SHIPPED, Files, find_config, input_files, read_config
 
     source = find_config(config)
-    settings = read_config(source, changes)
-    if devices is not None:
-        settings = replace(settings, trainer=replace(settings.trainer, devices=devices))
+    settings = read_config(source, changes if devices is None else (*changes, f"trainer.devices = {devices}"))
     inputs = input_files(settings.data.inputs, source)
     static = input_files(settings.data.static, source)
     coarse = [input_files(part.inputs, source) for part in settings.sources.low_resolution]

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fsae.runtime.arrays import F32
+from fsae.runtime.bundle.manifest import SOURCES
 from fsae.runtime.diffusion.sampler import noise_features
-from fsae.runtime.ensemble.members import SOURCES
 from fsae.runtime.errors import DataError
 from fsae.training.config import NoiseConfig
 

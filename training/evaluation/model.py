@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from fsae.runtime.arrays import F32, Floating
@@ -145,7 +146,9 @@ def with_sampler_steps(model: TrainedModel, steps: int | None) -> TrainedModel:
     """The model with another number of sampler steps; unchanged if `steps` is None or it does not generate."""
     if model.latent is None or steps is None:
         return model
-    return replace(model, latent=replace(model.latent, sampler=replace(model.latent.sampler, steps=steps)))
+    return replace(
+        model, latent=replace(model.latent, sampler=msgspec.structs.replace(model.latent.sampler, steps=steps))
+    )
 
 
 def departures(model: TrainedModel, values: Floating, season: F32) -> F32:

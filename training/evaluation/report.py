@@ -1,9 +1,12 @@
 """Records of an evaluation: the model beside its baselines and what real stretches span; and any record as JSON."""
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
+
+from fsae.runtime.bundle.records import Record
 
 # Largest RMSE [K] of monthly near-surface temperature at each ratio; at 64 and 256 what EOFs reach, fitted on the same
 # years, with as many coefficients.
@@ -33,8 +36,7 @@ class SuperResolution:
     rows: tuple[FieldErrors, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
+class Memory(Record, frozen=True, kw_only=True):
     """Autocorrelation of the mean over a region."""
 
     region: str
@@ -42,8 +44,7 @@ class Memory:
     difference: float  # largest difference from the truth's over the lags
 
 
-@dataclass(frozen=True, kw_only=True)
-class Climate:
+class Climate(Record, frozen=True, kw_only=True):
     """Statistics of one period or ensemble beside the true evaluation period, each member's own mean map removed.
 
     `bias` and `mean_map_rmse` are of the removed means, the distances to training fields of the fields as they are.
@@ -82,8 +83,7 @@ class Climate:
     near_share: float | None  # share that is nearer than the truth's 5 % quantile
 
 
-@dataclass(frozen=True, kw_only=True)
-class Range:
+class Range(Record, frozen=True, kw_only=True):
     """Lowest and highest value of a figure of `Climate` over real stretches."""
 
     figure: str
@@ -91,8 +91,7 @@ class Range:
     high: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryRange:
+class MemoryRange(Record, frozen=True, kw_only=True):
     """Lowest and highest autocorrelation of the mean over a region, per lag, over real stretches."""
 
     region: str
@@ -100,8 +99,7 @@ class MemoryRange:
     high: tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stretches:
+class Stretches(Record, frozen=True, kw_only=True):
     """What stretches of the training years, as long as the evaluation, span among themselves."""
 
     count: int
@@ -158,20 +156,9 @@ class Report:
 
 def report_json(report: Report) -> str:
     """The report as JSON, with whether it passed."""
-    return as_json({**dataclasses.asdict(report), "passed": report.passed})
+    return as_json({**vars(report), "passed": report.passed})
 
 
 def as_json(record: Any) -> str:
     """A frozen record, or several, as JSON: keys in the order of the fields, infinite and undefined numbers as null."""
-    return json.dumps(_plain(record), indent=1, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    finite = not isinstance(value, float) or abs(value) < float("inf")  # false for NaN as well
-    return value if finite else None
+    return json.dumps(json.loads(msgspec.json.encode(record)), indent=1) + "\n"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import tabulate
 
 from .report import Climate, Report, Stretches, VariableReport
@@ -178,7 +179,7 @@ def format_climate(rows: Sequence[Climate], stretches: Stretches, step: str, lev
 
 def _figures(row: Climate) -> dict[str, object]:
     """The figures of a row by name, with the memories by region and the quantiles of the distance."""
-    found = {**vars(row), **{f"memory {memory.region}": memory.difference for memory in row.memory}}
+    found = {**msgspec.structs.asdict(row), **{f"memory {memory.region}": memory.difference for memory in row.memory}}
     if row.nearest is not None:
         found |= {f"nearest {name}": value for name, value in zip(QUANTILES, row.nearest, strict=True)}
     return found

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import sph_harm_y
 
 from fsae.runtime.arrays import F32, F64
+from fsae.runtime.bundle.records import Record
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import Fields, Wanted
 from fsae.runtime.input.joining import by_variable, join
@@ -70,8 +71,7 @@ class LatLonFields(Fields):
         return 1, len(self.times), len(self.variables), self.grid.size
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sources:
+class Sources(Record, frozen=True, kw_only=True):
     """Absolute paths of the inputs when the CNN-VAE was trained."""
 
     inputs: tuple[str, ...]

@@ -2,12 +2,12 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import Fields
@@ -70,8 +70,7 @@ def record_config(config: Config, folder: Path) -> None:
         write_record(path, config)
         return
     recorded = read_record(path, Config)
-    recorded = replace(recorded, trainer=replace(config.trainer, precision=recorded.trainer.precision))
-    if recorded != config:
+    if replace(recorded, trainer=replace(config.trainer, precision=recorded.trainer.precision)) != config:
         raise UsageError(f"{folder} holds a run with another configuration: choose another name or remove that folder")
 
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,28 +27,27 @@ from torch import nn
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.atomic import write_aside
-from fsae.runtime.bundle.manifest import Sampler, Source
-from fsae.runtime.bundle.records import decode_record, encode
+from fsae.runtime.bundle.manifest import Calendar, MonthOrDay, Sampler, Source, Step
+from fsae.runtime.bundle.records import Line, Number, Record, decode_record, read_json, to_json
 from fsae.runtime.diffusion.sampler import noise_levels
 from fsae.runtime.errors import DataError, UsageError
 from fsae.training.config import Config
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 
-Record = TypeVar("Record")
+R = TypeVar("R")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Facts:
+class Facts(Record, frozen=True, kw_only=True):
     """What the input files say about themselves; `period` holds the first and last training date."""
 
     inputs: tuple[Source, ...]
-    calendar: str
-    step: str
-    period: tuple[str, str]
-    source_lat_deg: tuple[float, ...]  # axes of the inputs' own grid; empty if that is HEALPix
-    source_lon_deg: tuple[float, ...]
-    versions: Mapping[str, str]
+    calendar: Calendar
+    step: Step
+    period: tuple[MonthOrDay, MonthOrDay]
+    source_lat_deg: tuple[Number, ...]  # axes of the inputs' own grid; empty if that is HEALPix
+    source_lon_deg: tuple[Number, ...]
+    versions: Mapping[Line, Line]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +87,17 @@ def hashed(path: Path) -> Source:
 
 def write_record(path: Path, record: object) -> None:
     """Write a frozen record as JSON."""
-    text = json.dumps(encode(type(record), record), indent=2) + "\n"
     with write_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(to_json(record), encoding="utf-8")
 
 
-def read_record(path: Path, kind: type[Record]) -> Record:
+def read_record(path: Path, kind: type[R]) -> R:
     """The record of type `kind` in a JSON file; UsageError if it does not fit."""
     try:
-        record: Record = decode_record(kind, json.loads(path.read_text(encoding="utf-8")), str(path), UsageError)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path} ({error}); expected a folder that fsae-train wrote") from None
-    return record
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path} ({error})", "a folder that fsae-train wrote") from None
+    return decode_record(kind, read_json(text, str(path), UsageError), str(path), UsageError)
 
 
 def write_statistics(folder: Path, statistics: Mapping[str, F32]) -> None:
@@ -134,9 +133,8 @@ def make_autoencoder(config: Config, statistics: Mapping[str, F32]) -> Autoencod
 
 
 def samplers_of(config: Config) -> tuple[Sampler, Sampler | None]:
-    """The sampler of a configuration's denoiser, and of its distilled one, where there is one."""
-    own, fast = config.sampler, config.fast
-    sampler = Sampler(name=own.name, steps=own.steps, sigma_min=own.sigma_min, sigma_max=own.sigma_max, rho=own.rho)
+    """The sampler of a configuration's denoiser, and of its distilled one if there is one."""
+    sampler, fast = Sampler(**asdict(config.sampler)), config.fast
     if fast is None:
         return sampler, None
     return sampler, Sampler(

@@ -5,11 +5,14 @@ compression maps of their own for every cell beside the shared one, a conservati
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
+from fsae.runtime.bundle.manifest import Zoom
+from fsae.runtime.bundle.records import Count, OneOrMore, Positive, Record, check
 from fsae.runtime.climate.transforms import Transform
 from fsae.runtime.errors import UsageError
 from fsae.runtime.sphere.healpix import npix
@@ -18,60 +21,52 @@ from .halo import halo_size, halo_table
 from .layers import Embedding, FieldSpaceBlock, check_network, coarsen, conserve, decompose, gather, patches, recompose
 
 
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
+class AutoencoderConfig(Record, frozen=True, kw_only=True):
     """Shape of the network; `depths` are blocks of encoder fine, encoder coarse, decoder coarse, decoder fine.
 
     Fine blocks work on all levels, coarse ones on those up to `global_zoom`; between them stand the maps of the cells.
-    From `global_zoom` to `latent_zoom` one dense map spans the whole sphere: where it is None the two zooms are one.
+    From `global_zoom` to `latent_zoom` one dense map spans the whole sphere; if it is None, the two zooms are one.
     """
 
-    base_zoom: int = 0
-    latent_zoom: int = 3
-    global_zoom: int | None = None
-    global_harmonics: int = 0  # cycles a year with which that map varies; 0: one map for the whole year
-    zoom: int = 5
-    fine_token_zoom: int = 3
-    coarse_token_zoom: int = 2
-    depths: tuple[int, int, int, int] = (1, 1, 1, 2)
-    width: int = 96
-    heads: int = 4
-    embedding: int = 36
-    mlp_ratio: float = 2.0
+    base_zoom: Zoom = 0
+    latent_zoom: Zoom = 3
+    global_zoom: Zoom | None = None
+    global_harmonics: Count = 0  # cycles a year with which that map varies; 0: one map for the whole year
+    zoom: Zoom = 5
+    fine_token_zoom: Zoom = 3
+    coarse_token_zoom: Zoom = 2
+    depths: tuple[Count, Count, Count, Count] = (1, 1, 1, 2)
+    width: OneOrMore = 96
+    heads: OneOrMore = 4
+    embedding: OneOrMore = 36
+    mlp_ratio: Positive = 2.0
     per_cell_maps: bool = True
-    map_hidden: int = 0  # hidden units of an MLP added to the linear maps of the cells; 0: linear, the papers' default
+    map_hidden: Count = 0  # hidden units of an MLP added to the linear maps of the cells; 0: linear, as in the papers
     static_fields: bool = False  # orography and land mask as read-only entries of every token
-    attention_window_zoom: int | None = None  # tokens attend within a cell of this zoom and its neighbours
+    attention_window_zoom: Zoom | None = None  # tokens attend within a cell of this zoom and its neighbours
     sharpen: bool = False  # restore the angular power that the mean square error takes away (sharpening.py)
-    dropout: float = 0.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.base_zoom < self.latent_zoom < self.zoom:
-            raise UsageError(
-                f"autoencoder zooms are base {self.base_zoom}, latent {self.latent_zoom}, finest {self.zoom}; "
-                "expected 0 <= base_zoom < latent_zoom < zoom"
-            )
-        check_network("autoencoder", self.width, self.heads, self.embedding, self.mlp_ratio, self.dropout)
-        if self.global_zoom is not None and not self.latent_zoom < self.global_zoom < self.zoom:
-            raise UsageError(
-                f"autoencoder.global_zoom is {self.global_zoom}, expected one between latent_zoom {self.latent_zoom} "
-                f"and zoom {self.zoom}, or none at all"
-            )
-        if not (0 <= self.fine_token_zoom <= self.zoom and 0 <= self.coarse_token_zoom <= self.map_zoom):
-            raise UsageError(
-                f"autoencoder token zooms are {self.fine_token_zoom} and {self.coarse_token_zoom}, expected 0 to zoom "
-                f"{self.zoom} and 0 to {self.map_zoom}, the finest of the coarse blocks"
-            )
-        window = self.attention_window_zoom
-        if window is not None and not 0 <= window <= min(self.fine_token_zoom, self.coarse_token_zoom):
-            raise UsageError(
-                f"autoencoder.attention_window_zoom is {window}, expected 0 to the coarser token zoom "
-                f"{min(self.fine_token_zoom, self.coarse_token_zoom)}"
-            )
-        counts = {"map_hidden": self.map_hidden, "global_harmonics": self.global_harmonics, "depths": min(self.depths)}
-        for name, count in counts.items():
-            if count < 0:
-                raise UsageError(f"autoencoder.{name} is {count}, expected 0 or more")
+        base, latent, zoom, global_zoom = self.base_zoom, self.latent_zoom, self.zoom, self.global_zoom
+        expected = "expected base_zoom < latent_zoom < zoom"
+        check(base < latent < zoom, f"the zooms are base {base}, latent {latent}, finest {zoom}; {expected}")
+        check_network(self.width, self.heads, self.mlp_ratio)
+        check(
+            global_zoom is None or latent < global_zoom < zoom,
+            f"global_zoom is {global_zoom}, expected one between latent_zoom {latent} and zoom {zoom}, or none at all",
+        )
+        fine, coarse, window = self.fine_token_zoom, self.coarse_token_zoom, self.attention_window_zoom
+        check(
+            fine <= zoom and coarse <= self.map_zoom,
+            f"the token zooms are {fine} and {coarse}, expected 0 to zoom {zoom} and 0 to {self.map_zoom}, the finest "
+            "of the coarse blocks",
+        )
+        coarser = min(fine, coarse)
+        check(
+            window is None or window <= coarser,
+            f"attention_window_zoom is {window}, expected 0 to the coarser token zoom {coarser}",
+        )
 
     @property
     def zooms(self) -> tuple[int, ...]:

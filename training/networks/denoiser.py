@@ -8,38 +8,35 @@ Differences of ours from Meuer et al. 2026: all steps of a window stand in the t
 cells and variables, the linear maps mix steps), which costs a window little more than one step.
 """
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
+from fsae.runtime.bundle.manifest import Zoom
+from fsae.runtime.bundle.records import MOST_INTEGER, OneOrMore, Positive, Record
 from fsae.runtime.diffusion.sampler import NOISE_FEATURES
-from fsae.runtime.errors import UsageError
 
 from .layers import Embedding, FieldSpaceBlock, check_network, decompose, recompose
 from .wiener import WienerFilter
 
 
-@dataclass(frozen=True, kw_only=True)
-class DenoiserConfig:
+class DenoiserConfig(Record, frozen=True, kw_only=True):
     """Shape of the network: `token_zooms` has one entry per block."""
 
-    window: int = 6
-    previous: int = 2
-    token_zooms: tuple[int, ...] = (2, 1, 2)
-    wiener_zoom: int = 3  # finest level of the linear part (wiener.py), whose table has the square of its cells
-    width: int = 96
-    heads: int = 4
-    embedding: int = 32
-    mlp_ratio: float = 2.0
-    dropout: float = 0.1
+    window: Annotated[int, Meta(ge=3, le=MOST_INTEGER)] = 6
+    previous: OneOrMore = 2
+    token_zooms: Annotated[tuple[Zoom, ...], Meta(min_length=1)] = (2, 1, 2)
+    wiener_zoom: Zoom = 3  # finest level of the linear part (wiener.py), whose table has the square of its cells
+    width: OneOrMore = 96
+    heads: OneOrMore = 4
+    embedding: OneOrMore = 32
+    mlp_ratio: Positive = 2.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
 
     def __post_init__(self) -> None:
-        if self.window < 3 or self.previous < 1:
-            raise UsageError(f"diffusion window is {self.window} and previous {self.previous}; expected >= 3 and >= 1")
-        if not self.token_zooms:
-            raise UsageError("diffusion token_zooms are empty, expected one for each block")
-        check_network("diffusion", self.width, self.heads, self.embedding, self.mlp_ratio, self.dropout)
+        check_network(self.width, self.heads, self.mlp_ratio)
 
 
 class Denoiser(nn.Module):

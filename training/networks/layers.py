@@ -12,18 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fsae.runtime.errors import UsageError
+from fsae.runtime.bundle.records import check
 from fsae.runtime.sphere.healpix import npix
 
 from .halo import halo_size, halo_table, spherical_harmonics
 
 
-def check_network(name: str, width: int, heads: int, embedding: int, mlp_ratio: float, dropout: float) -> None:
-    """Nothing; UsageError where the numbers make no network."""
-    if heads < 1 or width < 1 or width % heads:
-        raise UsageError(f"{name} width {width} is not a multiple of heads {heads}")
-    if embedding < 1 or int(mlp_ratio * width) < 1 or not 0 <= dropout < 1:
-        raise UsageError(f"{name} needs embedding of 1 or more, mlp_ratio above 0 and dropout from 0 to below 1")
+def check_network(width: int, heads: int, mlp_ratio: float) -> None:
+    """Raise ValueError if the numbers make no network."""
+    check(width % heads == 0, f"width {width} is not a multiple of heads {heads}")
+    check(int(mlp_ratio * width) >= 1, f"mlp_ratio is {mlp_ratio}, expected one that leaves the MLP a hidden unit")
 
 
 def patches(level: Tensor, size: int) -> Tensor:

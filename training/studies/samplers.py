@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from fsae.runtime.arrays import F32, F64, Ints
@@ -233,7 +234,9 @@ def choices_of(model: TrainedModel, steps: Sequence[int]) -> list[LatentModel]:
     """
     own = model.generator
     choices = [
-        replace(own, sampler=replace(own.sampler, name=name, steps=count)) for name in SECOND_ORDER for count in steps
+        replace(own, sampler=msgspec.structs.replace(own.sampler, name=name, steps=count))
+        for name in SECOND_ORDER
+        for count in steps
     ]
     if model.fast is not None:
         choices.append(replace(own, sampler=model.fast, graph=DISTILLED))

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from fsae.runtime.arrays import F32
 from fsae.runtime.errors import UsageError
 from fsae.training.evaluation.climate import View, compare, moments
@@ -50,7 +52,7 @@ SOURCES = Table(
 def sources_of_runs(folders: Sequence[Path], members: int) -> tuple[str, str]:
     """The table and the same as JSON."""
     rows = compare_sources(folders, members)
-    text = "\n".join(SOURCES.lines({**vars(row), **vars(row.climate)} for row in rows))
+    text = "\n".join(SOURCES.lines({**vars(row), **msgspec.structs.asdict(row.climate)} for row in rows))
     return text, as_json(rows)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -147,7 +148,7 @@ def test_card_says_it_and_can_be_trained_from(run: Run, bundle: Bundle, tmp_path
         assert words in card
     (tmp_path / "config.toml").write_text(card.split("```toml\n")[1].split("```")[0])
     read = read_config(tmp_path / "config.toml")
-    assert read == replace(run.config, data=replace(run.config.data, inputs=(SAMPLE,)))
+    assert read == msgspec.structs.replace(run.config, data=msgspec.structs.replace(run.config.data, inputs=(SAMPLE,)))
     checked = {
         "evaluation": ["2012-01", "2014-12"],
         "variables": [

@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -25,7 +26,7 @@ from fsae.training.config import Tolerance, read_config
 from fsae.training.fitting.run_folder import Run
 
 LOOSE, EXACT = Tolerance(share=0.1, denoiser=0.2), Tolerance(share=2e-4, denoiser=5e-4)
-WIND = replace(TAS, name="uas", units="m s-1", valid_range=(-100.0, 100.0))
+WIND = msgspec.structs.replace(TAS, name="uas", units="m s-1", valid_range=(-100.0, 100.0))
 
 
 def test_differences_are_physical_and_of_every_variable_and_zoom() -> None:  # oracle: by hand
@@ -66,7 +67,7 @@ def test_differences_are_physical_and_of_every_variable_and_zoom() -> None:  # o
     assert {(row.units, row.tolerance) for row in rows} == {("1", 0.2)}
 
 
-RAIN = replace(TAS, name="pr", units="kg m-2 s-1", valid_range=(0.0, 1e-2))
+RAIN = msgspec.structs.replace(TAS, name="pr", units="kg m-2 s-1", valid_range=(0.0, 1e-2))
 SHARES = [Tolerance(share=share, denoiser=1.0) for share in (2e-4, 0.015, 0.12, 0.6)]  # of all precisions
 
 
@@ -112,7 +113,7 @@ def test_latents_of_a_root_are_in_its_units() -> None:  # oracle: the share of t
     assert fine.max_abs_error == pytest.approx(0.05 * 0.002)
     assert fine.tolerance == pytest.approx(0.12 * 0.002 + ulps)
     assert base.tolerance == pytest.approx(2e-4 * 0.002 + ulps)  # means of latents pass in float32
-    named = replace(SHARES[2], fields={"pr": 4e-6})  # [kg m-2 s-1], of the largest value 1e-4
+    named = msgspec.structs.replace(SHARES[2], fields={"pr": 4e-6})  # [kg m-2 s-1], of the largest value 1e-4
     assert roots("encoder", latent, off, named)[1].tolerance == pytest.approx(4e-6 / 0.02 + ulps)
     fields = np.zeros((1, 1, 48), np.float32)
     assert roots("decoder", fields, fields, named)[1].tolerance == pytest.approx(4e-6, rel=1e-3)
@@ -130,9 +131,9 @@ def test_tolerances_of_the_configuration_count() -> None:  # oracle: by hand
 
 def test_the_worse_of_two_measurements_counts_and_nan_is_the_worst() -> None:  # oracle: by hand
     row = Difference(variable="tas", zoom=1, max_abs_error=1.0, rmse=0.5, tolerance=2.0, units="K")
-    other = replace(row, max_abs_error=0.5, rmse=0.7)
-    assert larger([row], [other]) == larger([other], [row]) == [replace(row, rmse=0.7)]
-    (lost,) = larger([row], [replace(row, max_abs_error=float("nan"))])
+    other = msgspec.structs.replace(row, max_abs_error=0.5, rmse=0.7)
+    assert larger([row], [other]) == larger([other], [row]) == [msgspec.structs.replace(row, rmse=0.7)]
+    (lost,) = larger([row], [msgspec.structs.replace(row, max_abs_error=float("nan"))])
     with pytest.raises(ToleranceError, match="no finite number for tas at zoom 1"):
         check_parity("decoder", "fp16", [lost], "mine/config.json")
 
@@ -222,9 +223,9 @@ def test_ensembles_are_compared_by_member_spectrum_and_score() -> None:  # oracl
     np.testing.assert_allclose(other.crps / other.crps_fp32, 1.01, rtol=1e-3)  # all distances grow
     check_ensembles({"fp16": (other,)})
     with pytest.raises(ToleranceError, match=r"fp16 changes the power of tas at some degree by 2\.01%"):
-        check_ensembles({"fp16": (replace(other, spectrum_tolerance=0.02),)})
+        check_ensembles({"fp16": (msgspec.structs.replace(other, spectrum_tolerance=0.02),)})
     with pytest.raises(ToleranceError, match="takes the CRPS of tas from"):
-        check_ensembles({"fp16": (replace(other, crps_tolerance=1e-6),)})
+        check_ensembles({"fp16": (msgspec.structs.replace(other, crps_tolerance=1e-6),)})
 
 
 def test_batch_dependence_is_noticed() -> None:  # oracle: an operator over the whole batch

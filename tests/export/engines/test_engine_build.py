@@ -10,6 +10,7 @@ import types
 from dataclasses import replace
 from unittest.mock import MagicMock
 
+import msgspec
 import pytest
 from stand_in_gpu import HERE, Logger, an_engine, install_cuda, write_index
 from trees import tree
@@ -38,7 +39,7 @@ SMALL = BuildOptions(profile=(2, 2, 2))
 
 def rewritten(bundle: Bundle) -> Bundle:
     """The bundle after its files were changed: its manifest written anew."""
-    write_manifest(bundle.folder, replace(bundle.manifest, parity={}))
+    write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, parity={}))
     return open_bundle(bundle.folder)
 
 
@@ -129,7 +130,7 @@ def test_engines_of_an_older_graph_are_dropped(
     rtx: types.ModuleType, tiny_copy: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = an_engine(tiny_copy, target=build_target("trt-rtx")[1])
-    write_index(tiny_copy, replace(old, graph_sha256="1" * 64))
+    write_index(tiny_copy, msgspec.structs.replace(old, graph_sha256="1" * 64))
     build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(2, 2, 2)))
     assert f"dropping {old.file}: it was built from an older graph" in caplog.messages
     assert not (engine_folder(tiny_copy) / old.file).exists()

@@ -2,11 +2,11 @@
 
 import shutil
 import types
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from stand_in_gpu import obstacle
 
 from fsae.export.engines.build import build_engines, build_target

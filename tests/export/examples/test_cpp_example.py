@@ -1,6 +1,5 @@
 """The C++ program of export/examples: built here, it gives what the runtime gives."""
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from msgspec.structs import replace
 from tiny_bundle import LATENT_PIXELS, VARIABLES, tiny_manifest, tiny_tables
 
 import fsae.runtime
@@ -80,12 +80,12 @@ def other_bundle(tiny_bundle_path: Path, tmp_path: Path) -> Bundle:
     manifest = tiny_manifest()
     assert manifest.denoiser is not None
     assert manifest.sampler is not None
-    changed = dataclasses.replace(
+    changed = replace(
         manifest,
-        variables=tuple(dataclasses.replace(v, cell_methods="time: point") for v in manifest.variables),
-        time=dataclasses.replace(manifest.time, calendar="noleap"),
-        denoiser=dataclasses.replace(manifest.denoiser, sources=("lr",)),
-        sampler=dataclasses.replace(manifest.sampler, name="euler"),
+        variables=tuple(replace(v, cell_methods="time: point") for v in manifest.variables),
+        time=replace(manifest.time, calendar="noleap"),
+        denoiser=replace(manifest.denoiser, sources=("lr",)),
+        sampler=replace(manifest.sampler, name="euler"),
     )
     write_manifest(folder, changed)
     return open_bundle(folder)

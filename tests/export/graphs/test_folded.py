@@ -1,11 +1,11 @@
 """The networks in the form they are exported in, held to those that were trained."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from tiny_run import stir
 
 from fsae.export.graphs.folded_layers import FoldedBlock, fetch, put_together, take_apart

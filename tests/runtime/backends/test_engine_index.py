@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from stand_in_gpu import HERE, an_engine, write_index
 
 from fsae.runtime.backends.engine_index import (

@@ -6,12 +6,12 @@ import shutil
 import sys
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
 import psutil
 import pytest
+from msgspec.structs import replace
 from processes import run_blocked
 from stand_in_gpu import HERE, FakeCuda, an_engine, install_stand_ins, write_index
 from tiny_bundle import make_tiny_bundle, tiny_manifest
@@ -416,7 +416,7 @@ DAMAGE = {
     "truncated manifest": ("not JSON", "get the bundle again"),
     "truncated graph": ("decoder.fp32.onnx is truncated or altered: found ", "get the bundle again"),
     "missing graph": ("cannot read engines/tiny/decoder.fp32.onnx: No such file", "get the bundle again"),
-    "altered graph": ("decoder.fp32.onnx is altered: its SHA-256 differs", "get it again"),
+    "altered graph": ("decoder.fp32.onnx is altered: its SHA-256 differs", "get the bundle again"),
     "no graph at all": ("cannot load decoder.fp32.onnx", "update onnxruntime"),
 }
 

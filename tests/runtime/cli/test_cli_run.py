@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cftime
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -327,10 +328,10 @@ def with_precisions(folder: Path, precisions: Sequence[str], device: str = "cpu"
         for precision in precisions:
             (bundle / f"{graph}.{precision}.onnx").write_bytes(data)
     parity = {
-        graph: dataclasses.replace(entry, device=device) for graph, entry in dict(manifest.parity["fp32"]).items()
+        graph: msgspec.structs.replace(entry, device=device) for graph, entry in dict(manifest.parity["fp32"]).items()
     }
     files = hash_files(bundle)
-    write_manifest(bundle, dataclasses.replace(manifest, files=files, parity=dict.fromkeys(precisions, parity)))
+    write_manifest(bundle, msgspec.structs.replace(manifest, files=files, parity=dict.fromkeys(precisions, parity)))
     return bundle
 
 
@@ -788,11 +789,11 @@ def test_means_over_coarse_cells_are_verified_too(
     np.savez(bundle / "golden.npz", **golden)
     manifest = open_bundle(bundle).manifest
     decoder = manifest.parity["fp32"]["decoder"]
-    fine = [dataclasses.replace(each, tolerance=1.0) for each in decoder.differences]
-    base = dataclasses.replace(fine[0], variable="tas", zoom=0, tolerance=1e-3)
-    changed = dataclasses.replace(decoder, differences=(base, *fine))
+    fine = [msgspec.structs.replace(each, tolerance=1.0) for each in decoder.differences]
+    base = msgspec.structs.replace(fine[0], variable="tas", zoom=0, tolerance=1e-3)
+    changed = msgspec.structs.replace(decoder, differences=(base, *fine))
     parity = {"fp32": {**manifest.parity["fp32"], "decoder": changed}}
-    write_manifest(bundle, dataclasses.replace(manifest, parity=parity))
+    write_manifest(bundle, msgspec.structs.replace(manifest, parity=parity))
     assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
     assert "the decoder by 0.5 K in tas at zoom 0, allowed 0.001" in capsys.readouterr().err.splitlines()[-1]
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import cftime
+import msgspec
 import numpy as np
 import pytest
 from tiny_bundle import (
@@ -86,8 +87,8 @@ def test_graphs_are_the_closed_forms(tiny_bundle: Bundle, graphs: Graphs) -> Non
 
 def test_samples_follow_the_exact_flow(tiny_bundle: Bundle) -> None:
     # oracle: the probability flow of a Gaussian N(m, s^2) takes x at sigma to m + s / sqrt(s^2 + sigma^2) (x - m)
-    fine = dataclasses.replace(tiny_bundle.manifest.sampler, steps=200)
-    manifest = dataclasses.replace(tiny_bundle.manifest, sampler=fine)
+    fine = msgspec.structs.replace(tiny_bundle.manifest.sampler, steps=200)
+    manifest = msgspec.structs.replace(tiny_bundle.manifest, sampler=fine)
     model = dataclasses.replace(latent_model(tiny_bundle), sampler=fine)
     line = line_of(manifest, january(), WINDOW)
     noise = window_noise(0, 1, line.steps.index, manifest.latent.shape)[None]
@@ -174,13 +175,13 @@ def test_padding_repeats_the_last_row() -> None:
 
 def test_default_start_is_the_last_training_year(tiny_bundle: Bundle) -> None:  # oracle: the manifest's period
     assert str(default_start(tiny_bundle.manifest))[:10] == "2004-01-01"
-    noleap = dataclasses.replace(tiny_bundle.manifest.time, calendar="360_day")  # whose December has no 31st
-    assert str(default_start(dataclasses.replace(tiny_bundle.manifest, time=noleap)))[:10] == "2004-01-01"
+    noleap = msgspec.structs.replace(tiny_bundle.manifest.time, calendar="360_day")  # whose December has no 31st
+    assert str(default_start(msgspec.structs.replace(tiny_bundle.manifest, time=noleap)))[:10] == "2004-01-01"
 
 
 def test_dates_outside_the_calendar_are_refused(tiny_bundle: Bundle, graphs: Graphs) -> None:
-    noleap = dataclasses.replace(tiny_bundle.manifest.time, calendar="noleap")
-    manifest = dataclasses.replace(tiny_bundle.manifest, time=noleap)
+    noleap = msgspec.structs.replace(tiny_bundle.manifest.time, calendar="noleap")
+    manifest = msgspec.structs.replace(tiny_bundle.manifest, time=noleap)
     bundle = dataclasses.replace(tiny_bundle, manifest=manifest)
     assert str(resolve(bundle, graphs, Request(start="2004-02-28")).start)[:10] == "2004-02-28"
     with pytest.raises(DataError, match="does not exist in the calendar 'noleap'"):
@@ -210,7 +211,7 @@ def test_requests_that_make_no_sense_are_refused(tiny_bundle: Bundle, graphs: Gr
     for members, steps, seed in (((), 1, 0), ((1, 1), 1, 0), ((-1,), 1, 0), ((0,), 0, 0), ((0,), 1, -1)):
         with pytest.raises(UsageError, match="expected"):
             Request(members=members, start="1990", steps=steps, seed=seed)
-    plain = dataclasses.replace(tiny_bundle.manifest, denoiser=None, sampler=None)
+    plain = msgspec.structs.replace(tiny_bundle.manifest, denoiser=None, sampler=None)
     with pytest.raises(BundleError, match="bundle tiny has no denoiser, so it cannot generate"):
         generate_job(
             dataclasses.replace(tiny_bundle, manifest=plain),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cftime
+import msgspec
 import numpy as np
 import pytest
 import xarray as xr
@@ -330,7 +331,7 @@ def test_the_output_is_not_the_forcing(
 
 
 def test_a_bundle_that_does_not_generate_takes_no_forcing(emulator: fsae.runtime.Emulator) -> None:
-    plain = dataclasses.replace(emulator.bundle.manifest, denoiser=None, sampler=None)
+    plain = msgspec.structs.replace(emulator.bundle.manifest, denoiser=None, sampler=None)
     other = fsae.runtime.Emulator(dataclasses.replace(emulator.bundle, manifest=plain), emulator.graphs)
     with pytest.raises(fsae.runtime.BundleError, match="has no denoiser, so it cannot generate"):
         other.generate(1, forcing=1990.0)

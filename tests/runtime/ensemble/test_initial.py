@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cftime
+import msgspec
 import numpy as np
 import pytest
 import xarray as xr
@@ -16,14 +17,12 @@ from tiny_bundle import (
     PREVIOUS,
     VARIABLES,
     ZOOM,
-    make_tiny_bundle,
     tiny_encode,
     tiny_manifest,
     tiny_mean,
 )
 
 import fsae.runtime
-from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Time
 from fsae.runtime.cli.main import main
@@ -36,7 +35,7 @@ from fsae.runtime.ensemble.generate import timeline
 from fsae.runtime.ensemble.initial import last_steps, read_initial
 from fsae.runtime.ensemble.members import Initial, Plan, generate, latent_model
 from fsae.runtime.ensemble.request import Request
-from fsae.runtime.errors import BundleError, DataError
+from fsae.runtime.errors import BundleError
 from fsae.runtime.output.layout import Layout, to_dataset
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.healpix import coarsen, refine
@@ -231,8 +230,8 @@ def test_leads_are_counted_from_the_end_of_what_is_known(emulator: fsae.runtime.
 def test_instantaneous_values_are_known_at_their_stamp(emulator: fsae.runtime.Emulator) -> None:
     # oracle: the stamps; what the model gives is instantaneous too
     manifest = emulator.bundle.manifest
-    variables = tuple(dataclasses.replace(v, cell_methods="time: point") for v in manifest.variables)
-    bundle = dataclasses.replace(emulator.bundle, manifest=dataclasses.replace(manifest, variables=variables))
+    variables = tuple(msgspec.structs.replace(v, cell_methods="time: point") for v in manifest.variables)
+    bundle = dataclasses.replace(emulator.bundle, manifest=msgspec.structs.replace(manifest, variables=variables))
     data = months(weather()).drop_vars("time_bnds").assign_coords(time=month_edges()[:MONTHS])
     data["time"].attrs.pop("bounds", None)
     other = fsae.runtime.Emulator(bundle, emulator.graphs)
@@ -342,17 +341,9 @@ def test_what_does_not_fit_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["in.nc"]
 
 
-def test_missing_values_of_a_model_that_knows_them_are_no_state(tmp_path: Path) -> None:
-    bundle = fsae.runtime.bundle.files.open_bundle(make_tiny_bundle(tmp_path / "bundle"))
-    variables = tuple(dataclasses.replace(v, missing=True) for v in bundle.manifest.variables)
-    bundle = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, variables=variables))
-    with pytest.raises(DataError, match="dataset has missing values in the steps to start from, expected none"):
-        read_initial(bundle, open_graphs(bundle, "cpu"), _missing(months(weather())), climatology="training")
-
-
 def test_a_model_of_single_windows_has_no_start(emulator: fsae.runtime.Emulator) -> None:
     manifest = emulator.bundle.manifest
-    alone = dataclasses.replace(manifest, denoiser=dataclasses.replace(manifest.denoiser, previous=0))
+    alone = msgspec.structs.replace(manifest, denoiser=msgspec.structs.replace(manifest.denoiser, previous=0))
     bundle = dataclasses.replace(emulator.bundle, manifest=alone)
     with pytest.raises(BundleError, match="bundle tiny draws every window alone, so it cannot start from known steps"):
         read_initial(bundle, emulator.graphs, months(weather()))

@@ -372,7 +372,7 @@ def test_workers_with_another_bundle_or_backend(
     emulator: Emulator, cluster: Cluster, tiny_bundle_path: Path, tmp_path: Path
 ) -> None:
     bundle = open_bundle(tiny_bundle_path)
-    other = Bundle(folder=bundle.folder, manifest=bundle.manifest, manifest_sha256="0" * 64)
+    other = Bundle(folder=bundle.folder, manifest=bundle.manifest, manifest_sha256="0" * 64, written_schema=2)
     with pytest.raises(BundleError, match=r"the dask worker tcp://\S+ has another bundle in \S+tiny: expected the one"):
         generate(Emulator(other, emulator.graphs), tmp_path / "out.zarr", cluster)
 

@@ -1,6 +1,5 @@
 """Times in the output: in every calendar, and as xarray and cftime read them, they are the dates that were meant."""
 
-import dataclasses
 import itertools
 from pathlib import Path
 
@@ -8,11 +7,12 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
+from msgspec.structs import replace
 from outputs import engine, first_months, in_calendar, raw, tiny_emulator
 from tiny_bundle import tiny_manifest
 
 import fsae.runtime
-from fsae.runtime.bundle import manifest
+from fsae.runtime.climate.calendar import CALENDARS
 from fsae.runtime.ensemble.request import Request
 
 # Days of 50 years from 1850 on, and of January, February and March of 1900, without cftime.
@@ -60,7 +60,7 @@ def test_times_in_every_calendar(calendar: str, outputs: Path) -> None:
         check_times(outputs / f"in-{calendar}{suffix}", calendar)
 
 
-@pytest.mark.parametrize("calendar", sorted(set(manifest.CALENDARS) - set(LENGTHS)))
+@pytest.mark.parametrize("calendar", sorted(set(CALENDARS) - set(LENGTHS)))
 def test_other_names_of_a_calendar(calendar: str, tiny_bundle_path: Path, tmp_path: Path) -> None:
     # oracle: the table of names in CF 4.4.2; that of the manifest is not written
     emulator = fsae.runtime.load(tiny_bundle_path, device="cpu", threads=1)
@@ -73,8 +73,8 @@ def test_other_names_of_a_calendar(calendar: str, tiny_bundle_path: Path, tmp_pa
 def test_short_steps_are_in_seconds(method: str, tiny_bundle_path: Path, tmp_path: Path) -> None:
     # oracle: dates put together by hand, as cftime reads them; an hour is no binary part of a day
     known = tiny_manifest()
-    variables = tuple(dataclasses.replace(v, cell_methods=f"time: {method}") for v in known.variables)
-    known = dataclasses.replace(known, time=dataclasses.replace(known.time, step="1 hour"), variables=variables)
+    variables = tuple(replace(v, cell_methods=f"time: {method}") for v in known.variables)
+    known = replace(known, time=replace(known.time, step="1 hour"), variables=variables)
     emulator = tiny_emulator(tiny_bundle_path, tmp_path / "tiny", known)
     hours = [cftime.datetime(2004, 2, 28 + h // 24, h % 24, calendar="standard") for h in range(21, 28)]
     for suffix in (".nc", ".zarr"):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from msgspec import structs
 
 from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError, UsageError
@@ -35,9 +36,9 @@ SAMPLE = CONFIGS.parent / "sample"
 def config() -> Config:
     """A small model of zoom 3 with a ratio of 16, for the years 2005 to 2009."""
     shipped = read_config(CONFIGS / "default.toml")
-    data = replace(shipped.data, training_years=(2005, 2009), evaluation_years=(2010, 2014), harmonics=2)
+    data = structs.replace(shipped.data, training_years=(2005, 2009), evaluation_years=(2010, 2014), harmonics=2)
     shape = AutoencoderConfig(zoom=3, latent_zoom=1, fine_token_zoom=1, coarse_token_zoom=0, width=16, heads=2)
-    return replace(
+    return structs.replace(
         shipped,
         name="small",
         data=data,
@@ -148,7 +149,7 @@ def test_hybrid_run_on_an_autoencoder_of_another_run(config: Config, tmp_path: P
         whole.sel(time=slice("1990-01", "1991-12")).rename(tas="ts").to_netcdf(earlier)
     first = train(config, Files(inputs=[later]), tmp_path / "first", progress=False)
     source = LowResolution(inputs=("x",), zoom=2, years=(1990, 1990), names={"tas": "ts"}, climatology="training")
-    hybrid = replace(config, sources=SourcesConfig(high_resolution_share=0.5, low_resolution=(source,)))
+    hybrid = structs.replace(config, sources=SourcesConfig(high_resolution_share=0.5, low_resolution=(source,)))
     files = Files(inputs=[later], low_resolution=[[earlier]])
     run = train(hybrid, files, tmp_path / "hybrid", autoencoder=tmp_path / "first", progress=False)
     assert [item.name for item in run.facts.inputs] == [later.name, "earlier.nc"]
@@ -162,4 +163,10 @@ def test_hybrid_run_on_an_autoencoder_of_another_run(config: Config, tmp_path: P
     np.testing.assert_allclose(found.forcing, 1990 + (np.arange(12) + 0.5) / 12, atol=0.01)
     assert load_run(tmp_path / "hybrid").config == read_record(tmp_path / "hybrid" / "config.json", Config)
     with pytest.raises(UsageError, match="found other seed in"):
-        train(replace(hybrid, seed=1), files, tmp_path / "other", autoencoder=tmp_path / "first", progress=False)
+        train(
+            structs.replace(hybrid, seed=1),
+            files,
+            tmp_path / "other",
+            autoencoder=tmp_path / "first",
+            progress=False,
+        )

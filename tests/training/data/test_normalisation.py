@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ CONFIG = Config(name="test", data=DATA, autoencoder_fit=FitConfig(steps=1, batch
 
 
 def config_of(**data: Any) -> Config:
-    return replace(CONFIG, data=replace(DATA, **data))
+    return msgspec.structs.replace(CONFIG, data=msgspec.structs.replace(DATA, **data))
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +99,9 @@ def test_a_pixel_that_hardly_varies_has_the_floor_as_scale(fields: Fields) -> No
 
 def test_statistics_are_those_of_transformed_values(fields: Fields) -> None:  # oracle: roots fitted without transform
     roots = np.random.default_rng(1).gamma(2.0, size=fields.shape[1::2])
-    variable = replace(TAS, valid_range=(0.0, 1e6), transform="sqrt")
+    variable = msgspec.structs.replace(TAS, valid_range=(0.0, 1e6), transform="sqrt")
     squared = replace(fields, readers=(Steps(roots**2),))
-    config = replace(CONFIG, data=replace(DATA, variables=(variable,)))
+    config = msgspec.structs.replace(CONFIG, data=msgspec.structs.replace(DATA, variables=(variable,)))
     found = fit_statistics(config.data, squared, PART)
     plain = fit_statistics(config_of().data, replace(fields, readers=(Steps(roots),)), PART)
     quantum = 2 * np.abs(plain["climatology"][:, 1:]).max() / 32767  # float32 roots may round to the next one
@@ -112,7 +113,7 @@ def test_statistics_are_those_of_transformed_values(fields: Fields) -> None:  # 
 
 
 def series(fields: Fields, cache_gib: float) -> Any:
-    config = replace(config_of(scale="pixel"), trainer=TrainerConfig(cache_gib=cache_gib))
+    config = msgspec.structs.replace(config_of(scale="pixel"), trainer=TrainerConfig(cache_gib=cache_gib))
     return normalised(config, fields, fit_statistics(config.data, fields, PART), PART)
 
 

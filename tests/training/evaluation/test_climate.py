@@ -1,9 +1,10 @@
 """The figures of a climate, their range over real stretches and what is checked, on made-up fields of known climate."""
 
-import dataclasses
+from dataclasses import fields
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from fsae.runtime.sphere.healpix import npix
 from fsae.training.evaluation.climate import View, compare, moments, stacked, stretches_among_themselves
@@ -41,7 +42,7 @@ def test_members_are_averaged_as_single_stretches() -> None:
     members = made_up(3)
     alone = stacked([moments(member[None], VIEW) for member in members])
     together = moments(members, VIEW)
-    for field in dataclasses.fields(together):
+    for field in fields(together):
         if field.name not in ("pattern", "jumps"):  # jumps: a ratio of means
             found, expected = getattr(together, field.name), getattr(alone, field.name).mean(axis=0)
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5, err_msg=field.name)
@@ -148,7 +149,7 @@ def test_the_wider_of_range_and_tolerance_counts(stretches: Stretches) -> None:
 
     def limit(span: tuple[float, float]) -> str:
         ranges = (Range(figure="spectrum_median", low=span[0], high=span[1]),)
-        checks = climate_checks(own, own, own, (), dataclasses.replace(stretches, ranges=ranges), kelvin=False)
+        checks = climate_checks(own, own, own, (), replace(stretches, ranges=ranges), kelvin=False)
         return next(check.limit for check in checks if check.name.startswith("spectrum: median"))
 
     assert (limit((0.01, 0.05)), limit((0.01, 0.3))) == ("<= 0.1", "<= 0.3 (named 0.1)")
@@ -156,9 +157,9 @@ def test_the_wider_of_range_and_tolerance_counts(stretches: Stretches) -> None:
 
 def test_the_simple_generator_is_beaten_or_it_is_said(stretches: Stretches) -> None:
     # oracle: figures put in by hand; the best of two generators counts, and an equal figure does not beat it
-    own = dataclasses.replace(row(made_up(2, seed=4)), energy_score=0.5, skewness_rmse=0.2, kurtosis_rmse=0.3)
-    other = dataclasses.replace(own, energy_score=0.6, skewness_rmse=0.2, kurtosis_rmse=0.25)
-    worse = dataclasses.replace(own, energy_score=0.7, skewness_rmse=0.9, kurtosis_rmse=0.9)
+    own = replace(row(made_up(2, seed=4)), energy_score=0.5, skewness_rmse=0.2, kurtosis_rmse=0.3)
+    other = replace(own, energy_score=0.6, skewness_rmse=0.2, kurtosis_rmse=0.25)
+    worse = replace(own, energy_score=0.7, skewness_rmse=0.9, kurtosis_rmse=0.9)
     against = {name for name in failures(own, stretches, other, worse) if name.endswith("against VAR(1)")}
     assert against == {"skewness RMSE, against VAR(1)", "kurtosis RMSE, against VAR(1)"}
 
@@ -166,7 +167,7 @@ def test_the_simple_generator_is_beaten_or_it_is_said(stretches: Stretches) -> N
 def test_tables_show_every_row_and_the_range(stretches: Stretches) -> None:
     # oracle: the figures, looked up; a figure that is not there leaves its cell blank
     own = row(made_up(2, seed=4))
-    lines = format_climate((own, dataclasses.replace(own, name="truth")), stretches, "1 month")
+    lines = format_climate((own, replace(own, name="truth")), stretches, "1 month")
     assert sum(line.startswith("| generated ") for line in lines) == 4
     assert sum(line.startswith("| highest of training ") for line in lines) == 4
     first = next(line for line in lines if line.startswith("| generated "))
@@ -182,11 +183,10 @@ def test_memory_beyond_range_and_tolerance_is_measured(stretches: Stretches) -> 
     own = row(made_up(2, seed=4))
     lags = {"truth": (0.45,) * 6, "above": (0.2, 0.65, 0.3, 0.3, 0.3, 0.3), "below": (0.2, 0.65, 0.3, 0.3, 0.3, -0.3)}
     made = {
-        name: dataclasses.replace(own, memory=tuple(dataclasses.replace(m, autocorrelation=a) for m in own.memory))
-        for name, a in lags.items()
+        name: replace(own, memory=tuple(replace(m, autocorrelation=a) for m in own.memory)) for name, a in lags.items()
     }
-    spans = tuple(dataclasses.replace(span, low=(-0.1,) * 6, high=(0.5,) * 6) for span in stretches.memory)
-    narrow = dataclasses.replace(stretches, memory=spans)
+    spans = tuple(replace(span, low=(-0.1,) * 6, high=(0.5,) * 6) for span in stretches.memory)
+    narrow = replace(stretches, memory=spans)
     for name, expected in (("truth", 0.0), ("above", 0.1), ("below", 0.2)):
         checks = climate_checks(made[name], own, made["truth"], (), narrow, kelvin=False)
         check = next(check for check in checks if check.name == "autocorrelation, tropics: outside by")

@@ -60,7 +60,7 @@ def figures(folder: Path, name: str) -> list[float]:
 
 MEMORY = """
 import resource, sys
-from dataclasses import replace
+from msgspec.structs import replace
 from pathlib import Path
 
 import cftime

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from made_up_model import made_up_model
+from msgspec import structs
 from scipy.special import sph_harm_y
 from small_config import SAMPLE, small_config
 
@@ -422,9 +423,9 @@ def test_runs_on_other_data_are_refused(
     other = dataclasses.replace(one, path=tmp_path / "other")
     check_same_data([one, other])
     for change in (
-        dataclasses.replace(other, facts=dataclasses.replace(other.facts, inputs=())),
+        dataclasses.replace(other, facts=structs.replace(other.facts, inputs=())),
         dataclasses.replace(
-            other, config=dataclasses.replace(one.config, data=dataclasses.replace(one.config.data, method="bilinear"))
+            other, config=structs.replace(one.config, data=structs.replace(one.config.data, method="bilinear"))
         ),
     ):
         with pytest.raises(DataError, match="on the same data"):

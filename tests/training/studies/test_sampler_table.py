@@ -8,6 +8,7 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
+from msgspec import structs
 from tiny_bundle import WINDOW, tiny_grid
 
 from fsae.runtime.climate.calendar import year_phase
@@ -76,7 +77,7 @@ def drawn(model: TrainedModel, sampler: str, steps: int, members: range, seed: i
 
 
 def with_sampler(model: TrainedModel, name: str, steps: int) -> LatentModel:
-    return replace(model.generator, sampler=replace(model.generator.sampler, name=name, steps=steps))
+    return replace(model.generator, sampler=structs.replace(model.generator.sampler, name=name, steps=steps))
 
 
 @pytest.fixture(scope="module")
