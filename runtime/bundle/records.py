@@ -91,14 +91,18 @@ def decode_record(kind: type[R], value: object, where: str, error: type[FsaeErro
         raise error(f"{where}: {found:.1000}", expected, advice) from None
 
 
+def plain(value: Any) -> object:
+    """A NumPy number as Python's own, and a text of a class of its own (`torch.__version__`) as a mere text."""
+    return str(value) if isinstance(value, str) else value.item()
+
+
 def to_json(record: object, indent: int = 2) -> str:
     """The text of a record's file: keys in the order of its fields, one newline at the end.
 
     NumPy numbers become plain ones, and integers in a float's place become floats. msgspec.ValidationError if what is
     written could not be read.
     """
-    plain = msgspec.to_builtins(record, enc_hook=lambda number: number.item())
-    checked = msgspec.to_builtins(msgspec.convert(plain, type(record)))
+    checked = msgspec.to_builtins(msgspec.convert(msgspec.to_builtins(record, enc_hook=plain), type(record)))
     return json.dumps(checked, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 

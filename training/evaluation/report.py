@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fsae.runtime.bundle.records import Record
+from fsae.runtime.bundle.records import Record, plain
 
 # Largest RMSE [K] of monthly near-surface temperature at each ratio; at 64 and 256 what EOFs reach, fitted on the same
 # years, with as many coefficients.
@@ -161,4 +161,4 @@ def report_json(report: Report) -> str:
 
 def as_json(record: Any) -> str:
     """A frozen record, or several, as JSON: keys in the order of the fields, infinite and undefined numbers as null."""
-    return json.dumps(json.loads(msgspec.json.encode(record)), indent=1) + "\n"
+    return json.dumps(json.loads(msgspec.json.encode(record, enc_hook=plain)), indent=1) + "\n"

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from processes import TRAINING, run_blocked
@@ -48,7 +49,7 @@ def change_golden(folder: Path, name: str, by: float) -> None:
         arrays = {key: found[key] + (by if key == name else 0) for key in found.files}
     np.savez_compressed(folder / "golden.npz", **arrays)
     entry = file_entry((folder / "golden.npz").read_bytes())
-    change_manifest(folder, lambda raw: raw["files"].update({"golden.npz": vars(entry)}))
+    change_manifest(folder, lambda raw: raw["files"].update({"golden.npz": msgspec.structs.asdict(entry)}))
 
 
 def change_manifest(folder: Path, change: Callable[[dict[str, dict[str, object]]], object]) -> None:
@@ -136,7 +137,7 @@ def test_every_precision_is_checked_but_the_one_of_no_cpu(old: Path, caplog: pyt
 
     def list_them(raw: dict[str, dict[str, object]]) -> None:
         for path in old.glob("*.onnx"):
-            raw["files"][path.name] = vars(file_entry(path.read_bytes()))
+            raw["files"][path.name] = msgspec.structs.asdict(file_entry(path.read_bytes()))
         raw["parity"] |= dict.fromkeys(("fp16", "bf16", "int8"), raw["parity"]["fp32"])
 
     change_manifest(old, list_them)
