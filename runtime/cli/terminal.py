@@ -58,7 +58,7 @@ def summary(
     layout, shard = job.layout, f"shard {scale} of " if isinstance(scale, Shard) else ""
     there = f" waits for the shards {listed(job.missing)}" if job.missing else f" ({decimal(size_of(path))})"
     members = f"{len(layout.members)} members x " if layout.members is not None else ""
-    members += f"{len(layout.time.values)} starts x " if layout.starts is not None else ""
+    members += f"{len(layout.time.values)} starts x " if layout.reference_times is not None else ""
     names = ", ".join(layout.variables)
     grid = f"HEALPix zoom {layout.zoom}" if layout.zoom is not None else " x ".join(map(str, layout.grid_shape))
     grid = grid if layout.cells is None else f"{layout.cells.size} cells of {grid}"

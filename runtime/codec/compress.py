@@ -21,7 +21,7 @@ from fsae.runtime.jobs.job import Done, Job, checked, seen, time_chunks
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.provenance import field_layout, phase_coordinate, provenance
 from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, view_of
-from fsae.runtime.output.times import LEAD, REFERENCE, Starts, encode_series, encode_times
+from fsae.runtime.output.times import LEAD, REFERENCE, ReferenceTimes, encode_series, encode_times
 
 from .encoder_input import Input, check_no_times, encode, open_input
 
@@ -80,7 +80,7 @@ def compress_job(
         time=given.time(),
         zoom=manifest.latent.zoom,
         members=given.fields.members,
-        starts=given.starts,
+        reference_times=given.reference_times,
         time_chunk=TIME_CHUNK,
         extra=(phase_coordinate(given.phase),),
     )
@@ -108,11 +108,11 @@ def superres_job(
     fields, notes, finest = given.fields, given.notes, bundle.manifest.grid.zoom
     if fields.zoom == finest:
         notes += (f"The input is at zoom {finest} already, so nothing is added to it: --zoom makes it coarser first.",)
-    if given.starts is not None:
+    if given.reference_times is not None:
         check_no_times(select.times)
     steps = steps_inside(fields.times, select.times, fields.source)
     attributes = provenance(bundle, graphs, {**given.request, **select.record()}, notes)
-    layout = field_layout(view, given.time(steps), fields.members, attributes, starts=given.starts)
+    layout = field_layout(view, given.time(steps), fields.members, attributes, reference_times=given.reference_times)
 
     def units(done: Done) -> Iterator[Unit]:
         for unit, seasons in _latents(bundle, graphs, given, done, steps):
@@ -156,15 +156,16 @@ def _series(dataset: "xr.Dataset") -> "list[xr.Dataset]":
     return [dataset.isel({REFERENCE: place}).swap_dims({LEAD: "time"}) for place in range(count)]
 
 
-def _starts(dataset: "xr.Dataset", name: str) -> Starts | None:
-    """The axes of the starts of latents; None where there are none."""
+def _reference_times(dataset: "xr.Dataset", name: str) -> ReferenceTimes | None:
+    """The reference times of latents of several forecasts; None if there are none."""
     if REFERENCE not in dataset.dims:
         return None
     axis, lead = dataset.variables[REFERENCE], dataset.variables[LEAD]
     references = decode_dates(axis, axis, f"the reference times of {name}")
     leads = np.asarray(lead.values, dtype=np.float64)
     units = str(lead.attrs.get("units", "1"))
-    return Starts(references=encode_times(references, None, str(references[0].calendar)), leads=leads, lead_units=units)
+    times = encode_times(references, None, str(references[0].calendar))
+    return ReferenceTimes(times=times, leads=leads, lead_units=units)
 
 
 def _check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None:
@@ -183,7 +184,7 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
     dataset, name = closing.enter_context(open_source(source))
     _check_latents(bundle, dataset, name)
     manifest = bundle.manifest
-    series, starts = _series(dataset), _starts(dataset, name)
+    series, reference_times = _series(dataset), _reference_times(dataset, name)
     arrays = [[own[v.name] for v in manifest.variables] for own in series]  # (start, variable)
     member = member_dim(arrays[0][0])
     dates = [find_dates(one[0], own, name) for one, own in zip(arrays, series, strict=True)]
@@ -198,13 +199,13 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
     phases = phase.reshape(len(series), -1)  # (start, time)
     notes = tuple(filter(None, [str(dataset.attrs.get("comment", ""))]))  # what was said of the latents holds on
     attributes = provenance(bundle, graphs, {"verb": "decompress", "input": name, **select.record()}, notes)
-    if starts is not None:
+    if reference_times is not None:
         check_no_times(select.times)
     steps, calendar = steps_inside(stamps, select.times, name), str(stamps[0].calendar)
     count = steps.stop - steps.start
     bounds = [own.bounds and own.bounds[steps] for own in dates]
-    time = encode_series([own.stamps[steps] for own in dates], bounds, calendar, starts)
-    layout = field_layout(view, time, members, attributes, starts=starts)
+    time = encode_series([own.stamps[steps] for own in dates], bounds, calendar, reference_times)
+    layout = field_layout(view, time, members, attributes, reference_times=reference_times)
 
     def units(done: Done) -> Iterator[Unit]:
         for row in range(len(members or (0,)) * len(series)):

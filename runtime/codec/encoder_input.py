@@ -21,7 +21,7 @@ from fsae.runtime.input.fields import Fields, Wanted, fields_of
 from fsae.runtime.input.forecasts import Forecast, find_forecasts
 from fsae.runtime.input.joining import join_opened, open_wanted
 from fsae.runtime.input.sources import Given, Opened, Source
-from fsae.runtime.output.times import Starts, TimeAxis, encode_series, encode_times
+from fsae.runtime.output.times import ReferenceTimes, TimeAxis, encode_series, encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import refine
 from fsae.runtime.sphere.pyramid import level_mask
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def check_alike(parts: Sequence[Fields]) -> None:
-    """Nothing; DataError where the fields of a start have other members or steps than those of the first."""
+    """Raise DataError if the forecasts differ in their members or in the number of their steps."""
     for part in parts:
         if part.members != parts[0].members or len(part.times) != len(parts[0].times):
             raise DataError(
@@ -45,7 +45,7 @@ def check_alike(parts: Sequence[Fields]) -> None:
 
 
 def check_no_times(times: str | None) -> None:
-    """Nothing; UsageError where steps of several starts are asked for by a period."""
+    """Raise UsageError if a period is given, which forecasts from several reference times do not have in common."""
     if times is not None:
         raise UsageError(
             f"found the times {times} for forecasts from several reference times, expected none: select reference "
@@ -125,7 +125,7 @@ class Input:
     """
 
     series: tuple[Fields, ...]
-    starts: Starts | None
+    reference_times: ReferenceTimes | None
     own: F32 | None  # the source's own climatology at the fields' zoom
     notes: tuple[str, ...]
     request: dict[str, str | int | None]
@@ -140,13 +140,13 @@ class Input:
     def phase(self) -> NDArray[np.float64]:
         """Phases of the year (time), or (start, time)."""
         phases = np.stack([fields.phase for fields in self.series])
-        return phases[0] if self.starts is None else phases
+        return phases[0] if self.reference_times is None else phases
 
     def time(self, steps: slice = slice(None)) -> TimeAxis:
         """The encoded times of some steps of all series."""
         times = [fields.times[steps] for fields in self.series]
         bounds = [fields.bounds and fields.bounds[steps] for fields in self.series]
-        return encode_series(times, bounds, self.fields.calendar, self.starts)
+        return encode_series(times, bounds, self.fields.calendar, self.reference_times)
 
 
 def open_input(
@@ -181,7 +181,7 @@ def open_input(
         notes = dict.fromkeys(note for one in series for note in (*one.notes, *step_note(bundle, one)))
         return Input(
             series=series,
-            starts=_axes(forecasts) if forecasts else None,
+            reference_times=_axes(forecasts) if forecasts else None,
             own=own,
             notes=(*((UNKNOWN,) if climatology is None else ()), *notes),
             request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
@@ -200,11 +200,11 @@ def _side_by_side(bundle: Bundle, name: str, forecasts: Sequence[Forecast], want
     return tuple(series)
 
 
-def _axes(forecasts: Sequence[Forecast]) -> Starts:
+def _axes(forecasts: Sequence[Forecast]) -> ReferenceTimes:
     """The axes of the output of several forecasts."""
     first = forecasts[0]
     references = encode_times([one.reference for one in forecasts], None, str(first.reference.calendar))
-    return Starts(references=references, leads=first.leads, lead_units=first.lead_units)
+    return ReferenceTimes(times=references, leads=first.leads, lead_units=first.lead_units)
 
 
 def encode(bundle: Bundle, graphs: Graphs, given: Input, values: F32, phase: NDArray[np.float64]) -> tuple[F32, F32]:

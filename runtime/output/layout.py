@@ -1,4 +1,4 @@
-"""CF output in pieces: the layout of a file (grid, times, members, attributes) and what writes units into it."""
+"""CF output in pieces: the layout of a file (grid, times, members, attributes), and writing units into it."""
 
 import contextlib
 import dataclasses
@@ -16,15 +16,15 @@ from fsae.runtime.sphere.healpix import npix, pixel_centres
 
 from .files import CONVENTIONS, open_store, output_errors
 from .store import Array, Attribute, Coordinate, Store
-from .times import LEAD, REFERENCE, Starts, TimeAxis, start_coordinates
+from .times import LEAD, REFERENCE, ReferenceTimes, TimeAxis, reference_coordinates
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-TIME_CHUNK = 12  # steps worked on at once, and in one chunk of the output, where the model sets no window
+TIME_CHUNK = 12  # steps worked on at once, and in one chunk of the output, unless the model sets a window
 
-LEAP_SECOND_CALENDARS = ("standard", "proleptic_gregorian", "julian")  # in which there may be such, CF 4.4.3
+LEAP_SECOND_CALENDARS = ("standard", "proleptic_gregorian", "julian")  # which may have leap seconds, CF 4.4.3
 
 LATITUDE: dict[str, Attribute] = {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}
 
@@ -33,22 +33,22 @@ LONGITUDE: dict[str, Attribute] = {"standard_name": "longitude", "long_name": "l
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A finished piece of output: values (member, time, variable, point) and the places of its members and times."""
+    """A finished piece of output: values (member, time, variable, point), and which members and times they are."""
 
     members: slice
     times: slice
     values: F32
-    state: F32 | None = None  # of a single member: what its next unit needs of this one and those before
+    state: F32 | None = None  # of a single member: what its next unit needs to know of the units so far
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """All of an output file but its values; `variables` maps names to CF attributes.
+    """An output file without its values; `variables` maps names to CF attributes.
 
-    With `starts` each member has a series of steps for each of them: what a unit counts as members are then rows, the
-    starts of the first member, those of the second one, and so on. The points are the cells of `zoom` in nested order,
-    or else the lat-lon grid of the two axes, flattened (lat, lon). The variables named in `by_quantile` hold a field
-    for each of the `quantiles`; there are no members then.
+    With several `reference_times` each member has a series of steps from each of them. A unit then counts rows instead
+    of members: all series of the first member, then those of the second one, and so on. The points are the cells of
+    `zoom` in nested order, or else the lat-lon grid of the two axes, flattened (lat, lon). The variables named in
+    `by_quantile` hold a field for each of the `quantiles`; there are no members then.
     """
 
     variables: Mapping[str, Mapping[str, Attribute]]
@@ -59,7 +59,7 @@ class Layout:
     lat_deg: NDArray[np.float64] | None = None  # (lat)
     lon_deg: NDArray[np.float64] | None = None  # (lon)
     members: tuple[int, ...] | None = None
-    starts: Starts | None = None
+    reference_times: ReferenceTimes | None = None
     time_chunk: int = 1
     extra: tuple["Coordinate", ...] = ()
     quantiles: tuple[float, ...] = ()
@@ -72,8 +72,8 @@ class Layout:
 
     @property
     def rows(self) -> int:
-        """Series of steps: members times starts."""
-        return len(self.members or (0,)) * (1 if self.starts is None else len(self.time.values))
+        """Series of steps: members times reference times."""
+        return len(self.members or (0,)) * (1 if self.reference_times is None else len(self.time.values))
 
     @property
     def steps(self) -> int:
@@ -84,7 +84,7 @@ class Layout:
     @property
     def time_dims(self) -> tuple[str, ...]:
         """Names of the dimensions of times."""
-        return ("time",) if self.starts is None else (REFERENCE, LEAD)
+        return ("time",) if self.reference_times is None else (REFERENCE, LEAD)
 
     @property
     def grid_shape(self) -> tuple[int, ...]:
@@ -116,8 +116,8 @@ class Layout:
         return (*lead, max(1, min(self.time_chunk, self.steps)), *self.grid_shape)
 
     def place(self, members: slice, times: slice) -> tuple[slice, ...]:
-        """Where a unit belongs in such a data variable; with starts, one of a single row."""
-        if self.starts is None:
+        """The unit's place in such a data variable; with several reference times, of a unit of a single row."""
+        if self.reference_times is None:
             return (members, times) if self.members is not None else (times,)
         member, start = divmod(members.start, len(self.time.values))
         lead = (slice(member, member + 1),) if self.members is not None else ()
@@ -125,7 +125,7 @@ class Layout:
 
     @property
     def slots(self) -> dict[str, slice]:
-        """Where each variable stands on the variable axis of a unit: one place, or one for each quantile."""
+        """The places of each variable on the variable axis of a unit: one, or one for each quantile."""
         found, first = {}, 0
         for name in self.variables:
             end = first + (len(self.quantiles) if name in self.by_quantile else 1)
@@ -140,7 +140,7 @@ def _axis(axis: NDArray[np.float64] | None) -> NDArray[np.float64]:
 
 
 def coordinates(layout: Layout) -> list[Coordinate]:
-    """Every variable of the layout that is not data: realization, time, bounds, cells or axes, grid mapping."""
+    """The variables of a layout that are not data: realization, time, bounds, cells or axes, grid mapping."""
     found = []
     if layout.members is not None:
         attributes: dict[str, Attribute] = {
@@ -151,10 +151,10 @@ def coordinates(layout: Layout) -> list[Coordinate]:
         values = np.array(layout.members, dtype=np.int64)
         found.append(Coordinate(name="realization", dims=("realization",), values=values, attributes=attributes))
     time, dims = layout.time, layout.time_dims
-    if layout.starts is not None:
-        found += start_coordinates(layout.starts)
+    if layout.reference_times is not None:
+        found += reference_coordinates(layout.reference_times)
     attributes = {"standard_name": "time", "long_name": "time", "units": time.units, "calendar": time.calendar}
-    attributes |= ({"axis": "T"} if layout.starts is None else {}) | (
+    attributes |= ({"axis": "T"} if layout.reference_times is None else {}) | (
         {"bounds": "time_bnds"} if time.bounds is not None else {}
     )
     found.append(Coordinate(name="time", dims=dims, values=time.values, attributes=attributes))
@@ -174,7 +174,7 @@ def coordinates(layout: Layout) -> list[Coordinate]:
 
 
 def _with_leap_seconds(item: Coordinate) -> Coordinate:
-    """The coordinate; where it is one of time, it says that nothing is known of leap seconds: input never tells."""
+    """The coordinate; if it is a time, its attributes say that leap seconds are unknown, as input never tells."""
     if item.attributes.get("calendar") not in LEAP_SECOND_CALENDARS:
         return item
     return dataclasses.replace(item, attributes={**item.attributes, "units_metadata": "leap_seconds: unknown"})
@@ -201,9 +201,9 @@ def cell_coordinates(zoom: int, chosen: NDArray[np.int64] | None = None) -> list
 
 
 def data_attributes(layout: Layout, name: str) -> dict[str, Attribute]:
-    """CF attributes of a data variable, grid mapping and the coordinates that are no dimension's own included."""
+    """CF attributes of a data variable, with its grid mapping and auxiliary coordinates."""
     beside = ["lat", "lon"] if layout.zoom is not None else []
-    beside += ["time"] if layout.starts is not None else []
+    beside += ["time"] if layout.reference_times is not None else []
     beside += [item.name for item in layout.extra if item.dims != (item.name,) and set(item.dims) <= set(layout.dims)]
     grid = {"grid_mapping": "crs"} if layout.zoom is not None else {}
     return {**layout.variables[name], **grid, **({"coordinates": " ".join(beside)} if beside else {})}
@@ -230,7 +230,7 @@ def data_arrays(layout: Layout) -> list[Array]:
 
 
 def make_frame(store: Store, layout: Layout) -> None:
-    """Nothing; the store has all of a layout but its values."""
+    """Create the coordinates and the empty data arrays."""
     for item in coordinates(layout):
         store.put(item)
     for array in data_arrays(layout):
@@ -238,7 +238,7 @@ def make_frame(store: Store, layout: Layout) -> None:
 
 
 def write_unit(store: Store, layout: Layout, unit: Unit) -> None:
-    """Nothing; the unit's values stand in their places."""
+    """Write one unit into the store."""
     place = layout.place(unit.members, unit.times)
     for name, slots in layout.slots.items():
         values = shaped(layout, name, unit.values[:, :, slots])
@@ -251,14 +251,15 @@ def shaped(layout: Layout, name: str, values: F32) -> F32:
         first: F32 = np.moveaxis(values[0], 1, 0)
         return first.reshape(values.shape[2], values.shape[1], *layout.grid_shape)
     rows, steps = values.shape[:2]
-    starts = 1 if layout.starts is None or rows == 1 else len(layout.time.values)  # a unit is of a single row
-    lead = (*((rows // starts,) if layout.members is not None else ()), *((starts,) if layout.starts else ()), steps)
+    series = 1 if layout.reference_times is None or rows == 1 else len(layout.time.values)  # a unit is a single row
+    member = (rows // series,) if layout.members is not None else ()
+    lead = (*member, *((series,) if layout.reference_times is not None else ()), steps)
     return values[:, :, 0].reshape(*lead, *layout.grid_shape)
 
 
 @contextlib.contextmanager
 def open_output(path: Path, layout: Layout, overwrite: bool = False) -> Iterator[Callable[[Unit], None]]:
-    """A function that writes units of a layout; the file is whole and has its name when the block ends, or is not."""
+    """A function that writes units of a layout; the file appears, complete, when the block ends without an error."""
     with open_store(path, layout.attributes, overwrite) as store:
         with output_errors(path):
             make_frame(store, layout)

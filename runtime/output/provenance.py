@@ -13,11 +13,11 @@ from fsae.runtime.bundle.manifest import Variable
 from .layout import TIME_CHUNK, Layout, normalised
 from .selection import View
 from .store import Attribute, Coordinate
-from .times import LEAD, REFERENCE, Starts, TimeAxis
+from .times import LEAD, REFERENCE, ReferenceTimes, TimeAxis
 
 
 def versions(graphs: Graphs | None) -> dict[str, str]:
-    """Versions of what the numbers depend on; without graphs NumPy has made them all."""
+    """Versions of what the numbers depend on; without graphs that is NumPy alone."""
     found = {"fsae": importlib.metadata.version("fsae"), "numpy": np.__version__}
     if graphs is not None:
         name, version = graphs.backend.rsplit(" ", 1)
@@ -41,7 +41,7 @@ def origin(bundle: Bundle, graphs: Graphs | None, request: Mapping[str, Any]) ->
 def provenance(
     bundle: Bundle, graphs: Graphs, request: Mapping[str, Any], notes: tuple[str, ...]
 ) -> dict[str, Attribute]:
-    """Global attributes that say where the numbers come from: enough to make them again."""
+    """Global attributes that say how the numbers were made: enough to make them again."""
     attributes: dict[str, Attribute] = {
         "title": f"{request['verb']} with {bundle.manifest.name}",
         "source": f"fsae bundle {bundle.manifest.name}",
@@ -61,7 +61,7 @@ def cf_attributes(variable: Variable) -> dict[str, Attribute]:
         "units": variable.units,
         "cell_methods": variable.cell_methods,
     }
-    # CF 3.1.2: a temperature must say that it is one and no difference of two
+    # CF 3.1.2: a temperature must be marked as one, and not a difference of two
     return attributes | ({"units_metadata": "temperature: on_scale"} if variable.units == "K" else {})
 
 
@@ -71,11 +71,11 @@ def field_layout(
     members: tuple[int, ...] | None,
     attributes: Mapping[str, Attribute],
     *,
-    starts: Starts | None = None,
+    reference_times: ReferenceTimes | None = None,
     time_chunk: int = TIME_CHUNK,
     extra: tuple[Coordinate, ...] = (),
 ) -> Layout:
-    """Layout of physical fields as a view gives them; `extra` are coordinates beside those of grid, time, members."""
+    """Layout of physical fields of a view; `extra` are coordinates beside those of grid, time and members."""
     return Layout(
         variables={v.name: cf_attributes(v) for v in view.variables},
         attributes=attributes,
@@ -85,15 +85,17 @@ def field_layout(
         lat_deg=view.lat_deg,
         lon_deg=view.lon_deg,
         members=members,
-        starts=starts,
+        reference_times=reference_times,
         time_chunk=time_chunk,
         extra=extra,
     )
 
 
 def phase_coordinate(phase: np.ndarray) -> Coordinate:
-    """The phases of the year of a latent's steps (time), or (start, time): the decoder needs them, and stamps alone do
-    not tell."""
+    """The phases of the year of a latent's steps, (time) or (forecast, time), which the decoder needs.
+
+    They do not follow from the stamps alone.
+    """
     attributes: dict[str, Attribute] = {
         "long_name": "fraction of the year at the middle of the averaging period",
         "units": "1",

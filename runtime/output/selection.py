@@ -1,4 +1,4 @@
-"""Which part of the fields is given out, and on which grid: variables, a box, steps, native cells or a lat-lon grid."""
+"""The part of the fields that is given out, and its grid: variables, a box, steps, native cells or a lat-lon grid."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ NEAR_DEG = 1e-6  # a tenth of a metre: axes that were rounded
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What is wanted of the fields a model gives; the values are those of the same points without a selection.
+    """The wanted part of a model's fields; its values are those of the same points without a selection.
 
-    `grid`: "native" (HEALPix as the model computes), "source" (the lat-lon grid of its training data), or a regular
-    lat-lon grid of so many degrees ("1.5") or so many rows and columns ("120x240"). `regrid`: how a lat-lon grid is
-    reached, one of `regrid.METHODS`; by default the bundle's own way to "source", and to others conservative where
-    their cells are larger than two of the model's, else bilinear.
-    `variables`: names of the model's; none means all. `bbox`: west, south, east and north [degrees], west of which east
-    may lie: then it crosses the date line. `times`: first and last date with a slash, as in "2005-01/2010".
+    `grid`: "native" (HEALPix, as the model computes), "source" (the lat-lon grid of its training data), or a regular
+    lat-lon grid by the degrees between points ("1.5") or by rows and columns ("120x240"). `regrid`: the way to a
+    lat-lon grid, one of `regrid.METHODS`; by default the bundle's own way to "source", and to other grids conservative
+    if their cells are larger than two of the model's, else bilinear.
+    `variables`: some of the model's by name; none means all. `bbox`: west, south, east and north [degrees]; a box whose
+    west is greater than its east crosses the date line. `times`: first and last date, as in "2005-01/2010".
     """
 
     grid: str = NATIVE
@@ -40,7 +40,7 @@ class Selection:
     times: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """What a request keeps: the grid, and what else is asked for."""
+        """The selection as a request keeps it: the grid, and what differs from the defaults."""
         found: dict[str, Any] = {"grid": self.grid}
         found |= {"regrid": self.regrid} if self.regrid != "auto" else {}
         found |= {"variables": list(self.variables)} if self.variables else {}
@@ -53,7 +53,7 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """A selection of a bundle's fields, worked out: the points as in `output.Layout`, and the way to them."""
+    """A selection of a bundle's fields, worked out: the points as in `layout.Layout`, and the way to them."""
 
     variables: tuple[Variable, ...]
     places: tuple[int, ...]  # of the variables among the model's
@@ -73,7 +73,7 @@ class View:
 
 
 def view_of(bundle: Bundle, selection: Selection) -> View:
-    """The view that a selection means; UsageError for what the bundle does not have and for an empty box."""
+    """The view of a selection; UsageError for what the bundle does not have and for an empty box."""
     known = bundle.manifest.variables
     places = _places([v.name for v in known], selection.variables)
     chosen = tuple(known[place] for place in places)
@@ -99,7 +99,7 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
 
 
 def _places(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
-    """Places of the variables wanted, in the model's order; all of them where none is named."""
+    """Places of the wanted variables, in the model's order; all of them if none is named."""
     unknown = [name for name in wanted if name not in known]
     if unknown or len(set(wanted)) != len(wanted):
         raise UsageError(
@@ -125,7 +125,7 @@ def _weights(bundle: Bundle, grid: LatLonGrid, selection: Selection, rows: Ints,
     if selection.grid == SOURCE and selection.regrid == "auto":
         return target_rows(bundle.tables.to_source, points)
     method = selection.regrid
-    if method == "auto":  # as of input, the other way round
+    if method == "auto":  # as for input, the other way round
         method = "conservative" if npix(zoom) > 2 * grid.size else "bilinear"
     if method == "conservative":
         try:
@@ -150,7 +150,7 @@ def parse_bbox(text: str) -> tuple[float, float, float, float]:
 
 
 def _check_box(box: tuple[float, float, float, float]) -> None:
-    """UsageError where a box is none."""
+    """Raise UsageError if the edges do not make a box."""
     west, south, east, north = box
     good = -90 <= south <= north <= 90 and -360 <= west <= 360 and -360 <= east <= 360 and east - west <= 360
     if not good:  # also where one is NaN
@@ -161,7 +161,7 @@ def _check_box(box: tuple[float, float, float, float]) -> None:
 
 
 def _eastward(lon_deg: F64, west: float, east: float) -> NDArray[np.bool_]:
-    """Whether longitudes lie on the way eastward from one to another one [degrees]."""
+    """Mask of the longitudes on the way east from `west` to `east` [degrees]."""
     width = 360.0 if east - west == 360 else (east - west) % 360.0
     inside: NDArray[np.bool_] = (lon_deg - west + NEAR_DEG) % 360.0 <= width + 2 * NEAR_DEG
     return inside
@@ -214,7 +214,7 @@ def rows_and_columns(grid: LatLonGrid, box: tuple[float, float, float, float]) -
 
 
 def steps_inside(stamps: Sequence[Date], times: str | None, name: str) -> slice:
-    """The steps whose stamps lie in the period of a text, in which they must follow each other; all without one."""
+    """The steps with stamps in a period such as 2005-01/2010, which must follow each other; all steps without one."""
     if times is None:
         return slice(0, len(stamps))
     first, end = parse_period(times, str(stamps[0].calendar))

@@ -14,14 +14,14 @@ REFERENCE, LEAD = "forecast_reference_time", "lead_time"  # dimensions of severa
 
 REFERENCE_DATE = "1850-01-01 00:00:00"
 
-EIGHTH_OF_A_DAY_S = 10_800  # days in such steps are exact in binary
+EIGHTH_OF_A_DAY_S = 10_800  # multiples of it are exact as binary fractions of a day
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimeAxis:
     """An encoded CF time axis: values (time) and bounds (time, 2) or None, in `units` of `calendar`.
 
-    Of several forecasts side by side, values (start, time) and bounds (start, time, 2).
+    Of several forecasts side by side, values (forecast, time) and bounds (forecast, time, 2).
     """
 
     values: NDArray[np.float64]
@@ -31,10 +31,10 @@ class TimeAxis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Starts:
-    """The axes of several forecasts side by side: encoded reference times (start), and lead times (time)."""
+class ReferenceTimes:
+    """The axes of several forecasts side by side: encoded reference times (forecast), and lead times (time)."""
 
-    references: TimeAxis
+    times: TimeAxis
     leads: NDArray[np.float64]
     lead_units: str
 
@@ -50,7 +50,7 @@ def encode_times(
     reference = f"since {REFERENCE_DATE}"
     calendar = str(cftime.datetime(1, 1, 1, calendar=calendar).calendar)  # CF's name: standard, not gregorian
     given = [*times, *(date for pair in bounds or () for date in pair)]
-    # the same dates in the calendar asked for: those of datetime64 come as proleptic Gregorian
+    # the same dates in the calendar asked for: dates from datetime64 are proleptic Gregorian
     flat = [cftime.datetime(*d.timetuple()[:6], d.microsecond, calendar=calendar) for d in given]
     seconds = np.asarray(cftime.date2num(flat, f"seconds {reference}", calendar=calendar), dtype=np.float64)
     in_days = bool(np.all(seconds % EIGHTH_OF_A_DAY_S == 0))
@@ -67,11 +67,10 @@ def encode_series(
     times: Sequence[Sequence[cftime.datetime]],
     bounds: Sequence[Sequence[tuple[cftime.datetime, cftime.datetime]] | None],
     calendar: str,
-    starts: Starts | None,
+    reference_times: ReferenceTimes | None,
 ) -> TimeAxis:
-    """The times of one series or, with `starts`, of several, (start, time), encoded together; bounds where all have
-    them."""
-    if starts is None:
+    """The times of one series, or of several forecasts (forecast, time) encoded together; bounds if all have them."""
+    if reference_times is None:
         return encode_times(times[0], bounds[0], calendar)
     whole = [pair for own in bounds for pair in own or ()] if all(own is not None for own in bounds) else None
     axis = encode_times([date for own in times for date in own], whole, calendar)
@@ -82,13 +81,18 @@ def encode_series(
     )
 
 
-def start_coordinates(starts: Starts) -> list[Coordinate]:
+def reference_coordinates(reference_times: ReferenceTimes) -> list[Coordinate]:
     """Reference times and lead times of several forecasts."""
-    axis = starts.references
+    axis = reference_times.times
     reference: dict[str, Attribute] = {"standard_name": "forecast_reference_time", "long_name": "start of the forecast"}
     reference |= {"units": axis.units, "calendar": axis.calendar}
     lead: dict[str, Attribute] = {"standard_name": "forecast_period", "long_name": "time since the start"}
     return [
         Coordinate(name=REFERENCE, dims=(REFERENCE,), values=axis.values, attributes=reference),
-        Coordinate(name=LEAD, dims=(LEAD,), values=starts.leads, attributes=lead | {"units": starts.lead_units}),
+        Coordinate(
+            name=LEAD,
+            dims=(LEAD,),
+            values=reference_times.leads,
+            attributes=lead | {"units": reference_times.lead_units},
+        ),
     ]
