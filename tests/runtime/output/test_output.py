@@ -1,61 +1,23 @@
 """Output: what is written reads back, follows CF, and is there whole or not at all."""
 
 import errno
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import cftime
 import numpy as np
 import pytest
+import small_output
 import xarray as xr
 from processes import python
+from small_output import ATTRIBUTES, layout_of, month_axis, values_of, write_in_units
 
 from fsae.runtime.errors import OutputError, UsageError
 from fsae.runtime.output import files as stores
 from fsae.runtime.output.files import check_output
-from fsae.runtime.output.layout import Layout, Unit, open_output, to_dataset
+from fsae.runtime.output.layout import open_output, to_dataset
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.healpix import npix, pixel_centres
-
-ATTRIBUTES = {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}
-EVERYTHING = slice(None)
-
-
-def month_axis(
-    calendar: str, count: int = 4
-) -> tuple[list[cftime.datetime], list[tuple[cftime.datetime, cftime.datetime]]]:
-    edges = [cftime.datetime(2000 + m // 12, m % 12 + 1, 1, calendar=calendar) for m in range(count + 1)]
-    bounds = list(itertools.pairwise(edges))
-    return [a + (b - a) / 2 for a, b in bounds], bounds
-
-
-def layout_of(calendar: str = "standard", members: tuple[int, ...] | None = (0, 5), zoom: int | None = 1) -> Layout:
-    times, bounds = month_axis(calendar)
-    return Layout(
-        variables={"tas": ATTRIBUTES, "ts": ATTRIBUTES},
-        attributes={"source": "test", "fsae_seed": 3},
-        time=encode_times(times, bounds, calendar),
-        zoom=zoom,
-        lat_deg=None if zoom is not None else np.array([60.0, 0.0, -60.0]),
-        lon_deg=None if zoom is not None else np.array([0.0, 90.0, 180.0, 270.0]),
-        members=members,
-        time_chunk=3,
-    )
-
-
-def values_of(layout: Layout) -> np.ndarray:
-    shape = (len(layout.members or (0,)), layout.time.values.size, 2, layout.points)
-    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
-
-
-def write_in_units(path: Path, layout: Layout, values: np.ndarray, overwrite: bool = False) -> None:
-    with open_output(path, layout, overwrite) as write:
-        for member in range(values.shape[0]):
-            for first in range(0, values.shape[1], 3):
-                times = slice(first, min(first + 3, values.shape[1]))
-                part = values[member : member + 1, times]
-                write(Unit(members=slice(member, member + 1), times=times, values=part))
 
 
 def dates(dataset: xr.Dataset) -> list[tuple[int, ...]]:
@@ -210,7 +172,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_output import layout_of, values_of, write_in_units
+from small_output import layout_of, values_of, write_in_units
 import numpy as np, dataclasses, h5netcdf, zarr
 from fsae.runtime.errors import OutputError, UsageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
@@ -226,7 +188,7 @@ except OutputError as error:
 @pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
 def test_the_file_system_refusing_bytes_is_one_sentence(tmp_path: Path, name: str) -> None:
     # oracle: a real limit on file sizes, which the libraries meet below Python
-    done = python("-c", LIMITED, tmp_path / name, Path(__file__).parent)
+    done = python("-c", LIMITED, tmp_path / name, Path(small_output.__file__).parent)
     assert done.returncode == OutputError.exit_code, done.stderr
     assert "cannot write" in done.stdout
     assert "Traceback" not in done.stderr

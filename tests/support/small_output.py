@@ -1,0 +1,48 @@
+"""A small layout with values, and its file written unit by unit."""
+
+import itertools
+from pathlib import Path
+
+import cftime
+import numpy as np
+
+from fsae.runtime.output.layout import Layout, Unit, open_output
+from fsae.runtime.output.times import encode_times
+
+ATTRIBUTES = {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}
+
+
+def month_axis(
+    calendar: str, count: int = 4
+) -> tuple[list[cftime.datetime], list[tuple[cftime.datetime, cftime.datetime]]]:
+    edges = [cftime.datetime(2000 + m // 12, m % 12 + 1, 1, calendar=calendar) for m in range(count + 1)]
+    bounds = list(itertools.pairwise(edges))
+    return [a + (b - a) / 2 for a, b in bounds], bounds
+
+
+def layout_of(calendar: str = "standard", members: tuple[int, ...] | None = (0, 5), zoom: int | None = 1) -> Layout:
+    times, bounds = month_axis(calendar)
+    return Layout(
+        variables={"tas": ATTRIBUTES, "ts": ATTRIBUTES},
+        attributes={"source": "test", "fsae_seed": 3},
+        time=encode_times(times, bounds, calendar),
+        zoom=zoom,
+        lat_deg=None if zoom is not None else np.array([60.0, 0.0, -60.0]),
+        lon_deg=None if zoom is not None else np.array([0.0, 90.0, 180.0, 270.0]),
+        members=members,
+        time_chunk=3,
+    )
+
+
+def values_of(layout: Layout) -> np.ndarray:
+    shape = (len(layout.members or (0,)), layout.time.values.size, 2, layout.points)
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def write_in_units(path: Path, layout: Layout, values: np.ndarray, overwrite: bool = False) -> None:
+    with open_output(path, layout, overwrite) as write:
+        for member in range(values.shape[0]):
+            for first in range(0, values.shape[1], 3):
+                times = slice(first, min(first + 3, values.shape[1]))
+                part = values[member : member + 1, times]
+                write(Unit(members=slice(member, member + 1), times=times, values=part))
