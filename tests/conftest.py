@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SAMPLE = Path(__file__).parents[1] / "training" / "sample"
 
-COSTLY = ("exported", "outputs")  # fixtures that are better made by one process for all its files
+COSTLY = ("exported", "outputs")  # fixtures that one process should make for all files that use them
 
 
 def pytest_configure() -> None:
-    """One thread for NumPy and PyTorch where nobody chose: with `-n` the tests' processes share the cores.
+    """Give NumPy and PyTorch one thread unless the environment says otherwise: with `-n` processes share the cores.
 
     pytest-xdist starts its processes after this, with this environment.
     """
@@ -29,7 +29,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` the tests of a file run in one process, and so do files that share a costly fixture."""
+    """Keep the tests of a file, and files that share a costly fixture, in one process of `--dist loadgroup`."""
     group = {item.path: item.path.stem for item in items}
     for item in items:
         for name in set(COSTLY) & set(getattr(item, "fixturenames", ())):
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data beside the repository; the test is skipped where it is absent."""
+    """The folder of real data beside the repository; skip the test if it is absent."""
     if not DATA.is_dir():
         pytest.skip(f"no real data at {DATA}")
     return DATA
@@ -55,7 +55,7 @@ def sample_data() -> Path:
 
 @pytest.fixture(scope="session")
 def default_bundle() -> Bundle:
-    """The default engine, which must be there."""
+    """The shipped default engine; fail if it is missing."""
     folder = shipped_folder() / "default"
     assert (folder / "manifest.json").is_file(), f"engines/default is missing: no bundle in {folder}"
     return open_bundle(folder)
@@ -63,7 +63,7 @@ def default_bundle() -> Bundle:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache folder of the tests' own, so that nothing measured here is kept for the user."""
+    """Give the tests a cache folder of their own: nothing measured here may stay in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -208,7 +208,7 @@ class FoldedDenoiser(nn.Module):
             for level, part, start, zoom in zip(levels, skip, entering, self.zooms, strict=True)
         ]
         network = put_together(levels, self.zooms).permute(0, 3, 1, 2)  # (B, T, V, Nzb)
-        linear: Tensor = self.wiener(noisy, sigma, relative, known, previous_valid, own._following(sigma))
+        linear: Tensor = self.wiener(noisy, sigma, relative, known, previous_valid, own.following(sigma))
         return linear + sigma[:, None, None, None] / root * network
 
     def _levels(self, state: Tensor) -> list[Tensor]:

@@ -25,7 +25,7 @@ from torch import nn
 
 from fsae.export.graphs.trace import DecoderGraph, EncoderGraph
 from fsae.runtime.backends.choose import open_graphs
-from fsae.runtime.backends.graphs import GraphCalls
+from fsae.runtime.backends.graphs import DenoiserInputs, GraphCalls
 from fsae.runtime.bundle.files import Bundle, open_bundle
 
 F32 = np.ndarray
@@ -78,6 +78,12 @@ def compiled(module: nn.Module, device: torch.device) -> Call:
     return run
 
 
+def run_graph(graphs: GraphCalls, graph: str, arrays: tuple[Any, ...]) -> Any:
+    """Run one graph on its inputs, in the graph's order."""
+    calls = {"encoder": graphs.encode, "decoder": graphs.decode}
+    return calls[graph](*arrays) if graph in calls else graphs.denoise(DenoiserInputs(*arrays), graph)
+
+
 def runtimes(bundle: Bundle, device: str, rows: int, folder: Path) -> dict[str, GraphCalls]:
     """The runtime's backends; engines are built for exactly so many rows."""
     if device not in ("trt", "trt-rtx"):
@@ -115,7 +121,7 @@ def main(device: str, model: Path | None, rows: str, rounds: int, json_path: Pat
                 arrays = tuple(inputs[graph].values())
                 flop = flop_of(module.to("cpu"), arrays)
                 calls: dict[str, Callable[[], Any]] = {
-                    name: lambda own=own, graph=graph, arrays=arrays: own._run(graph, *arrays)
+                    name: lambda own=own, graph=graph, arrays=arrays: run_graph(own, graph, arrays)
                     for name, own in graphs.items()
                 }
                 torch_call = compiled(module, place)

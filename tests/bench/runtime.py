@@ -1,4 +1,4 @@
-"""What a command costs beside its sessions: time, memory, start, and the size of what is installed.
+"""Measure what a command costs beside its sessions: time, memory, start, and the size of what is installed.
 
     python tests/bench/runtime.py [--members 100] [--many 1000] [--rounds 3] [--model FOLDER] [--json FILE]
 

@@ -69,7 +69,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def report(results: Mapping[str, list[dict[str, Any]]], path: Path | None) -> None:
-    """Nothing; the tables are printed and, where asked for, written as JSON."""
+    """Print the tables and, if a path is given, write them as JSON."""
     for title, rows in results.items():
         print(f"\n{title}\n\n{table(rows)}")
     if path is not None:

@@ -66,7 +66,7 @@ class Nursery:
         assert self._read() == "ready"
 
     def start(self, *words: str | Path, slow_s: float = 0.0, fatal: int = 0, folder: Path | None = None) -> int:
-        """Number of the process that runs the command."""
+        """Start a command; return the number of its process."""
         assert self._process.stdin is not None
         self.log.unlink(missing_ok=True)
         line = [slow_s, fatal, str(folder or ""), [*self._words, *map(str, words)], str(self.log)]
@@ -75,18 +75,18 @@ class Nursery:
         return int(self._read())
 
     def wait(self) -> int:
-        """Exit code of that process; minus the number of the signal that ended it."""
+        """Wait for it to end; return its exit code, or minus the number of the signal that ended it."""
         return int(self._said())
 
     def wait_for(self, text: str) -> None:
-        """Nothing, once the process has said so."""
+        """Wait until the command has written `text` to its log."""
         deadline = time.monotonic() + 60
         while not (self.log.exists() and text in self.log.read_text()):
             assert time.monotonic() < deadline, f"no {text!r} in {self.log.read_text()!r}"
             time.sleep(0.002)
 
     def close(self) -> None:
-        """Nothing; the process has ended."""
+        """End the process that starts the others."""
         self._process.communicate()
 
     def _read(self) -> str:

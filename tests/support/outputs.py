@@ -58,7 +58,7 @@ def in_calendar(emulator: fsae.runtime.Emulator, calendar: str) -> fsae.runtime.
 
 
 def write_outputs(bundle: Path, folder: Path) -> None:
-    """Nothing; NAMES stand in the folder, with months.nc, from which they are made, and in-CALENDAR.nc and .zarr."""
+    """Write NAMES, the months.nc they are made from, and in-CALENDAR.nc and .zarr into the folder."""
     manifest = tiny_manifest()
     emulator = tiny_emulator(bundle, folder / "tiny", manifest)
     hours = msgspec.structs.replace(
@@ -116,19 +116,19 @@ def hindcast(months: xr.Dataset) -> xr.Dataset:
 
 
 def first_months(calendar: str) -> tuple[list[tuple[cftime.datetime, cftime.datetime]], list[cftime.datetime]]:
-    """Bounds and middles of the months January to March 1900, which stand in in-CALENDAR.nc."""
+    """Bounds and middles of January to March 1900, the months of in-CALENDAR.nc."""
     starts = [cftime.datetime(1900, month, 1, calendar=calendar) for month in (1, 2, 3, 4)]
     bounds = list(itertools.pairwise(starts))
     return bounds, [start + (end - start) / 2 for start, end in bounds]
 
 
 def engine(path: Path) -> str:
-    """What xarray opens a file with."""
+    """The xarray engine that opens a file."""
     return "h5netcdf" if path.suffix == ".nc" else "zarr"
 
 
 def raw(path: Path) -> xr.Dataset:
-    """All that stands in a file, undecoded."""
+    """All variables and attributes of a file, undecoded."""
     return _raw(path).copy(deep=True)
 
 

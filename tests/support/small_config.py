@@ -22,7 +22,7 @@ def small_config(*changes: str) -> Config:
 
 
 def write_config(folder: Path, *changes: str) -> Path:
-    """The file NAME.toml in the folder, after the small configuration was written there."""
+    """Write the changed configuration into the folder as NAME.toml; return its path."""
     config = small_config(*changes)
     path = folder / f"{config.name}.toml"
     path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in _given(msgspec.to_builtins(config)).items()))
@@ -30,7 +30,7 @@ def write_config(folder: Path, *changes: str) -> Path:
 
 
 def _given(table: dict[str, object]) -> dict[str, object]:
-    """What of a table has a value: TOML knows no null."""
+    """A table without its empty values: TOML knows no null."""
     return {key: value for key, value in table.items() if value is not None}
 
 
@@ -40,4 +40,4 @@ def _toml(value: object) -> str:
         return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in _given(value).items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)  # texts, numbers and booleans are written alike in both
+    return json.dumps(value)  # strings, numbers and booleans look the same in both

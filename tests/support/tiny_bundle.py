@@ -51,13 +51,13 @@ def tiny_mean(season: np.ndarray) -> np.ndarray:
 
 
 def tiny_encode(field: np.ndarray, season: np.ndarray) -> np.ndarray:
-    """What the tiny encoder does with every level present: block means of the normalised field."""
+    """Latents of the tiny encoder with every level present: block means of the normalised field."""
     y = (field - tiny_mean(season)) / SCALE[:, None]
     return y.reshape(*y.shape[:-1], -1, 4).mean(-1)
 
 
 def tiny_decode(latent: np.ndarray, season: np.ndarray) -> np.ndarray:
-    """What the tiny decoder does: every latent repeated for its four children, in physical units."""
+    """Fields of the tiny decoder: every latent repeated for its four children, in physical units."""
     return np.repeat(latent, 4, axis=-1) * SCALE[:, None] + tiny_mean(season)
 
 
@@ -77,7 +77,7 @@ def _model(name: str, nodes: list, inputs: dict, output: tuple, constants: dict)
 
 
 def _climatology_nodes() -> tuple[list, dict]:
-    """Nodes and constants that give `mean` (batch, variable, pixel) from `season`; a matrix product, as in earnest."""
+    """Nodes and constants of the `mean` (batch, variable, pixel) at `season`: a matrix product, as in real bundles."""
     flat = tiny_climatology().transpose(1, 0, 2).reshape(1 + 2 * HARMONICS, -1)
     nodes = [
         helper.make_node("MatMul", ["season", "waves"], ["wave_part"]),
@@ -361,7 +361,7 @@ def tiny_manifest() -> Manifest:
 
 
 def make_tiny_bundle(folder: Path) -> Path:
-    """The folder after the tiny bundle was written there."""
+    """Write the tiny bundle into a new folder; return the folder."""
     folder.mkdir(parents=True)
     (folder / "encoder.fp32.onnx").write_bytes(encoder_model())
     (folder / "decoder.fp32.onnx").write_bytes(decoder_model())

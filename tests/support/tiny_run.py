@@ -92,7 +92,7 @@ def fit_linear_part(model: Denoiser) -> None:
 
 
 def write_run(folder: Path, sample_data: Path) -> Path:
-    """The folder, after the run was written there."""
+    """Write the tiny run into a new folder; return the folder."""
     folder.mkdir(parents=True)
     config = tiny_config()
     source = read_fields(sample_data / SAMPLE, [TAS], zoom=2)

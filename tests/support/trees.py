@@ -1,4 +1,4 @@
-"""What makes two outputs the same."""
+"""Compare outputs: stores byte by byte, NetCDF by its variables and attributes."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import xarray as xr
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file in a folder."""
+    """Contents of every file below a folder, by its path from there."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_same(found: Path, undisturbed: Path) -> None:
-    """Zarr: every byte of every file; NetCDF: all variables and attributes."""
+    """Assert that two outputs are the same: every byte of a Zarr store, all variables and attributes of NetCDF."""
     if found.is_dir():
         assert tree(found) == tree(undisturbed)
         return

@@ -124,10 +124,10 @@ class Denoiser(nn.Module):
         ]
         network = recompose(levels, self.zooms).transpose(1, 2)  # (B, T, V, Nzb)
         # in place of c_skip * noisy
-        linear: Tensor = self.wiener(noisy, sigma, relative, known, previous_valid, self._following(sigma))
+        linear: Tensor = self.wiener(noisy, sigma, relative, known, previous_valid, self.following(sigma))
         return linear + sigma[:, None, None, None] / variance.sqrt() * network  # c_out
 
-    def _following(self, sigma: Tensor) -> Tensor | None:
+    def following(self, sigma: Tensor) -> Tensor | None:
         """The noise level (B,) after each sigma (B,); None where any may follow."""
         if self.levels is None:
             return None

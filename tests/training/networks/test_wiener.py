@@ -120,8 +120,8 @@ def test_a_denoiser_of_few_steps_knows_what_follows() -> None:  # oracle: its le
     years, levels = torch.tensor([1948.0, 2005.0]), torch.tensor([80.0, 6.0, 0.5, 0.0])
     settings = {"zooms": (0, 1), "variables": 1, "harmonics": 2, "forcing_range": years}
     student = Denoiser(config, levels=levels, **settings)
-    assert student._following(levels[:-1]).tolist() == levels[1:].tolist()
-    assert Denoiser(config, **settings)._following(levels[:-1]) is None
+    assert student.following(levels[:-1]).tolist() == levels[1:].tolist()
+    assert Denoiser(config, **settings).following(levels[:-1]) is None
     assert "levels" not in student.state_dict()  # of the configuration, not of the weights
 
 
