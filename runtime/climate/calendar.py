@@ -1,7 +1,7 @@
-"""Dates of any CF calendar: step of an axis, phase of the year, and the making of output axes.
+"""Dates of any CF calendar: the step of an axis, the phase of the year, and the stamps of output.
 
-The phase is the fraction of the year gone at the middle of the averaging period. Monthly means come stamped on the
-first, in the middle or anywhere else in their month, so the stamp alone would shift the season by up to half a month.
+The phase is the fraction of the year that has passed at the middle of the averaging period. Monthly means are stamped
+on the first, in the middle or anywhere else in their month, so the stamp alone could be half a month off the season.
 """
 
 import datetime
@@ -54,7 +54,7 @@ def parse_step(step: str) -> tuple[int, str]:
     """
     found = re.fullmatch(STEP, step)
     if found is None:
-        raise DataError(f"found the time step {step!r}, expected such as '1 month', '1 day', '6 hours' or '1 year'")
+        raise DataError(f"found the time step {step!r}", "such as '1 month', '1 day', '6 hours' or '1 year'")
     return int(found[1]), found[2]
 
 
@@ -68,7 +68,7 @@ def format_step(count: int, unit: str) -> str:
 
 
 def same_step(one: str, other: str) -> bool:
-    """Whether two steps are the same time.
+    """True if two steps have the same length.
 
     >>> same_step("24 hours", "1 day"), same_step("12 months", "1 year"), same_step("30 days", "1 month")
     (True, True, False)
@@ -84,13 +84,13 @@ def as_dates(times: Sequence[Any] | NDArray[Any]) -> list[Date]:
     values = np.asarray(times).reshape(-1)
     if values.dtype.kind == "M":
         if np.isnat(values).any():
-            raise DataError(f"found {int(np.isnat(values).sum())} missing times, expected a date for each step")
+            raise DataError(f"found {int(np.isnat(values).sum())} missing times", "a date for each step")
         plain = values.astype("datetime64[us]").astype(datetime.datetime)
         fields = ((*d.timetuple()[:6], d.microsecond) for d in plain)
         return [cftime.datetime(*f, calendar="proleptic_gregorian") for f in fields]
     dates = list(values)
     if not all(isinstance(date, cftime.datetime) for date in dates):
-        raise DataError(f"found times of type {values.dtype}, expected dates: does the time axis have CF units?")
+        raise DataError(f"found times of type {values.dtype}", "dates", "does the time axis have CF units?")
     return dates
 
 
@@ -99,7 +99,7 @@ def _month_index(date: Date) -> int:
 
 
 def _shift(date: Date, count: int, unit: str) -> Date:
-    """`date` moved by whole steps; months move the month and keep day and hour, so only use them on early days."""
+    """`date` moved by whole steps; months keep day and hour, so the date must be early in its month."""
     if unit in MONTHS:
         moved = _month_index(date) + count * MONTHS[unit]
         return date.replace(year=moved // 12, month=moved % 12 + 1)
@@ -114,13 +114,13 @@ def _floor(date: Date, count: int, unit: str) -> Date:
     if unit == "day":
         return midnight
     length = count * SECONDS[unit]
-    if SECONDS["day"] % length:  # such steps do not start at midnight: to the whole hour or minute
+    if SECONDS["day"] % length:  # steps that do not divide the day start at whole hours or minutes
         length = SECONDS[unit]
     return midnight + datetime.timedelta(seconds=int((date - midnight).total_seconds()) // length * length)
 
 
 def infer_step(times: Sequence[Date], bounds: Bounds | None = None) -> str | None:
-    """Step of rising stamps such as "1 month", gaps allowed; None where there is none, or one stamp without bounds.
+    """Step of rising stamps such as "1 month", gaps allowed; None for uneven steps and for one stamp without bounds.
 
     >>> infer_step([cftime.datetime(2005, m, d, calendar="noleap") for m, d in ((1, 16), (2, 15), (3, 16))])
     '1 month'
@@ -150,7 +150,7 @@ def infer_step(times: Sequence[Date], bounds: Bounds | None = None) -> str | Non
 
 
 def time_method(cell_methods: str) -> str:
-    """What `cell_methods` says was done along time ("mean", "point", ...), empty where it says nothing.
+    """The method along time in `cell_methods` ("mean", "point", ...), empty if it names none.
 
     >>> time_method("area: mean time: point"), time_method("lat: lon: mean"), time_method("time: lat: sum")
     ('point', '', 'sum')
@@ -164,9 +164,9 @@ def centres(
 ) -> list[Date]:
     """Middle of the averaging period of each stamp.
 
-    From `bounds` where there are any; for instantaneous values (`time: point`) the stamp. Else the calendar month or
-    year of the stamp for steps of one of them, the calendar day for daily values that `cell_methods` calls an average
-    or the like; longer steps of months from a stamp at their start; everything else the stamp itself.
+    From `bounds` if there are any; for instantaneous values (`time: point`) the stamp. Otherwise the middle of the
+    stamp's calendar month or year for steps of one of them, of its calendar day for daily values with a method along
+    time in `cell_methods`, of longer steps of months that begin at the stamp; in all other cases the stamp itself.
     """
     if bounds is not None:
         return [start + (end - start) / 2 for start, end in bounds]
@@ -212,13 +212,13 @@ def decimal_year(
 
 
 def steps(start: Date, count: int, step: str, calendar: str) -> list[Date]:
-    """`count` stamps at the starts of consecutive steps, the first being the step that holds `start`.
+    """`count` stamps at the beginning of consecutive steps, the first of them the step that holds `start`.
 
     >>> [str(d)[:10] for d in steps(cftime.datetime(2004, 12, 9, calendar="noleap"), 2, "1 month", "noleap")]
     ['2004-12-01', '2005-01-01']
     """
     if start.calendar != cftime.datetime(1, 1, 1, calendar=calendar).calendar:  # gregorian is standard, 365_day noleap
-        raise DataError(f"found a start in the calendar {start.calendar!r}, expected {calendar!r}")
+        raise DataError(f"found a start in the calendar {start.calendar!r}", repr(calendar))
     length, unit = parse_step(step)
     first = _floor(start, length, unit)
     return [_shift(first, i * length, unit) for i in range(count)]
@@ -239,7 +239,7 @@ def steps_between(first: Date, end: Date, step: str) -> int:
 
 
 def step_bounds(times: Sequence[Date], step: str) -> list[tuple[Date, Date]]:
-    """Start and end of the step that holds each stamp: its calendar month, year or day, or the hours from its start.
+    """Beginning and end of the step that holds each stamp: its calendar month, year or day, or hours of the day.
 
     >>> [str(d)[:10] for d in step_bounds([cftime.datetime(2005, 2, 15, calendar="noleap")], "1 month")[0]]
     ['2005-02-01', '2005-03-01']
@@ -250,8 +250,7 @@ def step_bounds(times: Sequence[Date], step: str) -> list[tuple[Date, Date]]:
 
 
 def time_index(time: Date, step: str) -> int:
-    """Number of a step, the same wherever a series starts: 12 * year + month - 1 for steps of months, else whole steps
-    since 0001-01-01 of the calendar.
+    """Number of a step, wherever a series begins: 12 * year + month - 1 for months, else steps since 0001-01-01.
 
     >>> time_index(cftime.datetime(2005, 1, 16, calendar="noleap"), "1 month")
     24060
@@ -266,34 +265,34 @@ def time_index(time: Date, step: str) -> int:
 
 
 def parse_period(text: str, calendar: str) -> tuple[Date, Date]:
-    """Beginning and end of a period FIRST/LAST, dates as in `parse_start`; all of what LAST names belongs to it.
+    """Beginning and end of a period FIRST/LAST, dates as in `parse_start`; the whole year, month, ... LAST is in it.
 
     >>> [str(date)[:10] for date in parse_period("2005-03/2006", "noleap")]
     ['2005-03-01', '2007-01-01']
     """
     first, slash, last = text.partition("/")
     if not slash:
-        raise UsageError(f"found the times {text!r}, expected first and last date such as 2005-01/2010-12")
+        raise UsageError(f"found the times {text!r}", "first and last date such as 2005-01/2010-12")
     begin, end = parse_start(first, calendar), parse_start(last, calendar)
     named = START.fullmatch(last.strip())
     units = [unit for unit, part in zip(UNITS, named.groups() if named else (), strict=True) if part is not None]
     end = end + datetime.timedelta(seconds=1) if units[-1] == "second" else _shift(end, 1, units[-1])
     if end <= begin:
-        raise UsageError(f"found the times {text!r}, expected a last date that is not before the first")
+        raise UsageError(f"found the times {text!r}", "a last date that is not before the first")
     return begin, end
 
 
 def parse_start(text: str, calendar: str) -> Date:
     """The date of a text such as 2005, 2005-01, 2005-01-31 or 2005-01-31T06:00 in `calendar`.
 
-    UsageError for a text that is no date, DataError for a date that the calendar does not have.
+    UsageError for a text that is not a date, DataError for a date that the calendar does not have.
 
     >>> str(parse_start("2005-03", "noleap"))
     '2005-03-01 00:00:00'
     """
     found = START.fullmatch(text.strip())
     if found is None:
-        raise UsageError(f"found the date {text!r}, expected such as 2005, 2005-01, 2005-01-31 or 2005-01-31T06:00")
+        raise UsageError(f"found the date {text!r}", "such as 2005, 2005-01, 2005-01-31 or 2005-01-31T06:00")
     year, month, day = int(found[1]), int(found[2] or 1), int(found[3] or 1)
     try:
         if year == 0 and not cftime.datetime(1, 1, 1, calendar=calendar).has_year_zero:
@@ -302,4 +301,6 @@ def parse_start(text: str, calendar: str) -> Date:
             year, month, day, int(found[4] or 0), int(found[5] or 0), int(found[6] or 0), calendar=calendar
         )
     except ValueError:
-        raise DataError(f"the date {text!r} does not exist in the calendar {calendar!r}: give another one") from None
+        raise DataError(
+            f"the date {text!r} does not exist in the calendar {calendar!r}", advice="give another one"
+        ) from None

@@ -10,7 +10,7 @@ import numpy as np
 from fsae.runtime.arrays import F32, F64, Floating
 from fsae.runtime.errors import DataError
 
-# Beyond it a fit amplifies noise: even coverage of the year gives 1.4, six harmonics from monthly means give 49.
+# Beyond this a fit amplifies noise: even coverage of the year gives 1.4, six harmonics from monthly means give 49.
 MAX_CONDITION = 30.0
 
 BLOCK = 64  # time steps worked on at once, in float64
@@ -32,29 +32,30 @@ def _waves(phase: Floating, harmonics: int) -> F64:
 
 
 def projection(phase: Floating, harmonics: int) -> F64:
-    """The matrix (1 + 2K, time) that takes fields to their least-squares coefficients.
+    """The matrix (1 + 2K, time) that maps fields to their least-squares coefficients.
 
     The fit is linear, so long series can be fitted in parts: the sum of `projection[:, part] @ fields[part]`.
     """
     phase = np.asarray(phase, dtype=np.float64)
     if harmonics < 0:
-        raise DataError(f"found {harmonics} harmonics, expected 0 or more")
+        raise DataError(f"found {harmonics} harmonics", "0 or more")
     design = np.concatenate([np.ones((phase.size, 1)), _waves(phase, harmonics)], axis=1)  # (time, 1 + 2K)
     few = phase.size < design.shape[1]
     if few or np.linalg.cond(design) > MAX_CONDITION:
         phases = np.unique(np.round(phase % 1.0, 2)).size
         raise DataError(
             f"found {phase.size} steps at about {phases} times of the year, too few for {harmonics} harmonics "
-            f"({design.shape[1]} coefficients): take fewer harmonics (at most 5 for monthly data) or more data"
+            f"({design.shape[1]} coefficients)",
+            advice="take fewer harmonics (at most 5 for monthly data) or more data",
         )
     solver: F64 = np.linalg.pinv(design)
     return solver
 
 
 def affordable_harmonics(phase: Floating, members: int, wanted: int) -> int:
-    """Harmonics, at most `wanted`, that steps at `phase` of that many members determine.
+    """The number of harmonics, at most `wanted`, that steps at `phase` of that many members determine.
 
-    Their coefficients are fewer than the times of the year, and at most half as many as the fields.
+    There are fewer coefficients than times of the year, and at most half as many as fields.
     """
     coefficients = min(np.unique(np.round(phase % 1.0, 2)).size - 1, members * len(phase) // 2)
     for harmonics in range(min(wanted, (coefficients - 1) // 2), 0, -1):
@@ -70,12 +71,10 @@ def affordable_harmonics(phase: Floating, members: int, wanted: int) -> int:
 def fit(fields: Floating, phase: Floating, harmonics: int) -> F32:
     """Coefficients (variable, 1 + 2K, pixel) of physical fields (time, variable, pixel) by least squares in float64.
 
-    DataError where values are missing or infinite, or where the steps do not cover the year well enough for K.
+    DataError if values are missing or infinite, or if the steps do not cover the year well enough for K.
     """
     if fields.ndim != 3 or len(fields) != len(phase):
-        raise DataError(
-            f"found fields of shape {fields.shape} and {len(phase)} phases, expected (time, variable, pixel)"
-        )
+        raise DataError(f"found fields of shape {fields.shape} and {len(phase)} phases", "(time, variable, pixel)")
     solver = projection(phase, harmonics)
     total = np.zeros((solver.shape[0], *fields.shape[1:]))  # (coefficient, variable, pixel)
     for first in range(0, len(fields), BLOCK):
@@ -83,7 +82,7 @@ def fit(fields: Floating, phase: Floating, harmonics: int) -> F32:
         total += np.tensordot(solver[:, first : first + BLOCK], part, axes=1)
     bad = int(np.count_nonzero(~np.isfinite(total[0])))
     if bad:
-        raise DataError(f"found missing or infinite values in {bad} pixels, expected none in a climatology's fields")
+        raise DataError(f"found missing or infinite values in {bad} pixels", "none in a climatology's fields")
     return np.ascontiguousarray(total.transpose(1, 0, 2), dtype=np.float32)
 
 
@@ -95,7 +94,7 @@ def evaluate(climatology: Floating, features: Floating) -> F32:
     """
     if features.shape[-1] + 1 != climatology.shape[1]:
         raise DataError(
-            f"found {features.shape[-1]} season features, expected {climatology.shape[1] - 1} for this climatology"
+            f"found {features.shape[-1]} season features", f"{climatology.shape[1] - 1} for this climatology"
         )
     coefficients = climatology.astype(np.float32)
     waves = np.einsum("...k,vkp->...vp", features.astype(np.float32), coefficients[:, 1:], optimize=True)

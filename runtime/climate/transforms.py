@@ -1,8 +1,8 @@
 """Transforms of variables that are never negative: learned as a square root, decoded as a square.
 
 Monthly precipitation and total column water are skewed, and their spread grows with their size; the square root makes
-them nearly Gaussian with an even spread, and whatever a network gives back, its square is not negative. Of the usual
-choices it alone needs no logarithm, which ONNX Runtime does not compute alike at every place of a batch.
+them nearly Gaussian with an even spread, and the square of a network's output is never negative. Unlike the other usual
+choices it needs no logarithm, which ONNX Runtime computes differently from row to row of a batch.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,8 @@
-"""Linear conversion between the units that climate data comes in; DataError where none is known."""
+"""Linear conversion between the units of climate data; DataError for all others.
+
+Our own table, as pint takes a second to load, converts what is refused here ("degree" or "dB" to 1, "10 m" to m) and
+reads "mb" as millibarns and "0-1" as -1.
+"""
 
 import re
 
@@ -9,12 +13,12 @@ Dimension = tuple[int, int, int, int, int]
 
 NONE: Dimension = (0, 0, 0, 0, 0)
 
-# A layer of water of one metre weighs 1000 kg m-2: precipitation comes as either.
+# A layer of water of one metre weighs 1000 kg m-2: precipitation is given as either.
 WATER_DENSITY_KG_M3 = 1000.0
 
 WATER: Dimension = (1, -3, 0, 0, 0)
 
-# Symbol -> (factor, dimension): one of it is so many SI units (CF takes them from UDUNITS).
+# Symbol -> (its size in SI units, dimension); CF takes them from UDUNITS.
 SYMBOLS: dict[str, tuple[float, Dimension]] = {
     "1": (1.0, NONE),
     "%": (0.01, NONE),
@@ -86,7 +90,7 @@ def parse(units: str) -> tuple[float, float, Dimension]:
         return factor, zero, SYMBOLS["K"][1]
     factor, dimension = 1.0, NONE
     text = ALIASES.get(text, text) or "1"
-    for i, part in enumerate(text.split("/")):  # what follows a slash divides, up to the next one
+    for i, part in enumerate(text.split("/")):  # each part after a slash divides
         rest = re.sub(r"(?<!\*)\*(?!\*)|(?<=[A-Za-z\d])\.(?=[A-Za-z])|[\s·]+", " ", part.strip())
         for term in rest.split() or [""]:
             found = TERM.fullmatch(term)
@@ -94,7 +98,7 @@ def parse(units: str) -> tuple[float, float, Dimension]:
             symbol = ALIASES.get(symbol, symbol)
             if found is None or symbol not in SYMBOLS:
                 raise DataError(
-                    f"found the units {units!r}, which are not known here: convert the data to SI units first"
+                    f"found the units {units!r}, which are not known here", advice="convert the data to SI units first"
                 )
             power = int(found[2] or 1) * (-1 if i else 1)
             size, powers = SYMBOLS[symbol]
@@ -104,6 +108,7 @@ def parse(units: str) -> tuple[float, float, Dimension]:
 
 
 def _add(one: Dimension, other: Dimension, times: int) -> Dimension:
+    """The dimension of `one` times a power of `other`."""
     a, b, c, d, e = (p + times * q for p, q in zip(one, other, strict=True))
     return a, b, c, d, e
 
@@ -127,6 +132,7 @@ def conversion(found: str, wanted: str) -> tuple[float, float]:
             factor /= WATER_DENSITY_KG_M3
         else:
             raise DataError(
-                f"found the units {found!r}, which cannot be converted to {wanted!r}: is it the right variable?"
+                f"found the units {found!r}, which cannot be converted to {wanted!r}",
+                advice="is it the right variable?",
             )
     return factor / wanted_factor, (offset - wanted_offset) / wanted_factor

@@ -1,7 +1,7 @@
 """Deterministic samplers of the EDM probability flow (Karras et al. 2022, "EDM") over any denoiser.
 
 A denoiser takes (noisy, sigma) with the state (batch, ...) in float32 and one noise level, and gives the expected clean
-state. All of it is NumPy on the host: the graph holds one denoising step.
+state. The loop runs in NumPy on the host: the graph holds one denoising step.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def noise_features(sigma: NDArray[np.floating]) -> NDArray[np.float32]:
     """Fourier features of ln(sigma): (batch,) -> (batch, 16), eight cosines, then eight sines.
 
     Feature i is the cosine or sine of 2**(i / 2) / 4 * ln(sigma), i = 0 ... 7: ln(sigma) spans about -7 ... 5, so the
-    slowest turns once over the whole range and the fastest tells levels 20 % apart.
+    slowest turns once over the whole range and the fastest separates levels 20 % apart.
 
     >>> noise_features(np.array([1.0]))[0, :8].tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
@@ -45,7 +45,7 @@ def noise_levels(steps: int, sigma_min: float, sigma_max: float, rho: float) -> 
 def euler(denoise: Denoiser, noise: F32, levels: NDArray[np.float64]) -> F32:
     """Clean state by Euler's method (DDIM, Song et al. 2021, eq. 13): first order, one call a step.
 
-    The sampler of a distilled denoiser, whose target makes each of these steps land where many would.
+    The sampler of a distilled denoiser, which learned to go in each of these steps as far as in many.
     """
     state = noise * np.float32(levels[0])
     for now, after in pairwise(levels):

@@ -24,7 +24,7 @@ NOISE_US = 500  # times written as floating-point days are off by less than this
 
 @dataclass(frozen=True, kw_only=True)
 class Dates:
-    """Time axis of a variable: its dimension (None: a single time), stamps, and bounds where the file has them."""
+    """Time axis of a variable: its dimension (None: a single time), stamps, and bounds if the file has them."""
 
     dim: str | None
     stamps: tuple[Date, ...]
@@ -32,6 +32,7 @@ class Dates:
 
 
 def is_time(variable: "xr.Variable") -> bool:
+    """True if a variable holds dates, decoded or not."""
     if variable.dtype.kind == "M" or standard(variable) == "time":
         return True
     if variable.dtype.kind == "O":
@@ -58,14 +59,16 @@ def find_dates(array: "xr.DataArray", dataset: "xr.Dataset", where: str) -> Date
     for before, after in itertools.pairwise(stamps):
         if after <= before:
             kind = "the same date twice" if after == before else "dates that do not rise"
-            raise DataError(f"{array.name} in {where} has {kind} ({after} after {before}): sort its times first")
+            raise DataError(
+                f"{array.name} in {where} has {kind} ({after} after {before})", advice="sort its times first"
+            )
     return Dates(dim=dim, stamps=stamps, bounds=_find_bounds(axis, dataset, len(stamps), where))
 
 
 def _find_bounds(
     axis: "xr.Variable", dataset: "xr.Dataset", count: int, where: str
 ) -> tuple[tuple[Date, Date], ...] | None:
-    """Bounds of the time axis; None where the file names none or does not hold those it names."""
+    """Bounds of the time axis; None if the file names none or lacks those it names."""
     name = str(axis.attrs.get("bounds", axis.encoding.get("bounds", "")))
     if name not in dataset.variables or dataset.variables[name].shape[-1:] != (2,):
         return None
@@ -82,11 +85,11 @@ def decode_dates(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tup
         if values.dtype.kind not in "iuf":
             return tuple(map(_without_noise, as_dates(values)))
         if not np.isfinite(values).all():
-            raise DataError(f"{what} have missing values, expected a date for each step")
+            raise DataError(f"{what} have missing values", "a date for each step")
         units = axis.attrs.get("units", axis.encoding.get("units"))
         calendar = axis.attrs.get("calendar", axis.encoding.get("calendar", "standard"))
         if units is None:
-            raise DataError(f"{what} have no units, expected such as 'days since 1950-01-01'")
+            raise DataError(f"{what} have no units", "such as 'days since 1950-01-01'")
         dates: Sequence[Date] = np.atleast_1d(
             cftime.num2date(values, str(units), str(calendar).lower(), only_use_cftime_datetimes=True)
         ).tolist()
@@ -96,7 +99,7 @@ def decode_dates(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tup
 
 
 def _without_noise(date: Date) -> Date:
-    """The date, to the whole second where it is within rounding of one."""
+    """The date, rounded to a whole second if it is within rounding errors of one."""
     over = date.microsecond
     if over >= 1_000_000 - NOISE_US:
         over -= 1_000_000

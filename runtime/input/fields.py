@@ -32,7 +32,7 @@ BLOCK_VALUES = 1 << 22  # source values held at once, in float64
 
 
 class VariableSpec(Protocol):
-    """What is asked of a variable; `manifest.Variable` is one. `valid_range` is in `units`."""
+    """A variable as it is asked for, such as a `manifest.Variable`; `valid_range` is in `units`."""
 
     @property
     def name(self) -> str: ...
@@ -48,9 +48,9 @@ class VariableSpec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """An opened source of which nothing is in memory yet: `read` gives (realization, time, variable, pixel)."""
+    """An opened source, not in memory: `read` gives (realization, time, variable, pixel)."""
 
-    variables: tuple[str, ...]  # as asked for, whatever the source calls them
+    variables: tuple[str, ...]  # by the names asked for, whatever the source calls them
     zoom: int
     grid: Grid  # of the source, first variable
     times: tuple[Date, ...] = field(repr=False)
@@ -58,12 +58,12 @@ class Fields:
     calendar: str
     step: str | None  # None: a single step without bounds, or uneven steps
     cell_methods: str  # of the first variable in the source
-    members: tuple[int, ...] | None  # labels; None where the source has no such dimension, `read` then gives one
+    members: tuple[int, ...] | None  # labels; None without a dimension of members, of which `read` then gives one
     name: str  # of the source
     way: str  # the grids of the source, and how each comes to HEALPix, in words
     readers: tuple[Reader, ...] = field(repr=False)  # one per variable
-    close: Callable[[], None] = field(repr=False, default=lambda: None)  # closes the files that were opened for this
-    notes: tuple[str, ...] = ()  # what is to be said of how the source was read
+    close: Callable[[], None] = field(repr=False, default=lambda: None)  # closes the files opened for these fields
+    notes: tuple[str, ...] = ()  # for the user, on how the source was read
 
     @property
     def source(self) -> str:
@@ -86,10 +86,10 @@ class Fields:
         return len(self.members or (0,)), len(self.times), len(self.variables), npix(self.zoom)
 
     def read(self, times: slice = slice(None), member: int | None = None) -> F32:
-        """Values (realization, time, variable, pixel), of one realization where its index `member` is given."""
+        """Values (realization, time, variable, pixel); only one realization if its index `member` is given."""
         start, stop, stride = times.indices(len(self.times))
         if stride != 1:
-            raise DataError(f"found a time slice of stride {stride}, expected 1")
+            raise DataError(f"found a time slice of stride {stride}", "1")
         count = max(stop - start, 0)
         values = np.empty((self.shape[0] if member is None else 1, count, *self.shape[2:]), dtype=np.float32)
         block = max(1, BLOCK_VALUES // (values.shape[0] * max(self.grid.size, self.shape[-1])))
@@ -100,7 +100,7 @@ class Fields:
         return values
 
     def chunks(self, size: int = 12) -> Iterator[tuple[slice, F32]]:
-        """Time slices of `size` steps one after the other, each with its values."""
+        """Consecutive time slices of `size` steps with their values."""
         for first in range(0, len(self.times), size):
             times = slice(first, min(first + size, len(self.times)))
             yield times, self.read(times)
@@ -211,13 +211,13 @@ def _without_single_dims(array: "xr.DataArray", known: set[str | None], where: s
     long = [f"{dim} ({array.sizes[dim]})" for dim in others if array.sizes[dim] != 1]
     if long:
         raise DataError(
-            f"{array.name} in {where} has the dimensions {', '.join(long)} too: select one entry of each first"
+            f"{array.name} in {where} has the dimensions {', '.join(long)} too", advice="select one entry of each first"
         )
     return array.isel(dict.fromkeys(others, 0))
 
 
 def _labels(array: "xr.DataArray", dim: str | None) -> tuple[int, ...] | None:
-    """Labels of the members: their coordinate where it is whole numbers, else 0, 1, ..."""
+    """Labels of the members: their coordinate if it holds whole numbers, else 0, 1, ..."""
     if dim is None:
         return None
     if dim in array.coords and array.coords[dim].dtype.kind in "iu":
@@ -230,7 +230,7 @@ def _units(array: "xr.DataArray", spec: VariableSpec, where: str) -> tuple[float
     found = array.attrs.get("units")
     if found is None and spec.units != "1":
         raise DataError(
-            f"{array.name} in {where} has no units, expected {spec.units!r} or what converts to it: set them"
+            f"{array.name} in {where} has no units", f"{spec.units!r} or what converts to it", advice="set them"
         )
     try:
         return conversion(str(found if found is not None else "1"), spec.units)
@@ -241,7 +241,7 @@ def _units(array: "xr.DataArray", spec: VariableSpec, where: str) -> tuple[float
 def converter(
     grid: Grid, zoom: int, method: str, make_weights: WeightMaker
 ) -> tuple[Callable[[Floating], Floating], str]:
-    """The map from source points (..., point) to nested pixels (..., pixel) of `zoom`, and how it does it, in words."""
+    """The map from source points (..., point) to nested pixels (..., pixel) of `zoom`, and its method in words."""
     if isinstance(grid, LatLonGrid):
         chosen = choose_method(grid, zoom) if method == "auto" else method
         weights = make_weights(grid, zoom, chosen)
@@ -256,13 +256,13 @@ def converter(
 
 @dataclass(frozen=True, kw_only=True)
 class VariableReader:
-    """Reads one variable: values (realization, time, pixel) in the units asked for, checked."""
+    """Reads and checks one variable: values (realization, time, pixel) in the units asked for."""
 
     spec: VariableSpec
     array: "xr.DataArray"
     time: str | None  # dimensions
     member: str | None
-    points: tuple[tuple[str, ...], tuple[int, ...]]  # dimensions of the grid, and how many points of each count
+    points: tuple[tuple[str, ...], tuple[int, ...]]  # dimensions of the grid, and the points that are used of each
     units: tuple[float, float]  # factor, offset
     convert: Callable[[Floating], Floating]
     where: str
@@ -284,7 +284,7 @@ class VariableReader:
         shape = (part.sizes[dim] if dim is not None else 1 for dim in (self.member, self.time))
         values = values.reshape(*shape, -1)  # (realization, time, source point)
         if values.dtype.kind not in "fiu":
-            raise DataError(f"{self.array.name} in {self.where} holds values of type {values.dtype}, expected numbers")
+            raise DataError(f"{self.array.name} in {self.where} holds values of type {values.dtype}", "numbers")
         factor, offset = self.units
         values = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
         if (factor, offset) != (1.0, 0.0):
@@ -293,14 +293,15 @@ class VariableReader:
         return self.convert(values).astype(np.float32)
 
     def _check(self, values: Floating) -> None:
-        """DataError for missing values the model does not know, infinite ones and ones outside the plausible range."""
+        """Raise DataError for infinite and implausible values, and for missing ones unless the model knows them."""
         name, low, high = self.spec.name, *self.spec.valid_range
         missing = np.isnan(values)
         count = int(missing.sum())
         if count and not self.spec.missing:
             raise DataError(
-                f"{name} in {self.where} has {count} missing values in {values.shape[1]} steps, expected none: "
-                "fill them first, or use a model that knows missing values"
+                f"{name} in {self.where} has {count} missing values in {values.shape[1]} steps",
+                "none",
+                "fill them first, or use a model that knows missing values",
             )
         if count == values.size:
             return

@@ -31,11 +31,11 @@ REFERENCES = ("forecast_reference_time", "init_time", "initial_time", "reference
 
 VALID = "valid_time"
 
-FROM_TIME = ("step", "prediction_timedelta")  # makers of these call the reference time `time`
+FROM_TIME = ("step", "prediction_timedelta")  # leads beside which the reference time is called `time`
 
 
 def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
-    """A dataset whose fields lie along the dates they are valid at: the same one where it is no forecast.
+    """The dataset on its valid times; unchanged if it is not a forecast.
 
     DataError for several reference times with several lead times each, and for lead times without a reference time.
     """
@@ -51,46 +51,46 @@ def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
     if len(long) == 2:
         raise DataError(
             f"{where} holds {dataset.sizes[long[0]]} reference times ({long[0]}) of {dataset.sizes[lead]} lead times "
-            f"({lead}) each, expected one reference time or one lead time: select one first, as in "
-            f"dataset.isel({long[0]}=0)"
+            f"({lead}) each",
+            "one reference time or one lead time",
+            f"select one first, as in dataset.isel({long[0]}=0)",
         )
     dims = tuple(long)
     known = [str(n) for n, v in dataset.variables.items() if v.dims == dims and str(n) not in long]
     known = [name for name in known if _is_valid_time(dataset.variables[name], name)]
     if not known and reference is None:
         raise DataError(
-            f"{where} has the lead times {lead} and no reference time that they count from: add one, with the standard "
-            "name forecast_reference_time"
+            f"{where} has the lead times {lead} and no reference time that they count from",
+            advice="add one, with the standard name forecast_reference_time",
         )
     if not known:
-        start, after = dataset.variables[reference], dataset.variables[lead]
-        starts = decode_dates(start, start, f"the times of {where}")
+        axis, after = dataset.variables[reference], dataset.variables[lead]
+        references = decode_dates(axis, axis, f"the times of {where}")
         dates = np.empty(dataset.sizes[dims[0]] if dims else 1, dtype=object)
-        dates[:] = [date + period for date in starts for period in _durations(after)]
+        dates[:] = [date + period for date in references for period in _durations(after)]
         dataset = dataset.assign_coords({VALID: (dims, dates.reshape([dates.size] if dims else []))})
         known = [VALID]
     if dims:
         return dataset.swap_dims({dims[0]: known[0]})
     others = [name for name in ("time", reference) if name not in (None, known[0]) and name in dataset.coords]
     dataset = dataset.drop_vars(others)
-    return (
-        dataset if known[0] == "time" else dataset.rename({known[0]: "time"})
-    )  # as the time of a single field is found
+    # the name by which the time of a single field is found
+    return dataset if known[0] == "time" else dataset.rename({known[0]: "time"})
 
 
 def lead_of(dataset: "xr.Dataset") -> str | None:
-    """The coordinate of lead times: a dimension, or a single lead where the times are known to be those of starts."""
+    """The coordinate of lead times: a dimension, or a single lead if the times are known to be reference times."""
     found = [str(n) for n, v in dataset.variables.items() if v.ndim < 2 and _is_lead(v, str(n))]
     along = [name for name in found if dataset.variables[name].dims == (name,)]
     if along:
         return along[0]
     axes = [str(n) for n, v in dataset.variables.items() if v.dims == (n,) and is_time(v)]
     for name in (name for name in found if not dataset.variables[name].ndim):
-        start = reference_of(dataset, name)
-        if start is None or (axes and axes != [start]):
+        reference = reference_of(dataset, name)
+        if reference is None or (axes and axes != [reference]):
             continue
-        said = standard(dataset[start])
-        if start != "time" or said == "forecast_reference_time" or (name.lower() in FROM_TIME and not said):
+        marked = standard(dataset[reference])
+        if reference != "time" or marked == "forecast_reference_time" or (name.lower() in FROM_TIME and not marked):
             return name
     return None
 
@@ -102,7 +102,7 @@ def _is_lead(variable: "xr.Variable", name: str) -> bool:
 
 
 def _seconds(variable: "xr.Variable") -> float | None:
-    """Seconds in a variable's unit; None where that is no time."""
+    """Seconds in a variable's unit; None if that is not a unit of time."""
     try:
         return conversion(str(variable.attrs.get("units", "")), "s")[0]
     except DataError:
@@ -121,7 +121,7 @@ def reference_of(dataset: "xr.Dataset", lead: str) -> str | None:
 
 
 def _is_valid_time(variable: "xr.Variable", name: str) -> bool:
-    """Whether a time is the one that fields are valid at."""
+    """True if a time is the one that fields are valid at."""
     return is_time(variable) and (standard(variable) == "time" or name == VALID)
 
 
@@ -183,9 +183,10 @@ def _check(before: Forecast, after: Forecast) -> None:
     """Raise DataError if two forecasts have the same reference time, or different lead times."""
     if before.reference == after.reference:
         files = " and ".join(dict.fromkeys((before.where, after.where)))
-        raise DataError(f"found the reference time {after.reference} twice, in {files}: leave one of them out")
+        raise DataError(f"found the reference time {after.reference} twice, in {files}", advice="leave one of them out")
     if before.lead_units != after.lead_units or not np.array_equal(before.leads, after.leads):
         raise DataError(
             f"the forecasts from {before.reference} ({before.where}) and {after.reference} ({after.where}) have "
-            "different lead times: select those that all have, or give them in separate runs"
+            "different lead times",
+            advice="select those that all have, or give them in separate runs",
         )

@@ -1,4 +1,8 @@
-"""Find the grid of a variable: a global regular or Gaussian lat-lon grid, or HEALPix in either order."""
+"""Find the grid of a variable: a global regular or Gaussian lat-lon grid, or HEALPix in either order.
+
+Our own search, as cf-xarray takes the axes of a rotated pole (grid_latitude in degrees_north), or a dimension that is
+called "lateral", for latitudes.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +29,7 @@ LON_TOLERANCE = 0.02  # of the spacing: float32 axes and axes written with two d
 
 
 def find_grid(array: "xr.DataArray", dataset: "xr.Dataset") -> Grid:
-    """The grid of a variable; DataError with a sentence where it is regional, curvilinear, unstructured or unclear."""
+    """The grid of a variable; DataError if it is regional, curvilinear, unstructured or unclear."""
     return locate(array, dataset)[0]
 
 
@@ -40,7 +44,7 @@ def locate(array: "xr.DataArray", dataset: "xr.Dataset") -> tuple[Grid, tuple[st
         return healpix
     kind = str(mapping.get("grid_mapping_name", "latitude_longitude"))
     if kind != "latitude_longitude":
-        raise DataError(f"{array.name} is on a {kind!r} grid, expected lat-lon or HEALPix: regrid it first")
+        raise DataError(f"{array.name} is on a {kind!r} grid", "lat-lon or HEALPix", "regrid it first")
     return _lat_lon(array, dataset)
 
 
@@ -57,7 +61,7 @@ def _healpix(
     """HEALPix grid and cell dimension, from the CF grid mapping or the older attributes; None for other grids."""
     attributes = dict(mapping)
     crs = dict(dataset.variables["crs"].attrs) if "crs" in dataset.variables and not mapping else {}
-    for holder in (crs, dict(dataset.attrs), dict(array.attrs)):  # the closer to the variable the stronger
+    for holder in (crs, dict(dataset.attrs), dict(array.attrs)):  # the closer to the variable, the stronger
         attributes |= {k: v for k, v in holder.items() if k.startswith("healpix_") or k in ("nside", "ordering")}
         if holder.get("grid_mapping_name") == "healpix":
             attributes |= holder
@@ -68,18 +72,19 @@ def _healpix(
     if dim is None:
         dim = str(array.dims[-1]) if array.dims else ""
         if {"lat", "latitude"} & {str(d).lower() for d in array.dims}:
-            return None  # attributes of the data set speak of other variables
+            return None  # attributes of the dataset that are about other variables
     cells = int(array.sizes.get(dim, 0))
     if not declared and not _is_sphere(cells):
-        return None  # a dimension that only happens to be called "cell"
+        return None  # a dimension that merely has such a name
     zoom = _healpix_zoom(array, attributes, cells)
     named = attributes.get("indexing_scheme", attributes.get("healpix_order", attributes.get("ordering")))
     order = ORDERS.get(str(named).lower())
     if order is None:
         found = "does not say" if named is None else f"has {named!r} as"
         raise DataError(
-            f"{array.name} {found} its order of HEALPix cells, expected nested or ring: "
-            "set the attribute healpix_order to one of them"
+            f"{array.name} {found} its order of HEALPix cells",
+            "nested or ring",
+            "set the attribute healpix_order to one of them",
         )
     return HealpixGrid(zoom=zoom, order=order), (dim,)
 
@@ -97,23 +102,19 @@ def _healpix_zoom(array: "xr.DataArray", attributes: dict[str, Any], cells: int)
             nside = int(attributes.get("healpix_nside", attributes.get("nside", 0)))
             zoom = nside.bit_length() - 1
             if nside < 1 or nside != 1 << zoom:
-                raise DataError(
-                    f"{array.name} is on HEALPix of nside {nside}, expected a power of two: regrid it first"
-                )
+                raise DataError(f"{array.name} is on HEALPix of nside {nside}", "a power of two", "regrid it first")
         else:
             zoom = next((z for z in range(16) if npix(z) == cells), -1)
     except (TypeError, ValueError):
-        raise DataError(f"the HEALPix attributes of {array.name} are no numbers: correct them") from None
+        raise DataError(f"the HEALPix attributes of {array.name} are not numbers", advice="correct them") from None
     if not 0 <= zoom <= 15 or npix(zoom) != cells:
         expected = f"{npix(zoom)} cells for zoom {zoom}" if 0 <= zoom <= 15 else "12 * 4**zoom cells"
-        raise DataError(
-            f"{array.name} has {cells} cells along {array.dims}, expected {expected}: the whole sphere is needed"
-        )
+        raise DataError(f"{array.name} has {cells} cells along {array.dims}", expected, "the whole sphere is needed")
     return zoom
 
 
 def _is_axis(variable: "xr.Variable", name: str, kind: str) -> bool:
-    """Whether a variable is a "latitude" or "longitude" by its CF attributes, or else by its usual name."""
+    """True if a variable is a "latitude" or "longitude" by its CF attributes, or else by its usual name."""
     standard = str(variable.attrs.get("standard_name", "")).lower()
     units = str(variable.attrs.get("units", "")).lower().replace("_", "").replace(" ", "")
     if standard:
@@ -135,7 +136,7 @@ def _lat_lon(array: "xr.DataArray", dataset: "xr.Dataset") -> tuple[LatLonGrid, 
     for kind, letter, names in (("latitude", "Y", LAT_NAMES), ("longitude", "X", LON_NAMES)):
         own = [str(d) for d in array.dims if str(d) in dataset.variables and dataset.variables[d].ndim == 1]
         dim = next((d for d in own if _is_axis(dataset.variables[d], d, kind)), None)
-        if dim is None:  # an axis that says no more than X or Y, in degrees or without a unit
+        if dim is None:  # an axis marked or named as X or Y only, in degrees or without a unit
             plain = ("", "degrees", "degree", "deg")
             bare = [d for d in own if str(dataset.variables[d].attrs.get("units", "")).lower() in plain]
             bare = [d for d in bare if "standard_name" not in dataset.variables[d].attrs]
@@ -149,7 +150,7 @@ def _lat_lon(array: "xr.DataArray", dataset: "xr.Dataset") -> tuple[LatLonGrid, 
 
 
 def _no_axis(array: "xr.DataArray", dataset: "xr.Dataset", kind: str) -> str:
-    """Why a variable has no axis of that kind."""
+    """The message for a variable without an axis of that kind."""
     others = [v for n, v in dataset.variables.items() if _is_axis(v, str(n), kind) and set(v.dims) <= set(array.dims)]
     dims = f"{array.name} has the dimensions {array.dims}"
     if any(v.ndim == 2 for v in others):
@@ -165,11 +166,11 @@ def _check_lat(lat: F64, name: Any) -> F64:
     if lat.size < 4 or not np.isfinite(lat).all() or not ((steps > 0).all() or (steps < 0).all()):
         raise DataError(f"the latitudes of {name} are not 4 or more rising or falling numbers")
     if np.abs(lat).max() > 90.001:
-        raise DataError(f"the latitudes of {name} reach {lat[np.abs(lat).argmax()]:g}, expected -90 to 90 degrees")
+        raise DataError(f"the latitudes of {name} reach {lat[np.abs(lat).argmax()]:g}", "-90 to 90 degrees")
     reach = 1.5 * float(np.abs(steps).max())
     low, high = float(lat.min()), float(lat.max())
     if low > -90 + reach or high < 90 - reach:
-        raise DataError(f"{name} covers latitudes {low:g} to {high:g} only, expected a global field from pole to pole")
+        raise DataError(f"{name} covers latitudes {low:g} to {high:g} only", "a global field from pole to pole")
     clipped: F64 = np.clip(lat, -90.0, 90.0)
     return clipped
 
@@ -188,9 +189,7 @@ def _check_lon(lon: F64, name: Any) -> F64:
         if abs(spare - 1) < 0.5:
             return lon[:-1]
         if turns < 1:
-            raise DataError(
-                f"{name} covers longitudes {lon[0]:g} to {lon[-1]:g} only, expected a global field once around"
-            )
+            raise DataError(f"{name} covers longitudes {lon[0]:g} to {lon[-1]:g} only", "a global field once around")
     raise DataError(
         f"the longitudes of {name} ({lon[0]:g} to {lon[-1]:g}, {lon.size} of them) are not evenly spaced once around"
     )

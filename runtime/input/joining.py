@@ -1,4 +1,4 @@
-"""Fields of several files as one: joined along time and over variables, each step read from the file that has it."""
+"""Fields of several files as one: joined along time and over variables, each step read from its own file."""
 
 import contextlib
 import dataclasses
@@ -63,13 +63,13 @@ def join_opened(name: str, opened: Sequence[Opened], wanted: Wanted) -> Fields:
 
 
 def by_variable(opened: Sequence[Opened], wanted: Wanted) -> list[list[Fields]]:
-    """For each variable the fields of the files that hold it, all on one zoom: by default the finest of every file."""
+    """For each variable the fields of the files that hold it, on one zoom: by default the finest that all support."""
     holders: list[list[Opened]] = [[] for _ in wanted.variables]
     finest = wanted.finest_zoom
     for file in opened:
         there = wanted.held(file.dataset)
         if not any(there):
-            wanted.find(file.dataset, file.name)  # says what is there
+            wanted.find(file.dataset, file.name)  # raises, and lists what is there
         for variable, own, found in zip(wanted.variables, holders, there, strict=True):
             if found:
                 own.append(file)
@@ -93,9 +93,9 @@ def join(name: str, parts: Sequence[Sequence[Fields]]) -> Fields:
     first = series[0]
     keys = [_keys(fields, _is_monthly([fields])) for fields in series]
     if len({_is_monthly([fields]) for fields in series}) > 1:
-        raise DataError("some variables are monthly and some are not: give them in separate runs")
+        raise DataError("some variables are monthly and some are not", advice="give them in separate runs")
     if len({fields.members for fields in series}) > 1:
-        raise DataError("the variables differ in their ensemble members: give them in separate runs")
+        raise DataError("the variables differ in their ensemble members", advice="give them in separate runs")
     common = set(keys[0]).intersection(*keys[1:])
     kept = [i for i, key in enumerate(keys[0]) if key in common]
     if not kept:
@@ -142,7 +142,7 @@ def _join_time(parts: Sequence[Fields]) -> Fields:
     twice = next((k for k in range(1, len(keys)) if keys[k] == keys[k - 1]), None)
     if twice is not None:
         names = " and ".join(dict.fromkeys(parts[places[k][1]].name for k in (twice - 1, twice)))
-        raise DataError(f"{name} has the date {places[twice][0]} twice, in {names}: leave one of them out")
+        raise DataError(f"{name} has the date {places[twice][0]} twice, in {names}", advice="leave one of them out")
     times = tuple(date for date, _, _ in places)
     bounds: Bounds | None = None
     if all(part.bounds is not None for part in parts):
@@ -159,7 +159,7 @@ def _join_time(parts: Sequence[Fields]) -> Fields:
 
 
 def _gaps(steps: Sequence[tuple[Date, str]], step: str | None) -> tuple[str, ...]:
-    """A note where steps are missing between two files; dates and the files that they are from."""
+    """A note on steps missing between files; `steps` are dates and the names of their files."""
     if step is None:
         return ()
     pairs = [(a, b) for a, b in itertools.pairwise(steps) if a[1] != b[1]]
@@ -172,7 +172,7 @@ def _gaps(steps: Sequence[tuple[Date, str]], step: str | None) -> tuple[str, ...
 
 
 def _is_monthly(parts: Sequence[Fields]) -> bool:
-    """Whether files hold monthly data; one-step files are judged together."""
+    """True if files hold monthly data; files of one step are judged together."""
     steps = {part.step for part in parts} - {None}
     if steps:
         return "1 month" in steps
@@ -180,7 +180,7 @@ def _is_monthly(parts: Sequence[Fields]) -> bool:
 
 
 def _key(date: Date, monthly: bool) -> Key:
-    """What makes a step the same step: year and month of monthly data, else the whole date."""
+    """The key of a step, equal for equal steps: year and month of monthly data, else the whole date."""
     whole = (date.year, date.month, date.day, date.hour, date.minute, date.second, date.microsecond)
     return whole[:2] if monthly else whole
 
@@ -190,7 +190,7 @@ def _keys(fields: Fields, monthly: bool) -> list[Key]:
 
 
 def _picked(steps: Sequence[tuple[Reader, int]]) -> Reader:
-    """A reader of chosen steps of other readers; what lies side by side is read at once."""
+    """A reader of chosen steps of other readers; consecutive steps are read together."""
 
     def read(times: slice, member: int | None) -> F32:
         chosen = steps[times]

@@ -24,11 +24,11 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 GRIB_MAGIC = b"GRIB"
 
-GRIB_SUFFIXES = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")  # of files whose first message has a heading
+GRIB_SUFFIXES = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")  # for files with a heading before the messages
 
-ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")  # one of these stands in every group
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")  # every group has one of these
 
-# What damaged files raise on opening or reading, through xarray, h5netcdf, h5py and zarr.
+# Raised for damaged files, on opening or reading, by xarray, h5netcdf, h5py and zarr.
 READ_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
 
 
@@ -87,7 +87,7 @@ def open_source(given: "Given") -> Iterator[Opened]:
     """The one dataset of a source, closed at the end unless it was in memory; DataError for several files."""
     source = Source.of(given)
     if len(source.paths) > 1:
-        raise DataError(f"found {source.name}, expected one file here: join them first, or give them one at a time")
+        raise DataError(f"found {source.name}", "one file here", "join them first, or give them one at a time")
     with contextlib.ExitStack() as closing:
         yield source.open(closing)[0]
 
@@ -100,10 +100,12 @@ def _files(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
             continue
         fitting = sorted(map(Path, glob.glob(str(path), recursive=True)))
         if not fitting:
-            raise DataError(f"found no file that fits {str(path)!r}: give the path of a file, or another pattern")
+            raise DataError(
+                f"found no file that fits {str(path)!r}", advice="give the path of a file, or another pattern"
+            )
         found += fitting
     if not found:
-        raise DataError("found an empty list of files, expected one or more")
+        raise DataError("found an empty list of files", "one or more")
     return tuple(dict.fromkeys(found))
 
 
@@ -123,21 +125,23 @@ def _open_file(path: Path) -> "xr.Dataset":
 
 
 def reason(error: Exception) -> str:
-    """The first line of what went wrong, for a message."""
+    """The first line of an error, for a message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _engine(path: Path) -> Any:
-    """The xarray engine for a file or folder, by its content and not its name."""
+    """The xarray engine for a file or folder, by its content rather than its name."""
     if not path.exists():
-        raise DataError(f"found no file {path}: give the path of a NetCDF or GRIB file or a Zarr store on this machine")
+        raise DataError(
+            f"found no file {path}", advice="give the path of a NetCDF or GRIB file or a Zarr store on this machine"
+        )
     if path.is_dir():
         if any((path / mark).exists() for mark in ZARR_MARKS):
             return "zarr"
-        raise DataError(f"{path} is a folder and no Zarr store: give a NetCDF file or a Zarr store")
+        raise DataError(f"{path} is a folder but not a Zarr store", advice="give a NetCDF file or a Zarr store")
     with path.open("rb") as file:
         head = file.read(8)
-        for offset in (512, 1024, 2048):  # HDF5 allows a block of the user's own before the file
+        for offset in (512, 1024, 2048):  # HDF5 allows a user block before its signature
             if head == HDF5_MAGIC:
                 break
             file.seek(offset)
@@ -150,27 +154,28 @@ def _engine(path: Path) -> Any:
         if head[3:4] in (b"\x01", b"\x02") and importlib.util.find_spec("scipy") is not None:
             return "scipy"
         raise DataError(
-            f"{path} is a classic NetCDF-3 file, expected NetCDF-4 or Zarr: "
-            "convert it with `nccopy -k nc4 IN OUT`, or install scipy"
+            f"{path} is a classic NetCDF-3 file",
+            "NetCDF-4 or Zarr",
+            "convert it with `nccopy -k nc4 IN OUT`, or install scipy",
         )
     kind = "neither NetCDF nor Zarr nor GRIB" if head else "empty"
-    raise DataError(f"{path} is {kind}, expected NetCDF-4, Zarr or GRIB: convert it first")
+    raise DataError(f"{path} is {kind}", "NetCDF-4, Zarr or GRIB", "convert it first")
 
 
 # GRIB files as CF datasets, through the optional cfgrib; variables are then found by their standard names.
 
 
-KEPT = ("time", "step", "valid_time", "number")  # scalars that say more than on which level a variable is
+KEPT = ("time", "step", "valid_time", "number")  # scalars that are not merely the level of a variable
 
-# Read all messages at each opening and leave no index file beside the data; tell of what does not fit together.
+# Scan the messages at each opening instead of leaving an index file beside the data; raise if they do not fit together.
 OPTIONS = {"indexpath": "", "errors": "raise"}
 
 
 def open_grib(path: Path) -> "xr.Dataset":
-    """The dataset of a GRIB file, unread and with undecoded times; DataError where it makes none, or without cfgrib.
+    """The dataset of a GRIB file, unread and with undecoded times; DataError without cfgrib, or for unfit messages.
 
-    Variables on different levels (2 m temperature, 10 m wind) stand beside each other; two arrays that GRIB calls by
-    one name are numbered.
+    Variables on different levels (2 m temperature, 10 m wind) become variables of one dataset; arrays with the same
+    GRIB name are numbered.
     """
     import xarray as xr  # start-up time
 
@@ -179,7 +184,7 @@ def open_grib(path: Path) -> "xr.Dataset":
     try:
         return xr.open_dataset(path, engine="cfgrib", decode_times=False, cache=False, backend_kwargs=OPTIONS)
     except cfgrib.DatasetBuildError:
-        pass  # the messages make several arrays that differ in more than their names
+        pass  # the messages make arrays that differ in more than their names
     except failures as error:
         raise DataError(f"cannot read {path}: {error}; is the file damaged or incomplete?") from None
     try:
@@ -188,24 +193,25 @@ def open_grib(path: Path) -> "xr.Dataset":
     except unfit as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{path} holds messages that do not fit together ({text}): split it by variable, for example with "
-            '`grib_copy IN "[shortName].grib"`'
+            f"{path} holds messages that do not fit together ({text})",
+            advice='split it by variable, for example with `grib_copy IN "[shortName].grib"`',
         ) from None
 
 
 def _import_cfgrib(path: Path) -> tuple[Any, tuple[type[Exception], ...]]:
-    """The module and what ecCodes raises; DataError naming the extra to install where either is missing."""
+    """The module cfgrib and the errors of ecCodes; DataError that names the extra to install if either is missing."""
     try:
         cfgrib, errors = (importlib.import_module(name) for name in ("cfgrib", "gribapi.errors"))
-    except (ImportError, OSError, RuntimeError) as error:  # cfgrib may be there without the library ecCodes
+    except (ImportError, OSError, RuntimeError) as error:  # cfgrib can be installed without the library ecCodes
         raise DataError(
-            f'{path} is a GRIB file, which needs cfgrib ({error}): pip install "fsae[grib]", or convert it to NetCDF'
+            f"{path} is a GRIB file, which needs cfgrib ({error})",
+            advice='pip install "fsae[grib]", or convert it to NetCDF',
         ) from None
     return cfgrib, (errors.GribInternalError, OSError, EOFError)
 
 
 def _beside_each_other(parts: "list[xr.Dataset]") -> "list[xr.Dataset]":
-    """Datasets without their levels, and with a name of its own for every variable."""
+    """The datasets without their levels, every variable with a name of its own."""
     names = [str(name) for part in parts for name in part.data_vars]
     count: dict[str, int] = {}
     found = []

@@ -15,9 +15,9 @@ MEMBER_NAMES = ("realization", "member", "number", "ensemble", "ensemble_member"
 def choose_variable(
     dataset: "xr.Dataset", name: str, standard_name: str, where: str, others: Collection[str] = ()
 ) -> "xr.DataArray":
-    """The variable of that name, else the only one of that standard name; DataError listing what is there.
+    """The variable of that name, else the only one of that standard name; otherwise a DataError that lists all names.
 
-    `others` are names of other variables that are asked for: those are not taken for this one.
+    `others` are names of other variables that are asked for, which are not taken for this one.
     """
     if name in dataset.variables:
         return dataset[name]
@@ -35,12 +35,12 @@ def choose_variable(
 
 
 def has_variable(dataset: "xr.Dataset", name: str, standard_name: str, others: Collection[str] = ()) -> bool:
-    """Whether `choose_variable` would find something to choose."""
+    """True if `choose_variable` would find something to choose."""
     return name in dataset.variables or bool(_of_standard_name(dataset, standard_name, others))
 
 
 def _of_standard_name(dataset: "xr.Dataset", standard_name: str, others: Collection[str]) -> list[str]:
-    """Names of the data variables of a standard name, but for `others`."""
+    """Names of the data variables of a standard name, except `others`."""
     same = [str(n) for n, v in dataset.data_vars.items() if standard_name and standard(v) == standard_name]
     return [name for name in same if name not in others]
 
@@ -51,7 +51,7 @@ def standard(variable: "xr.DataArray | xr.Variable") -> str:
 
 
 def member_dim(array: "xr.DataArray") -> str | None:
-    """The dimension of ensemble members, None where there is none."""
+    """The dimension of ensemble members, or None."""
     for dim in map(str, array.dims):
         if dim.lower() in MEMBER_NAMES or (dim in array.coords and standard(array.coords[dim]) == "realization"):
             return dim
@@ -59,12 +59,12 @@ def member_dim(array: "xr.DataArray") -> str | None:
 
 
 def name_pairs(names: tuple[str, ...]) -> dict[str, str]:
-    """Names the input uses for variables of the model, by the model's.
+    """The input's names for variables, by the model's names.
 
     >>> name_pairs(("tas=ts",))
     {'tas': 'ts'}
     """
     pairs = dict(name.partition("=")[::2] for name in names)
     if not all(pairs) or not all(pairs.values()) or len(pairs) != len(names):
-        raise UsageError(f"found --name {' '.join(names)}, expected such as tas=ts, once for a variable")
+        raise UsageError(f"found --name {' '.join(names)}", "such as tas=ts, once for a variable")
     return pairs

@@ -153,7 +153,7 @@ def _check_box(box: tuple[float, float, float, float]) -> None:
     """Raise UsageError if the edges do not make a box."""
     west, south, east, north = box
     good = -90 <= south <= north <= 90 and -360 <= west <= 360 and -360 <= east <= 360 and east - west <= 360
-    if not good:  # also where one is NaN
+    if not good:  # also if one is NaN
         raise UsageError(
             f"found the box {','.join(f'{edge:g}' for edge in box)}, expected west,south,east,north in degrees with "
             "south below north and longitudes of -360 to 360, at most once around"

@@ -42,7 +42,7 @@ class ReferenceTimes:
 def encode_times(
     times: Sequence[cftime.datetime], bounds: Sequence[tuple[cftime.datetime, cftime.datetime]] | None, calendar: str
 ) -> TimeAxis:
-    """The CF encoding of dates: days where those are exact in binary, else seconds.
+    """The CF encoding of dates: days if those are exact in binary, else seconds.
 
     >>> encode_times([cftime.datetime(1850, 3, 1, calendar="noleap")], None, "noleap").values.tolist()
     [59.0]

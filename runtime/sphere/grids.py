@@ -1,4 +1,4 @@
-"""Which grid a variable is on: a global regular or Gaussian lat-lon grid, or HEALPix in either order."""
+"""The grids of variables: global regular or Gaussian lat-lon grids, and HEALPix in either order."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ RESOLVED = 1.25  # HEALPix cells may outnumber the points of a lat-lon grid by t
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # see `is_same`
 class LatLonGrid:
-    """A global lat-lon grid by its axes [degrees] as stored: latitude falling or rising, no repeated longitude."""
+    """A global lat-lon grid by its axes [degrees] as stored: latitude falling or rising, no longitude repeated."""
 
     lat_deg: F64  # (lat)
     lon_deg: F64  # (lon)
@@ -54,7 +54,7 @@ Grid = LatLonGrid | HealpixGrid
 
 
 def is_same(one: Grid, other: Grid) -> bool:
-    """Whether two grids have the same points in the same order."""
+    """True if two grids have the same points in the same order."""
     if isinstance(one, LatLonGrid) and isinstance(other, LatLonGrid):
         return np.array_equal(one.lat_deg, other.lat_deg) and np.array_equal(one.lon_deg, other.lon_deg)
     return isinstance(one, HealpixGrid) and one == other
@@ -76,14 +76,14 @@ def supported_zoom(grid: Grid) -> int:
 
 MOST_POINTS = 1 << 25  # of a lat-lon grid: 0.05 degrees, 100 MiB a field
 
-FEWEST_ROWS = 4  # as of grids that are read
+FEWEST_ROWS = 4  # as for grids that are read
 
 
 def regular_grid(text: str) -> LatLonGrid:
     """The global grid of a text: degrees between points, or rows x columns.
 
-    As grids of CDO that are called so (r240x120): longitudes from 0 eastward, latitudes from south to north, half a
-    row off the poles where the number of rows is even and on both poles where it is odd.
+    Like CDO's r240x120 and the like: longitudes from 0 eastward, latitudes from south to north, half a row off the
+    poles if the number of rows is even, and on both poles if it is odd.
 
     >>> regular_grid("30").lat_deg.tolist(), regular_grid("30").shape
     ([-75.0, -45.0, -15.0, 15.0, 45.0, 75.0], (6, 12))
@@ -100,7 +100,7 @@ def regular_grid(text: str) -> LatLonGrid:
         columns = 2 * rows
         if rows % 2 or abs(exact - rows) > 1e-6 * exact:
             raise UsageError(
-                f"found the grid {text!r}, expected degrees that 90 is a whole multiple of: give rows x columns"
+                f"found the grid {text!r}", "degrees that 90 is a whole multiple of", "give rows x columns"
             )
     else:
         raise UsageError(form)

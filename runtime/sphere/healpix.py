@@ -22,7 +22,7 @@ def npix(zoom: int) -> int:
 
 
 def zoom_of(pixels: int) -> int:
-    """Zoom with that many pixels; DataError where no zoom has.
+    """Zoom with that many pixels; DataError if there is none.
 
     >>> zoom_of(768)
     3
@@ -30,7 +30,7 @@ def zoom_of(pixels: int) -> int:
     for zoom in range(MAX_ZOOM + 1):
         if npix(zoom) == pixels:
             return zoom
-    raise DataError(f"found {pixels} cells, expected a whole HEALPix sphere of 12 * 4**zoom cells (12, 48, 192, ...)")
+    raise DataError(f"found {pixels} cells", "a whole HEALPix sphere of 12 * 4**zoom cells (12, 48, 192, ...)")
 
 
 def pixel_centres(zoom: int) -> tuple[F64, F64]:
@@ -86,7 +86,7 @@ def coarsen(field: NDArray[np.floating], levels: int = 1) -> NDArray[np.floating
 
 
 def coarsen_valid(field: NDArray[np.floating], levels: int) -> NDArray[np.floating]:
-    """Mean (..., pixel // 4**levels) over descendants that are not NaN; NaN where less than half of them are valid.
+    """Mean (..., pixel // 4**levels) over descendants that are not NaN; NaN if less than half of them are valid.
 
     >>> coarsen_valid(np.array([1.0, 3.0, np.nan, np.nan, 1.0, np.nan, np.nan, np.nan]), 1).tolist()
     [2.0, nan]

@@ -46,7 +46,7 @@ def recompose(levels: Sequence[Floating], zooms: Sequence[int]) -> Floating:
 
 
 def conserve(levels: Sequence[Floating], zooms: Sequence[int]) -> list[Floating]:
-    """The levels with each residual's mean over its parent cell removed; the base is not touched."""
+    """The levels, each residual without its mean over the parent cell; the base stays."""
     steps = [fine - coarse for coarse, fine in pairwise(zooms)]
     return [levels[0], *(r - refine(coarsen(r, step), step) for r, step in zip(levels[1:], steps, strict=True))]
 

@@ -21,8 +21,8 @@ METHODS = ("auto", "bilinear", "conservative")
 
 MIN_VALID = 0.5  # share of a target's weight that must be on valid values
 
-# Pieces of a cell along the edge of a pixel, and the fewest along the edge of a cell. Even numbers, so that no piece of
-# a cell that is centred on a boundary of pixels, as longitude 0 or the equator, has its middle on that boundary.
+# Pieces of a cell along the edge of a pixel, and the fewest along the edge of a cell. Even numbers: otherwise a cell
+# centred on a boundary of pixels, such as longitude 0 or the equator, would have pieces with their middle on it.
 SAMPLES = 12
 
 MIN_PIECES = 4
@@ -55,15 +55,15 @@ WeightMaker = Callable[[LatLonGrid, int, str], Weights]  # (grid, zoom, one of `
 def apply(weights: Weights, field: NDArray[np.floating]) -> NDArray[np.floating]:
     """Field (..., target) of a field (..., source), in its dtype; sums run in float64.
 
-    Missing values (NaN) are left out and the rest of the weights renormalised; a target with less than half of its
-    weight on valid values, or with none at all, is NaN.
+    Missing values (NaN) are left out and the other weights renormalised; a target with less than half of its weight on
+    valid values, or without any weight, is NaN.
 
     >>> pair = Weights(indptr=np.array([0, 2]), index=np.array([0, 1]), weight=np.array([0.75, 0.25]), source_size=2)
     >>> apply(pair, np.array([[1.0, 5.0], [1.0, np.nan]])).tolist()
     [[2.0], [1.0]]
     """
     if field.shape[-1] != weights.source_size:
-        raise DataError(f"found fields of {field.shape[-1]} points, expected {weights.source_size} for these weights")
+        raise DataError(f"found fields of {field.shape[-1]} points", f"{weights.source_size} for these weights")
     source = field.reshape(-1, field.shape[-1])
     out = np.empty((len(source), weights.target_size), dtype=field.dtype)
     whole = _row_sums(weights, weights.weight.astype(np.float64))
@@ -90,7 +90,7 @@ def _row_sums(weights: Weights, entry: NDArray[np.floating]) -> F64:
 
 
 def from_entries(target: Ints, source: Ints, weight: F64, target_size: int, source_size: int) -> Weights:
-    """Weights from (target, source, weight) entries in any order; doubles are added, what is rounding left out."""
+    """Weights from (target, source, weight) entries in any order; duplicates are added, rounding errors left out."""
     key, place = np.unique(target.astype(np.int64) * source_size + source, return_inverse=True)
     total: F64 = np.bincount(place, weights=weight, minlength=key.size).astype(np.float64)
     key, total = key[np.abs(total) > NEGLIGIBLE], total[np.abs(total) > NEGLIGIBLE]
@@ -193,8 +193,7 @@ def conservative_weights(grid: LatLonGrid, zoom: int) -> Weights:
 def cell_mean_weights(grid: LatLonGrid, zoom: int) -> Weights:
     """Area-conserving weights from the nested pixels of `zoom` to the cells of `grid`, flattened (lat, lon).
 
-    The overlaps are those of `conservative_weights`: a cell gets the mean of what it covers, and the global mean is
-    kept.
+    By the overlaps of `conservative_weights`: a cell gets the mean of the pixels it covers, and the global mean stays.
     """
     back = conservative_weights(grid, zoom)
     pixel = np.repeat(np.arange(npix(zoom)), np.diff(back.indptr))
@@ -213,7 +212,7 @@ def target_rows(weights: Weights, targets: Ints) -> Weights:
 
 
 def _balance(target: Ints, source: Ints, area: F64, target_area: F64) -> F64:
-    """The overlap areas changed as little as possible so that their sums by target come out and those by source stay.
+    """The overlap areas, changed as little as possible to match the area of each target and keep that of each source.
 
     Each overlap is scaled by 1 + u[target] + v[source] (linear calibration, Deville and Sarndal 1992). With v put in
     terms of u that is a symmetric linear system, which conjugate gradients, preconditioned by its diagonal, solve in
@@ -221,7 +220,7 @@ def _balance(target: Ints, source: Ints, area: F64, target_area: F64) -> F64:
     """
     by_target, by_source = np.bincount(target, area, target_area.size), np.bincount(source, area)
     if not by_target.all():
-        raise DataError("some pixels overlap no cell of the grid: use the bilinear method for this grid")
+        raise DataError("some pixels overlap no cell of the grid", advice="use the bilinear method for this grid")
 
     def to_source(u: F64) -> F64:
         mean: F64 = np.bincount(source, area * u[target]) / by_source
@@ -247,16 +246,16 @@ def _balance(target: Ints, source: Ints, area: F64, target_area: F64) -> F64:
         direction = scaled + (size / before) * direction
     ratio = 1 + u[target] - to_source(u)[source]
     if np.abs(rest / target_area).max() >= BALANCED or ratio.min() <= 0:
-        raise DataError("the overlaps of the grids do not balance: use the bilinear method for this grid")
+        raise DataError("the overlaps of the grids do not balance", advice="use the bilinear method for this grid")
     return area * ratio
 
 
 def _dot(one: F64, other: F64) -> float:
-    return float((one * other).sum())  # not BLAS: its threads cost more than they give, and change the last digits
+    return float((one * other).sum())  # not BLAS: its threads cost more than they save, and change the last digits
 
 
 def choose_method(grid: LatLonGrid, zoom: int) -> str:
-    """Conservative where a pixel is larger than two cells of the grid, else bilinear.
+    """The method for a grid: conservative if a pixel is larger than two of its cells, else bilinear.
 
     >>> grid = LatLonGrid(lat_deg=np.linspace(90, -90, 73), lon_deg=np.arange(144) * 2.5)
     >>> choose_method(grid, 5), choose_method(grid, 4)
@@ -268,7 +267,7 @@ def choose_method(grid: LatLonGrid, zoom: int) -> str:
 def make_weights(grid: LatLonGrid, zoom: int, method: str = "auto") -> Weights:
     """Weights from a lat-lon grid to nested HEALPix of `zoom` by a method of `METHODS`."""
     if method not in METHODS:
-        raise DataError(f"found the regridding method {method!r}, expected one of {', '.join(METHODS)}")
+        raise DataError(f"found the regridding method {method!r}", f"one of {', '.join(METHODS)}")
     if (choose_method(grid, zoom) if method == "auto" else method) == "conservative":
         return conservative_weights(grid, zoom)
     return bilinear_weights(grid, *pixel_centres(zoom))
@@ -289,9 +288,9 @@ def once_a_grid(make: WeightMaker = make_weights) -> WeightMaker:
 
 
 def interpolation_weights(zoom: int, lat_deg: F64, lon_deg: F64) -> Weights:
-    """Weights from nested pixels of `zoom` to points [degrees]: along the two rings beside each point, then across.
+    """Weights from nested pixels of `zoom` to points [degrees]: along the rings north and south of each, then across.
 
-    As `healpy.get_interp_weights`: north of the first ring (south of the last) towards the mean of its four pixels.
+    As in `healpy.get_interp_weights`; north of the first ring (south of the last) towards the mean of its four pixels.
     """
     nside = 1 << zoom
     lat_deg, lon_deg = np.asarray(lat_deg, dtype=np.float64), np.asarray(lon_deg, dtype=np.float64)

@@ -65,7 +65,7 @@ CASES = [
     *each(VERBS, "--model nowhere", 4, "found no bundle 'nowhere'"),
     *each(VERBS, "--model damaged", 4, "not JSON"),
     *each(("compress", "superres", "climatology"), "--model tiny", 5, "fields.nc is neither NetCDF nor Zarr"),
-    *each(("decompress",), "--model tiny", 5, "latents.zarr is a folder and no Zarr store"),
+    *each(("decompress",), "--model tiny", 5, "latents.zarr is a folder but not a Zarr store"),
     *each(("generate",), "--model tiny --forcing fields.nc", 5, "fields.nc"),
     *each(("generate",), "--model tiny --initial fields.nc", 5, "fields.nc"),
     *each(("verify",), "--model other-golden-vectors", 6, "misses the golden vectors.* the decoder by 1 K"),

@@ -302,7 +302,7 @@ BAD_FORCINGS: dict[str, tuple[Callable[[Path], Path | str], int, str]] = {
     "other units": (_dataset(lambda d: d.assign(x=d["x"].assign_attrs(units="K"))), 5, "has the units 'K', expected"),
     "no text": (_bytes(b"\xff\xfe19"), 5, "is neither NetCDF nor Zarr"),
     "cut": (_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), 5, "cannot read"),
-    "a folder": (lambda p: p, 5, "is a folder and no Zarr store"),
+    "a folder": (lambda p: p, 5, "is a folder but not a Zarr store"),
 }  # fmt: skip
 
 

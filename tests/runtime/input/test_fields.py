@@ -314,7 +314,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert "is the file damaged or incomplete" in refused("short.nc", whole[: len(whole) // 3])
     with pytest.raises(DataError, match="found no file"):
         read_fields(tmp_path / "absent.nc", [TAS])
-    with pytest.raises(DataError, match="is a folder and no Zarr store"):
+    with pytest.raises(DataError, match="is a folder but not a Zarr store"):
         read_fields(tmp_path, [TAS])
 
 

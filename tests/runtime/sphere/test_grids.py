@@ -135,7 +135,7 @@ def rotated() -> xr.Dataset:
         (cells(191, crs=CF), "has 191 cells along .*, expected 192 cells for zoom 2: the whole sphere"),
         (cells(768, crs=CF), "has 768 cells along"),
         (cells(108, attrs={"healpix_nside": 3, "healpix_order": "ring"}), "nside 3, expected a power of two"),
-        (cells(192, attrs={"healpix_nside": "four", "healpix_order": "ring"}), "are no numbers"),
+        (cells(192, attrs={"healpix_nside": "four", "healpix_order": "ring"}), "are not numbers"),
     ],
 )
 def test_what_is_refused(dataset: xr.Dataset, sentence: str) -> None:
