@@ -18,6 +18,9 @@ from fsae.export.engines.build import build_engines, build_target, pick_flavour
 from fsae.export.engines.compile import DEFAULT_PROFILE, WORKSPACE_BYTES, BuildOptions, workspace_bytes
 from fsae.runtime.backends.devices import PRECISIONS
 from fsae.runtime.bundle.files import MANIFEST, Bundle, open_bundle
+from fsae.runtime.bundle.manifest import Manifest
+from fsae.runtime.bundle.records import json_schema
+from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.runtime.cli.start import INTERRUPTED
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
 from fsae.runtime.log import on_stderr
@@ -44,6 +47,7 @@ Examples:
   fsae-export --trt --batch 1,16,64         engines for batches of 1 to 64, best at 16
   fsae-export engines/default --triton DIR  a Triton model repository of a bundle's graphs
   fsae-export upgrade engines/mine          a bundle of an older schema, rewritten in the newest one
+  fsae-export schema                        the JSON Schema of manifest.json
 """
 
 
@@ -270,6 +274,15 @@ def command(request: ExportRequest) -> None:
     click.echo(export(request))
 
 
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+def schema() -> None:
+    """Print the JSON Schema of a bundle's manifest.json.
+
+    The package holds it as fsae/export/manifest.schema.json. It describes the newest schema, which this fsae writes.
+    """
+    click.echo(json_schema(Manifest, f"manifest.json of an fsae bundle, schema {SCHEMA_VERSION}"), nl=False)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run `fsae-export` with the arguments `argv` (default: those of the process); return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -279,6 +292,8 @@ def main(argv: list[str] | None = None) -> int:
                 from fsae.export.bundle.upgrade import upgrade
 
                 upgrade.main(args=arguments[1:], prog_name="fsae-export upgrade", standalone_mode=False)
+            elif arguments[:1] == ["schema"]:
+                schema.main(args=arguments[1:], prog_name="fsae-export schema", standalone_mode=False)
             else:
                 command.main(args=arguments, prog_name="fsae-export", standalone_mode=False)
     except FsaeError as error:

@@ -195,6 +195,18 @@ def prepare(
     click.echo(f"wrote {output}: {', '.join(v.name for v in variables)}")
 
 
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of a configuration.
+
+    The package holds it as fsae/training/config.schema.json; editors that know TOML check a configuration with it.
+    """
+    from fsae.runtime.bundle.records import json_schema
+    from fsae.training.config import Config
+
+    click.echo(json_schema(Config, "Configuration of fsae-train"), nl=False)
+
+
 for study in STUDIES:
     cli.add_command(study)
 
