@@ -1,4 +1,4 @@
-"""Every graph of a model in every precision asked for, measured against the original on real fields."""
+"""Make the graphs of a model in all requested precisions, and measure each against the original on real fields."""
 
 import logging
 import os
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from fsae.export.graphs.external_data import Files
+from fsae.export.graphs.inputs import Inputs
 from fsae.export.graphs.trace import check_graph, export_graph, node_count
 from fsae.export.precisions.half import convert
 from fsae.export.precisions.int8 import quantize
@@ -26,8 +27,9 @@ from .runners import FILE_RUNNERS, RunnerGraphs, backend_name, run_rows
 
 log = logging.getLogger("fsae.export.certificate")
 
-# What each is measured with; the worst counts. ONNX Runtime's CPU is kinder to fp16 than any GPU (see runners.py) and
-# has no bf16. "torch" is the trained module in 16 bits, "onnx" the very graph by ONNX's reference implementation.
+# The libraries that measure each precision; the worst result counts. ONNX Runtime's CPU is kinder to fp16 than any GPU
+# (see runners.py) and does not support bf16. "torch" is the trained module in 16 bits, "onnx" the graph itself run by
+# ONNX's reference implementation.
 RUNNERS = {
     "fp32": ("onnxruntime",),
     "fp16": ("onnxruntime", "torch", "onnx"),
@@ -39,95 +41,104 @@ TOOLS = ("fsae", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One graph in one precision, and the time it took [s] to make and measure it."""
+
+    files: Files
+    parity: Parity
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Certified:
-    """Graphs that keep their tolerances, and what was measured."""
+    """Graphs within their tolerances, and what was measured."""
 
     files: Mapping[str, bytes]
     seconds: Mapping[str, float]  # of making and measuring each file
     golden: Mapping[str, F32]
-    parity: Mapping[str, Mapping[str, Parity]]
+    parity: Mapping[str, Mapping[str, Parity]]  # by precision, then by graph
     certificates: Mapping[str, Certificate]  # by precision
 
 
 def certify(original: Original, precisions: Sequence[str], opset: int) -> Certified:
-    """The original's graphs in these precisions; ToleranceError where one is too far from the trained model.
+    """Make the original's graphs in these precisions; ToleranceError if one is too far from the original.
 
-    Those of a bundle are made of its float32 graphs, whose `opset` they keep.
+    Graphs of a bundle are made from its float32 graphs and keep their `opset`.
     """
     date = date_of_export()
     log.info("reading real fields")
     parts = make_parts(original, original.years)
-    calibration = make_parts(original, original.data.training_years) if "int8" in precisions else {}
-    graphs: dict[str, dict[str, Files]] = {precision: {} for precision in precisions}
-    parity: dict[str, dict[str, Parity]] = {precision: {} for precision in precisions}
-    seconds: dict[str, float] = {}
-    golden: dict[str, F32] = {}
+    calibration = make_parts(original, original.data.training_years) if "int8" in precisions else parts
     exact: dict[str, Files] = {}
+    golden: dict[str, F32] = {}
+    measured: dict[str, dict[str, Measured]] = {precision: {} for precision in precisions}
     for number, (graph, part) in enumerate(parts.items(), start=1):
-        began = time.monotonic()
-        log.info("[%d/%d] %s", number, len(parts), graph)
+        began, place = time.monotonic(), f"[{number}/{len(parts)}] {graph}"
+        log.info(place)
         rows = golden_rows(part.inputs)
-        if graph in original.modules:
-            exact[graph] = export_graph(graph, original.modules[graph], rows, opset)
-        else:
-            exact[graph] = original.graphs[graph]
-        golden |= {f"{graph}.{key}": value for key, value in rows.items()}
-        golden[f"{graph}.{OUTPUTS[graph]}"] = expected_of(original, graph, rows)
+        exact[graph] = _exact(original, graph, rows, opset)
+        results = {**rows, OUTPUTS[graph]: expected_of(original, graph, rows)}
+        golden |= {f"{graph}.{name}": array for name, array in results.items()}
         for precision in precisions:
-            files: Files
-            if precision == "int8":
-                files = quantize(exact[graph], calibration[graph].inputs)
-            else:
-                files = exact[graph] if precision == "fp32" else convert(exact[graph], precision)
-            check_graph(graph, files, {key: value.shape[1:] for key, value in rows.items()})
-            place = f"[{number}/{len(parts)}] {graph} {precision}"
-            log.info("%s: comparing with %s", place, original.reference)
-            parity[precision][graph] = measure(original, graph, precision, part, files)
-            graphs[precision][graph] = files
-            seconds[graph_file(graph, precision)] = time.monotonic() - began
+            files = _in_precision(exact[graph], precision, calibration[graph].inputs)
+            check_graph(graph, files, {name: array.shape[1:] for name, array in rows.items()})
+            log.info("%s %s: comparing with %s", place, precision, original.reference)
+            parity = measure(original, graph, precision, part, files)
+            measured[precision][graph] = Measured(files=files, parity=parity, seconds=time.monotonic() - began)
             began = time.monotonic()
-    every = {name: data for own in graphs.values() for files in own.values() for name, data in files.items()}
+    graphs = {p: {graph: each.files for graph, each in own.items()} for p, own in measured.items()}
     ensembles, steps = _ensembles(original, exact, graphs)
-    years = original.years
-    certificates = {
-        precision: Certificate(
-            date=date,
-            reference=original.reference,
-            data=original.sources,
-            period=(f"{years[0]:04}-01-01", f"{years[1]:04}-12-31"),
-            steps=STRETCHES * original.steps,
-            members=MEMBERS if precision in ensembles else 0,
-            ensemble_steps=steps if precision in ensembles else 0,
-            ensembles=ensembles.get(precision, ()),
-            versions={**{tool: version(tool) for tool in TOOLS}, "python": platform.python_version()},
-        )
-        for precision in precisions
-    }
-    return Certified(files=every, seconds=seconds, golden=golden, parity=parity, certificates=certificates)
+    return Certified(
+        files={name: data for own in graphs.values() for files in own.values() for name, data in files.items()},
+        seconds={graph_file(graph, p): each.seconds for p, own in measured.items() for graph, each in own.items()},
+        golden=golden,
+        parity={p: {graph: each.parity for graph, each in own.items()} for p, own in measured.items()},
+        certificates={p: _certificate(original, date, ensembles.get(p, ()), steps) for p in precisions},
+    )
+
+
+def _exact(original: Original, graph: str, rows: Inputs, opset: int) -> Files:
+    """The files of an original's float32 graph."""
+    if graph in original.modules:
+        return export_graph(graph, original.modules[graph], rows, opset)
+    return original.graphs[graph]
+
+
+def _in_precision(exact: Files, precision: str, calibration: Inputs) -> Files:
+    """The files of a float32 graph in a precision."""
+    if precision == "fp32":
+        return exact
+    return quantize(exact, calibration) if precision == "int8" else convert(exact, precision)
+
+
+def _certificate(original: Original, date: str, ensembles: tuple[EnsembleParity, ...], steps: int) -> Certificate:
+    """The certificate of one precision, with ensembles of so many steps or without ensembles."""
+    first, last = original.years
+    return Certificate(
+        date=date,
+        reference=original.reference,
+        data=original.sources,
+        period=(f"{first:04}-01-01", f"{last:04}-12-31"),
+        steps=STRETCHES * original.steps,
+        members=MEMBERS if ensembles else 0,
+        ensemble_steps=steps if ensembles else 0,
+        ensembles=ensembles,
+        versions={**{tool: version(tool) for tool in TOOLS}, "python": platform.python_version()},
+    )
 
 
 def measure(original: Original, graph: str, precision: str, part: Part, files: Files) -> Parity:
-    """A graph's differences from the original; ToleranceError where one is too large or depends on the batch."""
-    differences: list[Difference] = []
+    """Measure a graph against the original; ToleranceError if it is too far from it or depends on the batch."""
+    model, differences = original.model, list[Difference]()
     libraries = [name for name in RUNNERS[precision] if name != "torch" or graph in original.modules]
     for name in libraries:
         if name == "torch":
             runner = torch_runner(original.modules[graph], precision)
         else:
             runner = FILE_RUNNERS[name](files, OUTPUTS[graph])
-        found = compare(
-            graph,
-            part.expected,
-            run_rows(runner, part.inputs),
-            zooms=part.zooms,
-            fields=part.fields,
-            scale=original.model.scale,
-            variables=original.model.variables,
-            transforms=original.model.transforms,
-            tolerance=original.tolerance(precision),
-            exact=original.tolerance("fp32"),
-        )
-        differences = larger(differences, found) if differences else found
+        found, own, exact = run_rows(runner, part.inputs), original.tolerance(precision), original.tolerance("fp32")
+        entries = compare(graph, part, found, model.variables, model.scale, own, exact)
+        differences = larger(differences, entries) if differences else entries
         check_parity(graph, precision, differences, original.configuration)
         if name == "onnxruntime":
             check_batches(graph, runner, part.inputs)
@@ -142,7 +153,7 @@ def measure(original: Original, graph: str, precision: str, part: Part, files: F
 def _ensembles(
     original: Original, exact: Mapping[str, Files], graphs: Mapping[str, Mapping[str, Files]]
 ) -> tuple[dict[str, tuple[EnsembleParity, ...]], int]:
-    """Ensembles by precision beside the same members in fp32, and their steps; ToleranceError where one is too far."""
+    """Compare ensembles with the same members in fp32, by precision; also their steps. ToleranceError if too far."""
     reduced = [precision for precision in graphs if precision != "fp32"]
     if original.model.latent is None or not reduced:
         return {}, 0
@@ -152,15 +163,14 @@ def _ensembles(
     for precision in reduced:
         log.info("ensembles: the same members in %s", precision)
         drawn = _draw(original, graphs[precision], precision)
-        ensembles[precision] = compare_ensembles(
-            original.model.variables, reference, drawn, original.tolerance(precision)
-        )
+        tolerance = original.tolerance(precision)
+        ensembles[precision] = compare_ensembles(original.model.variables, reference, drawn, tolerance)
     check_ensembles(ensembles)
     return ensembles, len(reference.truth)
 
 
 def _draw(original: Original, graphs: Mapping[str, Files], precision: str) -> Drawn:
-    """The ensemble by graphs in one precision."""
+    """Draw the ensemble with graphs in one precision."""
     runner = RUNNERS[precision][-1]
     runners = {graph: FILE_RUNNERS[runner](files, OUTPUTS[graph]) for graph, files in graphs.items()}
     by_graphs = RunnerGraphs(runners=runners, backend=backend_name(runner), precision=precision)
@@ -168,13 +178,14 @@ def _draw(original: Original, graphs: Mapping[str, Files], precision: str) -> Dr
 
 
 def date_of_export() -> str:
-    """The date in UTC as YYYY-MM-DD, or that of SOURCE_DATE_EPOCH [s since 1970], as for other reproducible builds."""
+    """Today in UTC as YYYY-MM-DD, or the date of SOURCE_DATE_EPOCH [s since 1970], as in other reproducible builds."""
     seconds = os.environ.get("SOURCE_DATE_EPOCH")
     try:
         moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(int(seconds), UTC)
-    except (ValueError, OverflowError, OSError):  # no number, or of a year that a date cannot have
+    except (ValueError, OverflowError, OSError):  # not a number, or outside the years of dates
         raise UsageError(
-            f"the environment variable SOURCE_DATE_EPOCH is {seconds!r}, expected whole seconds since 1970: set it so, "
-            "or unset it"
+            f"the environment variable SOURCE_DATE_EPOCH is {seconds!r}",
+            "whole seconds since 1970",
+            "set it so, or unset it",
         ) from None
     return moment.date().isoformat()

@@ -1,4 +1,4 @@
-"""What a precision does to generated ensembles: members, their spectrum and their score, beside float32's."""
+"""Compare generated ensembles in a precision with float32: their members, spectrum and score."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,12 @@ from fsae.training.evaluation.periods import read_periods
 from fsae.training.metrics.ensembles import pointwise_crps
 from fsae.training.metrics.spectra import power_spectrum
 
-MEMBERS, STEPS = 8, 24  # two years of months: each season twice, and four windows one after the other
+MEMBERS, STEPS = 8, 24  # for months two years: each season twice, and several windows in a row
 
-LMAX = 60  # above it little power is left, at zoom 5 and finer
+LMAX = 60  # higher degrees have little power, at zoom 5 and finer
+
+
+NOTHING_WRITTEN = "nothing was written; export another precision"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class Drawn:
 
 
 def draw_ensemble(model: TrainedModel, store: Path, years: tuple[int, int]) -> Drawn:
-    """A model's ensemble from the beginning of the `years` on, and the prepared fields in `store` of its dates."""
+    """Draw a model's ensemble from the beginning of the `years`, with the prepared fields in `store` of its dates."""
     (period,) = read_periods(store, model.variables, model.zoom, years)
     steps = min(STEPS, len(period.values))
     return Drawn(members=draw(model, MEMBERS, period.times[0], steps, seed=0), truth=period.values[:steps])
@@ -40,9 +43,9 @@ def draw_ensemble(model: TrainedModel, store: Path, years: tuple[int, int]) -> D
 def compare_ensembles(
     variables: Sequence[VariableSpec], exact: Drawn, found: Drawn, tolerance: Tolerance
 ) -> tuple[EnsembleParity, ...]:
-    """One entry for each variable: `found` is drawn in another precision with the same seed as `exact`.
+    """One entry per variable: `found` is drawn in another precision with the same seed as `exact`.
 
-    The spectrum is that of the members' deviations from the mean of the `exact` ones at each step.
+    The spectrum is that of the members' deviations from the mean of the `exact` members at each step.
     """
     mean = exact.members.mean(axis=0, dtype=np.float64)
     lmax = min(LMAX, 2 << zoom_of(mean.shape[-1]))
@@ -67,17 +70,18 @@ def compare_ensembles(
 
 
 def check_ensembles(ensembles: Mapping[str, tuple[EnsembleParity, ...]]) -> None:
-    """Nothing, or ToleranceError where a precision moves the spectrum or the score too far."""
+    """Raise ToleranceError if a precision changes the spectrum or the score too much."""
     for precision, entries in ensembles.items():
         for entry in entries:
             if not entry.spectrum <= entry.spectrum_tolerance:
                 raise ToleranceError(
-                    f"{precision} changes the power of {entry.variable} at some degree by {entry.spectrum:.2%}, "
-                    f"expected at most {entry.spectrum_tolerance:.2%}: nothing was written; export another precision"
+                    f"{precision} changes the power of {entry.variable} at some degree by {entry.spectrum:.2%}",
+                    f"at most {entry.spectrum_tolerance:.2%}",
+                    NOTHING_WRITTEN,
                 )
             if not abs(entry.crps - entry.crps_fp32) <= entry.crps_tolerance:
                 raise ToleranceError(
-                    f"{precision} takes the CRPS of {entry.variable} from {entry.crps_fp32:.4g} to {entry.crps:.4g}, "
-                    f"expected a change of at most {entry.crps_tolerance:.2g}: nothing was written; export another "
-                    "precision"
+                    f"{precision} takes the CRPS of {entry.variable} from {entry.crps_fp32:.4g} to {entry.crps:.4g}",
+                    f"a change of at most {entry.crps_tolerance:.2g}",
+                    NOTHING_WRITTEN,
                 )

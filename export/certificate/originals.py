@@ -1,9 +1,9 @@
-"""What graphs are held to: a trained model, real fields it was not trained on, and how far a graph may be from it.
+"""The reference for exported graphs: a trained model or a bundle, real fields it has not seen, and tolerances.
 
-The model is a run, in PyTorch, or a bundle, whose float32 graphs were compared with PyTorch when they were exported.
+A trained model runs in PyTorch. A bundle runs by its float32 graphs, which were compared with PyTorch when exported.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,21 +13,11 @@ import numpy as np
 from torch import nn
 
 from fsae.export.graphs.external_data import Files
-from fsae.export.graphs.inputs import (
-    BATCH,
-    Inputs,
-    Stretches,
-    Whitening,
-    decoder_inputs,
-    denoiser_inputs,
-    encoder_inputs,
-    read_stretches,
-    take,
-)
+from fsae.export.graphs.inputs import Inputs, denoiser_inputs, encoder_inputs, read_stretches, take
 from fsae.export.graphs.scratch import scratch_folder
 from fsae.export.graphs.trace import DecoderGraph, EncoderGraph
 from fsae.runtime.arrays import F32
-from fsae.runtime.backends.graphs import INPUTS, DenoiserInputs
+from fsae.runtime.backends.graphs import INPUTS, call_of
 from fsae.runtime.bundle.external_data import weights_file
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Source, graph_file
@@ -38,56 +28,58 @@ from fsae.training.evaluation.data import prepared_inputs
 from fsae.training.evaluation.model import TrainedModel, of_bundle, of_run
 from fsae.training.fitting.run_folder import Run, sha256
 
-STRETCHES = 4  # stretches of real fields that every graph is compared on
+from .runners import run_rows
 
-STRETCH_STEPS = 8  # steps of one where there is no denoiser to say
+STRETCHES = 4  # stretches of real fields on which every graph is compared
+
+STRETCH_STEPS = 8  # steps of a stretch if there is no denoiser, whose window decides otherwise
 
 NOISE_LEVELS = 5  # from the sampler's smallest to its largest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Original:
-    """A model to make graphs of: `modules` of a run by graph, or the float32 `graphs` of a bundle."""
+    """A model to export: the `modules` of a run, or the float32 `graphs` of a bundle, by the name of the graph."""
 
     model: TrainedModel
     reference: str  # what graphs are compared with, for the certificate
     fields: Path  # prepared fields
-    sources: tuple[Source, ...]  # the files these were made of
+    sources: tuple[Source, ...]  # the files they were prepared from
     data: DataConfig  # the years
     tolerances: ExportConfig
-    configuration: str  # the file that years and tolerances come from
+    configuration: str  # the file with the years and tolerances
     modules: Mapping[str, nn.Module]
     graphs: Mapping[str, Files]
 
     @property
     def years(self) -> tuple[int, int]:
-        """Years to compare on: for validation, else for evaluation; unseen, and nothing is tuned on them here."""
+        """Years to compare on, which training has not seen: those for validation, else those for evaluation."""
         return self.data.validation_years or self.data.evaluation_years
 
     @property
     def steps(self) -> int:
-        """Steps of a stretch: a window and those before it."""
+        """Steps of a stretch: a window and the steps before it."""
         latent = self.model.latent
         return STRETCH_STEPS if latent is None else latent.previous + latent.window
 
     def tolerance(self, precision: str) -> Tolerance:
-        """What the configuration allows a precision."""
+        """The tolerance of a precision."""
         own = self.tolerances
         return {"fp32": own.fp32, "fp16": own.fp16, "bf16": own.bf16, "int8": own.int8}[precision]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Inputs of one graph made from real fields, and what the original gives for them."""
+    """Inputs of one graph, made from real fields, and the original's results for them."""
 
     inputs: Inputs
     expected: F32
-    fields: F32  # (row, variable, pixel), physical fields that go in or come out
-    zooms: tuple[int, ...]  # of the output's pyramid
+    fields: F32  # (row, variable, pixel), the physical fields that are encoded or decoded
+    zooms: tuple[int, ...]  # of the results' pyramid
 
 
 def original_run(run: Run) -> Original:
-    """A run, with its prepared fields, years and tolerances."""
+    """The original of a run, with its own prepared fields, years and tolerances."""
     modules: dict[str, nn.Module] = {"encoder": EncoderGraph(run.autoencoder), "decoder": DecoderGraph(run.autoencoder)}
     modules |= {} if run.denoiser is None else {"denoiser": run.denoiser}
     modules |= {} if run.fast is None else {"fast": run.fast}
@@ -106,14 +98,12 @@ def original_run(run: Run) -> Original:
 
 @contextmanager
 def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
-    """A bundle, with the inputs, years and tolerances of a configuration (default: the sample data's).
+    """The original of a bundle, with the inputs, years and tolerances of a configuration (default: the sample data).
 
-    The fields lie prepared in a temporary folder while the context lasts.
+    The prepared fields are in a temporary folder, which lasts as long as the context.
     """
     if "fp32" not in bundle.manifest.precisions:
-        raise BundleError(
-            f"bundle {bundle.manifest.name} has no float32 graphs to make others of: export the run again"
-        )
+        raise BundleError(f"bundle {bundle.manifest.name} has no float32 graphs to convert: export the run again")
     model, config = of_bundle(str(bundle.folder)), read_config(data or DEFAULT)
     inputs = input_files(config.data.inputs, data or DEFAULT)
     graphs = {}
@@ -136,68 +126,37 @@ def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
 
 
 def make_parts(original: Original, years: tuple[int, int]) -> dict[str, Part]:
-    """The graphs by name, encoder, decoder and, where there are some, denoisers, with real fields of the `years`."""
-    model = original.model
-    zooms = model.zooms
-    latent_zooms = tuple(zoom for zoom in zooms if zoom <= model.latent_zoom)
-    stretches = _stretches(original, years)
-    fields = encoder_inputs(stretches, zooms)
+    """Inputs and results of every graph, by name, for real fields of the `years`."""
+    model, latent_model = original.model, original.model.latent
+    latent_zooms = tuple(zoom for zoom in model.zooms if zoom <= model.latent_zoom)
+    stretches = read_stretches(original.fields, model, years, count=STRETCHES, length=original.steps)
+    fields = encoder_inputs(stretches, model.zooms)
     latent = expected_of(original, "encoder", fields)
-    back = decoder_inputs(latent, fields["season"])
+    back = {"latent": latent, "season": fields["season"]}
     decoded = expected_of(original, "decoder", back)
     parts = {
         "encoder": Part(inputs=fields, expected=latent, fields=fields["field"], zooms=latent_zooms),
-        "decoder": Part(inputs=back, expected=decoded, fields=decoded, zooms=zooms),
+        "decoder": Part(inputs=back, expected=decoded, fields=decoded, zooms=model.zooms),
     }
-    latent_model = model.latent
     if latent_model is None:
         return parts
-    whitening = Whitening(
-        zooms=latent_model.zooms,
-        cell_std=latent_model.cell_std,
-        season_std=latent_model.season_std,
-        level_std=latent_model.level_std,
-    )
-    sampler = latent_model.sampler
+    sampler, fast = latent_model.sampler, model.fast
     sigmas = {"denoiser": np.geomspace(sampler.sigma_min, sampler.sigma_max, NOISE_LEVELS)}
-    if model.fast is not None:
-        fast = model.fast
+    if fast is not None:
         sigmas["fast"] = noise_levels(fast.steps, fast.sigma_min, fast.sigma_max, fast.rho)[:-1]
     for graph, levels in sigmas.items():
-        windows = denoiser_inputs(latent, stretches, whitening, previous=latent_model.previous, sigmas=levels.tolist())
+        windows = denoiser_inputs(latent, stretches, latent_model, levels.tolist())
         expected = expected_of(original, graph, windows)
         parts[graph] = Part(inputs=windows, expected=expected, fields=decoded, zooms=latent_zooms)
     return parts
 
 
 def expected_of(original: Original, graph: str, inputs: Inputs) -> F32:
-    """What the original gives for rows of inputs, some rows at a time."""
-    graphs = original.model.graphs
-    calls: dict[str, Callable[..., F32]] = {"encoder": graphs.encode, "decoder": graphs.decode}
-
-    def denoise(*arrays: F32) -> F32:
-        return graphs.denoise(DenoiserInputs(*arrays), graph)
-
-    call, count = calls.get(graph, denoise), len(next(iter(inputs.values())))
-    parts = (take(inputs, slice(first, first + BATCH)) for first in range(0, count, BATCH))
-    joined: F32 = np.concatenate([call(*(rows[name] for name in INPUTS[graph])) for rows in parts])
-    return joined
+    """The original's results for rows of inputs."""
+    call = call_of(original.model.graphs, graph)
+    return run_rows(lambda rows: call(*(rows[name] for name in INPUTS[graph])), inputs)
 
 
 def golden_rows(inputs: Inputs) -> Inputs:
-    """Two rows that differ in every way rows can: the first and the last."""
+    """The first and the last row, which differ as much as rows can."""
     return take(inputs, [0, len(next(iter(inputs.values()))) - 1])
-
-
-def _stretches(original: Original, years: tuple[int, int]) -> Stretches:
-    """Stretches of the real fields, spread over the `years`."""
-    model = original.model
-    return read_stretches(
-        str(original.fields),
-        model.variables,
-        model.zoom,
-        model.time.harmonics,
-        years,
-        count=STRETCHES,
-        length=original.steps,
-    )

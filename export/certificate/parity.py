@@ -1,4 +1,4 @@
-"""How far the exported graphs are from the trained model, on the same real fields, by variable and zoom."""
+"""Differences of exported graphs from the trained model on the same real fields, by variable and zoom."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,52 +9,47 @@ from msgspec.structs import replace
 from fsae.export.graphs.inputs import BATCH, take
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import MIN_BATCH
-from fsae.runtime.bundle.manifest import Difference
+from fsae.runtime.bundle.manifest import Difference, Variable
 from fsae.runtime.climate.transforms import Transform, transformed_units
 from fsae.runtime.errors import ToleranceError
-from fsae.runtime.input.fields import VariableSpec
 from fsae.runtime.sphere.healpix import coarsen
-from fsae.training.config import Tolerance
+from fsae.training.config import Tolerance, VariableConfig
 
+from .originals import Part
 from .runners import Runner, run_rows
 
 DIMENSIONLESS = ("denoiser", "fast")
 
-# A field enters and leaves float32 good to half a unit in the last place of its largest value (1.5e-5 K at 300 K), and
-# passes a handful of sums of that size: 8 units.
+# Float32 holds a field to half a unit in the last place of its largest value (1.5e-5 K at 300 K), and it passes through
+# a handful of sums of that size: 8 units.
 FIELD_ULPS = 8
 
 
 def compare(
     graph: str,
-    expected: F32,
+    part: Part,
     found: F32,
-    *,
-    zooms: Sequence[int],
-    fields: F32,
+    variables: Sequence[Variable | VariableConfig],
     scale: F32,
-    variables: Sequence[VariableSpec],
-    transforms: Sequence[Transform],
     tolerance: Tolerance,
     exact: Tolerance,
 ) -> list[Difference]:
-    """Differences of a graph's output (row, [step,] variable, pixel) from the trained model's at every zoom.
+    """Differences of a graph's results `found` (row, [step,] variable, pixel) from the expected ones, at every zoom.
 
-    In physical units: `fields` (row, variable, pixel) are what went in or came out, and latents are multiplied by their
-    variable's `scale`, which is in the units it is learned in (`transforms`); the denoisers are dimensionless. `zooms`
-    are those of the output's pyramid. Means over cells of the coarsest zoom pass encoder and decoder in float32
-    whatever the precision, so `exact` holds for them, but for the mean of a squared root.
+    They are in physical units: latents are multiplied by their variable's `scale`, which is in units of the transformed
+    variable; the denoisers are dimensionless. Means over cells of the coarsest zoom pass encoder and decoder in float32
+    in every precision, so the `exact` tolerance of float32 applies to them, except to the mean of a squared root.
     """
-    difference = found.astype(np.float64) - expected.astype(np.float64)
-    entries = []
+    difference = found.astype(np.float64) - part.expected.astype(np.float64)
+    zooms, entries = part.zooms, []
     for number, variable in enumerate(variables):
         own = difference[..., number, :]
         if graph in DIMENSIONLESS:
             unit, units, limits = 1.0, "1", dict.fromkeys(zooms, tolerance.denoiser)
         else:
-            transform, own_scale = transforms[number], float(scale[number])
-            largest = float(np.abs(fields[:, number]).max())
-            learned = graph == "encoder"  # latents are of the transformed variable
+            transform, own_scale = variable.transform, float(scale[number])
+            largest = float(np.abs(part.fields[:, number]).max())
+            learned = graph == "encoder"  # latents have units of the transformed variable
             unit = own_scale if learned else 1.0
             units = transformed_units(variable.units, transform) if learned else variable.units
             slope = steepest(largest, own_scale, transform)
@@ -79,9 +74,9 @@ def compare(
 
 
 def steepest(largest: float, scale: float, transform: Transform) -> float:
-    """Physical units that one unit of the transformed variable is worth where a field is `largest`: d(r**2)/dr = 2 r.
+    """Physical units per unit of the transformed variable at the `largest` value of a field: d(r**2)/dr = 2 r.
 
-    Of a field that is nearly zero everywhere it is that of a root as large as its `scale`.
+    For a field that is nearly zero everywhere, at a root as large as its `scale`.
 
     >>> steepest(9.0, 0.5, "sqrt"), steepest(9.0, 0.5, "none")
     (6.0, 1.0)
@@ -95,7 +90,7 @@ def _spacing(value: float) -> float:
 
 
 def larger(one: Sequence[Difference], other: Sequence[Difference]) -> list[Difference]:
-    """Entry by entry the worse of two measurements of the same graph."""
+    """The worse of two measurements of the same graph, entry by entry."""
     return [
         replace(a, max_abs_error=_worse(a.max_abs_error, b.max_abs_error), rmse=_worse(a.rmse, b.rmse))
         for a, b in zip(one, other, strict=True)
@@ -107,27 +102,30 @@ def _worse(one: float | None, other: float | None) -> float:
 
 
 def check_parity(graph: str, precision: str, entries: Sequence[Difference], configuration: str) -> None:
-    """Nothing, or ToleranceError where any difference is above its tolerance or not a number.
+    """Raise ToleranceError if any difference is above its tolerance or not a number.
 
-    `configuration` is the file that the tolerances came from.
+    `configuration` is the file with the tolerances.
     """
     for entry in entries:
-        if not entry.max_abs_error <= entry.tolerance:  # also where it is not a number
+        if not entry.max_abs_error <= entry.tolerance:  # true for NaN too
             where = f"{entry.variable} at zoom {entry.zoom}"
             if not np.isfinite(entry.max_abs_error):
                 raise ToleranceError(
                     f"the {precision} {graph} gives no finite number for {where}: its values leave the range of "
-                    f"{precision}; nothing was written; export it in another precision"
+                    f"{precision}; nothing was written",
+                    advice="export another precision",
                 )
             raise ToleranceError(
                 f"the {precision} {graph} differs from the trained one by {entry.max_abs_error:.3g} {entry.units} in "
-                f"{where}, expected at most {entry.tolerance:.3g}: nothing was written; export another precision, or "
-                f"change [export.{precision}] in {configuration} if the larger error does no harm"
+                f"{where}",
+                f"at most {entry.tolerance:.3g}",
+                f"nothing was written; export another precision, or change [export.{precision}] in {configuration} if "
+                "the larger error does no harm",
             )
 
 
 def check_batches(graph: str, runner: Runner, inputs: Mapping[str, F32]) -> None:
-    """Nothing, or ToleranceError where a row's result depends, in any bit, on how many rows run beside it."""
+    """Raise ToleranceError if any bit of a row's result depends on how many rows run beside it."""
     rows = take(inputs, slice(0, BATCH))
     count = len(next(iter(rows.values())))
     whole = run_rows(runner, rows, count)
@@ -137,6 +135,7 @@ def check_batches(graph: str, runner: Runner, inputs: Mapping[str, F32]) -> None
         if not np.array_equal(part, whole[:even]):
             worst = float(np.abs(part - whole[:even]).max())
             raise ToleranceError(
-                f"the exported {graph} gives another result in batches of {size} than of {count} (by {worst:.2g}), "
-                "expected the same bits: ensembles would depend on the batch size; an operator in it has to go"
+                f"the exported {graph} gives another result in batches of {size} than of {count} (by {worst:.2g})",
+                "the same bits",
+                "ensembles would depend on the batch size; replace the operator that causes this",
             )

@@ -1,8 +1,7 @@
-"""ONNX graphs run for comparison: by ONNX Runtime on the CPU, or node by node by ONNX's reference implementation.
+"""Run ONNX graphs for comparison: by ONNX Runtime on the CPU, or node by node by ONNX's reference implementation.
 
-The reference rounds the result of every node to the node's own type, as a GPU does. ONNX Runtime's CPU computes 16-bit
-nodes in float32 and leaves roundings between them out, so that errors come out several times too small, and it has no
-bfloat16 at all.
+The reference rounds the result of every node to its type, as GPUs do. ONNX Runtime computes 16-bit nodes in float32 on
+CPUs and omits roundings between them, so that errors appear several times too small, and it does not support bfloat16.
 """
 
 import warnings
@@ -22,7 +21,7 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import INPUTS, MIN_BATCH, GraphCalls, pad_batch
 from fsae.runtime.backends.onnx import import_onnxruntime
 
-Runner = Callable[[Inputs], F32]  # all inputs of a graph, batch first, to its output
+Runner = Callable[[Inputs], F32]  # from all inputs of a graph, batch first, to its output
 
 
 class MatMul(OpRun):
@@ -37,7 +36,7 @@ class MatMul(OpRun):
 
 
 class GatherElements(OpRun):
-    """Picked numbers; the library's own takes no axis above 64."""
+    """Selected numbers; the library's own version fails for axes longer than 64."""
 
     op_domain = ""
 
@@ -46,7 +45,7 @@ class GatherElements(OpRun):
 
 
 def onnxruntime_runner(files: Files, output: str) -> Runner:
-    """A graph on the CPU by ONNX Runtime."""
+    """A runner of a graph by ONNX Runtime on the CPU."""
     onnxruntime = import_onnxruntime("cpu")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -61,7 +60,7 @@ def onnxruntime_runner(files: Files, output: str) -> Runner:
 
 
 def reference_runner(files: Files, output: str) -> Runner:
-    """A graph by ONNX's reference implementation, in NumPy; overflow gives infinities and NaN, no warning."""
+    """A runner of a graph by ONNX's reference implementation, in NumPy; overflow gives infinities without warnings."""
     with placed(files) as path:
         evaluator = ReferenceEvaluator(onnx.load(path), new_ops=[MatMul, GatherElements])
 
@@ -74,17 +73,17 @@ def reference_runner(files: Files, output: str) -> Runner:
     return run
 
 
-# Runners of a graph's files by the library they stand on.
+# Makers of runners for a graph's files, by library.
 FILE_RUNNERS: dict[str, Callable[[Files, str], Runner]] = {"onnxruntime": onnxruntime_runner, "onnx": reference_runner}
 
 
 def backend_name(library: str) -> str:
-    """Name and version of what a runner stands on, for the certificate: "onnxruntime", "onnx" or "torch"."""
+    """Name and version of a runner's library, "onnxruntime", "onnx" or "torch", for the certificate."""
     return f"{'onnx reference' if library == 'onnx' else library} {version(library)}"
 
 
 def run_rows(runner: Runner, inputs: Mapping[str, F32], batch: int = BATCH) -> F32:
-    """Output for all rows, `batch` rows at a time."""
+    """Run all rows, `batch` rows at a time."""
     count = len(next(iter(inputs.values())))
     joined: F32 = np.concatenate([runner(take(inputs, slice(i, i + batch))) for i in range(0, count, batch)])
     return joined
@@ -92,7 +91,7 @@ def run_rows(runner: Runner, inputs: Mapping[str, F32], batch: int = BATCH) -> F
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerGraphs(GraphCalls):
-    """Runners by graph behind the runtime's interface, see `fsae.runtime.backends.graphs.Graphs`."""
+    """Runners by graph, with the runtime's interface `fsae.runtime.backends.graphs.Graphs`."""
 
     runners: Mapping[str, Runner]
     backend: str

@@ -1,7 +1,8 @@
-"""Real fields the exported graphs are tried on, and the inputs of the three graphs made from them."""
+"""Real fields on which exported graphs are compared with the original, and the graphs' inputs made from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,56 +11,38 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.manifest import SOURCES
 from fsae.runtime.climate.climatology import season as season_of
 from fsae.runtime.diffusion.sampler import noise_features
-from fsae.runtime.diffusion.whitening import seasonal_std, whiten
-from fsae.runtime.ensemble.members import window_noise
+from fsae.runtime.diffusion.whitening import whiten
+from fsae.runtime.ensemble.members import LatentModel, window_noise
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import VariableSpec
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.sphere.healpix import coarsen, refine
 from fsae.runtime.sphere.pyramid import level_mask
+from fsae.training.evaluation.model import TrainedModel
 
 Inputs = dict[str, F32]
 
-BATCH = 8  # rows computed at once: bounds the memory, shows nowhere
+BATCH = 8  # rows computed at once, to bound the memory; no result depends on it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stretches:
-    """Stretches of consecutive steps of real fields, unseen in training where possible."""
+    """Stretches of consecutive steps of real fields."""
 
     fields: F32  # (stretch, step, variable, pixel), physical units
     season: F32  # (stretch, step, 2K)
     year: NDArray[np.float64]  # (stretch, step), decimal
 
 
-@dataclass(frozen=True, kw_only=True)
-class Whitening:
-    """What takes latents to the space of the denoiser (see `fsae.runtime.diffusion.whitening.whiten`)."""
-
-    zooms: tuple[int, ...]
-    cell_std: F32
-    season_std: F32
-    level_std: F32
-
-
-def read_stretches(
-    path: str,
-    variables: Sequence[VariableSpec],
-    zoom: int,
-    harmonics: int,
-    years: tuple[int, int],
-    *,
-    count: int,
-    length: int,
-) -> Stretches:
+def read_stretches(store: Path, model: TrainedModel, years: tuple[int, int], *, count: int, length: int) -> Stretches:
     """`count` stretches of `length` steps, spread evenly over the `years` (both included) of the prepared fields."""
-    source = read_fields(path, variables, zoom=zoom, finest_zoom=zoom)
+    source = read_fields(store, model.variables, zoom=model.zoom, finest_zoom=model.zoom)
     try:
         inside = np.flatnonzero([years[0] <= time.year <= years[1] for time in source.times])
         if len(inside) < length:
             raise DataError(
-                f"found {len(inside)} steps of the years {years[0]} to {years[1]} in {path}, expected {length}: "
-                "prepare the data again with the run's configuration"
+                f"found {len(inside)} steps of the years {years[0]} to {years[1]} in {store}",
+                f"{length} or more",
+                "prepare the data again with the run's configuration",
             )
         first, last = int(inside[0]), int(inside[-1])
         starts = np.linspace(first, last + 1 - length, count).round().astype(int)
@@ -69,14 +52,14 @@ def read_stretches(
         year = np.stack([source.year[part] for part in parts])
     finally:
         source.close()
-    return Stretches(fields=fields, season=season_of(phase, harmonics), year=year)
+    return Stretches(fields=fields, season=season_of(phase, model.time.harmonics), year=year)
 
 
 def encoder_inputs(stretches: Stretches, zooms: Sequence[int]) -> Inputs:
-    """Every field of the stretches as a row; each second stretch is seen at a coarser zoom, its finer levels masked."""
+    """Every field of the stretches as a row; every second stretch is coarsened, with its finer levels masked."""
     rows, masks = [], []
     for number, fields in enumerate(stretches.fields):
-        # one level coarser, then two, ..., never the base alone: the ways a low-resolution source enters
+        # one level coarser, then two, ..., but never only the base: as low-resolution sources are encoded
         coarser = 1 + number // 2 % max(len(zooms) - 2, 1) if number % 2 else 0
         seen = refine(coarsen(fields.astype(np.float64), coarser), coarser) if coarser else fields
         rows.append(seen.astype(np.float32))
@@ -85,28 +68,19 @@ def encoder_inputs(stretches: Stretches, zooms: Sequence[int]) -> Inputs:
     return {"field": np.concatenate(rows), "season": season, "level_mask": np.concatenate(masks)}
 
 
-def decoder_inputs(latent: F32, season: F32) -> Inputs:
-    """Latents as rows, with their seasons."""
-    return {"latent": latent, "season": season}
+def denoiser_inputs(latent: F32, stretches: Stretches, model: LatentModel, sigmas: Sequence[float]) -> Inputs:
+    """Every stretch at every noise level as a row: its first steps are the previous ones, the others are the window.
 
-
-def denoiser_inputs(
-    latent: F32, stretches: Stretches, whitening: Whitening, *, previous: int, sigmas: Sequence[float]
-) -> Inputs:
-    """Every stretch at every noise level as a row: its first `previous` steps are known, the others are the window.
-
-    latent (stretch * step, variable, pixel). Rows take turns in whether earlier steps are there; the
-    source is the one that was trained on.
+    latent (stretch * step, variable, pixel). Every second row has no previous steps; the source is the one trained on.
     """
     count, length = stretches.year.shape
     season = stretches.season.reshape(len(latent), -1)
-    cell_std = seasonal_std(whitening.cell_std, whitening.season_std, season)
-    white = whiten(latent, whitening.zooms, cell_std, whitening.level_std).astype(np.float32)
+    white = whiten(latent, model.zooms, model.deviation(season), model.level_std).astype(np.float32)
     white = white.reshape(count, length, *latent.shape[1:])  # (stretch, step, variable, pixel)
     shape = (latent.shape[1], latent.shape[2])
     rows: dict[str, list[F32]] = {}
     for number in range(count):
-        window = white[number, previous:]
+        window = white[number, model.previous :]
         for level, sigma in enumerate(sigmas):
             noise = window_noise(0, len(sigmas) * number + level, np.arange(len(window)), shape)
             known = np.float32((number + level) % 2)
@@ -114,11 +88,11 @@ def denoiser_inputs(
                 "noisy": window + np.float32(sigma) * noise,
                 "sigma": np.float32(sigma),
                 "noise_features": noise_features(np.array([sigma]))[0],
-                "season": stretches.season[number, previous:],
-                "forcing": stretches.year[number, previous:].astype(np.float32),
+                "season": stretches.season[number, model.previous :],
+                "forcing": stretches.year[number, model.previous :].astype(np.float32),
                 "source": np.float32(SOURCES.index("hr")),
-                "previous": known * white[number, :previous],
-                "previous_valid": np.full(previous, known, dtype=np.float32),
+                "previous": known * white[number, : model.previous],
+                "previous_valid": np.full(model.previous, known, dtype=np.float32),
             }
             for name, value in row.items():
                 rows.setdefault(name, []).append(np.asarray(value, dtype=np.float32))
@@ -126,5 +100,5 @@ def denoiser_inputs(
 
 
 def take(inputs: Mapping[str, F32], rows: Sequence[int] | slice) -> Inputs:
-    """Some rows of every input."""
+    """The given rows of every input."""
     return {name: np.ascontiguousarray(value[rows]) for name, value in inputs.items()}

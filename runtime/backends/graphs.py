@@ -1,5 +1,6 @@
 """The interface of every backend: the calls of a bundle's graphs, their inputs and outputs, and padded batches."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -66,6 +67,12 @@ class Graphs(Protocol):
         `graph` is "denoiser" or "fast", the distilled one.
         """
         ...
+
+
+def call_of(graphs: Graphs, graph: str) -> Callable[..., F32]:
+    """The call of a graph, which takes its inputs in the order of `INPUTS`."""
+    calls: dict[str, Callable[..., F32]] = {"encoder": graphs.encode, "decoder": graphs.decode}
+    return calls.get(graph, lambda *inputs: graphs.denoise(DenoiserInputs(*inputs), graph))
 
 
 def pad_batch(array: F32, rows: int) -> F32:

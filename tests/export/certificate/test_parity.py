@@ -14,7 +14,7 @@ from tiny_run import TAS, files_of
 
 from fsae.export.certificate.certify import measure
 from fsae.export.certificate.ensembles import Drawn, check_ensembles, compare_ensembles
-from fsae.export.certificate.originals import make_parts, original_run
+from fsae.export.certificate.originals import Part, make_parts, original_run
 from fsae.export.certificate.parity import check_batches, check_parity, compare, larger
 from fsae.export.certificate.runners import onnxruntime_runner, reference_runner
 from fsae.export.graphs.trace import EncoderGraph
@@ -35,14 +35,8 @@ def test_differences_are_physical_and_of_every_variable_and_zoom() -> None:  # o
     expected = np.zeros((3, 2, 48), dtype=np.float32)
     found = expected.copy()
     found[1, 0, 2], found[2, 1, 3] = 4e-3, -8e-3
-    settings = {
-        "zooms": (0, 1),
-        "fields": fields,
-        "scale": scale,
-        "variables": (TAS, WIND),
-        "transforms": ("none", "none"),
-    }
-    rows = compare("encoder", expected, found, **settings, tolerance=LOOSE, exact=EXACT)
+    part = Part(inputs={}, expected=expected, fields=fields, zooms=(0, 1))
+    rows = compare("encoder", part, found, (TAS, WIND), scale, LOOSE, EXACT)
     assert [(row.variable, row.zoom, row.units) for row in rows] == [
         ("tas", 0, "K"),
         ("tas", 1, "K"),
@@ -61,13 +55,15 @@ def test_differences_are_physical_and_of_every_variable_and_zoom() -> None:  # o
     ):
         check_parity("encoder", "fp16", rows, "mine/config.json")
     check_parity("encoder", "fp16", rows[1:2], "mine/config.json")
-    windows = [np.repeat(part[:, None], 2, axis=1) for part in (expected, found)]  # (row, step, variable, pixel)
-    rows = compare("denoiser", *windows, **settings, tolerance=LOOSE, exact=EXACT)
+    expected, found = (
+        np.repeat(each[:, None], 2, axis=1) for each in (expected, found)
+    )  # (row, step, variable, pixel)
+    rows = compare("denoiser", replace(part, expected=expected), found, (TAS, WIND), scale, LOOSE, EXACT)
     np.testing.assert_allclose([row.max_abs_error for row in rows], [1e-3, 4e-3, 2e-3, 8e-3], rtol=1e-6)
     assert {(row.units, row.tolerance) for row in rows} == {("1", 0.2)}
 
 
-RAIN = msgspec.structs.replace(TAS, name="pr", units="kg m-2 s-1", valid_range=(0.0, 1e-2))
+RAIN = msgspec.structs.replace(TAS, name="pr", units="kg m-2 s-1", valid_range=(0.0, 1e-2), transform="sqrt")
 SHARES = [Tolerance(share=share, denoiser=1.0) for share in (2e-4, 0.015, 0.12, 0.6)]  # of all precisions
 
 
@@ -75,18 +71,8 @@ def roots(graph: str, expected: np.ndarray, found: np.ndarray, tolerance: Tolera
     """Differences of rain, learned as its square root with a scale of 0.002, by zoom."""
     fields = np.full((1, 1, 48), 9e-6, dtype=np.float32)
     fields[0, 0, 5] = 1e-4
-    return compare(
-        graph,
-        fields if graph == "decoder" else expected,
-        found,
-        zooms=(0, 1),
-        fields=fields,
-        scale=np.array([0.002], np.float32),
-        variables=(RAIN,),
-        transforms=("sqrt",),
-        tolerance=tolerance,
-        exact=EXACT,
-    )
+    part = Part(inputs={}, expected=fields if graph == "decoder" else expected, fields=fields, zooms=(0, 1))
+    return compare(graph, part, found, (RAIN,), np.array([0.002], np.float32), tolerance, EXACT)
 
 
 @pytest.mark.parametrize("tolerance", SHARES)
