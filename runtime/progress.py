@@ -17,7 +17,7 @@ class Progress(Protocol):
 def progress_bar(name: str, unit: str = "fields", *, first: int = 0, shown: bool | None = None) -> Iterator[Progress]:
     """A function that moves a bar counting `unit`; it does nothing unless `shown` (default: if stderr is a terminal).
 
-    `first` were done before: the rate leaves them out.
+    `first` were done before: the rate leaves them out. Without a `unit` there is no rate. Lines of the log go above it.
     """
     if not (sys.stderr.isatty() if shown is None else shown):
         yield lambda done, total, note="": None
@@ -29,16 +29,18 @@ def progress_bar(name: str, unit: str = "fields", *, first: int = 0, shown: bool
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
         bars.MofNCompleteColumn(),
-        bars.TextColumn("{task.fields[note]}"),
+        bars.TextColumn("{task.fields[note]}", markup=False),
         bars.TextColumn("{task.fields[rate]}"),
         bars.TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True, soft_wrap=True)  # lines of the log are not broken
+    with bars.Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=None, completed=first, note="", rate="")
         began = time.monotonic()
 
         def show(done: int, total: int, note: str = "") -> None:
             rate = (done - first) / max(time.monotonic() - began, 1e-9)
-            bar.update(task, completed=done, total=total, note=note, rate=f"{rate:.1f} {unit}/s")
+            shown_rate = f"{rate:.1f} {unit}/s" if unit else ""
+            bar.update(task, completed=done, total=total, note=note, rate=shown_rate)
 
         yield show

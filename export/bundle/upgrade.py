@@ -11,6 +11,7 @@ import shutil
 
 import click
 
+from fsae.runtime.atomic import write_aside
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.backends.devices import NOT_ON_CPUS
 from fsae.runtime.bundle.files import MANIFEST, Bundle, hash_file, open_bundle
@@ -68,16 +69,12 @@ def _check_golden(bundle: Bundle) -> None:
 def _replace_manifest(bundle: Bundle) -> None:
     """Write the manifest aside and rename it; it keeps its time, by which the newest bundle is chosen."""
     path = bundle.folder / MANIFEST
-    aside = path.with_name(f"{MANIFEST}.partial-{os.getpid()}")
     try:
-        try:
+        with write_aside(path) as aside:
             aside.write_bytes(bundle.manifest.to_json().encode())
             shutil.copystat(path, aside)
             if hash_file(path).sha256 != bundle.manifest_sha256:
                 raise BundleError(f"{path} was replaced while it was checked: upgrade it again")
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror}; the bundle stays as it was: is it yours, and is there space?"

@@ -13,6 +13,7 @@ from fsae.export.engines.compile import Progress
 from fsae.runtime.backends.engine_index import Engine, engine_folder
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Manifest
+from fsae.runtime.progress import progress_bar
 
 LINE_EVERY_S = 10.0  # TensorRT builds for minutes, TensorRT-RTX for seconds: most of its builds print no line
 
@@ -96,23 +97,8 @@ def show_builds(line_every_s: float = LINE_EVERY_S) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield _some_lines(line_every_s)
         return
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-    )
-    console = Console(stderr=True, soft_wrap=True)  # lines of the log keep their length
-    with bars.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, visible=False)
-
-        def show(phase: str, done: int, total: int) -> None:
-            bar.update(task, description=phase, completed=done, total=total, visible=True)
-
-        yield show
+    with progress_bar("build", unit="") as move:
+        yield lambda phase, done, total: move(done, total, phase)
 
 
 def _some_lines(every_s: float) -> Progress:

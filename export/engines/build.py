@@ -6,7 +6,6 @@ Needs neither torch nor onnx: the bundle's ONNX files and one of the two librari
 import contextlib
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from types import ModuleType
 from msgspec.structs import replace
 from rich.filesize import decimal
 
+from fsae.runtime.atomic import write_aside
 from fsae.runtime.backends.cuda import find_gpu
 from fsae.runtime.backends.devices import FLAVOURS
 from fsae.runtime.backends.engine_index import (
@@ -259,7 +259,11 @@ def _all_or_nothing(folder: Path) -> Iterator[Write]:
         path = folder / name
         if not path.exists():
             added.append(path)
-        _write(path, data)
+        try:
+            with write_aside(path) as aside:
+                aside.write_bytes(data)
+        except OSError as error:
+            raise _cannot_write(path, error) from None
 
     try:
         yield write
@@ -270,18 +274,6 @@ def _all_or_nothing(folder: Path) -> Iterator[Write]:
             if made:
                 folder.rmdir()
         raise
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file aside, then rename it."""
-    aside = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    try:
-        aside.write_bytes(data)
-        aside.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from None
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:

@@ -5,7 +5,7 @@ Results for a precision that the exporter could not run on a device are recorded
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
-from fsae.runtime.arrays import F32
-from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, DenoiserInputs, Graphs
+from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, Graphs, call_of
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Difference, worst_of
 from fsae.runtime.bundle.records import Line, Record, decode_record, read_json, to_json
@@ -54,12 +53,6 @@ def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
     golden = bundle.arrays("golden.npz")
     precision = graphs.precision
     parity = bundle.manifest.parity.get(precision, {})
-    calls: dict[str, Callable[..., F32]] = {
-        "encoder": graphs.encode,
-        "decoder": graphs.decode,
-        "denoiser": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs)),
-        "fast": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs), "fast"),
-    }
     checks = []
     for graph in bundle.manifest.graphs:
         names = [f"{graph}.{name}" for name in (*INPUTS[graph], OUTPUTS[graph])]
@@ -70,7 +63,7 @@ def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
                 f"bundle {bundle.manifest.name} cannot be verified: it lacks {lacking}", advice="export it again"
             )
         *inputs, expected = (golden[name].astype(np.float32) for name in names)
-        found = calls[graph](*inputs)
+        found = call_of(graphs, graph)(*inputs)
         if found.shape != expected.shape:
             raise BundleError(
                 f"the {graph} gives the shape {found.shape}, expected {expected.shape}", advice="export it again"

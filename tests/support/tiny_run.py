@@ -1,6 +1,5 @@
 """A run as small as it can be that still has every part: real fields, its weights not trained but stirred."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import onnx
 import torch
 from torch import nn
 
-from fsae.runtime.backends.graphs import INPUTS, DenoiserInputs, Graphs
+from fsae.runtime.backends.graphs import INPUTS
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Source, Variable
 from fsae.runtime.climate.climatology import evaluate, fit, season
@@ -165,14 +164,3 @@ def rows_of(bundle: Bundle, graph: str, count: int) -> dict[str, np.ndarray]:
         rows = np.resize(array, (count, *array.shape[1:]))
         found[name] = rows + shift.reshape(-1, *[1] * (array.ndim - 1))
     return found
-
-
-def call_of(graphs: Graphs, graph: str) -> Callable[..., np.ndarray]:
-    """The call of a graph, on its inputs in the graph's order."""
-    calls: dict[str, Callable[..., np.ndarray]] = {
-        "encoder": graphs.encode,
-        "decoder": graphs.decode,
-        "denoiser": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs)),
-        "fast": lambda *inputs: graphs.denoise(DenoiserInputs(*inputs), "fast"),
-    }
-    return calls[graph]

@@ -155,7 +155,7 @@ def test_16_bits_on_the_gpu(default_bundle: Bundle, tmp_path: Path, flavour: str
     if reason is not None:
         pytest.skip(reason)
     from fsae.export.precisions.half import convert
-    from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, DenoiserInputs
+    from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, call_of
     from fsae.runtime.bundle.files import write_manifest
 
     source = tmp_path / "default"
@@ -171,8 +171,6 @@ def test_16_bits_on_the_gpu(default_bundle: Bundle, tmp_path: Path, flavour: str
     golden = bundle.arrays("golden.npz")
     for graph in bundle.manifest.graphs:
         inputs = [golden[f"{graph}.{name}"] for name in INPUTS[graph]]
-        calls = {"encoder": graphs.encode, "decoder": graphs.decode}
-        call = calls.get(graph)
-        found = call(*inputs) if call is not None else graphs.denoise(DenoiserInputs(*inputs), graph)
+        found = call_of(graphs, graph)(*inputs)
         expected = golden[f"{graph}.{OUTPUTS[graph]}"]
         np.testing.assert_allclose(found, expected, rtol=0, atol=error * float(np.abs(expected).max()))

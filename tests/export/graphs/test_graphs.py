@@ -9,14 +9,14 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from tiny_run import call_of, files_of, model_of, rows_of
+from tiny_run import files_of, model_of, rows_of
 
 from fsae.export.certificate.originals import expected_of, original_run
 from fsae.export.certificate.runners import onnxruntime_runner, reference_runner
 from fsae.export.graphs.external_data import split_weights
 from fsae.export.graphs.trace import EncoderGraph, check_graph, export_graph
 from fsae.export.precisions.half import convert
-from fsae.runtime.backends.graphs import INPUTS
+from fsae.runtime.backends.graphs import INPUTS, call_of
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.climate.climatology import season
