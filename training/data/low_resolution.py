@@ -1,7 +1,7 @@
-"""Low-resolution sources of the diffusion model: what enters the compressed space by zero-shot super-resolution.
+"""Low-resolution sources of the diffusion model, which enter the latent space by zero-shot super-resolution.
 
-Fields of a source are averaged to its coarse zoom, freed of their climatology and encoded with every finer level masked
-(Meuer et al. 2026, section 3): a source adds latents to learn from, and never anything to the autoencoder.
+Fields of a source are averaged to its coarse zoom, reduced to anomalies and encoded with every finer level masked
+(Meuer et al. 2026, section 3): a source adds latents to learn from; the autoencoder never sees it.
 """
 
 import logging
@@ -19,18 +19,18 @@ from fsae.runtime.climate.transforms import forward
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.joining import read_fields
-from fsae.runtime.sphere.healpix import coarsen, refine
+from fsae.runtime.sphere.healpix import coarsen
 from fsae.runtime.sphere.pyramid import decompose, level_mask, recompose
 from fsae.runtime.sphere.regrid import once_a_grid
 from fsae.training.config import Config, LowResolution
 from fsae.training.networks.autoencoder import Autoencoder
+from fsae.training.networks.layers import refine
 
 from .datasets import Stretch
 from .normalisation import Series, transforms_of
+from .prepared import in_batches
 
 log = logging.getLogger("fsae.training")
-
-BATCH = 32  # steps encoded at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +50,11 @@ def low_resolution_stretches(
     step: str,
     reference: Reference | None,
 ) -> list[Stretch]:
-    """Latents of every member of every low-resolution source of a configuration, whose `files` are given in its order.
+    """Latents of every member of every low-resolution source of a configuration; `files` are those of each source.
 
     Without its finer levels a field has weaker latents. With a `reference` each of their levels is amplified by what
-    the reference's own latents lose when only its coarse levels are encoded. DataError where a source has another time
-    step than `step` or a grid too coarse for the zoom asked for.
+    the reference's own latents lose when only its coarse levels are encoded. DataError if a source has another time
+    step than `step`, or a grid too coarse for its zoom.
     """
     found, weights = [], once_a_grid()
     zooms = config.autoencoder.latent_zooms
@@ -132,7 +132,7 @@ def amplified(latents: F32, gains: F64, zooms: tuple[int, ...]) -> F32:
 def anomalies_of(config: Config, source: LowResolution, values: F32, phase: F64, statistics: Mapping[str, F32]) -> F32:
     """Normalised anomalies of transformed values (member, time, variable, pixel) at the source's zoom.
 
-    About the training climatology, or about the source's own; then scaled up by what fitting that has taken.
+    They are about the training climatology, or about the source's own; then scaled up by the variance lost to its fit.
     """
     levels = config.autoencoder.zoom - source.zoom
     if source.climatology == "training":
@@ -152,9 +152,9 @@ def anomalies_of(config: Config, source: LowResolution, values: F32, phase: F64,
 
 
 def lost_variance(coefficients: int, steps: int) -> float:
-    """What anomalies about a climatology fitted to the same steps are too small by.
+    """The factor by which anomalies about a climatology fitted to the same steps are too small.
 
-    They have lost the share coefficients / steps of their variance on average, where months are independent.
+    They have lost the share coefficients / steps of their variance, on average and if months are independent.
 
     >>> round(lost_variance(9, 36), 6)
     1.154701
@@ -168,8 +168,7 @@ def encode_coarse(model: Autoencoder, anomalies: F32, season: F32, zoom: int) ->
     device, zooms = model.scale.device, model.config.zooms
     mask = torch.from_numpy(level_mask(zooms, zoom)).to(device)
     parts = []
-    for first in range(0, len(anomalies), BATCH):
-        fine = torch.from_numpy(refine(anomalies[first : first + BATCH], zooms[-1] - zoom)).to(device)
-        when = torch.from_numpy(season[first : first + BATCH]).to(device)
-        parts.append(model.encode_anomaly(fine, when, mask.expand(len(fine), -1)).cpu())
+    for coarse, when in in_batches(anomalies, season):
+        fine = refine(coarse.to(device), zooms[-1] - zoom)
+        parts.append(model.encode_anomaly(fine, when.to(device), mask.expand(len(fine), -1)).cpu())
     return torch.cat(parts).numpy()

@@ -1,7 +1,7 @@
-"""Normalised anomalies: what is taken off and divided by, fitted in parts, and read from disk where memory is short.
+"""Normalised anomalies: their climatology and scale, fitted in parts, and reading from disk if memory is short.
 
 y = (t(x) - mu(p, phase)) / (s s_p): t is the variable's transform (runtime/climate/transforms.py), mu its climatology
-or, as in the papers, its mean alone, s its scale and s_p, where asked for, the deviation of each pixel divided by s.
+or, as in the papers, its mean alone, s its scale and s_p, if asked for, the deviation of each pixel divided by s.
 """
 
 import logging
@@ -22,13 +22,13 @@ log = logging.getLogger("fsae.training")
 
 HELD_VALUES = 1 << 23  # values worked on at once: 64 MiB in float64
 
-# Least scale of a pixel, in scales of its variable: where a field hardly varies, division would make signal of noise.
+# Least scale of a pixel, in scales of its variable: if a field hardly varies, division would make signal of noise.
 PIXEL_FLOOR = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anomalies:
-    """Normalised anomalies (time, variable, pixel) that are read from the prepared fields when they are asked for.
+    """Normalised anomalies (time, variable, pixel) that are read from the prepared fields on access.
 
     They are indexed like the array: a[3] is (variable, pixel), a[2:5] and a[[7, 1]] are (time, variable, pixel).
     """
@@ -74,7 +74,7 @@ def fit_statistics(config: DataConfig, fields: Fields, part: slice) -> dict[str,
     """`climatology` (V, 1 + 2K, N), `scale` (V,) and, for a scale of each pixel, `pixel_scale` (V, N) of a period.
 
     With normalisation "mean_std" the harmonics are zero. All are of transformed values, and summed in float64 over
-    parts of the period, so that no more than `HELD_VALUES` are in memory. DataError where a variable does not vary.
+    parts of the period, so that no more than `HELD_VALUES` are in memory. DataError if a variable does not vary.
     """
     phase = fields.phase[part]
     harmonics = config.harmonics if config.normalisation == "climatology" else 0
@@ -100,11 +100,11 @@ def fit_statistics(config: DataConfig, fields: Fields, part: slice) -> dict[str,
 
 
 def _rounded(coefficients: F64) -> F32:
-    """Coefficients (variable, 1 + 2K, pixel) as multiples of a power of two for each variable, at most 2**15 of them
-    in the largest harmonic, or as many in the mean's deviation where there is no harmonic.
+    """Coefficients (variable, 1 + 2K, pixel) rounded to multiples of a power of two, one for each variable.
 
-    The rounding, half a millikelvin where the year's cycle has 30 K, is far below what hundreds of steps tell of a
-    climatology, and numbers with fewer random bits make smaller files.
+    The largest harmonic, or without any the deviation of the mean, is at most 2**15 of them. Hundreds of steps do not
+    determine a climatology nearly as well as this rounding, half a millikelvin for a yearly cycle of 30 K, and numbers
+    with fewer random bits make smaller files.
     """
     largest = np.abs(coefficients[:, 1:]).max(axis=(1, 2), initial=0)
     deviation = coefficients[:, 0].std(axis=-1)
@@ -134,7 +134,7 @@ def normalise(values: F32, season: F32, statistics: Mapping[str, F32], transform
     scale = statistics["scale"][:, None]
     if "pixel_scale" in statistics:
         scale = scale * statistics["pixel_scale"]
-    for step, features in enumerate(season):  # each alone: its bits do not depend on what it is read with
+    for step, features in enumerate(season):  # one by one: the bits do not depend on which steps are read together
         out[step] -= climatology.evaluate(statistics["climatology"], features)
     out /= scale
     return out
@@ -143,8 +143,7 @@ def normalise(values: F32, season: F32, statistics: Mapping[str, F32], transform
 def normalised(config: Config, fields: Fields, statistics: Mapping[str, F32], part: slice) -> tuple[Series, F32]:
     """Normalised anomalies (time, variable, pixel) of the steps `part` and their season (time, 2K).
 
-    In memory where they take no more than `trainer.cache_gib`, else read from disk when asked for; the values are the
-    same.
+    They are in memory if they take no more than `trainer.cache_gib`, else the same values are read on access.
     """
     season = climatology.season(fields.phase[part], config.data.harmonics)
     anomalies = Anomalies(

@@ -30,7 +30,7 @@ CHUNK_VALUES = 1 << 18  # values of a chunk of one variable: 1 MiB, as training 
 
 
 class PreparedVariable(VariableSpec, Protocol):
-    """What prepared data says of a variable."""
+    """How prepared data describes a variable."""
 
     @property
     def long_name(self) -> str: ...
@@ -52,7 +52,7 @@ class DescribedVariable:
 
 
 def describe_variables(inputs: Sequence[Path], names: Sequence[str] = ()) -> list[DescribedVariable]:
-    """The variables of those names in the files; without names all with a time axis that share the first one's grid."""
+    """The variables of these names in the files; without names all that have a time axis and the first one's grid."""
     found: dict[str, DescribedVariable] = {}
     first: Grid | None = None
     for path in inputs:
@@ -95,7 +95,7 @@ def prepare(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Grid:
-    """The source grid of the first variable; writes `variables` of all `inputs` on nested HEALPix to `output`.
+    """Write `variables` of all `inputs` on nested HEALPix to `output`; the result is the first variable's source grid.
 
     Files are joined along time, in any order; a date that comes twice is refused. Steps that not all variables have
     are left out: monthly data is matched by year and month, other data by its dates. The default zoom is the finest
@@ -119,7 +119,7 @@ def prepare(
 
 
 def _layout(fields: Fields, variables: Sequence[PreparedVariable], parts: Sequence[Sequence[Fields]]) -> Layout:
-    """The output; what a variable's first file says of averaging goes before what the configuration says."""
+    """The output; the cell methods of a variable's first file take precedence over those of the configuration."""
     sources = "; ".join(dict.fromkeys(part.source for own in parts for part in own))
     attributes = {}
     for variable, own in zip(variables, parts, strict=True):

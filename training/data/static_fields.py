@@ -18,9 +18,9 @@ STANDARD_NAMES = {"orog": "surface_altitude", "lsm": "land_binary_mask"}  # [m],
 
 
 def read_static(files: Sequence[Path], zoom: int) -> dict[str, F64]:
-    """Means over the pixels of `zoom` (pixel,) of `orog` [m] and `lsm` (land fraction), as far as the files have them.
+    """Means over the pixels of `zoom` (pixel,) of `orog` [m] and `lsm` (land fraction), whichever the files have.
 
-    The first file that has a field serves. DataError where none has any, or where a grid is coarser than the pixels.
+    A field comes from the first file that has it. DataError if there is none, or if a grid is coarser than the pixels.
     """
     found: dict[str, F64] = {}
     weights = once_a_grid()
@@ -44,6 +44,6 @@ def read_static(files: Sequence[Path], zoom: int) -> dict[str, F64]:
 
 
 def static_inputs(files: Sequence[Path], zoom: int) -> F32:
-    """The static fields as a network reads them, (field, pixel): without their mean, by their standard deviation."""
+    """The static fields as a network reads them, (field, pixel): of zero mean and unit variance."""
     fields = read_static(files, zoom)
     return np.stack([(field - field.mean()) / field.std() for field in fields.values()]).astype(np.float32)

@@ -47,12 +47,12 @@ KERNEL_YEARS = 1 / 12  # deviation of the Gaussian weight of steps around such a
 
 
 def latent_spread(latents: F32, season: F32, zooms: tuple[int, ...]) -> dict[str, F32]:
-    """Tables of `pyramid.whiten`: standard deviation of each cell by season, and of each level after dividing by it.
+    """Tables of `whitening.whiten`: standard deviation of each cell by season, and of each level after dividing by it.
 
     The variance at `PHASES` times of the year is a mean over the steps (time, variable, pixel) nearby, by their season
     features (time, 2K); its logarithm is expanded in at most `SPREAD_HARMONICS` harmonics.
 
-    The latent's mean over time is zero but for the autoencoder's rounding, as the climatology is gone. A residual of
+    The latent's mean over time is zero up to the autoencoder's errors, as the climatology is removed. A residual of
     unit white noise has the mean square 1 - 4**-step: the level's own is measured against that.
     """
     harmonics = min(SPREAD_HARMONICS, season.shape[1] // 2)
@@ -215,7 +215,7 @@ def distil_denoiser(config: Config, white: Sequence[Stretch], folder: Path, *, p
 
 
 def high_resolution_stretch(config: Config, fields: Fields, reference: Reference) -> Stretch:
-    """The training years as a source, with the variance that their own climatology has taken from them."""
+    """The training years as a source, scaled up by the variance lost to the fit of their climatology."""
     part = part_of(fields, config.data.training_years)
     coefficients = 1 + 2 * config.data.harmonics if config.data.normalisation == "climatology" else 1
     gain = lost_variance(coefficients, len(reference.latents))
@@ -242,7 +242,7 @@ def large_waves(zooms: tuple[int, ...], cell_std: F32, level_std: F32) -> F32:
 
 
 def consecutive(stretch: Stretch) -> list[Stretch]:
-    """The stretch, cut where steps are missing."""
+    """The stretch, cut at missing steps."""
     ends = [*(np.flatnonzero(np.diff(stretch.index) != 1) + 1).tolist(), len(stretch.index)]
     return [
         Stretch(

@@ -1,4 +1,4 @@
-"""Distillation: a denoiser whose few Euler steps land where many steps of the trained one do.
+"""Distillation: train a denoiser whose few Euler steps end where many steps of the trained one do.
 
 The teacher's probability flow carries a state at noise level sigma_i to x' at the student's next level sigma_i+1, by a
 sampler of the runtime on levels in between. One Euler step of ratio r = sigma_i+1 / sigma_i lands there too if the
@@ -6,8 +6,8 @@ denoised state it uses is D = (x' - r x) / (1 - r): that is the student's target
 Distillation for Fast Sampling of Diffusion Models", appendix G, in the terms of Karras et al. 2022).
 
 Differences of ours: all the student's steps are learned at once, not halved again and again, and the states are those
-the student itself comes to from pure noise, not noisy data, so that it learns to mend its own errors. Of a training
-window only the conditions are used: season, forcing, source and the steps before.
+that the student itself reaches from pure noise, not noisy data, so that it learns to correct its own errors. Only the
+conditions of a training window are used: season, forcing, source and the steps before.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ CONDITIONS = ("season", "forcing", "source", "previous", "previous_valid")
 def student_of(teacher: Denoiser, levels: F64) -> Denoiser:
     """A copy of the teacher to be trained for Euler steps on `levels`, whose linear part takes them exactly.
 
-    Without dropout: its targets are exact, there is nothing to be averaged.
+    It has no dropout: its targets are exact, so there is no noise to average out.
     """
     student = deepcopy(teacher).requires_grad_(True).train()
     student.levels = torch.from_numpy(levels).float()
@@ -104,7 +104,7 @@ def denoiser_of(model: Denoiser, conditions: dict[str, Tensor]) -> Callable[[Ten
 
 
 def euler_target(denoise: Callable[[Tensor, float], Tensor], state: Tensor, path: F64, sampler: str) -> Tensor:
-    """The denoised state D that takes `state` in one Euler step where `sampler` goes on the levels of `path`."""
+    """The denoised state D whose Euler step takes `state` where `sampler` takes it on the levels of `path`."""
     solve: Any = SAMPLERS[sampler]  # its arithmetic is that of tensors too
     reached: Tensor = solve(denoise, state / float(path[0]), path)
     ratio = float(path[-1] / path[0])

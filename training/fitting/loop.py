@@ -57,7 +57,7 @@ class Batches(lightning.LightningDataModule):
         self.samples, self.loop = samples, loop
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches of this epoch: samples follow from seed and index, so a resumed run sees what it would have seen.
+        """Batches of this epoch; samples follow from their index, so a resumed run sees what it would have seen.
 
         Of W devices number r takes the samples r, r + W, r + 2 W, ... and an even share of the batch: together they
         work on the batches of a single one. Lightning's own sampler would shuffle.
@@ -84,7 +84,7 @@ class Fit(lightning.LightningModule):
         self.model, self.loss, self.loop = model, loss, loop
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Dropout depends on the step and the device alone, not on what ran before."""
+        """Seed dropout by step and device, so that it does not depend on what ran before."""
         torch.manual_seed(self.loop.seed * 1_000_003 + self.global_step + (self.global_rank << 48))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ class TrainingBar(Callback):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints written beside their place: Lightning's come from /tmp, by a copy if that is another disk."""
+    """Write checkpoints beside their place: Lightning moves them from /tmp, which is a copy if that is another disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Called by Lightning."""
@@ -193,7 +193,7 @@ def make_trainer(
     settings: FitConfig, trainer_config: TrainerConfig, callbacks: list[Callback], loggers: list[Logger]
 ) -> lightning.Trainer:
     """Lightning's trainer; DeviceError if the accelerator, the devices or the precision cannot be had."""
-    # Lightning's hints on hardware, loggers and loader workers say nothing of the run.
+    # Lightning's hints on hardware, loggers and loader workers say nothing about the run.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Buffers never change; a stage without blocks leaves the embedding of its cells unused.
@@ -286,7 +286,7 @@ def fit(
             warnings.simplefilter("ignore")
             resumed = last if last.exists() else None
             trainer.fit(Fit(model, loss, loop), datamodule=Batches(samples, loop), ckpt_path=resumed, weights_only=True)
-    except SystemExit:  # what Lightning makes of an interruption
+    except SystemExit:  # Lightning's answer to an interruption
         raise Stopped(f"stopped; the same command goes on from step {step_of(last)} of {settings.steps}") from None
     return model
 

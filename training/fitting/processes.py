@@ -25,7 +25,7 @@ POLL_S = 0.2  # [s] between two looks at a file
 
 
 def is_first() -> bool:
-    """If this process is the one that writes and logs, as it is when it is alone."""
+    """True in the process that writes and logs; a process without others is that one."""
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""A run folder: what each stage wrote, and the trained models read back from it.
+"""A run folder: the files of each stage, and the trained models read back from it.
 
 runs/<name>/config.json          the whole configuration, as resolved
             data.zarr/           prepared fields (CF, nested HEALPix)
@@ -150,7 +150,7 @@ def fast_levels(config: Config) -> NDArray[np.float64]:
 
 
 def make_denoiser(config: Config, levels: NDArray[np.float64] | None = None) -> Denoiser:
-    """An untrained denoiser; the forcing range is that of the training years. `levels`: of a distilled one."""
+    """An untrained denoiser; the forcing range is that of the training years. A distilled one has `levels`."""
     if config.diffusion is None:
         raise UsageError(f"the run {config.name} has no [diffusion]")
     torch.manual_seed(config.seed + 1)
@@ -168,9 +168,9 @@ def make_denoiser(config: Config, levels: NDArray[np.float64] | None = None) -> 
 
 @torch.no_grad()
 def round_weights(model: nn.Module) -> None:
-    """Round weights and dense maps to half precision, in which a bundle stores what it holds exactly.
+    """Round weights and dense maps to half precision: a bundle stores them so, without any loss.
 
-    Its 11 bits of each are far more than hundreds of steps determine.
+    Its 11 bits are far more than hundreds of steps determine.
     """
     maps = [table for name, table in model.named_buffers() if name in ("to_latent", "from_latent")]
     for values in (*model.parameters(), *maps):
@@ -185,7 +185,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill `model` from a safetensors file; DataError where it is damaged or of another shape."""
+    """Fill `model` from a safetensors file; DataError if it is damaged or of another shape."""
     try:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -195,7 +195,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether every stage of the run in `folder` has ended."""
+    """True if every stage of the run in `folder` is finished."""
     config = folder / "config.json"
     if not config.exists() or not (folder / "autoencoder.safetensors").exists():
         return False
@@ -209,7 +209,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def latest_run(folder: Path = Path("runs")) -> Path:
-    """The finished run in `folder` whose weights are newest; UsageError where there is none."""
+    """The finished run in `folder` whose weights are newest; UsageError if there is none."""
     found = [path.parent for path in folder.glob("*/config.json") if is_finished(path.parent)]
     if not found:
         raise UsageError(f"found no finished run in {folder}: train one with `fsae-train` or name its folder")
@@ -217,7 +217,7 @@ def latest_run(folder: Path = Path("runs")) -> Path:
 
 
 def _check_statistics(folder: Path, config: Config, statistics: Mapping[str, F32]) -> None:
-    """Nothing, or DataError where tables are missing that the stages of a finished run have written."""
+    """Raise DataError if tables are missing that the stages of a finished run write."""
     names = ["climatology", "scale", *(["static"] if config.autoencoder.static_fields else [])]
     if config.diffusion is not None:
         names += ["latent_cell_std", "latent_season_std", "latent_level_std"]
@@ -230,9 +230,9 @@ def _check_statistics(folder: Path, config: Config, statistics: Mapping[str, F32
 
 
 def load_run(path: Path) -> Run:
-    """The finished run in the folder `path`; UsageError where it is none or is not finished, DataError if damaged."""
+    """The finished run in the folder `path`; UsageError if it is not a finished run, DataError if it is damaged."""
     if not (path / "config.json").exists():
-        raise UsageError(f"{path} is no run: it has no config.json; expected a folder that fsae-train wrote")
+        raise UsageError(f"{path} is not a run: it has no config.json; expected a folder that fsae-train wrote")
     if not is_finished(path):
         raise UsageError(f"the run {path} is not finished: run the same fsae-train command again")
     config = read_record(path / "config.json", Config)

@@ -1,7 +1,7 @@
 """Field-Space Autoencoder: a field at the finest zoom to one latent field at the bottleneck zoom and back.
 
 Meuer et al. 2026 (arXiv 2601.15102), section 3. Differences of ours: one latent field per variable instead of levels,
-compression maps of their own for every cell beside the shared one, a conservation step, a harmonic climatology.
+for every cell a compression map of its own beside the shared one, a conservation step, a harmonic climatology.
 """
 
 from collections.abc import Iterable, Sequence
@@ -92,7 +92,7 @@ class AutoencoderConfig(Record, frozen=True, kw_only=True):
 class CellMap(nn.Module):
     """A map of each cell's patch: one shared by all cells and, if asked, one of each cell's and variable's own.
 
-    Linear, with a shared MLP added where `hidden` is above 0; all parts start at zero.
+    Linear, with a shared MLP added if `hidden` is above 0; all parts start at zero.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class CellMap(nn.Module):
 class Autoencoder(nn.Module):
     """Encoder and decoder in physical units; the statistics that normalise fields travel with the weights.
 
-    `climatology` (V, 1 + 2K, N) and `scale` (V,), or (V, N) where every pixel has its own, are those of the variables
+    `climatology` (V, 1 + 2K, N) and `scale` (V,), or (V, N) if every pixel has its own, are those of the variables
     after their `transforms`; `static` (S, N) are the dimensionless fields that tokens hold beside the state.
     """
 
@@ -292,5 +292,5 @@ class Autoencoder(nn.Module):
         for block in blocks:
             base = levels[0]
             levels = block(levels, self.embedding.cell(block), condition, read)
-            levels[0] = base  # no block touches the base: its cell means are what is conserved
+            levels[0] = base  # no block changes the base: its cell means are conserved
         return levels

@@ -27,7 +27,7 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)
 # With the latent's grid as the coarsest one a step at ratio 4 would take five times the operations.
 HALVINGS = 3
 
-DOUBLINGS = 2  # channels double from one grid to the next coarser this often
+DOUBLINGS = 2  # how often channels double from one grid to the next coarser one
 
 BUDGET_TOLERANCE = 0.1
 
@@ -99,7 +99,7 @@ class Finer(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """Residual blocks on one grid before and after a way through all coarser ones, whose `widths` are the channels."""
+    """Residual blocks on one grid before and after a pass through all coarser ones, whose `widths` are the channels."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -128,15 +128,15 @@ def zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def output(channels: int, outputs: int) -> nn.Sequential:
-    """What reads (B, outputs, lat, lon) from the channels of a grid."""
+    """Layers that make (B, outputs, lat, lon) of the channels of a grid."""
     return nn.Sequential(nn.GroupNorm(1, channels), nn.SiLU(), zero(PeriodicConv(channels, outputs)))
 
 
 class CnnVae(nn.Module):
-    """Encoder and decoder of normalised anomalies; `constant` (fields, lat, lon) is what both know of a place.
+    """Encoder and decoder of normalised anomalies; both read the `constant` fields (fields, lat, lon).
 
     `width` is the number of channels of the coarsest grids. With an odd number of points along an axis the coarser grid
-    has one of the two halves more; where longitudes are odd in number the coarser ones are not even at the seam.
+    takes one more than half of them; with an odd number of longitudes the coarser grids are uneven at the seam.
     """
 
     area: Tensor
@@ -175,7 +175,7 @@ class CnnVae(nn.Module):
 
     @property
     def numbers(self) -> int:
-        """Numbers of a latent, of all variables."""
+        """Numbers in a latent, all variables together."""
         lat, lon = self.grids[self.stages]
         return self.variables * lat * lon
 
@@ -237,7 +237,7 @@ def area_mean_square(model: CnnVae, difference: Tensor) -> Tensor:
 
 
 def places(lat_deg: Tensor, lon_deg: Tensor) -> Tensor:
-    """Where each point is on the unit sphere, (3, lat, lon): sin lat, cos lat cos lon, cos lat sin lon."""
+    """Position of each point on the unit sphere, (3, lat, lon): sin lat, cos lat cos lon, cos lat sin lon."""
     lat, lon = lat_deg.deg2rad()[:, None], lon_deg.deg2rad()[None]
     parts = (lat.sin() + 0 * lon, lat.cos() * lon.cos(), lat.cos() * lon.sin())
     return torch.stack(parts).float()
@@ -246,7 +246,7 @@ def places(lat_deg: Tensor, lon_deg: Tensor) -> Tensor:
 def fitting_width(
     parameters: int, *, variables: int, seasons: int, lat_deg: Tensor, constant: Tensor, stages: int
 ) -> int:
-    """The `width` of the CNN-VAE whose number of parameters is nearest; UsageError where none is within a tenth."""
+    """The `width` of the CNN-VAE whose number of parameters is nearest; UsageError if none is within a tenth."""
 
     @cache
     def count(width: int) -> int:
@@ -274,5 +274,5 @@ def fitting_width(
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Trained numbers of a model."""
+    """Number of trained parameters."""
     return sum(weights.numel() for weights in model.parameters())

@@ -40,10 +40,10 @@ class DenoiserConfig(Record, frozen=True, kw_only=True):
 
 
 class Denoiser(nn.Module):
-    """Expected clean window of a noisy one; `forcing_range` (2,) is the first and last forcing seen in training.
+    """The expected clean window given a noisy one; `forcing_range` (2,) is the first and last forcing seen in training.
 
-    With falling noise `levels` (step + 1,), the last of them zero, it is made for as many Euler steps (distil.py): at
-    each level it gives the state that takes one step to the next.
+    With falling noise `levels` (step + 1,), the last of them zero, it is made for that many Euler steps (distil.py): at
+    each level it gives the state with which one step reaches the next.
     """
 
     forcing_range: Tensor
@@ -128,14 +128,14 @@ class Denoiser(nn.Module):
         return linear + sigma[:, None, None, None] / variance.sqrt() * network  # c_out
 
     def following(self, sigma: Tensor) -> Tensor | None:
-        """The noise level (B,) after each sigma (B,); None where any may follow."""
+        """The noise level (B,) after each sigma (B,); None if any may follow."""
         if self.levels is None:
             return None
         here = ((sigma[:, None] - self.levels[:-1]).abs() < 1e-3 * self.levels[:-1]).to(sigma.dtype)  # (B, step)
         return here @ self.levels[1:]
 
     def relative(self, forcing: Tensor) -> Tensor:
-        """The forcing scaled so that training has seen -1 to 1; beyond, the last one seen stays."""
+        """The forcing scaled to -1 ... 1 over the years seen in training, and held constant beyond them."""
         low, high = self.forcing_range[0], self.forcing_range[1]
         return (2 * (forcing - low) / (high - low) - 1).clamp(-1, 1)
 

@@ -21,7 +21,7 @@ PHASES = 12  # of the year, at which covariances are taken
 
 KERNEL_YEARS = 1 / 12  # deviation of the Gaussian weight of months around such a phase
 
-NUGGET = 1e-6  # share of the mean variance added where latents are inverted
+NUGGET = 1e-6  # share of the mean variance added before latents are inverted
 
 
 def global_maps(fields: Floating, phase: Floating, latent_zoom: int, base_zoom: int, harmonics: int) -> tuple[F64, F64]:
@@ -30,8 +30,8 @@ def global_maps(fields: Floating, phase: Floating, latent_zoom: int, base_zoom: 
     The map of a season is the sum over k of its features (1, then cosine and sine of 1 ... K cycles a year) times map
     k, fitted to maps at `PHASES` times of the year; with K = `harmonics` = 0 there is one map for the whole year.
 
-    The latent keeps the means over the cells of `base_zoom`. The rest of it are the leading eigenvectors of what a
-    regression on those means leaves over, in the basis nearest to block means (orthogonal Procrustes problem,
+    The latent keeps the means over the cells of `base_zoom`. The rest of it is the leading eigenvectors of the
+    residual of a regression on those means, in the basis nearest to block means (orthogonal Procrustes problem,
     Schoenemann 1966), so that the latent looks like a field and changes little from month to month. The way back is the
     regression of the field on the latent.
     """
@@ -65,13 +65,17 @@ def global_maps(fields: Floating, phase: Floating, latent_zoom: int, base_zoom: 
 
 def localised_covariance(fields: Floating, weights: Floating) -> F64:
     """Covariance (pixel, pixel) about zero of weighted fields (time, pixel), damped with the angle between pixels."""
-    lat, lon = (np.radians(angle) for angle in pixel_centres(zoom_of(fields.shape[-1])))
-    unit = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-    angle = np.arccos(np.clip(unit @ unit.T, -1, 1))
     values = fields.astype(np.float64)
     covariance: F64 = (values * weights[:, None]).T @ values / weights.sum()
-    damping: F64 = FLOOR + (1 - FLOOR) * np.exp(-0.5 * (angle / LENGTH_RADIANS) ** 2)
-    return covariance * damping
+    return covariance * damping(fields.shape[-1], LENGTH_RADIANS, FLOOR)
+
+
+def damping(pixels: int, length: float, floor: float) -> F64:
+    """Factors (pixel, pixel) of a covariance: a Gaussian of the angle [rad] between pixels, and at least `floor`."""
+    lat, lon = (np.radians(angle) for angle in pixel_centres(zoom_of(pixels)))
+    unit = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
+    angle = np.arccos(np.clip(unit @ unit.T, -1, 1))
+    return np.asarray(floor + (1 - floor) * np.exp(-0.5 * (angle / length) ** 2))
 
 
 def _weights(phase: Floating, centre: float) -> F64:

@@ -12,7 +12,7 @@ SW, W, NW, N, NE, E, SE, S = range(8)
 
 
 def halo_size(zoom: int, token_zoom: int) -> int:
-    """Pixels in the ring around a cell of `token_zoom` (4 m + 4, m pixels a side): 8 where the level is not finer."""
+    """Pixels in the ring around a cell of `token_zoom` (4 m + 4, m pixels a side): 8 if the level is not finer."""
     return 4 * (1 << max(zoom - token_zoom, 0)) + 4
 
 

@@ -25,7 +25,7 @@ def check_network(width: int, heads: int, mlp_ratio: float) -> None:
 
 
 def patches(level: Tensor, size: int) -> Tensor:
-    """The last axis taken apart into runs of `size` pixels: (..., pixel) -> (..., pixel // size, size)."""
+    """The last axis split into runs of `size` pixels: (..., pixel) -> (..., pixel // size, size)."""
     return level.reshape(*level.shape[:-1], -1, size)
 
 
@@ -75,7 +75,7 @@ def conserve(levels: Sequence[Tensor], zooms: Sequence[int]) -> list[Tensor]:
 
 
 class Tokens(nn.Module):
-    """Takes a pyramid apart into one token per cell of `token_zoom` and puts updates of the cells back."""
+    """Split a pyramid into one token per cell of `token_zoom`, and put updates of the cells back."""
 
     def __init__(self, zooms: Sequence[int], token_zoom: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Modulation(nn.Module):
 
     def forward(self, token: Tensor, cell: Tensor, condition: Tensor) -> Tensor:
         """token (B, V, C, D), cell (C, E), condition (B, V, E) -> (B, V, C, D)."""
-        # The rows of a weight are taken apart, not what they give: that is one for each token.
+        # Split the rows of a weight, not the product: that is one for each token.
         gain, shift = (
             functional.linear(cell, self.from_cell.weight[rows], self.from_cell.bias[rows] + start)
             + functional.linear(condition, self.from_condition.weight[rows])[:, :, None]  # (B, V, C, D)
@@ -233,7 +233,7 @@ class FieldSpaceBlock(nn.Module):
     def forward(
         self, levels: Sequence[Tensor], cell: Tensor, condition: Tensor, read: Sequence[Tensor] | None = None
     ) -> list[Tensor]:
-        """Levels (B, V, F, pixel) -> the same, updated; `read` has levels of frames that are only looked at."""
+        """Levels (B, V, F, pixel) -> the same, updated; `read` has levels of frames that are only read."""
         inside, halo = self.tokens.take(levels)
         surroundings = [halo]
         if read is not None:
@@ -247,7 +247,7 @@ class FieldSpaceBlock(nn.Module):
 
 
 class Embedding(nn.Module):
-    """What modulates the norms: a learned vector per cell, started from spherical harmonics, and one per condition."""
+    """Vectors that modulate the norms: a learned one per cell, at first spherical harmonics, and one per condition."""
 
     def __init__(self, *, token_zooms: Sequence[int], variables: int, conditions: int, size: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Two numbers per variable that give decoded fields the angular power of the true ones.
 
 Trained on the mean square error, a decoder gives the mean of all fields with the same latent: smoother than any of
-them, with less than half of the power at the finest scales. What it does give there is correlated with the truth, so
+them, with less than half of the power at the finest scales. What power it has there is correlated with the truth, so
 amplifying it to the true power costs little error: with the share R^2 explained, 2 (1 - R) of the variance instead of
 1 - R^2. The filter is y + a Ly + b LLy, L the difference from the mean of the eight neighbours; a and b are fitted to
 the spectra of training months once the autoencoder is trained. A term for power in the training loss did worse: it
@@ -21,7 +21,7 @@ LOWEST_DEGREE = 2  # below it is the global mean and its gradient, which the bas
 
 
 def laplacian(field: Floating) -> Floating:
-    """Each pixel (..., pixel) less the mean of its eight neighbours, nested order."""
+    """Each pixel (..., pixel) minus the mean of its eight neighbours, nested order."""
     zoom = zoom_of(field.shape[-1])
     difference: Floating = field - field[..., halo_table(zoom, zoom)].mean(axis=-1)
     return difference
@@ -46,7 +46,7 @@ def power(fields: Floating, others: Floating) -> F64:
 def fit_sharpening(rebuilt: Floating, true: Floating) -> F64:
     """a and b with the least mean of ln(power sharpened / power true)^2 over degrees; fields (sample, pixel).
 
-    The filter is linear, so the power of what it gives is a quadratic form of (1, a, b) in three fields' cross-powers.
+    The filter is linear, so the power after it is a quadratic form of (1, a, b) in three fields' cross-powers.
     """
     first = laplacian(rebuilt)
     parts = (rebuilt, first, laplacian(first))

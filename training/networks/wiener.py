@@ -1,9 +1,9 @@
 """The linear part of the denoiser: the Wiener filter of a window, computed from the training latents, not learned.
 
 For a Gaussian window of covariance C in white noise of level sigma the expected clean window is C (C + sigma^2)^-1 x
-(Wiener 1949; EDM's c_skip is the case C = 1). Where the steps before are known, expectation and covariance given them
+(Wiener 1949; EDM's c_skip is the case C = 1). If the steps before are known, expectation and covariance given them
 are used. The mean follows the forcing by way of states at a few of its values, and stays at the last one beyond: the
-last decade is a better forecast of the next one's map than a trend is. What the network adds is what is not Gaussian
+last decade is a better forecast of the next one's map than a trend is. The network adds what is not Gaussian
 or changes with season and source.
 
 Hundreds of steps determine the covariance of few patterns only. Those that carry the climate's memory, the largest
@@ -22,8 +22,9 @@ from scipy import linalg
 from torch import Tensor, nn
 
 from fsae.runtime.arrays import F32, F64
-from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, zoom_of
+from fsae.runtime.sphere.healpix import coarsen, npix
 
+from .global_map import damping
 from .layers import decompose, recompose
 
 WAVES = 9  # of each variable: spherical harmonics of degree 0 to 2
@@ -36,22 +37,22 @@ FLOOR = 0.1  # share of the covariance that no distance takes away
 
 UNIT_SHARE = 0.05  # of the rest's covariance replaced by unit white noise of the same trace
 
-OWN_SHARE = 0.85  # of a pattern's variance in the series, which it keeps at least: what later steps have of it
+OWN_SHARE = 0.85  # least share of its variance in the series that a pattern keeps: about what later steps have of it
 
 OWN_MEMORY = 5  # leading patterns of the rest that have a memory of their own, those behind share with neighbours
 
 SHARED_MEMORY = 10  # neighbours on either side
 
-KNOTS = 6  # of the forcing: a decade each in sixty years; what the last one is told persists beyond
+KNOTS = 6  # of the forcing: a decade each in sixty years; the state of the last one persists beyond
 
 PRIOR_STEPS = 3.0
 
-NUGGET = 1e-6  # share of the mean variance added where covariances are inverted
+NUGGET = 1e-6  # share of the mean variance added before covariances are inverted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """Windows of T steps of K patterns given P steps before: expectation, and eigenvectors of the covariance.
+    """Windows of T steps of K patterns, given P steps before: expectation, and eigenvectors of the covariance.
 
     A joint one has (P K, T K), (2, T K, T K) and (2, T K); one for each pattern has (K, P, T), (2, K, T, T) and
     (2, K, T). First axis 2: without known steps, with them.
@@ -65,7 +66,7 @@ class Gaussian:
 def fit_basis(series: Sequence[F64], waves: F64) -> tuple[F64, F64]:
     """Orthonormal patterns (feature, feature) of latents (time, feature), and the variances of all but the leading.
 
-    The leading ones span `waves` (feature, wave) and as many empirical orthogonal functions as `FUNCTIONS`.
+    The leading ones span `waves` (feature, wave) and `FUNCTIONS` empirical orthogonal functions.
     """
     steps = sum(len(part) for part in series)
     covariance = np.sum([part.T @ part for part in series], axis=0) / steps
@@ -75,26 +76,17 @@ def fit_basis(series: Sequence[F64], waves: F64) -> tuple[F64, F64]:
     outside = np.eye(len(lead)) - lead @ lead.T
     rest = outside @ covariance @ outside
     pixels = len(waves) // (waves.shape[1] // WAVES)
-    rest *= np.tile(damping(pixels), (len(rest) // pixels,) * 2)
+    rest *= np.tile(damping(pixels, LENGTH_RADIANS, FLOOR), (len(rest) // pixels,) * 2)
     rest = (1 - UNIT_SHARE) * rest + UNIT_SHARE * np.trace(rest) / len(rest) * np.eye(len(rest))
     variance, vectors = linalg.eigh(outside @ rest @ outside)
-    kept = slice(None, lead.shape[1] - 1, -1)  # from the largest on, without the zeros of what is outside
+    kept = slice(None, lead.shape[1] - 1, -1)  # from the largest on, without the zeros of the span
     variance, vectors = variance[kept], vectors[:, kept]
     own = np.einsum("pk,pq,qk->k", vectors, covariance, vectors, optimize=True)  # damping has taken from the largest
     return np.concatenate([lead, vectors], axis=1), np.maximum(variance, OWN_SHARE * own)
 
 
-def damping(pixels: int) -> F64:
-    """Factor (pixel, pixel) of the covariance of two cells, by the angle between them."""
-    lat_deg, lon_deg = pixel_centres(zoom_of(pixels))
-    lat, lon = np.radians(lat_deg), np.radians(lon_deg)
-    centres = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-    angle = np.arccos(np.clip(centres @ centres.T, -1, 1))
-    return np.asarray(FLOOR + (1 - FLOOR) * np.exp(-0.5 * (angle / LENGTH_RADIANS) ** 2))
-
-
 def joint_gaussian(series: Sequence[F64], window: int, previous: int) -> Gaussian:
-    """Of coefficients (time, K) about zero, with every covariance between patterns and steps."""
+    """The Gaussian of coefficients (time, K) about zero, with all covariances between patterns and steps."""
     frames, count = window + previous, series[0].shape[1]
     steps = sum(len(part) for part in series)
     covariance = np.zeros((frames, count, frames, count))
@@ -109,7 +101,7 @@ def joint_gaussian(series: Sequence[F64], window: int, previous: int) -> Gaussia
 
 
 def separate_gaussian(series: Sequence[F64], variance: F64, window: int, previous: int) -> Gaussian:
-    """Of coefficients (time, K) about zero, each pattern alone, with the given variances (K,)."""
+    """The Gaussians of coefficients (time, K) about zero, one for each pattern, with the given variances (K,)."""
     frames = np.arange(window + previous)
     memory = autocorrelation(series, len(frames))  # (lag, K)
     return given(variance[:, None, None] * memory.T[:, np.abs(frames[:, None] - frames)], previous)
@@ -144,14 +136,14 @@ def knot_weights(forcing: Tensor) -> Tensor:
 def mean_state(series: Sequence[F64], weights: Sequence[F64]) -> F64:
     """Mean states (knot, K) of coefficients (time, K) whose knots weigh (time, knot), by least squares.
 
-    `PRIOR_STEPS` draw each towards zero, which is all there is of a knot without data.
+    `PRIOR_STEPS` draw each towards zero, where a knot without data stays.
     """
     design, values = np.concatenate(weights), np.concatenate(series)
     return np.asarray(np.linalg.solve(design.T @ design + PRIOR_STEPS * np.eye(KNOTS), design.T @ values))
 
 
 def given(covariance: F64, known: int) -> Gaussian:
-    """Of covariances (K, n, n) whose first `known` entries may be known."""
+    """The Gaussians of covariances (K, n, n) whose first `known` entries may be known."""
     first, later = covariance[:, :known, :known], covariance[:, known:, known:]
     size = np.trace(first, axis1=1, axis2=2)[:, None, None] / known
     mean = np.linalg.solve(first + NUGGET * size * np.eye(known), covariance[:, :known, known:])
@@ -160,11 +152,11 @@ def given(covariance: F64, known: int) -> Gaussian:
     return Gaussian(mean=mean, rotation=rotation, variance=np.maximum(variance, 0))
 
 
-Noise = tuple[Tensor, Tensor | None]  # level (B, 1), and the following one where the step is an exact one
+Noise = tuple[Tensor, Tensor | None]  # level (B, 1), and the following one if the step is an exact one
 
 
 def gain(variance: Tensor, sigma: Tensor, following: Tensor | None) -> Tensor:
-    """Factor of a pattern of that variance at noise of level sigma: the Wiener filter's, or that of an exact flow step.
+    """Factor of a pattern of that variance at noise level sigma: the Wiener filter's, or that of an exact flow step.
 
     The probability flow takes x at sigma to x sqrt((v + s^2) / (v + sigma^2)) at s. An Euler step gets there with the
     denoised state x (that root - s / sigma) / (1 - s / sigma).

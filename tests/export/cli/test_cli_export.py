@@ -109,7 +109,7 @@ def test_runs_are_found_by_folder_and_by_name(here: Path, asked: list[Call]) -> 
         (["engines/tiny", "--trt", "--workspace", "0"], 2, "found a workspace of 0 GiB"),
         (["engines/tiny", "--batch", "1,8,32"], 2, "--batch is for engines"),
         (["engines/tiny", "--trt", "--batch", "8,1"], 2, "found --batch 8,1"),
-        (["engines"], 2, "engines is no run"),
+        (["engines"], 2, "engines is not a run"),
         (["nowhere"], 4, "found no bundle 'nowhere'; known names: "),
         (["--frobnicate"], 2, "No such option"),
     ],

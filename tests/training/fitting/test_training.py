@@ -191,7 +191,7 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_unfinished_and_damaged_runs_are_refused(tmp_path: Path) -> None:  # oracle: the stated message
-    with pytest.raises(UsageError, match="is no run"):
+    with pytest.raises(UsageError, match="is not a run"):
         load_run(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="is not finished"):
