@@ -239,3 +239,16 @@ def obstacle(flavour: str) -> str | None:
     except DeviceError as error:
         return str(error)
     return None
+
+
+def take_the_cpu_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make onnxruntime offer CUDA and take the CPU whatever is asked for, as it does without cuDNN."""
+    real = onnxruntime.InferenceSession
+
+    def on_cpu(model: bytes, options: object, providers: object) -> object:
+        return real(model, options, providers=["CPUExecutionProvider"])
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)

@@ -5,20 +5,22 @@ import json
 import shutil
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
 import psutil
 import pytest
+from damage import damage, flip_last_bit
 from msgspec.structs import replace
 from processes import run_blocked
-from stand_in_gpu import HERE, FakeCuda, an_engine, install_stand_ins, write_index
+from stand_in_gpu import HERE, FakeCuda, an_engine, install_stand_ins, take_the_cpu_always, write_index
 from tiny_bundle import make_tiny_bundle, tiny_manifest
 
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.bundle import files as bundle_module
 from fsae.runtime.bundle.files import Bundle, open_bundle, write_manifest
+from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.runtime.checks import doctor as doctor_module
 from fsae.runtime.checks import installation
 from fsae.runtime.checks.doctor import USE_GPU
@@ -317,8 +319,7 @@ def test_engines_that_cannot_be_loaded(
     if what == "truncated":
         (folder / "encoder.engine").write_bytes(b"")
     if what == "altered":
-        data = (folder / "encoder.engine").read_bytes()
-        (folder / "encoder.engine").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        flip_last_bit(folder / "encoder.engine")
         assert examined()[2] == []  # the size alone is right
     if what == "index":
         (folder / "index.json").write_text("{")
@@ -372,15 +373,7 @@ def test_cuda_that_falls_back_is_a_problem(examined: Doctor, monkeypatch: pytest
     # oracle: a library that takes the CPU whatever was asked for, as onnxruntime does without cuDNN
     with_gpu(monkeypatch)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    real = onnxruntime.InferenceSession
-
-    def on_cpu(model: bytes, options: object, providers: Sequence[object]) -> object:
-        return real(model, options, providers=["CPUExecutionProvider"])
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
-    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    take_the_cpu_always(monkeypatch)
     code, found, problems, _ = examined()
     assert code == 0
     assert found["devices"]["auto"].startswith("takes cpu, ")
@@ -392,27 +385,8 @@ def test_cuda_that_falls_back_is_a_problem(examined: Doctor, monkeypatch: pytest
 # --- bundles ---
 
 
-def damage(bundle: Path, what: str) -> None:
-    """Break the bundle in a folder."""
-    manifest, decoder = bundle / "manifest.json", bundle / "decoder.fp32.onnx"
-    if what == "newer schema":
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema_version": 99}))
-    elif what == "truncated manifest":
-        manifest.write_text(manifest.read_text()[:100])
-    elif what == "truncated graph":
-        decoder.write_bytes(decoder.read_bytes()[:-100])
-    elif what == "missing graph":
-        decoder.unlink()
-    elif what == "altered graph":
-        data = decoder.read_bytes()
-        decoder.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    elif what == "no graph at all":
-        decoder.write_bytes(b"not a graph")
-        write_manifest(bundle, tiny_manifest())
-
-
 DAMAGE = {
-    "newer schema": ("has schema version 99", "update with `pip install --upgrade fsae`"),
+    "newer schema": (f"has schema version {SCHEMA_VERSION + 1}", "update with `pip install --upgrade fsae`"),
     "truncated manifest": ("not JSON", "get the bundle again"),
     "truncated graph": ("decoder.fp32.onnx is truncated or altered: found ", "get the bundle again"),
     "missing graph": ("cannot read engines/tiny/decoder.fp32.onnx: No such file", "get the bundle again"),
@@ -436,8 +410,7 @@ def test_a_damaged_bundle(examined: Doctor, here: Path, what: str) -> None:  # o
 
 def test_hashes_are_compared_when_asked(examined: Doctor, here: Path) -> None:  # oracle: a file of the right size
     denoiser = here / "engines" / "tiny" / "denoiser.fp32.onnx"  # which nothing else here reads
-    data = denoiser.read_bytes()
-    denoiser.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    flip_last_bit(denoiser)
     assert examined()[0] == 0
     code, _, problems, _ = examined("--hashes")
     assert code == 4

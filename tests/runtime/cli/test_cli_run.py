@@ -21,7 +21,8 @@ import onnxruntime
 import pytest
 import xarray as xr
 import zarr
-from stand_in_gpu import install_stand_ins, obstacle
+from damage import damage
+from stand_in_gpu import install_stand_ins, obstacle, take_the_cpu_always
 from tiny_bundle import (
     PIXELS,
     SCALE,
@@ -99,14 +100,15 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command on the tiny bundle and the CPU; gives exit code, stdout and stderr."""
+    """A function that runs a command on a bundle, the tiny one by default; gives exit code, stdout and stderr."""
 
-    def command(*words: str | Path, common: Sequence[str] = ("--device", "cpu")) -> tuple[int, str, str]:
+    def command(
+        *words: str | Path, model: Path = tiny_bundle_path, common: Sequence[str] = ("--device", "cpu")
+    ) -> tuple[int, str, str]:
         if words[0] in ("info", "climatology"):  # run nothing on a device
             common = ()
-        code = main(["--model", str(tiny_bundle_path), *common, *map(str, words)])
-        out, err = capsys.readouterr()
-        return code, out, err
+        code = main(["--model", str(model), *common, *map(str, words)])
+        return code, *capsys.readouterr()
 
     return command
 
@@ -335,69 +337,64 @@ def with_precisions(folder: Path, precisions: Sequence[str], device: str = "cpu"
     return bundle
 
 
-def test_the_precision_is_the_one_asked_for_else_fp32_else_the_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # oracle: the golden fields of one precision's own graphs, which lie under its name
+def test_the_precision_is_the_one_asked_for_else_fp32_else_the_first(run: Run, tmp_path: Path) -> None:
+    # oracle: the golden fields of one precision's own graphs, which lie under its name
     both = with_precisions(tmp_path / "both", ("fp16", "fp32", "int8"))
     other = with_precisions(tmp_path / "other", ("int8", "fp16"))
-    for bundle, words, expected in (
-        (both, [], "fp32"),
-        (both, ["--precision", "int8"], "int8"),
-        (other, [], "fp16"),
-    ):
-        assert main(["--model", str(bundle), "--device", "cpu", "verify", *words]) == 0
-        out, err = capsys.readouterr()
+    for bundle, words, expected in ((both, [], "fp32"), (both, ["--precision", "int8"], "int8"), (other, [], "fp16")):
+        code, out, err = run("verify", *words, model=bundle)
+        assert code == 0
         assert out.startswith("verified tiny: ")
         assert err.count(f" {expected}: pass") == 3
     assert fsae.runtime.load(both, "cpu", precision="fp16").graphs.precision == "fp16"
-    capsys.readouterr()
-    assert main(["--model", str(other), "--device", "cpu", "verify", "--precision", "fp32"]) == 4
-    assert "bundle tiny has no precision fp32, it has fp16, int8" in one_sentence(capsys.readouterr().err)
-    assert main(["--model", str(other), "verify", "--precision", "fp8"]) == 2
+    code, _, err = run("verify", "--precision", "fp32", model=other)
+    assert code == 4
+    assert "bundle tiny has no precision fp32, it has fp16, int8" in one_sentence(err)
+    assert run("verify", "--precision", "fp8", model=other, common=())[0] == 2
 
 
-def test_only_the_graphs_of_the_precision_are_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_graphs_of_the_precision_are_run(run: Run, tmp_path: Path) -> None:
     # oracle: a file that is no graph fails where it is opened, and nowhere else
     bundle = with_precisions(tmp_path / "bundle", ("fp16", "fp32"))
     (bundle / "decoder.fp16.onnx").write_bytes(b"not a graph")
     write_manifest(bundle, open_bundle(bundle).manifest)
-    for precision, code in (("fp32", 0), ("fp16", 4)):
-        assert main(["--model", str(bundle), "--device", "cpu", "--precision", precision, "verify"]) == code
-    assert "decoder.fp16.onnx" in capsys.readouterr().err.splitlines()[-1]
+    assert run("--precision", "fp32", "verify", model=bundle)[0] == 0
+    code, _, err = run("--precision", "fp16", "verify", model=bundle)
+    assert code == 4
+    assert "decoder.fp16.onnx" in err.splitlines()[-1]
 
 
-def test_bf16_is_not_run_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bf16_is_not_run_on_a_cpu(run: Run, tmp_path: Path) -> None:
     bundle = with_precisions(tmp_path / "bundle", ("bf16", "fp32"))
-    for verb in (["verify"], ["generate", "--out", str(tmp_path / "out.zarr")]):
-        assert main(["--model", str(bundle), "--device", "cpu", "--precision", "bf16", *verb]) == 3
-        sentence = one_sentence(capsys.readouterr().err)
-        assert "device cpu cannot run bf16: ONNX Runtime has no kernels for it there" in sentence
+    for words in (["verify"], ["generate", "--out", tmp_path / "out.zarr"]):
+        code, _, err = run("--precision", "bf16", *words, model=bundle)
+        assert code == 3
+        assert "device cpu cannot run bf16: ONNX Runtime has no kernels for it there" in one_sentence(err)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_verify_completes_what_the_exporter_could_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_completes_what_the_exporter_could_not_run(run: Run, tmp_path: Path) -> None:
     bundle = with_precisions(tmp_path / "bundle", ("fp16",), device=NOT_RUN)
-    assert main(["info", "--model", str(bundle)]) == 0
-    assert "decoder fp16: 0.0001 K in tas at zoom 2, allowed 0.001 (not run on a device)" in capsys.readouterr().out
-    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 0
-    text = capsys.readouterr().err
-    assert text.count(", which the exporter could not run on a device\n") == 3
-    assert f"recorded in {bundle / VERIFIED}" in text
+    differences = "decoder fp16: 0.0001 K in tas at zoom 2, allowed 0.001 (not run on a device)"
+    assert differences in run("info", model=bundle)[1]
+    code, _, err = run("verify", model=bundle)
+    assert code == 0
+    assert err.count(", which the exporter could not run on a device\n") == 3
+    assert f"recorded in {bundle / VERIFIED}" in err
     raw = json.loads((bundle / VERIFIED).read_text())
     assert [(r["precision"], r["device"], sorted(r["worst"])) for r in raw["records"]] == [
         ("fp16", "cpu", ["decoder", "denoiser", "encoder"])
     ]
-    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 0  # replaces its own record
+    assert run("verify", model=bundle)[0] == 0  # replaces its own record
     assert len(json.loads((bundle / VERIFIED).read_text())["records"]) == 1
-    capsys.readouterr()
-    assert main(["info", "--model", str(bundle)]) == 0
-    assert f"fp16 verified on {raw['records'][0]['date']} on cpu (onnxruntime " in capsys.readouterr().out
+    assert f"fp16 verified on {raw['records'][0]['date']} on cpu (onnxruntime " in run("info", model=bundle)[1]
     assert [record.precision for record in read_records(open_bundle(bundle))] == ["fp16"]
     graph = bundle / "decoder.fp16.onnx"
     graph.write_bytes(graph.read_bytes() + b"\0")  # what was found of another graph says nothing
     write_manifest(bundle, open_bundle(bundle).manifest)
-    assert main(["info", "--model", str(bundle)]) == 0
-    assert "verified on" not in capsys.readouterr().out
+    code, out, _ = run("info", model=bundle)
+    assert code == 0
+    assert "verified on" not in out
 
 
 def test_options_stand_before_or_after_the_verb(tiny_bundle_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -525,9 +522,7 @@ def test_bad_data_is_exit_code_5(run: Run, tmp_path: Path, verb: str, kind: str)
     assert not [p for p in tmp_path.iterdir() if p.name.startswith("out")]
 
 
-def test_latents_of_another_bundle_and_other_files_are_refused(
-    run: Run, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_latents_of_another_bundle_and_other_files_are_refused(run: Run, source: Path, tmp_path: Path) -> None:
     latent = tmp_path / "latent.zarr"
     assert run("compress", source, latent, "--climatology", "training")[0] == 0
     other = make_tiny_bundle(tmp_path / "other")
@@ -536,9 +531,9 @@ def test_latents_of_another_bundle_and_other_files_are_refused(
     write_manifest(other, tiny_manifest())
     code, _, err = run("decompress", latent, tmp_path / "out.nc", common=())
     assert code == 0, err
-    other_run = ["--model", str(other), "--device", "cpu", "decompress", str(latent), str(tmp_path / "out1.nc")]
-    assert main(other_run) == 5
-    error = one_sentence(capsys.readouterr().err)
+    code, _, err = run("decompress", latent, tmp_path / "out1.nc", model=other)
+    assert code == 5
+    error = one_sentence(err)
     assert "latent.zarr was compressed with bundle 'tiny' in another version than 'tiny' at" in error
     code, _, err = run("decompress", source, tmp_path / "out2.nc")
     assert code == 5
@@ -575,9 +570,8 @@ def test_latents_without_a_phase_for_every_step_are_refused(run: Run, source: Pa
     assert "has no phase of the year for every step" in one_sentence(err)
 
 
-def test_the_source_grid_of_a_model_of_healpix_fields_is_refused(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # oracle: what the exporter writes for such a run
+def test_the_source_grid_of_a_model_of_healpix_fields_is_refused(run: Run, source: Path, tmp_path: Path) -> None:
+    # oracle: what the exporter writes for such a run
     bundle = make_tiny_bundle(tmp_path / "bundle")
     tables = dict(np.load(bundle / "tables.npz"))
     for name in ("source_lat_deg", "source_lon_deg", *(n for n in tables if n.startswith("to_") and "indptr" not in n)):
@@ -585,13 +579,13 @@ def test_the_source_grid_of_a_model_of_healpix_fields_is_refused(
     tables |= {"to_healpix_indptr": np.zeros(PIXELS + 1, np.int32), "to_source_indptr": np.zeros(1, np.int32)}
     np.savez(bundle / "tables.npz", **tables)
     write_manifest(bundle, tiny_manifest())
-    common, latent = ["--model", str(bundle), "--device", "cpu"], str(tmp_path / "latent.zarr")
-    assert main([*common, "compress", str(source), latent]) == 0
+    latent = tmp_path / "latent.zarr"
+    assert run("compress", source, latent, model=bundle)[0] == 0
     before = sorted(tmp_path.iterdir())
-    for words in (["generate", "--out"], ["superres", str(source)], ["decompress", latent]):
-        capsys.readouterr()
-        assert main([*common, *words, str(tmp_path / "out.nc"), "--grid", "source"]) == 2
-        assert "bundle tiny was trained on HEALPix: use --grid native" in one_sentence(capsys.readouterr().err)
+    for words in (["generate", "--out"], ["superres", source], ["decompress", latent]):
+        code, _, err = run(*words, tmp_path / "out.nc", "--grid", "source", model=bundle)
+        assert code == 2
+        assert "bundle tiny was trained on HEALPix: use --grid native" in one_sentence(err)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -677,31 +671,6 @@ def test_bad_usage(
     assert [p.name for p in source.parent.iterdir()] == ["in.nc"]
 
 
-def damaged(folder: Path, what: str) -> Path:
-    """The tiny bundle, damaged."""
-    bundle = make_tiny_bundle(folder)
-    manifest, decoder = bundle / "manifest.json", bundle / "decoder.fp32.onnx"
-    raw = json.loads(manifest.read_text())
-    if what == "newer schema":
-        manifest.write_text(json.dumps(raw | {"schema_version": SCHEMA_VERSION + 1}))
-    elif what == "unknown key":
-        manifest.write_text(json.dumps(raw | {"colour": "green"}))
-    elif what == "truncated manifest":
-        manifest.write_text(manifest.read_text()[:100])
-    elif what == "truncated graph":
-        decoder.write_bytes(decoder.read_bytes()[:-100])
-    elif what == "altered graph":
-        decoder.write_bytes(decoder.read_bytes()[:-1] + b"\x00")
-    elif what == "missing graph":
-        decoder.unlink()
-    elif what == "no graph at all":
-        decoder.write_bytes(b"not a graph")
-        write_manifest(bundle, tiny_manifest())
-    elif what == "no manifest":
-        manifest.unlink()
-    return bundle
-
-
 BAD_BUNDLES = {
     "newer schema": f"has schema version {SCHEMA_VERSION + 1}, this fsae reads versions up to {SCHEMA_VERSION}",
     "unknown key": "unknown keys ['colour']",
@@ -715,16 +684,18 @@ BAD_BUNDLES = {
 
 
 @pytest.mark.parametrize("what", BAD_BUNDLES)
-def test_bad_bundles_are_exit_code_4(tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
-    bundle = damaged(tmp_path / "bundle", what)
-    for verb in (["verify"], ["generate", "--out", str(tmp_path / "out.zarr")]):
-        assert main(["--model", str(bundle), "--device", "cpu", *verb]) == 4
-        assert BAD_BUNDLES[what] in one_sentence(capsys.readouterr().err)
+def test_bad_bundles_are_exit_code_4(run: Run, tmp_path: Path, what: str) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundle")
+    damage(bundle, what)
+    for words in (["verify"], ["generate", "--out", tmp_path / "out.zarr"]):
+        code, _, err = run(*words, model=bundle)
+        assert code == 4
+        assert BAD_BUNDLES[what] in one_sentence(err)
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
 def shifted_golden(bundle: Path, **shifts: tuple[int, float]) -> None:
-    """Nothing; moves golden values of a variable in a bundle, as if the device computed otherwise."""
+    """Move golden values of a variable in a bundle, as if the device computed otherwise."""
     golden = dict(np.load(bundle / "golden.npz"))
     for name, (variable, shift) in shifts.items():
         golden[name.replace("_", ".")][0, ..., variable, 5] += shift
@@ -732,57 +703,57 @@ def shifted_golden(bundle: Path, **shifts: tuple[int, float]) -> None:
     write_manifest(bundle, open_bundle(bundle).manifest)
 
 
-def test_a_device_that_computes_otherwise_is_exit_code_6(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def verified_wrong(run: Run, bundle: Path) -> str:
+    """The errors of `verify` on a bundle whose golden vectors the device misses."""
+    code, out, err = run("verify", model=bundle)
+    assert (code, out) == (6, "")
+    return err
+
+
+def test_a_device_that_computes_otherwise_is_exit_code_6(run: Run, tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundle")
     shifted_golden(bundle, decoder_field=(1, 0.1))
-    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
-    out, err = capsys.readouterr()
-    assert out == ""
+    lines = verified_wrong(run, bundle).splitlines()
     sentence = "device cpu misses the golden vectors of the trained model: the decoder by 0.1 m s-1 in uas at zoom 2,"
-    assert f"{sentence} allowed 0.001;" in err.splitlines()[-1]
-    told = [line.split(",")[0] for line in err.splitlines() if " fp32: " in line]  # all of them, and then the error
-    assert told == [
+    assert f"{sentence} allowed 0.001;" in lines[-1]
+    verdicts = [line.split(",")[0] for line in lines if " fp32: " in line]  # all of them, and then the error
+    assert verdicts == [
         "fsae-run: encoder fp32: pass",
         "fsae-run: decoder fp32: FAIL",
         "fsae-run: denoiser fp32: pass",
     ]
 
 
-def test_what_is_not_a_number_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_number_is_a_failure(run: Run, tmp_path: Path) -> None:
     bundle = make_tiny_bundle(tmp_path / "bundle")
     shifted_golden(bundle, decoder_field=(0, np.nan))
-    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
-    assert "fsae-run: decoder fp32: FAIL, nan K in tas at zoom 2, allowed 0.001\n" in capsys.readouterr().err
+    assert "fsae-run: decoder fp32: FAIL, nan K in tas at zoom 2, allowed 0.001\n" in verified_wrong(run, bundle)
 
 
 @pytest.mark.parametrize(("name", "variable", "units"), [("tas", 0, "K"), ("uas", 1, "m s-1")])
-def test_latents_are_compared_in_physical_units(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, variable: int, units: str
-) -> None:  # oracle: the tiny scale of each variable, 2 K and 0.5 m s-1
+def test_latents_are_compared_in_physical_units(run: Run, tmp_path: Path, name: str, variable: int, units: str) -> None:
+    # oracle: the tiny scale of each variable, 2 K and 0.5 m s-1
     bundle = make_tiny_bundle(tmp_path / "bundle")
     shifted_golden(bundle, encoder_latent=(variable, 1.0), denoiser_denoised=(variable, 1.0))
-    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
-    sentence = capsys.readouterr().err.splitlines()[-1]
+    sentence = verified_wrong(run, bundle).splitlines()[-1]
     assert f"the encoder by {float(SCALE[variable]):.2g} {units} in {name} at zoom 1, allowed 0.0001" in sentence
     assert f"the denoiser by 1 in {name} at zoom 1, allowed 0.0001" in sentence
 
 
-def test_the_variable_nearest_to_its_own_tolerance_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # oracle: 0.5 K of 1 K is good and 0.1 m s-1 of 0.001 m s-1 is not, though it is less
+def test_the_variable_nearest_to_its_own_tolerance_is_named(run: Run, tmp_path: Path) -> None:
+    # oracle: 0.5 K of 1 K is good and 0.1 m s-1 of 0.001 m s-1 is not, though it is less
     bundle = make_tiny_bundle(tmp_path / "bundle")
     shifted_golden(bundle, decoder_field=(0, 0.5))
     shifted_golden(bundle, decoder_field=(1, 0.1))
     raw = json.loads((bundle / "manifest.json").read_text())
     raw["parity"]["fp32"]["decoder"]["differences"][0]["tolerance"] = 1.0
     (bundle / "manifest.json").write_text(json.dumps(raw))
-    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
-    assert "the decoder by 0.1 m s-1 in uas at zoom 2, allowed 0.001" in capsys.readouterr().err.splitlines()[-1]
+    sentence = verified_wrong(run, bundle).splitlines()[-1]
+    assert "the decoder by 0.1 m s-1 in uas at zoom 2, allowed 0.001" in sentence
 
 
-def test_means_over_coarse_cells_are_verified_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # oracle: a bias that every pixel may have and a mean may not
+def test_means_over_coarse_cells_are_verified_too(run: Run, tmp_path: Path) -> None:
+    # oracle: a bias that every pixel may have and a mean may not
     bundle = make_tiny_bundle(tmp_path / "bundle")
     golden = dict(np.load(bundle / "golden.npz"))
     golden["decoder.field"][:, 0] += 0.5
@@ -794,8 +765,8 @@ def test_means_over_coarse_cells_are_verified_too(
     changed = msgspec.structs.replace(decoder, differences=(base, *fine))
     parity = {"fp32": {**manifest.parity["fp32"], "decoder": changed}}
     write_manifest(bundle, msgspec.structs.replace(manifest, parity=parity))
-    assert main(["--model", str(bundle), "--device", "cpu", "verify"]) == 6
-    assert "the decoder by 0.5 K in tas at zoom 0, allowed 0.001" in capsys.readouterr().err.splitlines()[-1]
+    sentence = verified_wrong(run, bundle).splitlines()[-1]
+    assert "the decoder by 0.5 K in tas at zoom 0, allowed 0.001" in sentence
 
 
 @pytest.mark.parametrize("device", ["cuda", "trt", "trt-rtx"])
@@ -846,14 +817,7 @@ def test_no_backend_at_all_names_the_extra(run: Run, monkeypatch: pytest.MonkeyP
 def test_a_silent_fallback_of_the_library_is_caught(
     tiny_bundle: Bundle, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # oracle: a library that takes the CPU whatever was asked for, as onnxruntime does without cuDNN
-    real = onnxruntime.InferenceSession
-
-    def on_cpu(model: bytes, options: object, providers: list[str]) -> object:
-        return real(model, options, providers=["CPUExecutionProvider"])
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", on_cpu)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    take_the_cpu_always(monkeypatch)
     code, _, err = run("verify", common=("--device", "cuda"))
     assert code == 3
     assert "device cuda cannot be used: onnxruntime took CPUExecutionProvider instead" in one_sentence(err)
@@ -891,17 +855,8 @@ def test_an_interrupted_run_keeps_what_is_finished(tiny_bundle_path: Path, tmp_p
 
 
 def test_help_has_examples_for_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in (
-        (),
-        ("info",),
-        ("verify",),
-        ("compress",),
-        ("decompress",),
-        ("superres",),
-        ("generate",),
-        ("climatology",),
-    ):
-        assert main([*verb, "--help"]) == 0
+    for verb in ("", "info", "verify", "compress", "decompress", "superres", "generate", "climatology"):
+        assert main([*verb.split(), "--help"]) == 0
         assert "Examples:\n    fsae-run" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fsae-run, version {fsae.runtime.__version__}\n"
