@@ -1,10 +1,12 @@
 """Commands in fresh processes that can be slowed, killed and counted, without the second that imports take."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from runs import wait_until
 
 # A process that forks one that runs a command for every line it is given: [slow decoding [s], die at this many file
 # operations below the folder (0: never), folder, words]. It answers with the process number, then with how it ended.
@@ -54,6 +56,15 @@ for line in sys.stdin:
 """
 
 
+def signalled(child: int, number: int) -> bool:
+    """Send a signal to a process; False if it has ended."""
+    try:
+        os.kill(child, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 class Nursery:
     """Starts commands in fresh processes, without the second that imports take; `log` is what the last one said."""
 
@@ -76,14 +87,11 @@ class Nursery:
 
     def wait(self) -> int:
         """Wait for it to end; return its exit code, or minus the number of the signal that ended it."""
-        return int(self._said())
+        return int(self._read())
 
-    def wait_for(self, text: str) -> None:
-        """Wait until the command has written `text` to its log."""
-        deadline = time.monotonic() + 60
-        while not (self.log.exists() and text in self.log.read_text()):
-            assert time.monotonic() < deadline, f"no {text!r} in {self.log.read_text()!r}"
-            time.sleep(0.002)
+    def wait_for(self, text: str, child: int) -> None:
+        """Wait until the command has written `text` to its log, or has ended."""
+        wait_until(lambda: (self.log.exists() and text in self.log.read_text()) or not signalled(child, 0), text)
 
     def close(self) -> None:
         """End the process that starts the others."""
@@ -97,5 +105,3 @@ class Nursery:
             assert line, "the nursery died"
             if line.strip() == "ready" or line.strip().lstrip("-").isdigit():
                 return line.strip()
-
-    _said = _read

@@ -1,5 +1,7 @@
 """Output made by the workers of a dask cluster: the bytes of one process, whatever happens to workers and client."""
 
+import contextlib
+import importlib
 import importlib.metadata
 import os
 import signal
@@ -7,29 +9,32 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import xarray as xr
+from runs import Command, Ensemble, convert, finished, names_in, source_for
 from trees import tree
 
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
-from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import BundleError, DeviceError, FsaeError, OutputError, Stopped, UsageError
 from fsae.runtime.jobs import cluster as client_side
 from fsae.runtime.jobs import workers
 from fsae.runtime.jobs.cluster import Cluster
-from fsae.runtime.jobs.job import Job, Recipe
+from fsae.runtime.jobs.job import Recipe
 from fsae.runtime.jobs.ledger import read_run
 from fsae.runtime.jobs.shards import Shard
-from fsae.runtime.output.selection import Selection
 
 distributed = pytest.importorskip("distributed")
 
-MEMBERS, STEPS = 16, 8
-FIELDS = MEMBERS * STEPS
+SMALL = Ensemble(members=16, steps=8, batch=1)
+
+FIELDS = SMALL.fields
+
+generate = SMALL.generate
 
 # Threads and sockets of distributed are closed some time after it says so.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
@@ -52,35 +57,6 @@ def cluster(client: SimpleNamespace) -> Cluster:
     return Cluster(scheduler=client.scheduler.address, threads=1)
 
 
-@pytest.fixture
-def emulator(tiny_bundle: Bundle) -> Emulator:
-    return Emulator(tiny_bundle, OnnxGraphs(tiny_bundle, threads=1))
-
-
-Progress = Callable[[int, int], None]
-
-
-def generate(
-    emulator: Emulator,
-    path: Path,
-    scale: Cluster | Shard | None = None,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    seed: int = 3,
-    progress: Progress | None = None,
-) -> Job:
-    return emulator.generate_file(
-        path,
-        Request(members=MEMBERS, start="1990-01", steps=STEPS, seed=seed),
-        batch=1,
-        scale=scale,
-        resume=resume,
-        overwrite=overwrite,
-        progress=progress,
-    )
-
-
 @pytest.fixture(scope="module")
 def whole(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one process."""
@@ -89,119 +65,76 @@ def whole(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-@pytest.fixture
-def slow_workers(client: SimpleNamespace) -> Iterator[None]:
-    """Workers that take a while to decode; those that start later do not."""
-
-    def slow_down() -> None:
-        import time
-
-        from fsae.runtime.backends.onnx import OnnxGraphs
-
-        decode = OnnxGraphs.decode
-        OnnxGraphs.decode = lambda *given: (time.sleep(0.03), decode(*given))[1]  # type: ignore[method-assign]
-        OnnxGraphs.before = decode  # type: ignore[attr-defined]
-
-    def restore() -> None:
-        from fsae.runtime.backends.onnx import OnnxGraphs
-
-        if hasattr(OnnxGraphs, "before"):
-            OnnxGraphs.decode = OnnxGraphs.before  # type: ignore[method-assign]
-
-    client.run(slow_down)
-    yield
-    client.run(restore)
+Method = Callable[..., Any]
 
 
-@pytest.fixture
-def waiting_workers(client: SimpleNamespace) -> Iterator[None]:
-    """Workers that go on after a few units only when they are stopped: both are at work then, and neither is done."""
+@contextlib.contextmanager
+def on_workers(client: Any, method: str, wrap: Callable[[Method, SimpleNamespace], Method]) -> Iterator[None]:
+    """Replace a method, "module:class:name", on the workers there are by what `wrap` makes of it and of the worker."""
+    module, owner, name = method.split(":")
 
-    def wait(dask_worker: SimpleNamespace) -> None:
-        import time
+    def install(dask_worker: SimpleNamespace) -> None:
+        found = getattr(importlib.import_module(module), owner)
+        dask_worker.replaced = getattr(found, name)
+        setattr(found, name, wrap(dask_worker.replaced, dask_worker))
 
-        from fsae.runtime.backends.onnx import OnnxGraphs
+    def restore(dask_worker: SimpleNamespace) -> None:
+        if hasattr(dask_worker, "replaced"):  # one that started later has nothing to restore
+            setattr(getattr(importlib.import_module(module), owner), name, dask_worker.replaced)
+            del dask_worker.replaced
 
-        decode, units = OnnxGraphs.decode, [0]
-
-        def waiting(*given: object) -> object:
-            units[0] += 1
-            while units[0] > 8 and not dask_worker.fsae_jobs.stopped:
-                time.sleep(0.01)
-            return decode(*given)  # type: ignore[arg-type]
-
-        OnnxGraphs.decode, OnnxGraphs.before = waiting, decode  # type: ignore[method-assign,assignment,attr-defined]
-
-    def restore() -> None:
-        from fsae.runtime.backends.onnx import OnnxGraphs
-
-        OnnxGraphs.decode = OnnxGraphs.before  # type: ignore[attr-defined,method-assign]
-
-    client.run(wait)
-    yield
-    client.run(restore)
+    client.run(install)
+    try:
+        yield
+    finally:
+        client.run(restore)
 
 
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+DECODE = "fsae.runtime.backends.onnx:OnnxGraphs:decode"
+
+NEW_SESSION = "fsae.runtime.backends.onnx:OnnxGraphs:__init__"
+
+
+def slowly(decode: Method, worker: SimpleNamespace) -> Method:
+    import time
+
+    return lambda *given: (time.sleep(0.03), decode(*given))[1]
+
+
+def counted(make: Method, worker: SimpleNamespace) -> Method:
+    worker.sessions = 0
+
+    def counting(*given: object) -> None:
+        worker.sessions += 1
+        make(*given)
+
+    return counting
 
 
 def test_two_workers_give_the_bytes_of_one_process(
     emulator: Emulator, client: SimpleNamespace, cluster: Cluster, whole: Path, tmp_path: Path
 ) -> None:  # oracle: one process; and one session for every worker, none of which is left
-    def count_sessions() -> None:
-        from fsae.runtime.backends.onnx import OnnxGraphs
-
-        make = OnnxGraphs.__init__
-        OnnxGraphs.made = 0  # type: ignore[attr-defined]
-
-        def counted(self: OnnxGraphs, *given: object) -> None:
-            OnnxGraphs.made += 1  # type: ignore[attr-defined]
-            make(self, *given)  # type: ignore[arg-type]
-
-        OnnxGraphs.__init__ = counted  # type: ignore[method-assign]
-
-    def made(dask_worker: SimpleNamespace) -> tuple[int, int]:
-        from fsae.runtime.backends.onnx import OnnxGraphs
-
-        return OnnxGraphs.made, len(dask_worker.fsae_jobs.made)  # type: ignore[attr-defined]
-
-    client.run(count_sessions)
     said: list[tuple[int, int]] = []
-    job = generate(emulator, tmp_path / "out.zarr", cluster, progress=lambda *given: said.append(given))
+    with on_workers(client, NEW_SESSION, counted):
+        job = generate(emulator, tmp_path / "out.zarr", cluster, progress=lambda *given: said.append(given))
     assert job.missing == ()
     assert tree(tmp_path / "out.zarr") == tree(whole)
     assert names_in(tmp_path) == ["out.zarr"]
     assert said[-1] == (FIELDS, FIELDS)
     assert sorted(said) == said
-    assert set(client.run(made).values()) == {(1, 0)}
+    left = client.run(lambda dask_worker: (dask_worker.sessions, len(dask_worker.fsae_jobs.made)))
+    assert set(left.values()) == {(1, 0)}
 
 
 def test_lazy_results_are_computed_on_workers(emulator: Emulator, client: SimpleNamespace) -> None:
     # oracle: in memory; a worker opens one session, not one for each chunk
-    def count_sessions() -> None:
-        from fsae.runtime.backends.onnx import OnnxGraphs
-
-        make, counts = OnnxGraphs.__init__, [0]
-
-        def counted(self: OnnxGraphs, *given: object) -> None:
-            counts[0] += 1
-            make(self, *given)  # type: ignore[arg-type]
-
-        OnnxGraphs.__init__, OnnxGraphs.counts = counted, counts  # type: ignore[method-assign,attr-defined]
-
-    def count() -> int:
-        from fsae.runtime.backends.onnx import OnnxGraphs
-
-        return int(OnnxGraphs.counts[0])  # type: ignore[attr-defined]
-
     data = emulator.generate(1, start="1990-01", steps=120)
-    client.run(count_sessions)
-    latents = emulator.compress(data.chunk({"time": 12}), climatology="training")
-    with client.as_current():
-        found = latents.compute()
+    with on_workers(client, NEW_SESSION, counted):
+        latents = emulator.compress(data.chunk({"time": 12}), climatology="training")
+        with client.as_current():
+            found = latents.compute()
     xr.testing.assert_identical(found, emulator.compress(data, climatology="training"))
-    assert set(client.run(count).values()) <= {0, 1}
+    assert set(client.run(lambda dask_worker: dask_worker.sessions).values()) <= {0, 1}
 
 
 @pytest.mark.parametrize("verb", ["compress", "superres"])
@@ -209,17 +142,12 @@ def test_the_other_verbs_on_a_cluster(
     emulator: Emulator, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:  # oracle: one process; the paths are relative to a folder that the workers are not in
     monkeypatch.chdir(tmp_path)
-    emulator.generate(2, start="1990-01", steps=26).to_netcdf("in.nc", engine="h5netcdf")
-    for out, scale in (("whole.zarr", None), ("out.zarr", cluster)):
-        if verb == "compress":
-            emulator.compress_file("in.nc", out, climatology="training", scale=scale)
-        else:
-            select = Selection(grid="source")
-            emulator.superres_file("in.nc", out, climatology="training", zoom=1, select=select, scale=scale)
+    source_for(emulator, verb, tmp_path, steps=26)
+    convert(emulator, verb, "in.nc", Path("whole.zarr"))
+    convert(emulator, verb, "i?.nc", Path("out.zarr"), cluster)
     assert tree(tmp_path / "out.zarr") == tree(tmp_path / "whole.zarr")
 
 
-@pytest.mark.usefixtures("slow_workers")
 def test_the_units_of_a_killed_worker_are_made_again(
     emulator: Emulator, client: SimpleNamespace, cluster: Cluster, whole: Path, tmp_path: Path
 ) -> None:  # oracle: one process
@@ -230,14 +158,14 @@ def test_the_units_of_a_killed_worker_are_made_again(
             killed.append(min(client.run(os.getpid).values()))
             os.kill(killed[0], signal.SIGKILL)
 
-    generate(emulator, tmp_path / "out.zarr", cluster, progress=kill)
+    with on_workers(client, DECODE, slowly):
+        generate(emulator, tmp_path / "out.zarr", cluster, progress=kill)
     assert killed
     assert killed[0] not in client.run(os.getpid).values()
     assert tree(tmp_path / "out.zarr") == tree(whole)
     assert names_in(tmp_path) == ["out.zarr"]
 
 
-@pytest.mark.usefixtures("slow_workers")
 def test_a_shard_whose_workers_end_again_and_again_is_given_up(
     emulator: Emulator, client: SimpleNamespace, cluster: Cluster, whole: Path, tmp_path: Path
 ) -> None:  # oracle: one process
@@ -258,7 +186,7 @@ def test_a_shard_whose_workers_end_again_and_again_is_given_up(
     before = allow(0)
     try:
         message = rf"shard \d/\d was given up: its dask workers ended 1 times, .*; \d+ of {FIELDS} fields are kept in"
-        with pytest.raises(FsaeError, match=message):
+        with on_workers(client, DECODE, slowly), pytest.raises(FsaeError, match=message):
             generate(emulator, tmp_path / "out.zarr", cluster, progress=kill)
     finally:
         allow(before)
@@ -266,11 +194,24 @@ def test_a_shard_whose_workers_end_again_and_again_is_given_up(
     assert tree(tmp_path / "out.zarr") == tree(whole)
 
 
-@pytest.mark.usefixtures("waiting_workers")
 def test_a_stopped_client_leaves_what_goes_on(
-    emulator: Emulator, cluster: Cluster, whole: Path, tmp_path: Path
+    emulator: Emulator, client: SimpleNamespace, cluster: Cluster, whole: Path, tmp_path: Path
 ) -> None:  # oracle: one process
     out = tmp_path / "out.zarr"
+
+    def until_stopped(decode: Method, worker: SimpleNamespace) -> Method:
+        """Go on after a few units only when the run is stopped: both are at work then, and neither is done."""
+        import time
+
+        units = [0]
+
+        def waiting(*given: object) -> object:
+            units[0] += 1
+            while units[0] > 8 and not worker.fsae_jobs.stopped:
+                time.sleep(0.01)
+            return decode(*given)
+
+        return waiting
 
     def interrupt(done: int, total: int) -> None:
         if done > 10:
@@ -279,17 +220,15 @@ def test_a_stopped_client_leaves_what_goes_on(
     message = (
         rf"stopped; \d+ of {FIELDS} fields are kept in \S+out.zarr.partial: the same command with --resume goes on"
     )
-    with pytest.raises(Stopped, match=message):
+    with on_workers(client, DECODE, until_stopped), pytest.raises(Stopped, match=message):
         generate(emulator, out, cluster, progress=interrupt)
-    split = read_run(tmp_path / "out.zarr.partial")
-    assert split is not None
-    before = split.fields(split.shards)
+    before = finished(out)
     assert 10 < before < FIELDS
     with pytest.raises(OutputError, match=rf"an unfinished run, {before} of {FIELDS} fields: --resume goes on"):
         generate(emulator, out, cluster)
     with pytest.raises(UsageError, match=r"request: seed \(3 there, 4 here\)"):
         generate(emulator, out, cluster, seed=4, resume=True)
-    assert split.fields(split.shards) == before  # nobody is at work any more
+    assert finished(out) == before  # nobody is at work any more
     generate(emulator, out, cluster, resume=True)
     assert tree(out) == tree(whole)
     generate(emulator, out, cluster, resume=True)
@@ -305,11 +244,21 @@ def test_shards_finish_what_a_cluster_began(
 
     with pytest.raises(Stopped):
         generate(emulator, tmp_path / "out.zarr", cluster, progress=fail)
-    split = read_run(tmp_path / "out.zarr.partial")
-    assert split is not None
-    for number in range(1, split.count + 1):
-        generate(emulator, tmp_path / "out.zarr", Shard(number, split.count), resume=True)
+    run = read_run(tmp_path / "out.zarr.partial")
+    assert run is not None
+    for shard in run.shards:
+        generate(emulator, tmp_path / "out.zarr", shard, resume=True)
     assert tree(tmp_path / "out.zarr") == tree(whole)
+
+
+def test_a_caller_that_loses_a_connection_of_its_own_is_not_told_of_a_lost_scheduler(
+    emulator: Emulator, cluster: Cluster, tmp_path: Path
+) -> None:  # oracle: the error that the caller's function raises
+    def lose(done: int, total: int) -> None:
+        raise distributed.comm.CommClosedError("a worker of another cluster")
+
+    with pytest.raises(distributed.comm.CommClosedError, match="of another cluster"):
+        generate(emulator, tmp_path / "out.zarr", cluster, progress=lose)
 
 
 def test_overwriting_starts_again(emulator: Emulator, cluster: Cluster, whole: Path, tmp_path: Path) -> None:
@@ -387,39 +336,24 @@ def test_workers_with_another_bundle_or_backend(
 def test_a_worker_that_fails_says_why(
     emulator: Emulator, client: SimpleNamespace, cluster: Cluster, tmp_path: Path
 ) -> None:
-    def fill_the_disk() -> None:
+    def full(write: Method, worker: SimpleNamespace) -> Method:
         import errno
 
-        from fsae.runtime.output.zarr import ZarrStore
-
-        def full(*given: object) -> None:
+        def failing(*given: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        ZarrStore.before, ZarrStore.write = ZarrStore.write, full  # type: ignore[attr-defined,method-assign,assignment]
+        return failing
 
-    def restore() -> None:
-        from fsae.runtime.output.zarr import ZarrStore
-
-        ZarrStore.write = ZarrStore.before  # type: ignore[attr-defined,method-assign]
-
-    client.run(fill_the_disk)
-    try:
+    with on_workers(client, "fsae.runtime.output.zarr:ZarrStore:write", full):
         with pytest.raises(OutputError, match=r"cannot write \S+out\.zarr: No space left on device"):
             generate(emulator, tmp_path / "out.zarr", cluster)
-    finally:
-        client.run(restore)
-    assert names_in(tmp_path) == []
+        assert names_in(tmp_path) == []
 
 
-def test_workers_on_this_machine_by_the_command(
-    tiny_bundle_path: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # oracle: one process
+def test_workers_on_this_machine_by_the_command(command: Command, whole: Path, tmp_path: Path) -> None:
+    # oracle: one process
     out = tmp_path / "out.zarr"
-    words = ["generate", "--members", MEMBERS, "--steps", STEPS, "--seed", 3, "--start", "1990-01", "--out", out]
-    code = main(
-        ["--model", str(tiny_bundle_path), "--device", "cpu", *map(str, words), "--batch", "4", "--workers", "2"]
-    )
-    said = capsys.readouterr()
-    assert code == 0, said.err
+    said = command(*SMALL.words(out, "--batch", "4", "--workers", "2"))
+    assert said.code == 0, said.err
     assert said.err.splitlines()[1:] == [f"fsae-run: {FIELDS} fields in 8 shards: {out} is there when all are complete"]
     assert tree(out) == tree(whole)

@@ -10,7 +10,6 @@ import xarray as xr
 from trees import tree
 
 from fsae.runtime.backends.onnx import OnnxGraphs
-from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.errors import DataError
 from fsae.runtime.output.layout import TIME_CHUNK
@@ -21,11 +20,6 @@ dask = pytest.importorskip("dask")
 array = pytest.importorskip("dask.array")
 
 CHUNKS = 20
-
-
-@pytest.fixture
-def emulator(tiny_bundle: Bundle) -> Emulator:
-    return Emulator(tiny_bundle, OnnxGraphs(tiny_bundle, threads=1))
 
 
 class Alive:
