@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What moves a progress bar: it is called with the number done, the number in all and, if it likes, a note."""
+    """A call that moves a progress bar: with the number done, the number in all and perhaps a note."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 

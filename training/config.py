@@ -178,7 +178,7 @@ class FastConfig(Record, frozen=True, kw_only=True):
 
 
 class Tolerance(Record, frozen=True, kw_only=True):
-    """What graphs of one precision may differ from the trained model; above it nothing is exported.
+    """Largest differences of the graphs of one precision from the trained model; above them nothing is exported.
 
     The largest error of a field is in the variable's units in `fields`, else `share` of the variable's scale (the
     deviation of its anomalies); for a variable learned as its square root, that is an error of the root, and a field

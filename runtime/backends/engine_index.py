@@ -34,7 +34,7 @@ def this_platform() -> str:
 
 
 class Target(Record, frozen=True, kw_only=True):
-    """What an engine is built for: everything beside the graph that decides if it can be loaded here."""
+    """The platform of an engine: everything beside the graph that decides if it can be loaded here."""
 
     flavour: Line  # trt or trt-rtx
     version: Line  # of that library, complete

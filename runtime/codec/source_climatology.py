@@ -53,7 +53,7 @@ def fit_source(fields: Fields, harmonics: int, transforms: Sequence[Transform]) 
 
 
 def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, overwrite: bool) -> None:
-    """Nothing; the source's climatology stands in a CF file at `path`."""
+    """Write the source's climatology to a CF file at `path`."""
     coefficients = fit_source(fields, harmonics, [v.transform for v in bundle.manifest.variables])
     request = {"verb": KIND, "input": fields.source, "zoom": fields.zoom, "harmonics": harmonics}
     attributes: dict[str, Attribute] = {

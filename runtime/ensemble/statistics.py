@@ -149,7 +149,7 @@ class _Window:
             self._values = _Values(members, int(np.prod(shape)), memory, folder, files)
 
     def add(self, field: F32) -> None:
-        """Nothing; a member more, by Welford's update (Technometrics 4, 1962)."""
+        """Add one member (Welford's update, Technometrics 4, 1962)."""
         if self._values is not None:
             self._values.put(self._count, field.reshape(-1))
         self._count += 1
@@ -193,7 +193,7 @@ class _Values:
                 self._file: IO[bytes] = files.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
 
     def put(self, member: int, values: F32) -> None:
-        """Nothing; the values (place) of a member are kept."""
+        """Keep the values (place) of a member."""
         if self._array is not None:
             self._array[member] = values
             return

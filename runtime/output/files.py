@@ -55,9 +55,9 @@ def unfinished(folder: Path, which: str, advice: str) -> OutputError:
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Nothing, or OutputError where the path exists (without `overwrite`) or cannot be written.
+    """Raise OutputError if the path exists (without `overwrite`) or cannot be written.
 
-    UsageError where its suffix means NetCDF-4 but is not the one that asks for it.
+    UsageError if its suffix means NetCDF-4 but is not the one that asks for it.
     Only what looks like earlier output is ever replaced: a file by NetCDF, a Zarr store by Zarr.
     """
     if path.suffix.lower() in (".nc", *NEARLY_NETCDF) and not is_netcdf(path):
@@ -77,7 +77,7 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 
 def remove(path: Path) -> None:
-    """Nothing is left at the path; files and folders alike."""
+    """Remove a file or folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -19,7 +19,7 @@ MEMORY = 0.1  # difference of an autocorrelation from the truth's
 
 @dataclass(frozen=True)
 class Limit:
-    """What one figure must keep: the range of real stretches, widened to the tolerance if there is one.
+    """Bounds of one figure: the range of real stretches, widened to the tolerance if there is one.
 
     A tolerance is the largest value if `side` is "most", the smallest if it is "least", and both if it is "inside".
     """
