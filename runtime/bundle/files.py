@@ -11,6 +11,7 @@ from typing import Any
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from fsae.runtime.atomic import write_aside
 from fsae.runtime.errors import BundleError, OutputError
 
 from .manifest import FileEntry, Manifest
@@ -48,10 +49,9 @@ def hash_files(folder: Path) -> dict[str, FileEntry]:
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest with `files` filled in from the folder, after writing it there as manifest.json."""
     complete = replace(manifest, files=hash_files(folder))
-    aside = folder / (MANIFEST + ".partial")
     try:
-        aside.write_text(complete.to_json(), encoding="utf-8")
-        aside.replace(folder / MANIFEST)
+        with write_aside(folder / MANIFEST) as aside:
+            aside.write_text(complete.to_json(), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {folder / MANIFEST}: {error.strerror}") from None
     return complete

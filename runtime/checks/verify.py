@@ -4,7 +4,6 @@ Results for a precision that the exporter could not run on a device are recorded
 """
 
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
+from fsae.runtime.atomic import write_aside
 from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, Graphs, call_of
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Difference, worst_of
@@ -138,13 +138,10 @@ def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Pa
     )
     kept = [old for old in read_records(bundle) if replace(old, date=new.date, worst=new.worst) != new]
     path = bundle.folder / VERIFIED
-    aside = path.with_name(f"{VERIFIED}.partial-{os.getpid()}")
     try:
-        aside.write_text(to_json(Records(records=(*kept, new))), encoding="utf-8", newline="\n")
-        aside.replace(path)
+        with write_aside(path) as aside:
+            aside.write_text(to_json(Records(records=(*kept, new))), encoding="utf-8", newline="\n")
     except OSError:  # only an administrator may be able to write beside shipped bundles
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
         return None
     return path
 
