@@ -308,7 +308,7 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
             _put(raw, tomllib.loads(change))
         except ValueError as error:
             advice = "text needs quotes, as in --set 'name=\"mine\"'"
-            raise UsageError(f"found --set {change} ({error})", "KEY=VALUE as in TOML", advice) from None
+            raise UsageError(f"found --set {change!r} ({error})", "KEY=VALUE as in TOML", advice) from None
     return decode_record(Config, raw, path.name, UsageError)
 
 

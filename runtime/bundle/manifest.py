@@ -44,32 +44,20 @@ PLAIN = "[A-Za-z0-9_][A-Za-z0-9._+-]*"
 SAFE_PATH = f"(trt/)?{PLAIN}"
 
 PlainName = Annotated[str, whole(PLAIN, "a plain name: letters, digits, '.', '_', '+' and '-', not '.' first")]
-
 FilePath = Annotated[str, whole(SAFE_PATH, "a plain name inside the bundle")]
-
 Graph = Annotated[str, one_of(*GRAPHS, "fast")]
-
 PrecisionName = Annotated[str, whole("[A-Za-z0-9_-]+", "a precision such as fp32")]
-
 VariableName = Annotated[str, whole("[A-Za-z][A-Za-z0-9_]*", "a letter, then letters, digits and '_'")]
-
 Calendar = Annotated[str, one_of(*CALENDARS)]
-
 SamplerName = Annotated[str, one_of(*SAMPLERS)]
-
 Step = Annotated[str, whole(STEP, "a time step such as '1 month' or '6 hours'")]
-
 Day = Annotated[str, whole("[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])", "a date such as 1948-01-31")]
-
 MonthOrDay = Annotated[str, whole("[0-9]{4}-[0-9]{2}(-[0-9]{2})?", "a date such as 1948-01-31")]
-
 Sha256 = Annotated[str, whole("[0-9a-f]{64}", "a SHA-256 in 64 hexadecimal digits")]
-
 Zoom = Annotated[int, Meta(ge=0, le=12)]
 
 # Wide enough for any model of unit variance, and narrow enough that no power of EDM eq. 5 leaves the floats.
 Sigma = Annotated[float, Meta(ge=1e-6, le=1e6)]
-
 Rho = Annotated[float, Meta(ge=0.1, le=1e6)]
 
 

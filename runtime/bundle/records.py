@@ -9,6 +9,7 @@ import json
 import re
 import reprlib
 import types
+from collections import Counter
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -23,15 +24,10 @@ MOST = 3e38  # what float32 holds; finite, so that a bound refuses NaN and infin
 MOST_INTEGER = 2**63 - 1
 
 Number = Annotated[float, Meta(ge=-MOST, le=MOST)]
-
 Positive = Annotated[float, Meta(gt=0, le=MOST)]
-
 NotNegative = Annotated[float, Meta(ge=0, le=MOST)]
-
 Share = Annotated[float, Meta(ge=0, le=1)]
-
 Count = Annotated[int, Meta(ge=0, le=MOST_INTEGER)]
-
 OneOrMore = Annotated[int, Meta(ge=1, le=MOST_INTEGER)]
 
 
@@ -47,7 +43,6 @@ def one_of(*values: str) -> Meta:
 
 
 Line = Annotated[str, whole(r"[^\x00-\x1f\x7f-\x9f]*", "one line of text without control characters", 500)]
-
 Text = Annotated[str, whole(r"[^\x00-\x08\x0b-\x1f\x7f-\x9f]*", "text without control characters", 10_000)]
 
 
@@ -66,9 +61,9 @@ def read_json(text: str, where: str, error: type[FsaeError], advice: str = "") -
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
-        twice = [key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1]
-        if twice:
-            raise error(f"{where}: a key is given twice: {reprlib.repr(twice[0])}", advice=advice)
+        if len(found) < len(pairs):
+            key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+            raise error(f"{where}: the key {short(key)} is given twice", advice=advice)
         return found
 
     def refuse(constant: str) -> Any:
@@ -190,8 +185,9 @@ def _described(kind: Any) -> str:
     if get_origin(bare) is Literal:
         return f"one of {list(get_args(bare))}"
     if get_origin(bare) is tuple:
-        lengths = [f" of {limit.min_length} or more" for limit in constraints if limit.min_length]
-        return "a list" + "".join(lengths or [f" of {len(get_args(bare))}"] * (get_args(bare)[-1] is not Ellipsis))
+        if get_args(bare)[-1] is not Ellipsis:
+            return f"a list of {len(get_args(bare))}"
+        return "a list" + "".join(f" of {limit.min_length} or more" for limit in constraints)
     words = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false"}
     return words.get(bare, "a table") + "".join(map(_bounds, constraints))
 

@@ -76,16 +76,11 @@ def migrate(raw: Json) -> Json:
     return raw
 
 
-class ZoomOfSchema1(msgspec.Struct):
-    """The zoom of the grid or the latent."""
+class ParityOfSchema1(Record, frozen=True, kw_only=True):
+    """Largest difference of a graph's output: that of the variable with the widest tolerance, in its units."""
 
-    zoom: int
-
-
-class VariableOfSchema1(msgspec.Struct):
-    """Name and units of a variable."""
-
-    name: str
+    max_abs_error: float
+    tolerance: float
     units: str
 
 
@@ -95,20 +90,12 @@ class ProvenanceOfSchema1(msgspec.Struct):
     versions: Mapping[str, str]
 
 
-class ParityOfSchema1(Record, frozen=True, kw_only=True):
-    """Largest difference of a graph's output: that of the variable with the widest tolerance, in its units."""
-
-    max_abs_error: float
-    tolerance: float
-    units: str
-
-
 class ManifestOfSchema1(msgspec.Struct):
-    """The keys of schema 1 that the step away from it looks at."""
+    """The keys of schema 1 that the step away from it uses; the newest schema checks what it copies."""
 
-    grid: ZoomOfSchema1
-    latent: ZoomOfSchema1
-    variables: tuple[VariableOfSchema1, ...]
+    grid: Json
+    latent: Json
+    variables: tuple[Json, ...]
     provenance: ProvenanceOfSchema1
     parity: Mapping[str, Mapping[str, ParityOfSchema1]]
 
@@ -122,28 +109,25 @@ def from_1(raw: Json) -> Json:
     if "certificates" in raw:
         raise BundleError(f"{BAD}: it has schema version 1 and certificates, which came with 2", advice=ADVICE)
     old = decode_record(ManifestOfSchema1, raw, BAD, BundleError, ADVICE)
-    versions = old.provenance.versions
-    backend = f"onnxruntime {versions['onnxruntime']}" if "onnxruntime" in versions else "onnxruntime"
+    backend = f"onnxruntime {old.provenance.versions.get('onnxruntime', '')}".rstrip()
 
-    def differences(graph: str, parity: ParityOfSchema1) -> list[Json]:
+    def entry(graph: str, parity: ParityOfSchema1) -> Json:
         physical = graph in ("encoder", "decoder") and parity.units != "1"
-        return [
+        differences = [
             {
-                "variable": variable.name,
-                "zoom": old.grid.zoom if graph == "decoder" else old.latent.zoom,
+                "variable": variable.get("name"),
+                "zoom": (old.grid if graph == "decoder" else old.latent).get("zoom"),
                 "max_abs_error": parity.max_abs_error,
                 "rmse": None,
                 "tolerance": parity.tolerance,
-                "units": variable.units if physical else "1",
+                "units": variable.get("units") if physical else "1",
             }
             for variable in old.variables
         ]
+        return {"device": "cpu", "backend": backend, "nodes": None, "differences": differences}
 
     parity = {
-        precision: {
-            graph: {"device": "cpu", "backend": backend, "nodes": None, "differences": differences(graph, one)}
-            for graph, one in graphs.items()
-        }
+        precision: {graph: entry(graph, one) for graph, one in graphs.items()}
         for precision, graphs in old.parity.items()
     }
     return {**raw, "schema_version": 2, "parity": parity, "certificates": {}}

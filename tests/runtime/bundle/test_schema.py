@@ -293,9 +293,12 @@ BROKEN = [
     (_set("variables", to={}), "variables is {}, expected a list"),
     (_set("variables", to=[]), "variables is [], expected a list of 1 or more"),
     (_set("variables", 0, to="tas"), "variables[0] is 'tas', expected a table"),
-    (_set("variables", 0, "name", to=7), "bad manifest: variables[0].name is 7, expected text"),
+    (_set("variables", 0, "name", to=7), "bad manifest: variables[0].name is 7, expected a letter"),
     (_set("variables", 0, "name", to="uas"), "expected different ones"),
-    (_set("provenance", "versions", to={"onnx": 1}), "bad manifest: provenance.versions.onnx is 1, expected text"),
+    (
+        _set("provenance", "versions", to={"onnx": 1}),
+        "provenance.versions.onnx is 1, expected text",
+    ),
     (_set("certificates", to={}), "it has schema version 1 and certificates, which came with 2"),
 ]
 

@@ -38,6 +38,11 @@ def test_prepare_puts_data_on_healpix(tmp_path: Path) -> None:  # oracle: xarray
         (["z5-ratio-7"], 2, "z5-ratio-64"),
         (["fit", "--set", "autoencoder.widht=3"], 2, "widht"),
         (["fit", "--set", "autoencoder.width"], 2, "--set 'autoencoder.width'"),
+        (
+            ["fit", "--set", "name=mine"],
+            2,
+            "expected KEY=VALUE as in TOML: text needs quotes, as in --set 'name=\"mine\"'",
+        ),
         (["fit", "--set", 'autoencoder.width="wide"'], 2, "autoencoder.width"),
         (["superres", "no-such-model", "in.nc"], 4, "no-such-model"),
         (["evaluate", "--no-such-option"], 2, "no-such-option"),

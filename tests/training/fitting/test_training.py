@@ -169,6 +169,15 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
         ("trainer.cache_gib = -1.0", "trainer.cache_gib is -1.0"),
         ("trainer.loader_workers = -1", "trainer.loader_workers is -1"),
         ("trainer.loader_workers = 1.5", "trainer.loader_workers is 1.5, expected a whole number from 0"),
+        ('sampler.name = "rk4"', "small.toml: sampler.name is 'rk4', expected one of ['dpm2m', 'euler', 'heun']"),
+        ("sampler.sigma_min = 90.0", "small.toml: sampler: sigma_min is 90.0 and sigma_max 80.0, expected a larger"),
+        ("autoencoder_fit.learning_rate = nan", "autoencoder_fit.learning_rate is nan, expected a finite number above"),
+        ("data.training_years = [2009, 2005]", "data: training_years is [2009, 2005], expected the earlier year first"),
+        (
+            "data.training_years = [2005, 99999]",
+            "data.training_years[1] is 99999, expected a whole number from 0 to 9999",
+        ),
+        ("seed.deep = 1", "seed is {'deep': 1}, expected a whole number from 0"),
         ("trainer.tensorboard = 1", "trainer.tensorboard is 1, expected true or false"),
     ],
 )
