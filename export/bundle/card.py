@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it is and was made from, how good it is, how to make it again, where it ends."""
+"""Write the model card of a bundle: what it is, its data, its quality, how to use and reproduce it, and its limits."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,16 +10,31 @@ from fsae.runtime.bundle.records import decode_record, to_json
 from fsae.runtime.errors import DataError
 from fsae.training.config import Config
 from fsae.training.evaluation.report import GENERATED, Climate, Stretches
-from fsae.training.evaluation.tables import format_climate, table
+from fsae.training.evaluation.tables import Column, Table, format_climate, table
+
+FIDELITY = "## Fidelity of the graphs"
+
+RMSE = Column("RMSE", "rmse", ".4g")
+
+RECONSTRUCTION = Table((Column("reconstruction", "name"), Column("numbers per step", "numbers"), RMSE))
+
+CHECKS = Table(
+    (
+        Column("figure", "name"),
+        Column("value", "value", ".4g"),
+        Column("tolerance", "limit"),
+        Column("", lambda check: "kept" if check["passed"] else "NOT KEPT"),
+    )
+)
 
 
 def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any] | None) -> str:
-    """The text of MODEL_CARD.md; `config` is what the model was trained with, `metrics` are its figures."""
+    """The text of MODEL_CARD.md; `config` is the configuration of the training, `metrics` are the run's figures."""
     sections = [
         _introduction(manifest),
         _data(manifest),
         _figures(manifest.name, manifest.time.step, metrics),
-        fidelity(manifest),
+        _fidelity(manifest),
         _use(manifest),
         _reproduction(manifest, config),
         _limits(manifest),
@@ -27,20 +42,27 @@ def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any]
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
 
+def with_fidelity(card: str, manifest: Manifest) -> str:
+    """A card with a new section on the fidelity of the graphs, for a bundle that has got other graphs."""
+    sections = card.split("\n## ")
+    title = FIDELITY.removeprefix("## ")
+    own = "\n".join(_fidelity(manifest)).removeprefix("## ") + "\n"
+    kept = [own if section.splitlines()[0] == title else section for section in sections]
+    return "\n## ".join(kept if own in kept else [*kept, own])
+
+
 def read_metrics(path: Path) -> Mapping[str, Any] | None:
-    """Figures of a run as its evaluation wrote them, None where there are none yet; DataError where damaged."""
+    """The figures that an evaluation wrote of a run, None if there are none yet; DataError if they are damaged."""
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cannot read the figures {path} ({error}): delete it or run fsae-train evaluate again"
+            f"cannot read the figures {path} ({error})", advice="delete it or run fsae-train evaluate again"
         ) from None
     if not isinstance(metrics, dict):
-        raise DataError(
-            f"{path} holds a {type(metrics).__name__}, expected a JSON object: run fsae-train evaluate again"
-        )
+        raise DataError(f"{path} holds a {type(metrics).__name__}", "a JSON object", "run fsae-train evaluate again")
     return metrics
 
 
@@ -50,27 +72,27 @@ def _introduction(manifest: Manifest) -> list[str]:
     lines = [
         f"# {manifest.name}",
         "",
-        "A Field-Space Autoencoder on the HEALPix sphere (Meuer et al. 2026, arXiv 2601.15102) as ONNX graphs: fields "
-        "in physical units go in and come out, the climatology, all scales and all index tables are inside.",
+        "A Field-Space Autoencoder on the HEALPix sphere (Meuer et al. 2026, arXiv 2601.15102) as ONNX graphs, which "
+        "take and return fields in physical units and contain the climatology, all scales and all index tables.",
         "",
         f"- Fields: {names}; time step {manifest.time.step}, calendar {manifest.time.calendar}.",
         f"- Grid: HEALPix zoom {manifest.grid.zoom} (nside {2**manifest.grid.zoom}), nested order; "
         f"pyramid zooms {', '.join(map(str, manifest.zooms))}.",
         f"- Compression: {latent.ratio} to 1, one number per variable and zoom-{latent.zoom} cell "
-        f"({latent.shape[1]} cells), {latent.dtype}. Cell means at zoom {manifest.zooms[0]} are kept.",
+        f"({latent.shape[1]} cells), {latent.dtype}. Cell means at zoom {manifest.zooms[0]} are conserved.",
     ]
     if manifest.denoiser is None or manifest.sampler is None:
-        return [*lines, "- No diffusion model: this bundle compresses and super-resolves, it does not generate."]
+        return [*lines, "- No diffusion model: this bundle compresses and super-resolves, but does not generate."]
     denoiser, sampler = manifest.denoiser, manifest.sampler
     forcing = denoiser.forcing
     units = "" if forcing.units == "year" else f" {forcing.units}"
     span = f"{forcing.range[0]:g} to {forcing.range[1]:g}{units}"
+    fast = "" if manifest.fast is None else f" A distilled model takes {manifest.fast.steps} (`--sampler fast`)."
     return [
         *lines,
-        f"- Generation: a latent diffusion model draws {denoiser.window} steps at a time given the {denoiser.previous} "
-        f"before; it knows the time of year and the {forcing.name} ({span} in training). "
-        f"Sampler {sampler.name}, {sampler.steps} steps."
-        + ("" if manifest.fast is None else f" A distilled model takes {manifest.fast.steps} (`--sampler fast`)."),
+        f"- Generation: a latent diffusion model draws {denoiser.window} steps at a time, given the "
+        f"{denoiser.previous} steps before them, the time of year and the {forcing.name} ({span} in training). "
+        f"Sampler {sampler.name}, {sampler.steps} steps.{fast}",
     ]
 
 
@@ -79,7 +101,7 @@ def _data(manifest: Manifest) -> list[str]:
     return [
         "## Data and licence",
         "",
-        f"Trained on {source.period[0]} to {source.period[1]}; every statistic comes from these years only.",
+        f"Trained on {source.period[0]} to {source.period[1]}; all statistics come from this period.",
         "",
         *table(["file", "SHA-256"], [[f"`{entry.name}`", f"`{entry.sha256}`"] for entry in source.data]),
         "",
@@ -94,10 +116,8 @@ def _figures(name: str, step: str, metrics: Mapping[str, Any] | None) -> list[st
     variables = metrics.get("variables")
     if isinstance(variables, Sequence) and all(isinstance(v, Mapping) and "checks" in v for v in variables):
         period = metrics.get("evaluation", ["", ""])
-        lines += [
-            f"On {period[0]} to {period[1]}, years the model has not seen; `fsae-train evaluate {name}` prints them.",
-            "",
-        ]
+        evaluated = f"For {period[0]} to {period[1]}, years the model has not seen"
+        lines += [f"{evaluated}; `fsae-train evaluate {name}` prints these figures.", ""]
         for variable in variables:
             lines += _evaluation(variable, step)
         return lines[:-1]
@@ -106,59 +126,120 @@ def _figures(name: str, step: str, metrics: Mapping[str, Any] | None) -> list[st
 
 
 def _evaluation(variable: Mapping[str, Any], step: str) -> list[str]:
-    """Lines of one variable of an evaluation report: reconstruction, climate, then what has a tolerance."""
+    """The figures of one variable: reconstruction, super-resolution, climate, then those with a tolerance."""
     lines = [f"### {variable['name']} [{variable['units']}]", ""]
-    errors = [[row["name"], str(row["numbers"]), _number(row["rmse"])] for row in variable.get("reconstruction", ())]
-    if errors:
-        lines += [*table(["reconstruction", "numbers per step", "RMSE"], errors), ""]
+    if variable.get("reconstruction"):
+        lines += [*RECONSTRUCTION.lines(variable["reconstruction"]), ""]
     for coarse in variable.get("superresolution", ()):
-        rows = [[row["name"], _number(row["rmse"])] for row in coarse["rows"]]
-        lines += [*table([f"super-resolution from zoom {coarse['zoom']}", "RMSE"], rows), ""]
+        name = Column(f"super-resolution from zoom {coarse['zoom']}", "name")
+        lines += [*Table((name, RMSE)).lines(coarse["rows"]), ""]
     if "stretches" in variable and variable["climate"][0]["name"] == GENERATED:
         lines += [*_climate(variable, step)[1:], ""]
-    checks = [
-        [check["name"], _number(check["value"]), check["limit"], "kept" if check["passed"] else "NOT KEPT"]
-        for check in variable["checks"]
-    ]
-    if checks:
-        lines += [*table(["figure", "value", "tolerance", ""], checks), ""]
+    if variable["checks"]:
+        lines += [*CHECKS.lines(variable["checks"]), ""]
     return lines
 
 
 def _climate(variable: Mapping[str, Any], step: str) -> list[str]:
-    """Tables of the climate of one variable, the generated one beside its baselines and real stretches."""
+    """The climate of one variable: generated fields beside baselines and stretches of real fields."""
     where = f"the climate of {variable['name']} in the run's figures"
     rows = [decode_record(Climate, row, where, DataError) for row in variable["climate"]]
     return format_climate(rows, decode_record(Stretches, variable["stretches"], where, DataError), step, "####")
 
 
+def _fidelity(manifest: Manifest) -> list[str]:
+    """Every graph in every precision, what it was compared with, and ensembles."""
+    rows = []
+    for precision, graphs in manifest.parity.items():
+        for graph, parity in graphs.items():
+            worst = parity.worst
+            unit = _unit(worst.units)
+            rows.append(
+                [
+                    f"{graph}, {precision}",
+                    f"{worst.max_abs_error:.2g} {unit}",
+                    "" if worst.rmse is None else f"{worst.rmse:.2g} {unit}",
+                    f"{worst.tolerance:.2g} {unit}",
+                    f"{worst.variable}, zoom {worst.zoom}",
+                    parity.device if parity.device == NOT_RUN else f"{parity.device}: {parity.backend}",
+                ]
+            )
+    lines = [
+        FIDELITY,
+        "",
+        "Differences of the graphs, on real fields of years outside training, from the trained model or from the "
+        "float32 graphs they were made from (`compared with` below). Each row is for the variable and zoom closest to "
+        "the tolerance; `manifest.json` lists all of them. `fsae-run verify` measures again on the device it runs on.",
+        "",
+        *table(["graph", "largest", "RMS", "tolerance", "where", "measured on"], rows),
+    ]
+    compared = [
+        [
+            precision,
+            entry.date,
+            entry.reference,
+            f"{entry.steps} of {entry.period[0]} to {entry.period[1]}",
+            ", ".join(source.name for source in entry.data),
+        ]
+        for precision, entry in manifest.certificates.items()
+    ]
+    if compared:
+        lines += ["", *table(["precision", "date", "compared with", "fields", "data"], compared)]
+    return [*lines, *_ensembles(manifest)]
+
+
+def _ensembles(manifest: Manifest) -> list[str]:
+    """Ensembles in other precisions than float32; no lines if there are none."""
+    units = {variable.name: _unit(variable.units) for variable in manifest.variables}
+    rows = [
+        [
+            f"{precision}, {certificate.members} members x {certificate.ensemble_steps} steps",
+            f"{entry.rmse:.2g} {units[entry.variable]}",
+            f"{entry.spectrum:.2%} ({entry.spectrum_tolerance:.2%})",
+            f"{entry.crps:.5g} {units[entry.variable]} ({entry.crps_fp32:.5g} ± {entry.crps_tolerance:.2g})",
+        ]
+        for precision, certificate in manifest.certificates.items()
+        for entry in certificate.ensembles
+    ]
+    if not rows:
+        return []
+    return [
+        "",
+        "Ensembles compared with the same members in float32: RMS difference, largest change of the power of any "
+        "degree (tolerance), and CRPS (that of float32 and the allowed change).",
+        "",
+        *table(["ensembles", "RMS difference", "spectrum", "CRPS"], rows),
+    ]
+
+
 def _use(manifest: Manifest) -> list[str]:
-    lines = ["## Use", "", "```", f"fsae-run --model {manifest.name} verify"]
-    if manifest.denoiser is not None:
-        lines.append(f"fsae-run --model {manifest.name} generate --members 100")
-    lines += [
-        f"fsae-run --model {manifest.name} compress IN.nc OUT.zarr",
+    command = f"fsae-run --model {manifest.name}"
+    generate = [] if manifest.denoiser is None else [f"{command} generate --members 100"]
+    return [
+        "## Use",
+        "",
+        "```",
+        f"{command} verify",
+        *generate,
+        f"{command} compress IN.nc OUT.zarr",
         "```",
         "",
-        "Any host with ONNX Runtime can use the graphs: `manifest.json` has the shapes, `golden.npz` inputs and "
-        "outputs to compare with. `season` is cos and sin of 2 pi k phase side by side, k = 1 to "
-        f"{manifest.time.harmonics}, phase being the fraction of the year at the middle of the step.",
+        "Any host with ONNX Runtime can run the graphs: `manifest.json` gives the shapes, `golden.npz` inputs with "
+        "their expected outputs. `season` holds cos and sin of 2 pi k phase in pairs, k = 1 to "
+        f"{manifest.time.harmonics}; phase is the fraction of the year passed at the middle of the step.",
     ]
-    return lines
 
 
 def _reproduction(manifest: Manifest, config: Config) -> list[str]:
     source = manifest.provenance
     record = json.loads(to_json(config))
-    record["data"]["inputs"] = [
-        entry.name for entry in source.data
-    ]  # folders of the machine it was made on say nothing
+    record["data"]["inputs"] = [entry.name for entry in source.data]  # without folders, which are those of one machine
     seeds = ", ".join(f"{name} {seed}" for name, seed in source.seeds.items()) or "none"
     versions = ", ".join(f"{name} {version}" for name, version in source.versions.items())
     return [
-        "## How to make it again",
+        "## How to reproduce it",
         "",
-        "Save the configuration below as `config.toml` beside the data, then `fsae-train config.toml` and "
+        "Save the configuration below as `config.toml` beside the data, then run `fsae-train config.toml` and "
         f"`fsae-export --name {manifest.name}`.",
         "",
         f"Seeds: {seeds}. Source revision: {source.revision}. Versions: {versions}.",
@@ -174,16 +255,16 @@ def _limits(manifest: Manifest) -> list[str]:
     lines = [
         "## Limits",
         "",
-        "- Values far outside the training climate are encoded less well, and a source with a bias of its own needs "
-        "its own climatology (`fsae-run climatology`).",
-        "- Super-resolution adds what is typical, not what was there: fine structure is a best estimate.",
-        "- Missing values are not known to the model: fill them first.",
+        "- Values far outside the training climate are encoded less accurately, and a source with a bias of its own "
+        "needs its own climatology (`fsae-run climatology`).",
+        "- Super-resolution adds typical fine structure: a best estimate, not what was really there.",
+        "- The model does not know missing values: fill them first.",
     ]
     if manifest.denoiser is not None:
-        lines += [
-            f"- Generated members resemble {first} to {last}. Forcing outside that range is extrapolation; a member "
-            "is no forecast of any date.",
-        ]
+        lines.append(
+            f"- Generated members resemble {first} to {last}. Forcing outside that range is extrapolation, and a "
+            "member is not a forecast for any date."
+        )
     return lines
 
 
@@ -225,94 +306,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _number(value: float | None) -> str:
-    """Four significant digits, a dash where there is no number."""
+    """A number with four significant digits, a dash if there is none."""
     return "-" if value is None else f"{value:.4g}"
 
 
-# The section of a model card on how far the graphs are from the trained model.
-
-
-TITLE = "## Fidelity of the graphs"
-
-
-def fidelity(manifest: Manifest) -> list[str]:
-    """Lines of the section: every graph and precision, what each was compared with, and ensembles."""
-    rows = []
-    for precision, graphs in manifest.parity.items():
-        for graph, parity in graphs.items():
-            worst = parity.worst
-            rows.append(
-                [
-                    f"{graph}, {precision}",
-                    f"{worst.max_abs_error:.2g} {_unit(worst.units)}",
-                    "" if worst.rmse is None else f"{worst.rmse:.2g} {_unit(worst.units)}",
-                    f"{worst.tolerance:.2g} {_unit(worst.units)}",
-                    f"{worst.variable}, zoom {worst.zoom}",
-                    parity.device if parity.device == NOT_RUN else f"{parity.device}: {parity.backend}",
-                ]
-            )
-    lines = [
-        TITLE,
-        "",
-        "How far the graphs are, on real fields of years outside training, from the trained model or, where they were "
-        "made of them, from its float32 graphs (`compared with` below). Of each graph the row that comes closest to "
-        "its tolerance; `manifest.json` has every variable and zoom. `fsae-run verify` measures again, on the "
-        "device it runs on.",
-        "",
-        *table(["graph", "largest", "RMS", "tolerance", "where", "measured on"], rows),
-    ]
-    if manifest.certificates:
-        lines += ["", *table(["precision", "date", "compared with", "fields", "data"], _certificates(manifest))]
-    return [*lines, *_ensembles(manifest)]
-
-
-def with_fidelity(card: str, manifest: Manifest) -> str:
-    """A card with its section on the graphs' fidelity made anew, for a bundle that has other graphs now."""
-    sections = card.split("\n## ")
-    title = TITLE.removeprefix("## ")
-    own = "\n".join(fidelity(manifest)).removeprefix("## ") + "\n"
-    kept = [own if section.splitlines()[0] == title else section for section in sections]
-    return "\n## ".join(kept if own in kept else [*kept, own])
-
-
-def _certificates(manifest: Manifest) -> list[list[str]]:
-    """Rows of what each precision was compared with."""
-    return [
-        [
-            precision,
-            entry.date,
-            entry.reference,
-            f"{entry.steps} of {entry.period[0]} to {entry.period[1]}",
-            ", ".join(source.name for source in entry.data),
-        ]
-        for precision, entry in manifest.certificates.items()
-    ]
-
-
-def _ensembles(manifest: Manifest) -> list[str]:
-    """Lines on ensembles in other precisions than float32; none where there are none."""
-    units = {variable.name: _unit(variable.units) for variable in manifest.variables}
-    rows = [
-        [
-            f"{precision}, {certificate.members} members x {certificate.ensemble_steps} steps",
-            f"{entry.rmse:.2g} {units[entry.variable]}",
-            f"{entry.spectrum:.2%} ({entry.spectrum_tolerance:.2%})",
-            f"{entry.crps:.5g} {units[entry.variable]} ({entry.crps_fp32:.5g} ± {entry.crps_tolerance:.2g})",
-        ]
-        for precision, certificate in manifest.certificates.items()
-        for entry in certificate.ensembles
-    ]
-    if not rows:
-        return []
-    return [
-        "",
-        "Ensembles beside the same members in float32: RMS difference, largest change of the power of any degree "
-        "(tolerance), and CRPS (float32's, and what it may move).",
-        "",
-        *table(["ensembles", "RMS difference", "spectrum", "CRPS"], rows),
-    ]
-
-
 def _unit(units: str) -> str:
-    """Units for people: nothing for a plain number."""
+    """Units as shown: none for plain numbers."""
     return "" if units == "1" else units

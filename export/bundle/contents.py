@@ -1,4 +1,4 @@
-"""What a bundle says and holds beside its graphs: the manifest and the tables, out of a finished run."""
+"""The manifest and the tables of a bundle, from a finished run."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -8,15 +8,14 @@ import numpy as np
 from msgspec.structs import asdict
 from numpy.typing import NDArray
 
+from fsae.export.certificate.certify import Certified
 from fsae.runtime.bundle.manifest import (
-    Certificate,
     DenoiserFacts,
     FileEntry,
     Forcing,
     Grid,
     Latent,
     Manifest,
-    Parity,
     Provenance,
     Time,
     Variable,
@@ -32,12 +31,6 @@ from fsae.runtime.sphere.regrid import (
     interpolation_weights,
 )
 from fsae.training.fitting.run_folder import Run, samplers_of
-from fsae.training.networks.denoiser import Denoiser
-
-
-def variables_of(run: Run) -> tuple[Variable, ...]:
-    """The run's variables as the manifest has them."""
-    return tuple(Variable(**asdict(variable)) for variable in run.config.data.variables)
 
 
 def make_tables(run: Run) -> dict[str, NDArray[Any]]:
@@ -51,7 +44,7 @@ def make_tables(run: Run) -> dict[str, NDArray[Any]]:
         to_healpix = bilinear_weights(grid, lat, lon) if method == "bilinear" else conservative_weights(grid, zoom)
         points = np.meshgrid(grid.lat_deg, grid.lon_deg, indexing="ij")
         to_source = interpolation_weights(zoom, points[0].ravel(), points[1].ravel())
-    else:  # trained on HEALPix: there is no lat-lon grid to go back to
+    else:  # trained on HEALPix: there is no lat-lon grid to return to
         to_healpix = _no_weights(npix(zoom), 0)
         to_source = _no_weights(0, npix(zoom))
     return {
@@ -63,7 +56,7 @@ def make_tables(run: Run) -> dict[str, NDArray[Any]]:
         **_weight_arrays("to_source", to_source),
         "climatology": run.statistics["climatology"],
         "scale": run.statistics["scale"],
-        # without a denoiser nothing was whitened and nothing reads these
+        # without a denoiser nothing is whitened and nothing reads these
         "latent_cell_std": run.statistics.get("latent_cell_std", np.ones(shape, dtype=np.float32)),
         "latent_season_std": run.statistics.get("latent_season_std", np.zeros((shape[0], 0, shape[1]), np.float32)),
         "latent_level_std": run.statistics.get("latent_level_std", np.ones((shape[0], levels), dtype=np.float32)),
@@ -71,7 +64,7 @@ def make_tables(run: Run) -> dict[str, NDArray[Any]]:
 
 
 def _no_weights(targets: int, sources: int) -> Weights:
-    """Weights without any entry."""
+    """Weights without entries."""
     empty = np.zeros(0, dtype=np.int32)
     return Weights(
         indptr=np.zeros(targets + 1, dtype=np.int32), index=empty, weight=empty.astype(np.float64), source_size=sources
@@ -79,7 +72,7 @@ def _no_weights(targets: int, sources: int) -> Weights:
 
 
 def _weight_arrays(name: str, weights: Weights) -> dict[str, NDArray[Any]]:
-    """The arrays of sparse weights as tables.npz names them: int32 and float64."""
+    """The arrays of sparse weights, named as in tables.npz: int32 and float64."""
     return {
         f"{name}_indptr": weights.indptr.astype(np.int32),
         f"{name}_index": weights.index.astype(np.int32),
@@ -97,46 +90,36 @@ def _latent(run: Run) -> Latent:
     )
 
 
-def forcing_range(denoiser: Denoiser) -> tuple[float, float]:
-    """First and last forcing a denoiser was trained on."""
-    low, high = denoiser.forcing_range.tolist()
-    return low, high
-
-
-def make_manifest(
-    run: Run,
-    name: str,
-    parity: Mapping[str, Mapping[str, Parity]],
-    certificates: Mapping[str, Certificate],
-    files: Mapping[str, FileEntry],
-) -> Manifest:
+def make_manifest(run: Run, name: str, certified: Certified, files: Mapping[str, FileEntry]) -> Manifest:
     """The manifest of a run's bundle."""
     config, facts, diffusion = run.config, run.facts, run.config.diffusion
     sampler, fast = samplers_of(config)
-    generates = run.denoiser is not None and diffusion is not None
-    seeds = {"autoencoder": config.seed} | ({"diffusion": config.seed + 1} if generates else {})
-    seeds |= {"distillation": config.seed + 2} if config.fast is not None else {}
-    return Manifest(
-        name=name,
-        grid=Grid(zoom=config.autoencoder.zoom),
-        variables=variables_of(run),
-        zooms=config.autoencoder.zooms,
-        latent=_latent(run),
-        time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
-        denoiser=DenoiserFacts(
+    seeds, denoiser = {"autoencoder": config.seed}, None
+    if run.denoiser is not None and diffusion is not None:
+        low, high = run.denoiser.forcing_range.tolist()
+        denoiser = DenoiserFacts(
             window=diffusion.window,
             previous=diffusion.previous,
             noise_features=NOISE_FEATURES,
-            forcing=Forcing(name="calendar year", units="year", range=forcing_range(run.denoiser)),
+            forcing=Forcing(name="calendar year", units="year", range=(low, high)),
             sources=config.sources.labels,
         )
-        if run.denoiser is not None and diffusion is not None
-        else None,
-        sampler=sampler if generates else None,
+        seeds["diffusion"] = config.seed + 1
+    if config.fast is not None:
+        seeds["distillation"] = config.seed + 2
+    return Manifest(
+        name=name,
+        grid=Grid(zoom=config.autoencoder.zoom),
+        variables=tuple(Variable(**asdict(variable)) for variable in config.data.variables),
+        zooms=config.autoencoder.zooms,
+        latent=_latent(run),
+        time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
+        denoiser=denoiser,
+        sampler=None if denoiser is None else sampler,
         fast=fast,
         files=files,
-        parity=parity,
-        certificates=certificates,
+        parity=certified.parity,
+        certificates=certified.certificates,
         provenance=Provenance(
             data=facts.inputs,
             period=facts.period,

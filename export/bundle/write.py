@@ -67,7 +67,7 @@ def export_run(
         _write_files(new, certified.files)
         _write_arrays(new / "tables.npz", make_tables(run))
         _write_arrays(new / "golden.npz", certified.golden)
-        draft = make_manifest(run, folder.name, certified.parity, certified.certificates, hash_files(new))
+        draft = make_manifest(run, folder.name, certified, hash_files(new))
         _write_card(new, model_card(draft, run.config, metrics=metrics))
         manifest = write_manifest(new, draft)
         _keep_from_older(folder, new)

@@ -30,12 +30,13 @@ from fsae.export.engines.layer_report import report_name
 from fsae.runtime.backends.engine_index import INDEX, engine_folder, read_index
 from fsae.runtime.backends.graphs import INPUTS, OUTPUTS
 from fsae.runtime.backends.onnx import OnnxGraphs
-from fsae.runtime.bundle.files import Bundle, open_bundle
+from fsae.runtime.bundle.files import Bundle, open_bundle, shipped_folder
 from fsae.runtime.bundle.manifest import NOT_RUN, Source
 from fsae.runtime.checks.verify import check_files, check_graphs
 from fsae.runtime.errors import DataError, OutputError, ToleranceError, UsageError
 from fsae.runtime.sphere.healpix import pixel_centres
 from fsae.runtime.sphere.regrid import apply
+from fsae.training.config import read_config
 from fsae.training.fitting.run_folder import Run
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
@@ -141,8 +142,6 @@ def test_manifest_says_what_the_run_is(run: Run, bundle: Bundle) -> None:  # ora
 
 def test_card_says_it_and_can_be_trained_from(run: Run, bundle: Bundle, tmp_path: Path) -> None:
     # oracle: the configuration, read back from the card
-    from fsae.training.config import read_config
-
     card = bundle.read("MODEL_CARD.md").decode()
     for words in ("# tiny-run", "4 to 1", "2005-01-01 to 2011-12-01", "public domain", "ab" * 32, "Not evaluated yet"):
         assert words in card
@@ -164,6 +163,19 @@ def test_card_says_it_and_can_be_trained_from(run: Run, bundle: Bundle, tmp_path
     assert "0.3142" in text
     assert "kept" in text
     assert "| loss.last |  0.25 |" in model_card(bundle.manifest, run.config, metrics={"loss": {"last": 0.25}})
+
+
+@pytest.mark.parametrize("name", ["default", "ratio-4", "ratio-64", "ratio-256"])
+def test_shipped_cards_are_as_the_exporter_writes_them(name: str, tmp_path: Path) -> None:
+    # oracle: a card made anew from the manifest and from the configuration in the card
+    shipped = open_bundle(shipped_folder() / name)
+    card = shipped.read("MODEL_CARD.md").decode()
+    (tmp_path / "config.toml").write_text(card.split("```toml\n")[1].split("```")[0])
+    again = model_card(shipped.manifest, read_config(tmp_path / "config.toml"), metrics=None)
+    one, other = ({text.split("\n")[0]: text for text in each.split("\n## ")} for each in (card, again))
+    assert list(one) == list(other)
+    for title in set(one) - {"Figures", "How to reproduce it"}:  # what the run and older configurations say
+        assert one[title] == other[title]
 
 
 def test_toml_of_awkward_values() -> None:  # oracle: the standard library's reader
