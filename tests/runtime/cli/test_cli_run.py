@@ -486,7 +486,7 @@ BAD_DATA = {
     "no file": (lambda p: p / "missing.nc", "found no file"),
     "text": (lambda p: _text(p / "bad.nc"), "neither NetCDF nor Zarr"),
     "truncated": (lambda p: _cut(_changed(p / "bad.nc", lambda d: d)), "cannot read"),
-    "plain folder": (lambda p: p, "no Zarr store"),
+    "plain folder": (lambda p: p, "not a Zarr store"),
     "no variable": (lambda p: _changed(p / "bad.nc", lambda d: d.drop_vars("uas")), "has no variable 'uas'"),
     "wrong units": (lambda p: _changed(p / "bad.nc", _in_units("m")), "cannot be converted to 'K'"),
     "unlikely values": (lambda p: _changed(p / "bad.nc", _in_units("degC")), "expected within 150 to 350 K"),
