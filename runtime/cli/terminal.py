@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fsae.runtime.errors import OutputError
 from fsae.runtime.input.sources import Source
+from fsae.runtime.output.layout import Cells
 
 from .options import Options
 
@@ -60,8 +61,7 @@ def summary(
     members = f"{len(layout.members)} members x " if layout.members is not None else ""
     members += f"{len(layout.time.values)} starts x " if layout.reference_times is not None else ""
     names = ", ".join(layout.variables)
-    grid = f"HEALPix zoom {layout.zoom}" if layout.zoom is not None else " x ".join(map(str, layout.grid_shape))
-    grid = grid if layout.cells is None else f"{layout.cells.size} cells of {grid}"
+    grid = str(layout.grid) if isinstance(layout.grid, Cells) else " x ".join(map(str, layout.grid.shape))
     seconds = time.monotonic() - began
     return (
         f"{verb} {shard}{members}{layout.steps} steps of {names} on {grid} in {seconds:.1f} s on {device}: "

@@ -18,8 +18,8 @@ from fsae.runtime.input.dates import decode_dates, find_dates
 from fsae.runtime.input.sources import READ_ERRORS, Given, open_source, reason
 from fsae.runtime.input.variables import member_dim
 from fsae.runtime.jobs.job import Done, Job, checked, seen, time_chunks
-from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
-from fsae.runtime.output.provenance import field_layout, phase_coordinate, provenance
+from fsae.runtime.output.layout import TIME_CHUNK, Cells, Layout, Unit
+from fsae.runtime.output.provenance import cf_attributes, phase_coordinate, provenance
 from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, view_of
 from fsae.runtime.output.times import LEAD, REFERENCE, ReferenceTimes, encode_series, encode_times
 
@@ -78,7 +78,7 @@ def compress_job(
         variables={v.name: {"long_name": f"compressed {v.long_name}", "units": "1"} for v in manifest.variables},
         attributes=attributes,
         time=given.time(),
-        zoom=manifest.latent.zoom,
+        grid=Cells(zoom=manifest.latent.zoom),
         members=given.fields.members,
         reference_times=given.reference_times,
         time_chunk=TIME_CHUNK,
@@ -112,7 +112,15 @@ def superres_job(
         check_no_times(select.times)
     steps = steps_inside(fields.times, select.times, fields.source)
     attributes = provenance(bundle, graphs, {**given.request, **select.record()}, notes)
-    layout = field_layout(view, given.time(steps), fields.members, attributes, reference_times=given.reference_times)
+    layout = Layout(
+        variables=cf_attributes(view.variables),
+        attributes=attributes,
+        time=given.time(steps),
+        grid=view.grid,
+        members=fields.members,
+        reference_times=given.reference_times,
+        time_chunk=TIME_CHUNK,
+    )
 
     def units(done: Done) -> Iterator[Unit]:
         for unit, seasons in _latents(bundle, graphs, given, done, steps):
@@ -205,7 +213,15 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
     count = steps.stop - steps.start
     bounds = [own.bounds and own.bounds[steps] for own in dates]
     time = encode_series([own.stamps[steps] for own in dates], bounds, calendar, reference_times)
-    layout = field_layout(view, time, members, attributes, reference_times=reference_times)
+    layout = Layout(
+        variables=cf_attributes(view.variables),
+        attributes=attributes,
+        time=time,
+        grid=view.grid,
+        members=members,
+        reference_times=reference_times,
+        time_chunk=TIME_CHUNK,
+    )
 
     def units(done: Done) -> Iterator[Unit]:
         for row in range(len(members or (0,)) * len(series)):

@@ -19,7 +19,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.sources import READ_ERRORS, open_source, reason
 from fsae.runtime.output.files import open_store
-from fsae.runtime.output.layout import TIME_CHUNK, cell_coordinates
+from fsae.runtime.output.layout import TIME_CHUNK, Cells, cell_coordinates
 from fsae.runtime.output.provenance import origin
 from fsae.runtime.output.store import Attribute, Coordinate
 from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
@@ -65,7 +65,7 @@ def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, ove
     numbers = np.arange(1 + 2 * harmonics, dtype=np.int64)
     with open_store(path, attributes, overwrite) as store:
         store.put(Coordinate(name="coefficient", dims=("coefficient",), values=numbers, attributes=names))
-        for item in cell_coordinates(fields.zoom):
+        for item in cell_coordinates(Cells(zoom=fields.zoom)):
             store.put(item)
         for variable, values in zip(bundle.manifest.variables, coefficients, strict=True):
             described: dict[str, Attribute] = {

@@ -29,8 +29,8 @@ from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import UsageError
 from fsae.runtime.jobs.job import Done, Job, seen
 from fsae.runtime.jobs.writer import WAITING
-from fsae.runtime.output.layout import Unit
-from fsae.runtime.output.provenance import field_layout, provenance
+from fsae.runtime.output.layout import Layout, Unit
+from fsae.runtime.output.provenance import cf_attributes, provenance
 from fsae.runtime.output.selection import EVERYTHING, Selection, view_of
 from fsae.runtime.output.store import Coordinate
 from fsae.runtime.output.times import encode_times
@@ -156,7 +156,15 @@ def generate_job(
         extra += state_coordinate(known, ensemble.members) if statistics is None else ()
     attributes = provenance(bundle, graphs, _record(ensemble, line), notes) | {"fsae_seed": ensemble.seed}
     time = encode_times(line.stamps, line.bounds, manifest.time.calendar)
-    layout = field_layout(view, time, ensemble.members, attributes, time_chunk=model.window, extra=extra)
+    layout = Layout(
+        variables=cf_attributes(view.variables),
+        attributes=attributes,
+        time=time,
+        grid=view.grid,
+        members=ensemble.members,
+        time_chunk=model.window,
+        extra=extra,
+    )
     if statistics is not None:
         variables, by_quantile = variables_of(statistics, layout.variables)
         layout = dataclasses.replace(

@@ -315,7 +315,7 @@ def _assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None
         with output_errors(path, ""):
             make_frame(file, layout)
         for array in data_arrays(layout):
-            lead = array.shape[: len(array.shape) - len(layout.grid_shape)]
+            lead = array.shape[: len(array.shape) - len(layout.grid.shape)]
             blocks = [
                 [slice(first, min(first + size, length)) for first in range(0, length, size)]
                 for length, size in zip(lead, array.chunks, strict=False)

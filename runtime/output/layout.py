@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fsae.runtime.arrays import F32
+from fsae.runtime.arrays import F32, Ints
+from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 
 from .files import CONVENTIONS, open_store, output_errors
@@ -41,23 +41,42 @@ class Unit:
     state: F32 | None = None  # of a single member: what its next unit needs to know of the units so far
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cells:
+    """HEALPix cells of a zoom in nested order: all of them, or those `chosen`, rising."""
+
+    zoom: int
+    chosen: Ints | None = None
+
+    @property
+    def index(self) -> Ints:
+        """Numbers (cell) of the cells."""
+        return np.arange(npix(self.zoom), dtype=np.int64) if self.chosen is None else self.chosen
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(cell,)."""
+        return self.index.shape
+
+    def __str__(self) -> str:
+        part = "" if self.chosen is None else f"{self.chosen.size} cells of "
+        return f"{part}HEALPix zoom {self.zoom}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """An output file without its values; `variables` maps names to CF attributes.
 
     With several `reference_times` each member has a series of steps from each of them. A unit then counts rows instead
-    of members: all series of the first member, then those of the second one, and so on. The points are the cells of
-    `zoom` in nested order, or else the lat-lon grid of the two axes, flattened (lat, lon). The variables named in
-    `by_quantile` hold a field for each of the `quantiles`; there are no members then.
+    of members: all series of the first member, then those of the second one, and so on. The points of a lat-lon grid
+    are flattened (lat, lon). The variables named in `by_quantile` hold a field for each of the `quantiles`; there are
+    no members then.
     """
 
     variables: Mapping[str, Mapping[str, Attribute]]
     attributes: Mapping[str, Attribute]
     time: TimeAxis
-    zoom: int | None = None
-    cells: NDArray[np.int64] | None = None  # of the zoom; None: all of them
-    lat_deg: NDArray[np.float64] | None = None  # (lat)
-    lon_deg: NDArray[np.float64] | None = None  # (lon)
+    grid: Cells | LatLonGrid
     members: tuple[int, ...] | None = None
     reference_times: ReferenceTimes | None = None
     time_chunk: int = 1
@@ -68,7 +87,7 @@ class Layout:
     @property
     def points(self) -> int:
         """Points of one field."""
-        return int(np.prod(self.grid_shape))
+        return int(np.prod(self.grid.shape))
 
     @property
     def rows(self) -> int:
@@ -87,33 +106,22 @@ class Layout:
         return ("time",) if self.reference_times is None else (REFERENCE, LEAD)
 
     @property
-    def grid_shape(self) -> tuple[int, ...]:
-        """(cell,) or (lat, lon)."""
-        if self.zoom is not None:
-            return (npix(self.zoom) if self.cells is None else self.cells.size,)
-        return _axis(self.lat_deg).size, _axis(self.lon_deg).size
-
-    @property
-    def grid_dims(self) -> tuple[str, ...]:
-        """Names of the grid's dimensions."""
-        return ("cell",) if self.zoom is not None else ("lat", "lon")
-
-    @property
     def dims(self) -> tuple[str, ...]:
         """Names of the dimensions of a data variable that is not by quantile."""
-        return (*(("realization",) if self.members is not None else ()), *self.time_dims, *self.grid_dims)
+        points = ("cell",) if isinstance(self.grid, Cells) else ("lat", "lon")
+        return (*(("realization",) if self.members is not None else ()), *self.time_dims, *points)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of a data variable that is not by quantile."""
         lead = (len(self.members),) if self.members is not None else ()
-        return (*lead, *self.time.values.shape, *self.grid_shape)
+        return (*lead, *self.time.values.shape, *self.grid.shape)
 
     @property
     def chunks(self) -> tuple[int, ...]:
         """Chunks of such a data variable: `time_chunk` steps of one row, all points."""
-        lead = (1,) * (len(self.shape) - len(self.grid_shape) - 1)
-        return (*lead, max(1, min(self.time_chunk, self.steps)), *self.grid_shape)
+        lead = (1,) * (len(self.shape) - len(self.grid.shape) - 1)
+        return (*lead, max(1, min(self.time_chunk, self.steps)), *self.grid.shape)
 
     def place(self, members: slice, times: slice) -> tuple[slice, ...]:
         """The unit's place in such a data variable; with several reference times, of a unit of a single row."""
@@ -131,12 +139,6 @@ class Layout:
             end = first + (len(self.quantiles) if name in self.by_quantile else 1)
             found[name], first = slice(first, end), end
         return found
-
-
-def _axis(axis: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    if axis is None:
-        raise ValueError("a layout needs a zoom, or lat_deg and lon_deg")
-    return axis
 
 
 def coordinates(layout: Layout) -> list[Coordinate]:
@@ -165,11 +167,11 @@ def coordinates(layout: Layout) -> list[Coordinate]:
         attributes = {"long_name": "probability of a value below, over the members", "units": "1"}
         values = np.array(layout.quantiles)
         found.append(Coordinate(name="quantile", dims=("quantile",), values=values, attributes=attributes))
-    if layout.zoom is not None:
-        return found + cell_coordinates(layout.zoom, layout.cells)
-    lat_deg, lon_deg = _axis(layout.lat_deg), _axis(layout.lon_deg)
-    found.append(Coordinate(name="lat", dims=("lat",), values=lat_deg, attributes=LATITUDE | {"axis": "Y"}))
-    found.append(Coordinate(name="lon", dims=("lon",), values=lon_deg, attributes=LONGITUDE | {"axis": "X"}))
+    if isinstance(layout.grid, Cells):
+        return found + cell_coordinates(layout.grid)
+    lat, lon = LATITUDE | {"axis": "Y"}, LONGITUDE | {"axis": "X"}
+    found.append(Coordinate(name="lat", dims=("lat",), values=layout.grid.lat_deg, attributes=lat))
+    found.append(Coordinate(name="lon", dims=("lon",), values=layout.grid.lon_deg, attributes=lon))
     return found
 
 
@@ -180,32 +182,32 @@ def _with_leap_seconds(item: Coordinate) -> Coordinate:
     return dataclasses.replace(item, attributes={**item.attributes, "units_metadata": "leap_seconds: unknown"})
 
 
-def cell_coordinates(zoom: int, chosen: NDArray[np.int64] | None = None) -> list[Coordinate]:
-    """Latitude, longitude, index and grid mapping of the nested cells of a zoom: all of them, or those chosen."""
-    cells = np.arange(npix(zoom), dtype=np.int64) if chosen is None else chosen
-    lat_deg, lon_deg = (centre[cells] for centre in pixel_centres(zoom))
+def cell_coordinates(cells: Cells) -> list[Coordinate]:
+    """Latitude, longitude, index and grid mapping of cells."""
+    lat_deg, lon_deg = (centre[cells.index] for centre in pixel_centres(cells.zoom))
     index: dict[str, Attribute] = {"standard_name": "healpix_index", "long_name": "HEALPix cell, nested", "units": "1"}
     mapping: dict[str, Attribute] = {
         "grid_mapping_name": "healpix",
-        "refinement_level": zoom,
+        "refinement_level": cells.zoom,
         "indexing_scheme": "nested",
-        "healpix_nside": 1 << zoom,  # the older form, which tools of today read
+        "healpix_nside": 1 << cells.zoom,  # the older form, which tools of today read
         "healpix_order": "nested",
     }
     return [
         Coordinate(name="lat", dims=("cell",), values=lat_deg, attributes=LATITUDE),
         Coordinate(name="lon", dims=("cell",), values=lon_deg, attributes=LONGITUDE),
-        Coordinate(name="cell", dims=("cell",), values=cells, attributes=index),
+        Coordinate(name="cell", dims=("cell",), values=cells.index, attributes=index),
         Coordinate(name="crs", dims=(), values=np.array(0, dtype=np.int32), attributes=mapping),
     ]
 
 
 def data_attributes(layout: Layout, name: str) -> dict[str, Attribute]:
     """CF attributes of a data variable, with its grid mapping and auxiliary coordinates."""
-    beside = ["lat", "lon"] if layout.zoom is not None else []
+    cells = isinstance(layout.grid, Cells)
+    beside = ["lat", "lon"] if cells else []
     beside += ["time"] if layout.reference_times is not None else []
     beside += [item.name for item in layout.extra if item.dims != (item.name,) and set(item.dims) <= set(layout.dims)]
-    grid = {"grid_mapping": "crs"} if layout.zoom is not None else {}
+    grid = {"grid_mapping": "crs"} if cells else {}
     return {**layout.variables[name], **grid, **({"coordinates": " ".join(beside)} if beside else {})}
 
 
@@ -249,12 +251,12 @@ def shaped(layout: Layout, name: str, values: F32) -> F32:
     """Values (member, time, slot, point) of one variable in the shape of its array, or of a part of it."""
     if name in layout.by_quantile:
         first: F32 = np.moveaxis(values[0], 1, 0)
-        return first.reshape(values.shape[2], values.shape[1], *layout.grid_shape)
+        return first.reshape(values.shape[2], values.shape[1], *layout.grid.shape)
     rows, steps = values.shape[:2]
     series = 1 if layout.reference_times is None or rows == 1 else len(layout.time.values)  # a unit is a single row
     member = (rows // series,) if layout.members is not None else ()
     lead = (*member, *((series,) if layout.reference_times is not None else ()), steps)
-    return values[:, :, 0].reshape(*lead, *layout.grid_shape)
+    return values[:, :, 0].reshape(*lead, *layout.grid.shape)
 
 
 @contextlib.contextmanager

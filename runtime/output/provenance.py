@@ -1,7 +1,7 @@
 """CF attributes and provenance of an output."""
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,9 @@ from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Variable
 
-from .layout import TIME_CHUNK, Layout, normalised
-from .selection import View
+from .layout import normalised
 from .store import Attribute, Coordinate
-from .times import LEAD, REFERENCE, ReferenceTimes, TimeAxis
+from .times import LEAD, REFERENCE
 
 
 def versions(graphs: Graphs | None) -> dict[str, str]:
@@ -53,8 +52,12 @@ def provenance(
     return attributes | ({"comment": " ".join(notes)} if notes else {})
 
 
-def cf_attributes(variable: Variable) -> dict[str, Attribute]:
-    """CF attributes of a variable of the model."""
+def cf_attributes(variables: Sequence[Variable]) -> dict[str, dict[str, Attribute]]:
+    """CF attributes of variables of the model, by their names."""
+    return {variable.name: _cf_attributes(variable) for variable in variables}
+
+
+def _cf_attributes(variable: Variable) -> dict[str, Attribute]:
     attributes: dict[str, Attribute] = {
         "standard_name": variable.standard_name,
         "long_name": variable.long_name,
@@ -63,32 +66,6 @@ def cf_attributes(variable: Variable) -> dict[str, Attribute]:
     }
     # CF 3.1.2: a temperature must be marked as one, and not a difference of two
     return attributes | ({"units_metadata": "temperature: on_scale"} if variable.units == "K" else {})
-
-
-def field_layout(
-    view: View,
-    time: TimeAxis,
-    members: tuple[int, ...] | None,
-    attributes: Mapping[str, Attribute],
-    *,
-    reference_times: ReferenceTimes | None = None,
-    time_chunk: int = TIME_CHUNK,
-    extra: tuple[Coordinate, ...] = (),
-) -> Layout:
-    """Layout of physical fields of a view; `extra` are coordinates beside those of grid, time and members."""
-    return Layout(
-        variables={v.name: cf_attributes(v) for v in view.variables},
-        attributes=attributes,
-        time=time,
-        zoom=view.zoom,
-        cells=view.cells,
-        lat_deg=view.lat_deg,
-        lon_deg=view.lon_deg,
-        members=members,
-        reference_times=reference_times,
-        time_chunk=time_chunk,
-        extra=extra,
-    )
 
 
 def phase_coordinate(phase: np.ndarray) -> Coordinate:

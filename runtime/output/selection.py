@@ -16,6 +16,8 @@ from fsae.runtime.sphere.grids import LatLonGrid, regular_grid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 from fsae.runtime.sphere.regrid import METHODS, Weights, apply, cell_mean_weights, interpolation_weights, target_rows
 
+from .layout import Cells
+
 NATIVE, SOURCE = "native", "source"
 
 NEAR_DEG = 1e-6  # a tenth of a metre: axes that were rounded
@@ -53,14 +55,11 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """A selection of a bundle's fields, worked out: the points as in `layout.Layout`, and the way to them."""
+    """A selection of a bundle's fields, worked out: the points, and the way to them."""
 
     variables: tuple[Variable, ...]
     places: tuple[int, ...]  # of the variables among the model's
-    zoom: int | None = None
-    cells: Ints | None = None  # of the zoom; None: all of them
-    lat_deg: F64 | None = None  # (lat)
-    lon_deg: F64 | None = None  # (lon)
+    grid: Cells | LatLonGrid
     weights: Weights | None = None  # from the cells of the model to the lat-lon points
 
     def take(self, values: F32) -> F32:
@@ -69,7 +68,8 @@ class View:
             values = values[..., list(self.places), :]
         if self.weights is not None:
             return apply(self.weights, values).astype(np.float32)
-        return values if self.cells is None else values[..., self.cells]
+        cells = self.grid.chosen if isinstance(self.grid, Cells) else None
+        return values if cells is None else values[..., cells]
 
 
 def view_of(bundle: Bundle, selection: Selection) -> View:
@@ -84,7 +84,7 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
             raise UsageError("found a way of regridding for the native grid: give --grid source, or such as 1.5")
         zoom = bundle.manifest.grid.zoom
         cells = None if selection.bbox is None else cells_inside(zoom, selection.bbox)
-        return View(variables=chosen, places=places, zoom=zoom, cells=cells)
+        return View(variables=chosen, places=places, grid=Cells(zoom=zoom, chosen=cells))
     grid = _source_grid(bundle) if selection.grid == SOURCE else regular_grid(selection.grid)
     rows, columns, lon_deg = np.arange(grid.lat_deg.size), np.arange(grid.lon_deg.size), grid.lon_deg
     if selection.bbox is not None:
@@ -92,8 +92,7 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
     return View(
         variables=chosen,
         places=places,
-        lat_deg=grid.lat_deg[rows],
-        lon_deg=lon_deg,
+        grid=LatLonGrid(lat_deg=grid.lat_deg[rows], lon_deg=lon_deg),
         weights=_weights(bundle, grid, selection, rows, columns),
     )
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import cftime
 import numpy as np
 
-from fsae.runtime.output.layout import Layout, Unit, open_output
+from fsae.runtime.output.layout import Cells, Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
+from fsae.runtime.sphere.grids import LatLonGrid
 
+COARSE = LatLonGrid(lat_deg=np.array([60.0, 0.0, -60.0]), lon_deg=np.arange(4) * 90.0)
 ATTRIBUTES = {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}
 
 
@@ -26,9 +28,7 @@ def layout_of(calendar: str = "standard", members: tuple[int, ...] | None = (0, 
         variables={"tas": ATTRIBUTES, "ts": ATTRIBUTES},
         attributes={"source": "test", "fsae_seed": 3},
         time=encode_times(times, bounds, calendar),
-        zoom=zoom,
-        lat_deg=None if zoom is not None else np.array([60.0, 0.0, -60.0]),
-        lon_deg=None if zoom is not None else np.array([0.0, 90.0, 180.0, 270.0]),
+        grid=COARSE if zoom is None else Cells(zoom=zoom),
         members=members,
         time_chunk=3,
     )

@@ -12,7 +12,7 @@ from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Source, Variable
 from fsae.runtime.climate.climatology import evaluate, fit, season
 from fsae.runtime.input.joining import read_fields
-from fsae.runtime.output.layout import Layout, Unit, open_output
+from fsae.runtime.output.layout import Cells, Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.training.config import Config, DataConfig, FastConfig, FitConfig, SamplerConfig, VariableConfig
@@ -100,7 +100,7 @@ def write_run(folder: Path, sample_data: Path) -> Path:
         variables={"tas": {"standard_name": TAS.standard_name, "units": "K", "cell_methods": TAS.cell_methods}},
         attributes={"Conventions": "CF-1.12"},
         time=encode_times(source.times, None, source.calendar),
-        zoom=2,
+        grid=Cells(zoom=2),
         time_chunk=12,
     )
     with open_output(folder / "data.zarr", layout) as write:

@@ -17,7 +17,7 @@ from fsae.runtime.input.grid_detection import find_grid
 from fsae.runtime.input.joining import by_variable, join
 from fsae.runtime.input.sources import Source, open_source
 from fsae.runtime.input.variables import standard
-from fsae.runtime.output.layout import Layout, Unit, open_output
+from fsae.runtime.output.layout import Cells, Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.grids import Grid, is_same
 from fsae.runtime.sphere.healpix import MAX_ZOOM, npix
@@ -138,7 +138,7 @@ def _layout(fields: Fields, variables: Sequence[PreparedVariable], parts: Sequen
         variables=attributes,
         attributes={"title": "fields on nested HEALPix", "source": sources},
         time=encode_times(fields.times, bounds, fields.calendar),
-        zoom=fields.zoom,
+        grid=Cells(zoom=fields.zoom),
         members=fields.members,
         time_chunk=max(1, min(len(fields.times), CHUNK_VALUES // npix(fields.zoom))),
     )

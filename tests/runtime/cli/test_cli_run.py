@@ -46,7 +46,7 @@ from fsae.runtime.checks.verify import VERIFIED, read_records
 from fsae.runtime.cli.main import main
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.output import files as stores
-from fsae.runtime.output.layout import Layout, Unit, open_output, to_dataset
+from fsae.runtime.output.layout import Cells, Layout, Unit, open_output, to_dataset
 from fsae.runtime.output.selection import Selection
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.healpix import coarsen, refine
@@ -67,7 +67,7 @@ def field_layout(calendar: str = "standard", zoom: int = 2, members: tuple[int, 
         variables={v.name: {"standard_name": v.standard_name, "units": v.units} for v in tiny_manifest().variables},
         attributes={},
         time=encode_times(times, bounds, calendar),
-        zoom=zoom,
+        grid=Cells(zoom=zoom),
         members=members,
     )
 
@@ -231,7 +231,7 @@ def test_lat_lon_goes_in_and_comes_out_by_the_bundles_own_weights(
     # oracle: weights of the bundle, then the closed forms
     grid, tables = tiny_grid(), tiny_bundle.tables
     values = apply(tables.to_source, fields()[0]).astype(np.float32)[None]
-    layout = dataclasses.replace(field_layout(), zoom=None, lat_deg=grid.lat_deg, lon_deg=grid.lon_deg)
+    layout = dataclasses.replace(field_layout(), grid=grid)
     source = write_fields(tmp_path / "in.nc", values, layout)
     arguments = ("--climatology", "training", "--grid", "source")
     code, out, err = run("superres", source, tmp_path / "out.nc", *arguments)

@@ -36,9 +36,9 @@ from fsae.runtime.ensemble.initial import last_steps, read_initial
 from fsae.runtime.ensemble.members import Initial, Plan, generate, latent_model
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import BundleError
-from fsae.runtime.output.layout import Layout, to_dataset
+from fsae.runtime.output.layout import Cells, Layout, to_dataset
 from fsae.runtime.output.times import encode_times
-from fsae.runtime.sphere.healpix import coarsen, refine
+from fsae.runtime.sphere.healpix import coarsen, refine, zoom_of
 
 MONTHS = 14  # from January 1990
 
@@ -54,7 +54,7 @@ def months(values: np.ndarray, calendar: str = "standard", members: tuple[int, .
         variables={v.name: {"standard_name": v.standard_name, "units": v.units} for v in tiny_manifest().variables},
         attributes={},
         time=encode_times([start + (end - start) / 2 for start, end in bounds], bounds, calendar),
-        zoom={PIXELS: ZOOM, PIXELS // 4: ZOOM - 1, PIXELS // 16: ZOOM - 2}[values.shape[-1]],
+        grid=Cells(zoom=zoom_of(values.shape[-1])),
         members=members,
     )
     return to_dataset(layout, values)

@@ -21,7 +21,7 @@ from fsae.runtime.codec.encoder_input import open_fields
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.jobs.identity import identity
-from fsae.runtime.output.layout import Layout
+from fsae.runtime.output.layout import Cells, Layout
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.regrid import make_weights
 
@@ -166,7 +166,10 @@ def test_a_forecast_from_several_files(tiny_bundle_path: Path, tmp_path: Path) -
 
 def test_a_run_goes_on_only_with_the_same_files(tmp_path: Path) -> None:  # oracle: a file's time of change
     layout = Layout(
-        variables={}, attributes={}, time=encode_times([cftime.datetime(2001, 1, 1)], None, "standard"), zoom=0
+        variables={},
+        attributes={},
+        time=encode_times([cftime.datetime(2001, 1, 1)], None, "standard"),
+        grid=Cells(zoom=0),
     )
     paths = write(tmp_path, series(), THIRDS)
     layouts: list[Callable[[], dict[str, str]]] = [

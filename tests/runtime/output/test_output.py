@@ -176,7 +176,7 @@ from small_output import layout_of, values_of, write_in_units
 import numpy as np, dataclasses, h5netcdf, zarr
 from fsae.runtime.errors import OutputError, UsageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-layout = dataclasses.replace(layout_of(), zoom=6, time_chunk=3)
+layout = dataclasses.replace(layout_of(zoom=6), time_chunk=3)
 try:
     write_in_units(Path(sys.argv[1]), layout, np.random.default_rng(0).normal(size=(2, 4, 2, 49152)).astype("f4"))
 except OutputError as error:

@@ -254,7 +254,7 @@ def test_a_bundle_trained_on_healpix_has_no_source_grid(tiny_bundle: Bundle) -> 
     bundle.__dict__["tables"] = tables
     with pytest.raises(UsageError, match=r"trained on HEALPix: use --grid native, or a lat-lon grid such as 1\.5"):
         view_of(bundle, Selection(grid="source"))
-    assert view_of(bundle, Selection(grid="30")).lat_deg is not None
+    assert isinstance(view_of(bundle, Selection(grid="30")).grid, LatLonGrid)
 
 
 @pytest.mark.parametrize("suffix", ["zarr", "nc"])

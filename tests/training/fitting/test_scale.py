@@ -67,7 +67,7 @@ import cftime
 import numpy as np
 
 from fsae.runtime.input.joining import read_fields
-from fsae.runtime.output.layout import Layout, Unit, open_output
+from fsae.runtime.output.layout import Cells, Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
 from fsae.training.fitting import autoencoder, pipeline, run_folder
 from fsae.training.data import prepared
@@ -90,7 +90,7 @@ def peak_mib(folder, size_mib):
         variables={"tas": {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}},
         attributes={},
         time=encode_times(times, None, "standard"),
-        zoom=ZOOM,
+        grid=Cells(zoom=ZOOM),
         time_chunk=CHUNK_VALUES // PIXELS,
     )
     with open_output(folder / "data.zarr", layout) as write:
