@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from msgspec import Meta
 
-from fsae.runtime.climate.calendar import CALENDARS, STEP
+from fsae.runtime.climate.steps import CALENDARS, STEP
 from fsae.runtime.climate.transforms import Transform
 from fsae.runtime.diffusion.sampler import SAMPLERS, noise_levels
 from fsae.runtime.errors import BundleError

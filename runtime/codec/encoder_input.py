@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.climate.calendar import infer_step, same_step
+from fsae.runtime.climate.calendar import infer_step
 from fsae.runtime.climate.climatology import season
+from fsae.runtime.climate.steps import same_step
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import Fields, Wanted, fields_of
 from fsae.runtime.input.forecasts import Forecast, find_forecasts

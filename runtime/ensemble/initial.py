@@ -12,7 +12,8 @@ import numpy as np
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Time
-from fsae.runtime.climate.calendar import Date, parse_step, same_step, steps, time_method
+from fsae.runtime.climate.calendar import Date, steps, time_method
+from fsae.runtime.climate.steps import parse_step, same_step
 from fsae.runtime.codec.encoder_input import Input, encode, found_step, open_input
 from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.errors import BundleError, DataError

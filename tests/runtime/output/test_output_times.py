@@ -12,7 +12,7 @@ from outputs import engine, first_months, in_calendar, raw, tiny_emulator
 from tiny_bundle import tiny_manifest
 
 import fsae.runtime
-from fsae.runtime.climate.calendar import CALENDARS
+from fsae.runtime.climate.steps import CALENDARS
 from fsae.runtime.ensemble.request import Request
 
 # Days of 50 years from 1850 on, and of January, February and March of 1900, without cftime.
