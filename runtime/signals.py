@@ -1,4 +1,4 @@
-"""Interruption: signals held back while output is written, and SIGTERM treated like Ctrl-C."""
+"""Interruption: signals are held back while output is written, and SIGTERM is treated like Ctrl-C."""
 
 import contextlib
 import signal
@@ -9,11 +9,11 @@ from types import FrameType
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """SIGINT and SIGTERM wait for the end of the block: Zarr writes in threads, which an exception would not stop."""
+    """Hold back SIGINT and SIGTERM until the block ends: Zarr writes in threads, which an exception would not stop."""
     caught: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or None in map(signal.getsignal, numbers):
-        yield  # signals only ever interrupt the main thread; handlers that are not Python's cannot be put back
+        yield  # signals interrupt only the main thread, and handlers that are not Python's cannot be put back
         return
     before = {number: signal.signal(number, lambda n, frame: caught.append(n)) for number in numbers}
     try:
@@ -27,16 +27,16 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def termination_as_interrupt(*, whole_process: bool = False) -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt inside, so that what is finished is kept and the rest removed on the way out.
+    """Raise KeyboardInterrupt on SIGTERM too, so that what is finished is kept and the rest removed on the way out.
 
-    One signal is enough: those after it, as a scheduler sends to all of a group, are ignored until the block ends, and
-    where the `whole_process` ends with it until then, so that the exit code is the first one's.
+    One signal is enough: later ones, as a scheduler sends to a whole group of processes, are ignored until the block
+    ends, or until the process ends if `whole_process`, so that the exit code is that of the first.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as shells start jobs in the background
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # shells start background jobs like that
         numbers.append(signal.SIGINT)
 
     def ignore() -> None:

@@ -215,9 +215,8 @@ def check_frame(fields: Path, layout: Layout) -> None:
     names = [item.name for item in coordinates(layout)] + [array.name for array in data_arrays(layout)]
     lost = [name for name in ("", *names) if not _holds(fields / name / "zarr.json")]
     if lost:
-        raise OutputError(
-            f"{fields.parent} is damaged: {fields.name} lacks {lost[0] or 'all'}; start again with --overwrite"
-        )
+        found = f"{fields.parent} is damaged ({fields.name} lacks {lost[0] or 'all'})"
+        raise OutputError(found, advice="start again with --overwrite")
 
 
 def is_there(fields: Path, layout: Layout, line: Line) -> bool:

@@ -33,11 +33,11 @@ def in_memory(job: Job) -> "xr.Dataset":
     return to_dataset(layout, whole)
 
 
-# Results that are computed chunk by chunk when they are looked at: what dask-backed input gives.
+# Lazy results, as dask-backed input gives: each chunk is computed on access.
 
 
 def is_lazy(dataset: "xr.Dataset") -> bool:
-    """Whether a dataset holds dask arrays."""
+    """True if a dataset holds dask arrays."""
     return any(variable.chunks is not None for variable in dataset.variables.values())
 
 
@@ -52,13 +52,13 @@ def make_piece(job: Job, member: int, first: int) -> F32:
 def lazily(job: Job) -> "xr.Dataset":
     """The result as a dataset of dask arrays, a chunk for every unit; nothing is read or computed yet.
 
-    What is wrong with values of the input is raised when the chunk that needs them is computed.
+    Errors in the values of the input are raised when the chunk that needs them is computed.
     """
     array: Any = importlib.import_module("dask.array")
     delayed: Any = importlib.import_module("dask.delayed").delayed
     layout, pieces = job.layout, pieces_of(job)
-    run = uuid.uuid4().hex  # names are by chance: to hash the input would be to read it
-    whole = delayed(job, name=f"fsae-job-{run}", traverse=False)  # one entry of the graph: a worker opens it once
+    run = uuid.uuid4().hex  # random names: hashing the input would mean reading it
+    whole = delayed(job, name=f"fsae-job-{run}", traverse=False)  # one entry in the graph, so a worker opens it once
     piece, rows = delayed(make_piece, pure=False), []
     for _, places in itertools.groupby(pieces.places(), lambda place: place[0]):
         row = []
@@ -71,13 +71,13 @@ def lazily(job: Job) -> "xr.Dataset":
     return to_dataset(layout, values)
 
 
-# A job's result as datasets one after the other, each given out when it is complete and then forgotten.
+# A job's result as datasets one after the other, each handed out when it is complete and then forgotten.
 
 
 def stream(job: Job, windows: bool = False) -> "Iterator[xr.Dataset]":
-    """A dataset for every member with all its steps, or for every window of a member, in the order they are made.
+    """Yield a dataset for every member with all its steps, or for every window of a member, in the order they are made.
 
-    A member's steps are held until the last of them is there. The job is closed with the iterator.
+    The steps of a member are held until the last of them is there. The job is closed with the iterator.
     """
     layout, held = job.layout, dict[int, F32]()
     steps = layout.steps
@@ -95,7 +95,7 @@ def stream(job: Job, windows: bool = False) -> "Iterator[xr.Dataset]":
 
 
 def part_of(layout: Layout, members: slice, times: slice) -> Layout:
-    """The layout of some members and steps of another one; its attributes are those of the whole."""
+    """The layout of some members and steps of another one, with the attributes of the whole."""
     parts = {"realization": members, "time": times}
 
     def cut(item: Coordinate) -> Coordinate:

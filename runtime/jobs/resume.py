@@ -128,10 +128,11 @@ def is_complete(layout: Layout, output: Output, wanted: Mapping[str, str]) -> bo
     if output.overwrite or not path.exists():
         return False
     if not output.resume:  # came into being since it was checked
-        raise OutputError(f"{path} exists: give another path or --overwrite")
+        raise OutputError(f"{path} exists", advice="give another path or --overwrite")
     other = same_request(layout, read_attributes(path))
     if other:
-        raise OutputError(f"{path} exists and is the output of another run: {other}; give another path or --overwrite")
+        found = f"{path} exists and is the output of another run, which differs in {other}"
+        raise OutputError(found, advice="give another path or --overwrite")
     run = read_run(output.partial)
     if run is None or run.identity == wanted:
         check_idle(output.partial)
@@ -181,8 +182,8 @@ def _check_same(run: Run, new: Run) -> None:
     other = difference(there, here)
     if other:
         raise UsageError(
-            f"found an unfinished run in {run.folder} that differs from this one: {other}; give the same command and "
-            "files with --resume, or start again with --overwrite"
+            f"found an unfinished run in {run.folder} that differs from this one in {other}",
+            advice="give the same command and files with --resume, or start again with --overwrite",
         )
     if new.count != run.count:
         parts, how = "of one process", "without shards"

@@ -13,7 +13,7 @@ WAITING = 3  # units that may wait for the disk, which is memory; a unit is one 
 
 
 class Writer:
-    """Units to be written in their order, at most `WAITING` at a time; the first failure ends all writing.
+    """A queue of units that a thread writes in order, at most `WAITING` at a time; the first failure ends all writing.
 
     Signals wait while the queue is used: an exception in the middle of that would leave its lock taken.
     """
@@ -25,24 +25,31 @@ class Writer:
         self._failed = False
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Nothing; `work` is done some time before the first unit is written. Where it fails, nothing is written."""
-        with uninterrupted():
-            self._waiting.append((None, self._thread.submit(self._try, work)))
+        """Queue work to be done before the first unit is written. If it fails, nothing is written."""
+        self._submit(None, work)
 
     def add(self, unit: Unit) -> None:
-        """Nothing; the unit is written some time. Waits where too many do; raises what an earlier unit failed with."""
-        with uninterrupted():
-            self._waiting.append((unit, self._thread.submit(self._try, partial(self._write, unit))))
-        self._collect(WAITING)
+        """Queue a unit for writing; block while too many are waiting. Raises what an earlier unit failed with."""
+        self._submit(unit, partial(self._write, unit))
+        self.finish(WAITING)
 
-    def finish(self) -> None:
-        """Nothing; all units are written."""
-        self._collect(0)
+    def finish(self, most: int = 0) -> None:
+        """Wait until all units are written, or all but `most`; those that are written are reported from here."""
+        while self._waiting and (len(self._waiting) > most or self._waiting[0][1].done()):
+            with uninterrupted():
+                unit, future = self._waiting.popleft()
+                future.result()
+            if unit is not None:
+                self._written(unit)
 
     def close(self) -> None:
-        """Nothing; what was added is written, or was dropped after a failure, and the thread has ended."""
+        """End the thread, once everything queued is written, or dropped after a failure."""
         with uninterrupted():
             self._thread.shutdown(wait=True)
+
+    def _submit(self, unit: Unit | None, work: Callable[[], None]) -> None:
+        with uninterrupted():
+            self._waiting.append((unit, self._thread.submit(self._try, work)))
 
     def _try(self, work: Callable[[], None]) -> None:
         if self._failed:
@@ -53,21 +60,12 @@ class Writer:
             self._failed = True
             raise
 
-    def _collect(self, most: int) -> None:
-        """Nothing; `most` units are still waiting at most, and what is written is reported by the thread that adds."""
-        while self._waiting and (len(self._waiting) > most or self._waiting[0][1].done()):
-            with uninterrupted():
-                unit, future = self._waiting.popleft()
-                future.result()
-            if unit is not None:
-                self._written(unit)
-
 
 @contextmanager
 def open_writer(write: Callable[[Unit], None], written: Callable[[Unit], None]) -> Iterator[Writer]:
-    """A writer; `written` is told of each unit after `write` has written it. What was added is written on the way out.
+    """A writer that calls `written` for each unit that `write` has written.
 
-    That holds where the block fails too: then units that are computed already are not lost.
+    What was queued is written on the way out, even if the block fails: units that are computed are not lost.
     """
     writer = Writer(write, written)
     try:

@@ -1,4 +1,4 @@
-"""Zarr v3 and NetCDF-4 stores, written aside and renamed when complete: whole or not there at all."""
+"""Zarr v3 and NetCDF-4 output, written aside and renamed when complete: whole or not there at all."""
 
 import contextlib
 import os
@@ -17,26 +17,26 @@ from .zarr import ZarrStore
 
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
 
-RUN = "run.json"  # stands in the folder of a run that can go on after an interruption, see ledger.py
+RUN = "run.json"  # in the folder of a run that can go on after an interruption, see jobs/ledger.py
 
-# What people call NetCDF-4 files; without this a Zarr folder of that name would surprise them.
+# Other names that people give to NetCDF-4 files: a Zarr folder of such a name would surprise them.
 NEARLY_NETCDF = (".nc4", ".netcdf", ".h5")
 
 
 def is_netcdf(path: Path) -> bool:
-    """Whether the path asks for NetCDF-4."""
+    """True if the path asks for NetCDF-4."""
     return path.suffix == ".nc"
 
 
 def partial_of(path: Path) -> Path:
-    """Where output is written until it is whole."""
+    """Path of the output while it is not yet whole."""
     if not path.name:
-        raise UsageError(f"found the output {str(path)!r}, expected the name of a file or store, such as out.zarr")
+        raise UsageError(f"found the output {str(path)!r}", "the name of a file or store, such as out.zarr")
     return path.with_name(path.name + ".partial")
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Global attributes of a file or store; OutputError where it cannot be read."""
+    """Global attributes of a file or store; OutputError if it cannot be read."""
     import h5netcdf
     import zarr
 
@@ -46,7 +46,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
                 return dict(file.attrs)
         return dict(zarr.open_group(path, mode="r").attrs)
     except READ_ERRORS as error:
-        raise OutputError(f"{path} exists and cannot be read: {reason(error)}; give another path") from None
+        raise OutputError(f"{path} exists and cannot be read: {reason(error)}", advice="give another path") from None
 
 
 def unfinished(folder: Path, which: str, advice: str) -> OutputError:
@@ -57,18 +57,18 @@ def unfinished(folder: Path, which: str, advice: str) -> OutputError:
 def check_output(path: Path, overwrite: bool) -> None:
     """Raise OutputError if the path exists (without `overwrite`) or cannot be written.
 
-    UsageError if its suffix means NetCDF-4 but is not the one that asks for it.
-    Only what looks like earlier output is ever replaced: a file by NetCDF, a Zarr store by Zarr.
+    UsageError if its suffix means NetCDF-4 but is not `.nc`. Only what looks like earlier output is ever replaced: a
+    file by NetCDF, a Zarr store by Zarr.
     """
     if path.suffix.lower() in (".nc", *NEARLY_NETCDF) and not is_netcdf(path):
-        raise UsageError(f"found the output {path}: use .nc for NetCDF-4, or .zarr for Zarr")
+        raise UsageError(f"found the output {path}", advice="use .nc for NetCDF-4, or .zarr for Zarr")
     if path.is_symlink() or path.exists():
         if not overwrite:
-            raise OutputError(f"{path} exists: give another path or --overwrite")
+            raise OutputError(f"{path} exists", advice="give another path or --overwrite")
         if is_netcdf(path) != path.is_file():
             raise OutputError(f"{path} exists and is a {'file' if path.is_file() else 'folder'}: it is not replaced")
         if path.is_dir() and any(path.iterdir()) and not any((path / mark).exists() for mark in ZARR_MARKS):
-            raise OutputError(f"{path} exists and is no Zarr store: it is not replaced")
+            raise OutputError(f"{path} exists and is not a Zarr store: it is not replaced")
     parent = path.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {parent}")
@@ -85,12 +85,12 @@ def remove(path: Path) -> None:
 
 
 def replaced_by(path: Path) -> Path:
-    """Where what stood at a path is until its successor has taken the name."""
+    """Path of replaced output until its successor has taken the name."""
     return path.with_name(path.name + ".replaced")
 
 
 def publish(partial: Path, path: Path) -> None:
-    """The finished file or store takes its name; what stood there before goes only then."""
+    """Give a finished file or store its name; what was there before is removed only then."""
     if not path.exists():
         partial.rename(path)
     elif path.is_file():
@@ -104,14 +104,14 @@ def publish(partial: Path, path: Path) -> None:
         except OSError:
             before.rename(path)
             raise
-    remove(replaced_by(path))  # also that of a run that was killed right here
+    remove(replaced_by(path))  # also what a run left that was killed right here
 
 
 @contextlib.contextmanager
 def output_errors(path: Path, left: str = "; nothing was left there") -> Iterator[None]:
-    """A block of writing: not interrupted, and failures of the file system become one OutputError that ends in `left`.
+    """Write without interruption; failures of the file system become one OutputError that ends in `left`.
 
-    HDF5 gives some of them as RuntimeError.
+    HDF5 raises some of them as RuntimeError.
     """
     try:
         with uninterrupted():
@@ -123,7 +123,7 @@ def output_errors(path: Path, left: str = "; nothing was left there") -> Iterato
 
 @contextlib.contextmanager
 def open_store(path: Path, attributes: Mapping[str, Attribute], overwrite: bool = False) -> Iterator[Store]:
-    """An empty store; it gets its name when the block ends, and is removed where the block fails."""
+    """An empty store, which gets its name when the block ends, and is removed if the block fails."""
     check_output(path, overwrite)
     partial = partial_of(path)
     if (partial / RUN).is_file():

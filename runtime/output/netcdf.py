@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _short(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
-    """The attributes, whole numbers in 32 bits where they fit: CDO takes a longer `healpix_nside` for none."""
+    """The attributes, integers as int32 where they fit: CDO ignores a 64-bit `healpix_nside`."""
     limits = np.iinfo(np.int32)
     return {
         key: np.int32(value) if isinstance(value, int) and limits.min <= value <= limits.max else value
@@ -25,16 +25,16 @@ def _short(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
 
 
 class _PatientFile(io.FileIO):
-    """A file whose writes seem to succeed; the first failure is kept in `failure`, and what follows it is dropped.
+    """A file whose writes seem to succeed; the first failure is kept in `failure`, and later writes are dropped.
 
     HDF5 does not survive a failing write: it tries again from finalisers, prints, and may crash when Python exits. So
-    it is never shown one, and the store asks for the failure itself.
+    it never sees one, and the store looks for the failure itself.
     """
 
     failure: OSError | None = None
 
     def write(self, data: "Buffer") -> int:
-        """Number of bytes taken."""
+        """Write, and return the number of bytes accepted."""
         view = memoryview(data).cast("B")
         taken = view.nbytes
         while view.nbytes and self.failure is None:
@@ -45,7 +45,7 @@ class _PatientFile(io.FileIO):
         return taken
 
     def truncate(self, size: int | None = None) -> int:
-        """The size the file seems to have now."""
+        """Truncate, and return the size that the file seems to have then."""
         try:
             return super().truncate(size)
         except OSError as error:

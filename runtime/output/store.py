@@ -1,4 +1,4 @@
-"""What every output store offers, and the coordinates and arrays it takes."""
+"""The interface of output stores, and the coordinates and arrays they take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

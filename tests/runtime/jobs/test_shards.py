@@ -175,7 +175,7 @@ def test_another_request_or_number_of_shards_is_refused(emulator: Emulator, tmp_
     for again in (False, True):
         with pytest.raises(UsageError, match=r"request: seed \(3 there, 4 here\)"):
             generate(emulator, out, Shard(2, 3), seed=4, resume=again)
-        with pytest.raises(UsageError, match=r"differs from this one: shards \(3 there, 2 here\)"):
+        with pytest.raises(UsageError, match=r"differs from this one in shards \(3 there, 2 here\)"):
             generate(emulator, out, Shard(2, 2), resume=again)
         with pytest.raises(OutputError, match=r"in 3 shards, 16 of 56 fields: finish it with --resume and --shard i/3"):
             generate(emulator, out, resume=again)
