@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,12 +19,11 @@ from fsae.runtime.input.sources import Source, open_source
 from fsae.runtime.input.variables import standard
 from fsae.runtime.output.layout import Cells, Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
+from fsae.runtime.progress import Progress
 from fsae.runtime.sphere.grids import Grid, is_same
 from fsae.runtime.sphere.healpix import MAX_ZOOM, npix
 
 log = logging.getLogger("fsae.training")
-
-Progress = Callable[[int, int], None]  # (steps done, steps in all)
 
 CHUNK_VALUES = 1 << 18  # values of a chunk of one variable: 1 MiB, as training reads single steps at random
 

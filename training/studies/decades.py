@@ -4,7 +4,7 @@ Everything is a departure from the training climatology; the truth is one realis
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.errors import UsageError
+from fsae.runtime.progress import Progress
 from fsae.training.evaluation.data import ModelWithData, open_model_with_data
 from fsae.training.evaluation.long_runs import LongRun, Moved, count_pieces, generated_pieces, reduce_run, slope, yearly
 from fsae.training.evaluation.model import departures_of, plan_of
@@ -24,8 +25,6 @@ from fsae.training.metrics.scores import correlation, rmse
 from .stability import Drift, stability, stability_steps
 
 log = logging.getLogger("fsae.training")
-
-Progress = Callable[[int, int], None]  # (pieces done, pieces in all)
 
 SHORTEST_DECADE_YEARS = 5
 

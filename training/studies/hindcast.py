@@ -14,6 +14,7 @@ from fsae.runtime.arrays import F32, F64, Ints
 from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.ensemble.members import Initial
 from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.progress import Progress
 from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.evaluation.data import ModelWithData, open_model_with_data
 from fsae.training.evaluation.model import TrainedModel, departures, departures_of, fields_of, plan_of
@@ -23,7 +24,7 @@ from fsae.training.evaluation.tables import Column, Table, columns, wrapped
 from fsae.training.metrics.ensembles import lead_of_last_skill, outer_share, spread_skill, unevenness
 from fsae.training.metrics.reference_forecasts import Forecast, Observed, reference_forecasts
 
-from .hindcast_scores import Progress, Scored, domains, score_all
+from .hindcast_scores import Scored, domains, score_all
 
 log = logging.getLogger("fsae.training")
 

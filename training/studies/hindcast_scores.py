@@ -1,6 +1,6 @@
 """Forecasts from many starts scored lead by lead: over the globe, its parts, and at the index of El Nino."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError
+from fsae.runtime.progress import Progress
 from fsae.runtime.sphere.healpix import pixel_centres, zoom_of
 from fsae.training.metrics.ensembles import pointwise_crps, rank_counts
 from fsae.training.metrics.reference_forecasts import Forecast, Observed, recent_mean
 from fsae.training.metrics.regions import region_weights
-
-Progress = Callable[[int, int], None]  # (starts done, starts in all)
 
 NINO34 = "Nino 3.4"
 
