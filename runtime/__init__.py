@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .errors import ToleranceError as ToleranceError
     from .errors import UsageError as UsageError
     from .jobs.cluster import Cluster as Cluster
+    from .jobs.job import Writing as Writing
     from .jobs.shards import Shard as Shard
     from .output.selection import Selection as Selection
 
@@ -40,6 +41,7 @@ __all__ = [
     "Stopped",
     "ToleranceError",
     "UsageError",
+    "Writing",
     "__version__",
     "load",
 ]
@@ -52,7 +54,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = {"Emulator": "emulator", "load": "emulator", "Request": "ensemble.request", "Selection": "output.selection"}
-    homes |= {"Cluster": "jobs.cluster", "Shard": "jobs.shards"}
+    homes |= {"Cluster": "jobs.cluster", "Shard": "jobs.shards", "Writing": "jobs.job"}
     return getattr(importlib.import_module(f".{homes.get(name, 'errors')}", __name__), name)
 
 

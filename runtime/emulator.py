@@ -5,22 +5,21 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.checks.verify import Check, check_files, check_graphs, record_checks
 from fsae.runtime.codec.compress import compress_job, decompress_job, superres_job
-from fsae.runtime.codec.encoder_input import open_fields
+from fsae.runtime.codec.encoder_input import Reading, open_fields
 from fsae.runtime.codec.source_climatology import TRAINING, write_source
-from fsae.runtime.ensemble.batch import choose_batch, memory_limit
-from fsae.runtime.ensemble.generate import Batch, generate_job, resolve
-from fsae.runtime.ensemble.members import LatentModel, latent_model
-from fsae.runtime.ensemble.request import Request
+from fsae.runtime.ensemble.batch import Batch, memory_limit
+from fsae.runtime.ensemble.generate import generate_job, resolve
+from fsae.runtime.ensemble.request import DEFAULT_MEMBERS, Request
 from fsae.runtime.input.sources import Given, Source
-from fsae.runtime.jobs.job import Job, Recipe
-from fsae.runtime.jobs.results import in_memory, is_lazy, lazily, member_bytes, stream
+from fsae.runtime.jobs.job import NEW, Job, Recipe, Writing
+from fsae.runtime.jobs.results import in_memory, is_lazy, lazily, stream
 from fsae.runtime.jobs.resume import Output, to_file
 from fsae.runtime.jobs.shards import WHOLE, Shard, pieces_of
 from fsae.runtime.output.selection import EVERYTHING, Selection
@@ -30,8 +29,6 @@ from .log import log
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from fsae.runtime.jobs.cluster import Cluster
 
 
 PathLike = str | os.PathLike[str]
@@ -62,9 +59,10 @@ def load(
 class Emulator:
     """A bundle on a device. Datasets in and out are CF: variables by the model's names or standard names.
 
-    Of a dataset of dask arrays `compress`, `decompress` and `superres` make one of dask arrays, in chunks of
-    `jobs.TIME_CHUNK` steps of a member, which are read and computed when they are looked at: it may be larger than the
-    memory.
+    `compress`, `decompress` and `superres` turn a dataset of dask arrays into one of dask arrays, in chunks of
+    `TIME_CHUNK` steps of a member. They are read and computed on access, so it may be larger than the memory. The
+    methods ending in `_file` stream the same result to a Zarr store or NetCDF file, and return the finished job; its
+    `missing` are the shards that the output still waits for.
 
     Several threads may call one emulator at once.
     """
@@ -84,14 +82,14 @@ class Emulator:
         """Latents (time, cell) of the fields in `data`, float32; `decompress` takes them back.
 
         `zoom`: HEALPix zoom the data is brought to (default the finest it supports). `climatology`: the one of the
-        data's source, made by `fsae-run climatology`, or "training" where that is the training data's own. `names`:
+        data's source, made by `fsae-run climatology`, or "training" if that is the training data's own. `names`:
         what the data calls a variable, such as {"tas": "ts"}.
         """
-        job = compress_job(self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names)
-        return self._result(job, data)
+        reading = Reading(zoom=zoom, climatology=climatology, names=names)
+        return self._result(compress_job(self.bundle, self.graphs, data, reading), data)
 
     def decompress(self, latents: "xr.Dataset", *, select: Selection = EVERYTHING) -> "xr.Dataset":
-        """Fields in physical units of latents; `select` is the part and the grid that are wanted of them."""
+        """Fields in physical units of latents; `select` chooses a part of them and their grid."""
         return self._result(decompress_job(self.bundle, self.graphs, latents, select=select), latents)
 
     def superres(
@@ -104,71 +102,42 @@ class Emulator:
         select: Selection = EVERYTHING,
     ) -> "xr.Dataset":
         """Fields at the model's zoom from coarser ones; arguments as in `compress` and `decompress`."""
-        job = superres_job(
-            self.bundle, self.graphs, data, zoom=zoom, climatology=climatology, names=names, select=select
-        )
-        return self._result(job, data)
+        reading = Reading(zoom=zoom, climatology=climatology, names=names)
+        return self._result(superres_job(self.bundle, self.graphs, data, reading, select=select), data)
 
     def generate(
         self,
-        members: int | Sequence[int] = 100,
+        request: Request | int | Sequence[int] = DEFAULT_MEMBERS,
         *,
-        start: str | None = None,
-        steps: int | None = None,
-        seed: int = 0,
-        forcing: "float | PathLike | xr.Dataset | None" = None,
-        initial: "Given | None" = None,
-        climatology: "PathLike | xr.Dataset | None" = None,
-        names: Mapping[str, str] | None = None,
-        sampler: str = "default",
-        select: Selection = EVERYTHING,
-        statistics: Sequence[str] = (),
-        batch: int | Literal["auto"] = "auto",
+        batch: Batch = "auto",
         max_memory_gib: float | None = None,
     ) -> "xr.Dataset":
-        """An ensemble (realization, time, cell), or statistics (time, cell) of it: see `request.Request`.
+        """An ensemble (realization, time, cell), or statistics (time, cell) of it.
 
-        `batch` members are drawn at once, which shows nowhere in the result; "auto" measures on this device what is
-        fast and fits into `max_memory_gib`, by default half of what is available.
+        A number of members, or their numbers, stands for a `Request` of them with every other field at its default.
+        `batch` members are drawn at once, which does not show in the result; "auto" takes what is fast and fits into
+        `max_memory_gib`, by default half of what is available.
         """
-        request = Request(
-            members=members,
-            start=start,
-            steps=steps,
-            seed=seed,
-            forcing=forcing,
-            initial=initial,
-            climatology=climatology,
-            names=names,
-            sampler=sampler,
-            select=select,
-            statistics=statistics,
-        )
-        make = self._generation(request, batch, max_memory_gib, None)
+        make = self._generation(request, batch, max_memory_gib)
         return in_memory(_warned(make(self.bundle, self.graphs)))
 
     def stream(
         self,
-        request: Request,
+        request: Request | int | Sequence[int],
         *,
         windows: bool = False,
-        batch: int | Literal["auto"] = "auto",
+        batch: Batch = "auto",
         max_memory_gib: float | None = None,
     ) -> "Iterator[xr.Dataset]":
-        """The datasets of `generate` one member at a time, or one window of a member's steps, as they are drawn.
+        """Yield the datasets of `generate` one member at a time, or one window of a member's steps, as they are drawn.
 
         Memory does not grow with the number of members: `batch` of them are held with all their steps until they are
         complete, "auto" as many as then fit into half of what is left; with `windows` only a few windows are held.
-        `xarray.concat` of the datasets is what `generate` returns, to the bit. What cannot be done is refused here, not
-        when the first dataset is asked for.
+        `xarray.concat` of the datasets is what `generate` returns, to the bit. Errors in the request are raised here,
+        not when the first dataset is asked for.
         """
-
-        def most(left: int) -> int:
-            return max(1, left // 2 // member_bytes(job.layout))
-
-        make = self._generation(request, batch, max_memory_gib, None, most=None if windows else most)
-        job = _warned(make(self.bundle, self.graphs))
-        return stream(job, windows)
+        make = self._generation(request, batch, max_memory_gib, whole_members=not windows)
+        return stream(_warned(make(self.bundle, self.graphs)), windows)
 
     def compress_file(
         self,
@@ -178,25 +147,18 @@ class Emulator:
         zoom: int | None = None,
         climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
-        overwrite: bool = False,
-        resume: bool = False,
-        scale: "Shard | Cluster | None" = None,
-        progress: Callable[[int, int], None] | None = None,
+        writing: Writing = NEW,
     ) -> Job:
-        """The finished job: `compress` of a file or dataset to a file; `progress` gets fields done and in all.
+        """`compress` of a file or dataset to a file.
 
         `source` may be several files, or a pattern such as tas_*.nc, which are joined along time.
-        An interrupted run keeps what is finished beside `path`, and the same call with `resume` goes on with it.
-        `scale`: a `Shard`, the part of the work that this call does where others do the rest, or a `Cluster` that does
-        it; the job's `missing` are the shards that the output still waits for.
         """
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
-            own = inputs.get("climatology", TRAINING)
-            return compress_job(bundle, graphs, inputs["input"], zoom=zoom, climatology=own, names=names)
+            reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names)
+            return compress_job(bundle, graphs, inputs["input"], reading)
 
-        recipe = Recipe(make=make, inputs=_files({"input": Source.of(source), "climatology": climatology}))
-        return self._write(recipe, Output(path=Path(path), overwrite=overwrite, resume=resume), scale, progress)
+        return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing)
 
     def decompress_file(
         self,
@@ -204,18 +166,14 @@ class Emulator:
         path: PathLike,
         *,
         select: Selection = EVERYTHING,
-        overwrite: bool = False,
-        resume: bool = False,
-        scale: "Shard | Cluster | None" = None,
-        progress: Callable[[int, int], None] | None = None,
+        writing: Writing = NEW,
     ) -> Job:
-        """The finished job: `decompress` from file to file, streamed."""
+        """`decompress` of a file or dataset to a file."""
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
             return decompress_job(bundle, graphs, inputs["input"], select=select)
 
-        recipe = Recipe(make=make, inputs=_files({"input": Source.of(source)}))
-        return self._write(recipe, Output(path=Path(path), overwrite=overwrite, resume=resume), scale, progress)
+        return self._write(make, {"input": Source.of(source)}, path, writing)
 
     def superres_file(
         self,
@@ -226,72 +184,50 @@ class Emulator:
         climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
         select: Selection = EVERYTHING,
-        overwrite: bool = False,
-        resume: bool = False,
-        scale: "Shard | Cluster | None" = None,
-        progress: Callable[[int, int], None] | None = None,
+        writing: Writing = NEW,
     ) -> Job:
-        """The finished job: `superres` from file to file, streamed."""
+        """`superres` of a file or dataset to a file; `source` as in `compress_file`."""
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
-            own = inputs.get("climatology", TRAINING)
-            return superres_job(bundle, graphs, inputs["input"], zoom=zoom, climatology=own, names=names, select=select)
+            reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names)
+            return superres_job(bundle, graphs, inputs["input"], reading, select=select)
 
-        recipe = Recipe(make=make, inputs=_files({"input": Source.of(source), "climatology": climatology}))
-        return self._write(recipe, Output(path=Path(path), overwrite=overwrite, resume=resume), scale, progress)
+        return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing)
 
     def generate_file(
         self,
         path: PathLike,
-        request: Request,
+        request: Request | int | Sequence[int] = DEFAULT_MEMBERS,
         *,
-        batch: int | Literal["auto"] = "auto",
+        batch: Batch = "auto",
         max_memory_gib: float | None = None,
-        overwrite: bool = False,
-        resume: bool = False,
-        scale: "Shard | Cluster | None" = None,
-        progress: Callable[[int, int], None] | None = None,
+        writing: Writing = NEW,
     ) -> Job:
-        """The finished job: what is asked for as in `generate`, to a file, streamed."""
-        here = scale is None or isinstance(scale, Shard)
-        make = self._generation(request, batch, max_memory_gib, Path(path).absolute().parent, here)
+        """`generate` to a file."""
+        request = _as_request(request)
+        make = self._generation(request, batch, max_memory_gib, scratch=Path(path).absolute().parent)
         inputs = {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology}
         # The request is read already: the files matter only to tell runs apart.
-        recipe = Recipe(make=lambda bundle, graphs, files: make(bundle, graphs), inputs=_files(inputs))
-        return self._write(recipe, Output(path=Path(path), overwrite=overwrite, resume=resume), scale, progress)
+        return self._write(lambda bundle, graphs, files: make(bundle, graphs), inputs, path, writing)
 
     def _generation(
         self,
-        request: Request,
-        batch: int | Literal["auto"],
+        request: Request | int | Sequence[int],
+        batch: Batch,
         max_memory_gib: float | None,
-        scratch: Path | None,
-        here: bool = True,
-        most: Callable[[int], int] | None = None,
+        *,
+        scratch: Path | None = None,
+        whole_members: bool = False,
     ) -> MakeJob:
-        """What makes the job of a request; what does not fit into memory waits in a file in the folder `scratch`.
-
-        The batch is measured when it is needed, or now where the units will not be made `here`; `most` tells how many
-        members may be in it, given the memory that is left.
-        """
-        limit, ensemble = memory_limit(max_memory_gib), resolve(self.bundle, self.graphs, request)
-
-        def measured(model: LatentModel, kept: int) -> int:
-            chosen = choose_batch(
-                self.bundle,
-                self.graphs,
-                model,
-                members=len(ensemble.members),
-                limit=limit,
-                kept=kept,
-                threads=self._threads,
-            )
-            return chosen if most is None else min(chosen, most(limit.left))
-
-        chosen: Batch = measured if batch == "auto" else batch
-        if batch == "auto" and not here:
-            chosen = measured(latent_model(self.bundle, fast=ensemble.sampler == "fast"), 0)
-        return partial(generate_job, ensemble=ensemble, batch=chosen, limit=limit, scratch=scratch)
+        """The function that makes the job of a request; other arguments as of `generate_job`."""
+        return partial(
+            generate_job,
+            ensemble=resolve(self.bundle, self.graphs, _as_request(request)),
+            batch=batch,
+            limit=memory_limit(max_memory_gib),
+            scratch=scratch,
+            whole_members=whole_members,
+        )
 
     def verify(self) -> list[Check]:
         """Checks of all graphs on this device, after all hashes; ToleranceError where one is outside its tolerance.
@@ -315,39 +251,43 @@ class Emulator:
         return checks
 
     def _result(self, job: Job, data: "xr.Dataset") -> "xr.Dataset":
-        """The result of a job that reads `data`: in memory, or computed when it is looked at, as the data is."""
+        """The result of a job that reads `data`: in memory, or lazy if the data is."""
         return lazily(_warned(job)) if is_lazy(data) else in_memory(_warned(job))
 
     def _write(
         self,
-        recipe: Recipe,
-        output: Output,
-        scale: "Shard | Cluster | None",
-        progress: Callable[[int, int], None] | None,
+        make: Callable[[Bundle, Graphs, Mapping[str, Any]], Job],
+        inputs: Mapping[str, Any],
+        path: PathLike,
+        writing: Writing,
     ) -> Job:
-        """The finished job of a recipe, written."""
-        job, done = _warned(recipe.job(self.bundle, self.graphs)), 0
+        """Write what `make` makes of the inputs, which are without the keyword `training`, and return the job."""
+        # the keyword, even if a file of that name exists
+        files = {name: given for name, given in inputs.items() if not (isinstance(given, str) and given == TRAINING)}
+        recipe = Recipe(make=make, inputs=files)
+        output = Output(path=Path(path), overwrite=writing.overwrite, resume=writing.resume)
+        job, done, scale = _warned(recipe.job(self.bundle, self.graphs)), 0, writing.scale
         pieces = pieces_of(job)
         total = pieces.fields(scale.part(pieces.count)) if isinstance(scale, Shard) else job.fields
 
         def count(fields: int) -> None:
             nonlocal done
             done += fields
-            if progress is not None:
-                progress(done, total)
+            if writing.progress is not None:
+                writing.progress(done, total)
 
         if scale is None or isinstance(scale, Shard):
             missing = to_file(job, output, scale or WHOLE, inputs=recipe.inputs, progress=count)
             return dataclasses.replace(job, missing=missing)
         from fsae.runtime.jobs.cluster import cluster_to_file
 
-        cluster_to_file(job, output, scale, recipe, (self.bundle, self.graphs), progress=count)
+        cluster = dataclasses.replace(scale, threads=scale.threads or self._threads)
+        cluster_to_file(job, output, cluster, recipe, (self.bundle, self.graphs), progress=count)
         return job
 
 
-def _files(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job reads, by name, without the keyword `training`, even if a file of that name exists."""
-    return {name: value for name, value in given.items() if not (isinstance(value, str) and value == TRAINING)}
+def _as_request(given: Request | int | Sequence[int]) -> Request:
+    return given if isinstance(given, Request) else Request(members=given)
 
 
 def write_climatology(

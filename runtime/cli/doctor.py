@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fsae.runtime.errors import UsageError
-
-from .options import Options, one, with_model
+from .options import with_model
 
 if TYPE_CHECKING:
     from fsae.runtime.checks.doctor import Report
@@ -42,11 +40,11 @@ def report_json(report: "Report") -> str:
 @click.option("--hashes", is_flag=True, help="Compare every file of the bundles with its hash, not just its size.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_model
-@click.pass_context
-def doctor(context: click.Context, *, hashes: bool, as_json: bool, model: str | None) -> None:
-    """Look at platform, libraries, GPUs, bundles, engines and devices, and say what to do about every problem.
+def doctor(hashes: bool, as_json: bool, model: str | None) -> None:
+    """Check this machine.
 
-    Exit code 0 when the bundle runs on at least one device, else 3, or 4 without a usable bundle.
+    Report platform, libraries, GPUs, bundles, engines and devices, and what to do about every problem. The exit code is
+    0 if the bundle runs on at least one device, else 3, or 4 without a usable bundle.
 
     \b
     Examples:
@@ -55,10 +53,7 @@ def doctor(context: click.Context, *, hashes: bool, as_json: bool, model: str | 
     """
     from fsae.runtime.checks.doctor import examine
 
-    before: Options = context.obj
-    if any(value is not None for value in (before.device, before.precision, before.threads)):
-        raise UsageError("doctor looks at every device: leave out --device, --precision and --threads")
-    report = examine(one("model", before.model, model), hashes)
+    report = examine(model, hashes)
     click.echo(report_json(report) if as_json else report_text(report))
     if report.failure is not None:
         raise report.failure

@@ -1,114 +1,134 @@
-"""`fsae-run generate`: an ensemble to a file."""
+"""`fsae-run generate`: write an ensemble to a file."""
 
-import time
-from typing import Literal
+import dataclasses
+from typing import TYPE_CHECKING
 
 import click
 
 from fsae.runtime.errors import UsageError
-from fsae.runtime.input.sources import Source
-from fsae.runtime.input.variables import name_pairs
-from fsae.runtime.progress import progress_bar
 
 from .options import (
-    common,
-    merged,
+    Session,
+    Values,
+    packed,
     resolved,
-    scale_of,
-    selected,
     with_climatology,
     with_names,
-    with_overwrite,
-    with_resume,
-    with_scale_out,
     with_selection,
+    with_session,
+    with_writing,
+    words,
 )
-from .options import names as words
-from .terminal import open_emulator, prepare_output, summary
+from .terminal import write_output
+
+if TYPE_CHECKING:
+    from fsae.runtime.ensemble.batch import Batch
+    from fsae.runtime.ensemble.request import Request
+    from fsae.runtime.jobs.job import Writing
+    from fsae.runtime.output.selection import Selection
+
+
+def make_request(values: Values) -> "Request":
+    """The ensemble that is asked for, but for its selection."""
+    from fsae.runtime.ensemble.request import DEFAULT_MEMBERS, Request, member_ids
+
+    members, ids, statistics = values.pop("members"), values.pop("member_ids"), values.pop("statistics")
+    if members is not None and ids is not None:
+        raise UsageError("found --members and --member-ids", advice="give one of them")
+    numbers = members or DEFAULT_MEMBERS if ids is None else member_ids(ids)
+    return Request(members=numbers, statistics=words(statistics), **values)
+
+
+def batch_size(context: click.Context, parameter: click.Parameter, text: str) -> "Batch":
+    """The batch that a text stands for."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"found --batch {text}", "a number of members, or auto")
+    return int(text)
+
+
+with_request = packed(
+    "request",
+    make_request,
+    click.option("--members", type=click.IntRange(min=1), help="Number of members.  [default: 100]"),
+    click.option(
+        "--member-ids",
+        metavar="A-B,C",
+        help="Numbers of the members instead. A member is the same whichever others are generated with it.",
+    ),
+    click.option(
+        "--start",
+        metavar="DATE",
+        help="Date within the first step.  [default: January of the last training year, or the step after those of "
+        "--initial]",
+    ),
+    click.option(
+        "--steps", type=click.IntRange(min=1), help="Number of time steps; --times is another way.  [default: 12]"
+    ),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise."),
+    click.option(
+        "--forcing",
+        metavar="FILE|CONSTANT",
+        help="Slow condition: a constant such as 2000.5, or a series over time in NetCDF, Zarr, or CSV with lines "
+        "date,value (such as 2005-01-16,2005.04).  [default: the calendar year of the steps]",
+    ),
+    click.option(
+        "--initial",
+        callback=resolved,
+        metavar="FILE",
+        help="Fields to continue from, read as IN of compress: the last steps in FILE, or those before --start. "
+        "Several members in FILE take turns.",
+    ),
+    with_names,
+    with_climatology,
+    click.option(
+        "--sampler",
+        type=click.Choice(["default", "fast"]),
+        default="default",
+        show_default=True,
+        help="fast: the distilled denoiser, cheaper and slightly worse.",
+    ),
+    click.option(
+        "--statistics",
+        metavar="MEAN,Q95",
+        help="Write statistics over the members instead of them: some of mean, std, min, max, and quantiles such as "
+        "q05; `quantiles` stands for q05,q25,q50,q75,q95.",
+    ),
+)
 
 
 @click.command()
-@click.option("--members", type=click.IntRange(min=1), help="Number of members; default 100.")
-@click.option(
-    "--member-ids", "ids", metavar="A-B,C", help="Numbers of the members instead; a member is the same in any set."
-)
-@click.option(
-    "--start",
-    metavar="DATE",
-    help="Date in the first step; default January of the last training year, or the step after those of --initial.",
-)
-@click.option("--steps", type=click.IntRange(min=1), help="Time steps; default 12. Or give --times.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
-@click.option(
-    "--forcing",
-    metavar="FILE|CONSTANT",
-    help="Slow condition, such as 2000.5, or a series over time: NetCDF, Zarr, or CSV with lines date,value (such as "
-    "2005-01-16,2005.04). Default the calendar year of the steps.",
-)
-@click.option(
-    "--initial",
-    callback=resolved,
-    metavar="FILE",
-    help="Fields to go on from, as IN of compress, such as tas-2004.nc: their last steps, or those before --start. "
-    "Of several members each is gone on from in turn.",
-)
-@with_names
-@with_climatology
-@click.option(
-    "--sampler",
-    type=click.Choice(["default", "fast"]),
-    default="default",
-    show_default=True,
-    help="fast: the distilled denoiser, cheaper and a little worse.",
-)
+@with_request
 @click.option("--out", metavar="OUT", default="ensemble.zarr", show_default=True, help="Output; .nc for NetCDF-4.")
 @with_selection
-@click.option(
-    "--statistics",
-    metavar="MEAN,Q95",
-    help="In place of the members, some of mean, std, min, max, q05 and the like over them; quantiles stands for q05, "
-    "q25, q50, q75, q95.",
-)
 @click.option(
     "--batch",
     metavar="N|auto",
     default="auto",
     show_default=True,
-    help="Members at once, which shows in no result; auto: measured once on a device, see --max-memory.",
+    callback=batch_size,
+    help="Members to draw at once, which does not change the result; auto: as many as are useful and fit into "
+    "--max-memory.",
 )
 @click.option(
-    "--max-memory", metavar="GIB", type=float, help="For this process; default half of what is available beside it."
+    "--max-memory", metavar="GIB", type=float, help="Memory for this process.  [default: half of what is available]"
 )
-@with_overwrite
-@with_resume
-@with_scale_out
-@common
-@click.pass_context
+@with_writing
+@with_session
 def generate(
-    context: click.Context,
-    *,
-    members: int | None,
-    ids: str | None,
-    start: str | None,
-    steps: int | None,
-    seed: int,
-    forcing: str | None,
-    initial: Source | None,
-    names: tuple[str, ...],
-    climatology: str | None,
-    sampler: str,
+    request: "Request",
     out: str,
-    statistics: str | None,
-    batch: str,
+    select: "Selection",
+    batch: "Batch",
     max_memory: float | None,
-    overwrite: bool,
-    resume: bool,
-    model: str | None,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    writing: "Writing",
+    session: Session,
 ) -> None:
-    """Generate an ensemble: of the climate, or from known steps on; --name and --climatology are for those.
+    """Generate an ensemble.
+
+    Members are drawn from the climate, or with --initial they continue from known fields, which --name and
+    --climatology then describe.
 
     \b
     Examples:
@@ -122,51 +142,14 @@ def generate(
       fsae-run generate --members 20 --forcing 1950.5 --out as-in-1950.zarr
       fsae-run generate --members 50 --initial tas-2004.nc --climatology training --steps 6 --out forecast.nc
     """
-    from fsae.runtime.ensemble.request import Request, member_ids
-
-    options = merged(context, model, device, precision, threads)
-    if members is not None and ids is not None:
-        raise UsageError("found --members and --member-ids: give one of them")
-    request = Request(
-        members=member_ids(ids) if ids is not None else members or 100,
-        start=start,
-        steps=steps,
-        seed=seed,
-        forcing=forcing,
-        initial=initial,
-        climatology=climatology,
-        names=name_pairs(names),
-        sampler=sampler,
-        select=selected(context),
-        statistics=words(statistics) if statistics is not None else (),
+    request = dataclasses.replace(request, select=select)
+    write_output(
+        "generated",
+        (request.forcing, request.initial),
+        out,
+        session,
+        writing,
+        lambda emulator, path, how: emulator.generate_file(
+            path, request, batch=batch, max_memory_gib=max_memory, writing=how
+        ),
     )
-    at_once = batch_size(batch)
-    prepare_output(out, overwrite or resume, Source.of(forcing) if forcing is not None else None)
-    path, began = prepare_output(out, overwrite or resume, initial), time.monotonic()
-    scale = scale_of(context, options.threads)
-    emulator = open_emulator(options)
-    with progress_bar("generate") as progress:
-        job = emulator.generate_file(
-            path,
-            request,
-            batch=at_once,
-            max_memory_gib=max_memory,
-            overwrite=overwrite,
-            resume=resume,
-            scale=scale,
-            progress=progress,
-        )
-    click.echo(summary("generated", job, path, emulator.graphs.device, began, scale))
-
-
-def batch_size(text: str) -> int | Literal["auto"]:
-    """The batch that a text means.
-
-    >>> batch_size("16"), batch_size("auto")
-    (16, 'auto')
-    """
-    if text == "auto":
-        return "auto"
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"found --batch {text}, expected a number of members, or auto")
-    return int(text)

@@ -4,49 +4,46 @@ import importlib.metadata
 import logging
 import os
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from fsae.runtime.errors import FsaeError, Stopped
 from fsae.runtime.input.sources import Source
-from fsae.runtime.input.variables import name_pairs
 from fsae.runtime.log import log, on_stderr
-from fsae.runtime.progress import progress_bar
 from fsae.runtime.signals import termination_as_interrupt
 
 from .doctor import doctor
 from .generate import generate
 from .options import (
-    Options,
-    common,
+    Session,
     from_file_to_file,
-    merged,
-    model_alone,
-    scale_of,
-    selected,
-    with_climatology,
     with_model,
     with_names,
     with_overwrite,
-    with_resume,
-    with_scale_out,
+    with_reading,
     with_selection,
+    with_session,
+    with_writing,
     with_zoom,
 )
 from .start import INTERRUPTED
-from .terminal import PROGRAM, open_emulator, prepare_output, size_of, summary
+from .terminal import PROGRAM, open_emulator, prepare_output, size_of, write_output
+
+if TYPE_CHECKING:
+    from fsae.runtime.codec.encoder_input import Reading
+    from fsae.runtime.jobs.job import Writing
+    from fsae.runtime.output.selection import Selection
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(importlib.metadata.version("fsae"), prog_name=PROGRAM)
-@common
-@click.pass_context
-def cli(
-    context: click.Context, model: str | None, device: str | None, precision: str | None, threads: int | None
-) -> None:
+@with_session
+def cli(session: Session) -> None:
     """Run a climate emulator: compress, decompress, super-resolve, generate.
+
+    The options below may also follow the command.
 
     \b
     Examples:
@@ -54,14 +51,15 @@ def cli(
       fsae-run superres coarse.nc fine.zarr --climatology coarse-climatology.nc
       fsae-run --model engines/default --device cpu verify
     """
-    context.obj = Options(model=model, device=device, precision=precision, threads=threads)
+    click.get_current_context().obj = session
 
 
 @cli.command()
 @with_model
-@click.pass_context
-def info(context: click.Context, model: str | None) -> None:
-    """Print what a bundle holds: variables, zooms, ratio, period, devices, parity, size.
+def info(model: str | None) -> None:
+    """Describe a bundle.
+
+    That is its variables, zooms, compression ratio, training period, devices, parity and size.
 
     \b
     Examples:
@@ -72,23 +70,23 @@ def info(context: click.Context, model: str | None) -> None:
 
     from .info import describe
 
-    click.echo(describe(open_bundle(model_alone(context, model))))
+    click.echo(describe(open_bundle(model)))
 
 
 @cli.command()
-@common
-@click.pass_context
-def verify(
-    context: click.Context, model: str | None, device: str | None, precision: str | None, threads: int | None
-) -> None:
-    """Check every hash of a bundle, and its golden vectors on the chosen device; exit code 6 on a miss.
+@with_session
+def verify(session: Session) -> None:
+    """Check a bundle on this machine.
+
+    Its files must have the hashes in the manifest, and its graphs must give the golden vectors on the chosen device.
+    The exit code is 6 if one of them is outside its tolerance.
 
     \b
     Examples:
       fsae-run verify
       fsae-run verify --device cuda --precision bf16
     """
-    emulator = open_emulator(merged(context, model, device, precision, threads))
+    emulator = open_emulator(session)
     checks = emulator.verify()
     files = len(emulator.bundle.manifest.files)
     graphs = emulator.graphs
@@ -100,32 +98,13 @@ def verify(
 
 @cli.command()
 @from_file_to_file
-@with_zoom
-@with_names
-@with_climatology
-@with_overwrite
-@with_resume
-@with_scale_out
-@common
-@click.pass_context
-def compress(
-    context: click.Context,
-    source: Source,
-    out: str,
-    *,
-    zoom: int | None,
-    names: tuple[str, ...],
-    climatology: str | None,
-    overwrite: bool,
-    resume: bool,
-    model: str | None,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
-) -> None:
-    """Compress the fields of IN (NetCDF, Zarr or GRIB; lat-lon or HEALPix) to float32 latents in OUT.
+@with_reading
+@with_writing
+@with_session
+def compress(source: Source, out: str, reading: "Reading", writing: "Writing", session: Session) -> None:
+    """Compress the fields in IN to float32 latents in OUT.
 
-    IN may be a pattern in quotes, whose files are joined along time.
+    IN is NetCDF, Zarr or GRIB on a lat-lon grid or HEALPix, or a quoted pattern of files to join along time.
 
     \b
     Examples:
@@ -134,45 +113,24 @@ def compress(
       fsae-run compress tas-hourly.zarr latents.zarr --climatology training --workers 8
       fsae-run compress "tas_*.nc" latents.zarr --climatology training
     """
-    options = merged(context, model, device, precision, threads)
-    path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
-    scale = scale_of(context, options.threads)
-    emulator = open_emulator(options)
-    with progress_bar("compress") as progress:
-        job = emulator.compress_file(
-            source,
-            path,
-            zoom=zoom,
-            climatology=climatology,
-            names=name_pairs(names),
-            overwrite=overwrite,
-            resume=resume,
-            scale=scale,
-            progress=progress,
-        )
-    click.echo(summary("compressed", job, path, emulator.graphs.device, began, scale))
+    write_output(
+        "compressed",
+        (source,),
+        out,
+        session,
+        writing,
+        lambda emulator, path, how: emulator.compress_file(
+            source, path, zoom=reading.zoom, climatology=reading.climatology, names=reading.names, writing=how
+        ),
+    )
 
 
 @cli.command()
 @from_file_to_file
 @with_selection
-@with_overwrite
-@with_resume
-@with_scale_out
-@common
-@click.pass_context
-def decompress(
-    context: click.Context,
-    source: Source,
-    out: str,
-    *,
-    overwrite: bool,
-    resume: bool,
-    model: str | None,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
-) -> None:
+@with_writing
+@with_session
+def decompress(source: Source, out: str, select: "Selection", writing: "Writing", session: Session) -> None:
     """Decompress the latents in IN to fields in OUT.
 
     \b
@@ -181,44 +139,28 @@ def decompress(
       fsae-run decompress latents.zarr fields.nc --grid source
       fsae-run decompress latents.zarr europe.nc --grid 1.5 --bbox -10,35,30,70 --times 2005/2010
     """
-    options = merged(context, model, device, precision, threads)
-    path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
-    scale = scale_of(context, options.threads)
-    emulator = open_emulator(options)
-    with progress_bar("decompress") as progress:
-        job = emulator.decompress_file(
-            source, path, select=selected(context), overwrite=overwrite, resume=resume, scale=scale, progress=progress
-        )
-    click.echo(summary("decompressed", job, path, emulator.graphs.device, began, scale))
+    write_output(
+        "decompressed",
+        (source,),
+        out,
+        session,
+        writing,
+        lambda emulator, path, how: emulator.decompress_file(source, path, select=select, writing=how),
+    )
 
 
 @cli.command()
 @from_file_to_file
-@with_zoom
-@with_names
-@with_climatology
+@with_reading
 @with_selection
-@with_overwrite
-@with_resume
-@with_scale_out
-@common
-@click.pass_context
+@with_writing
+@with_session
 def superres(
-    context: click.Context,
-    source: Source,
-    out: str,
-    *,
-    zoom: int | None,
-    names: tuple[str, ...],
-    climatology: str | None,
-    overwrite: bool,
-    resume: bool,
-    model: str | None,
-    device: str | None,
-    precision: str | None,
-    threads: int | None,
+    source: Source, out: str, reading: "Reading", select: "Selection", writing: "Writing", session: Session
 ) -> None:
-    """Super-resolve the coarse fields of IN, read as by compress, to the model's zoom in OUT.
+    """Super-resolve coarse fields in IN.
+
+    OUT gets the fields at the model's zoom. IN is read as by compress.
 
     \b
     Examples:
@@ -226,24 +168,22 @@ def superres(
       fsae-run superres coarse.nc fine.zarr --climatology coarse-climatology.nc
       fsae-run superres tas-2005-2014.nc fine.nc --zoom 3 --climatology training --grid source
     """
-    options = merged(context, model, device, precision, threads)
-    path, began = prepare_output(out, overwrite or resume, source), time.monotonic()
-    scale = scale_of(context, options.threads)
-    emulator = open_emulator(options)
-    with progress_bar("superres") as progress:
-        job = emulator.superres_file(
+    write_output(
+        "super-resolved",
+        (source,),
+        out,
+        session,
+        writing,
+        lambda emulator, path, how: emulator.superres_file(
             source,
             path,
-            zoom=zoom,
-            climatology=climatology,
-            names=name_pairs(names),
-            select=selected(context),
-            overwrite=overwrite,
-            resume=resume,
-            scale=scale,
-            progress=progress,
-        )
-    click.echo(summary("super-resolved", job, path, emulator.graphs.device, began, scale))
+            zoom=reading.zoom,
+            climatology=reading.climatology,
+            names=reading.names,
+            select=select,
+            writing=how,
+        ),
+    )
 
 
 cli.add_command(generate)
@@ -255,22 +195,23 @@ cli.add_command(doctor)
 @from_file_to_file
 @with_zoom
 @with_names
-@click.option("--harmonics", type=click.IntRange(min=1), help="Waves of the year; default as many as the model has.")
+@click.option(
+    "--harmonics", type=click.IntRange(min=1), help="Number of waves in a year.  [default: as many as the model has]"
+)
 @with_overwrite
 @with_model
-@click.pass_context
 def climatology(
-    context: click.Context,
     source: Source,
     out: str,
-    *,
     zoom: int | None,
-    names: tuple[str, ...],
+    names: Mapping[str, str],
     harmonics: int | None,
     overwrite: bool,
     model: str | None,
 ) -> None:
-    """Make the climatology of IN's own source, read as by compress, for --climatology of compress and superres.
+    """Make the climatology of a data source.
+
+    OUT is a file for --climatology of the other commands. IN is read as by compress.
 
     \b
     Examples:
@@ -281,16 +222,9 @@ def climatology(
 
     from fsae.runtime.emulator import write_climatology
 
-    model = model_alone(context, model)
-    path = prepare_output(out, overwrite, source)
+    path = prepare_output(out, overwrite, (source,))
     steps = write_climatology(
-        source,
-        path,
-        model=model,
-        zoom=zoom,
-        names=name_pairs(names),
-        harmonics=harmonics,
-        overwrite=overwrite,
+        source, path, model=model, zoom=zoom, names=names, harmonics=harmonics, overwrite=overwrite
     )
     click.echo(f"made the climatology of {steps} steps: {path} ({decimal(size_of(path))})")
 

@@ -1,8 +1,9 @@
-"""Options that several verbs of `fsae-run` have, each written once."""
+"""Options of several commands of `fsae-run`, in groups: the values of a group reach a command as one record."""
 
+import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -10,21 +11,45 @@ import click
 from fsae.runtime.backends.devices import DEVICES, PRECISIONS
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.sources import Source
+from fsae.runtime.input.variables import name_pairs
 
 if TYPE_CHECKING:
+    from fsae.runtime.codec.encoder_input import Reading
     from fsae.runtime.jobs.cluster import Cluster
+    from fsae.runtime.jobs.job import Writing
     from fsae.runtime.jobs.shards import Shard
     from fsae.runtime.output.selection import Selection
 
 
-Value = TypeVar("Value")
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+Values = dict[str, Any]  # of options, by their names
 
-@dataclass(kw_only=True)
-class Options:
-    """Options that may stand before or after the verb."""
+
+def packed(
+    name: str, make: Callable[[Values], object], *options: Callable[[Command], Command]
+) -> Callable[[Command], Command]:
+    """A decorator that adds options to a command and packs their values into its argument `name` by `make`."""
+
+    def decorate(command: Command) -> Command:
+        known = len(getattr(command, "__click_params__", ()))
+
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            values = {str(parameter.name): given.pop(str(parameter.name)) for parameter in own}
+            return command(**given, **{name: make(values)})
+
+        for option in reversed(options):
+            option(run)
+        own: list[click.Parameter] = run.__click_params__[known:]  # type: ignore[attr-defined]
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A bundle and what runs it, as given before and after the command."""
 
     model: str | None = None
     device: str | None = None
@@ -32,73 +57,49 @@ class Options:
     threads: int | None = None
 
 
-def with_model(command: Command) -> Command:
-    """The command with the option for its bundle."""
-    return click.option(
-        "--model", metavar="PATH|NAME", help="Bundle; default the newest in ./engines, else the shipped one."
-    )(command)
+def make_session(values: Values) -> Session:
+    """The options given before and after the command as one set; UsageError if they contradict each other."""
+    before: Session = click.get_current_context().obj or Session()
+    merged: Values = {}
+    for field in fields(Session):
+        first, second = getattr(before, field.name), values.get(field.name)
+        if first is not None and second is not None and first != second:
+            raise UsageError(f"found --{field.name} twice, {first} and {second}", advice="give it once")
+        merged[field.name] = first if second is None else second
+    return Session(**merged)
 
 
-def common(command: Command) -> Command:
-    """The command with the options that may stand before or after a verb that computes."""
-    threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default all.")(command)
-    device = click.option(
-        "--device", type=click.Choice(DEVICES), help="Default auto: TensorRT engine, then CUDA, then CPU."
-    )(threads)
-    precision = click.option(
-        "--precision", type=click.Choice(PRECISIONS), help="One the bundle has; default fp32, else its first."
-    )(device)
-    return with_model(precision)
+def make_model(values: Values) -> str | None:
+    """The bundle of a command that takes no other option of a session; UsageError if there is one before it."""
+    session = make_session(values)
+    if session != Session(model=session.model):
+        command = click.get_current_context().info_name
+        raise UsageError(f"{command} takes no --device, --precision or --threads", advice="leave them out")
+    return session.model
 
 
-def one(name: str, before: Value | None, after: Value | None) -> Value | None:
-    """The value of an option that may stand in two places."""
-    if before is not None and after is not None and before != after:
-        raise UsageError(f"found --{name} twice, {before} and {after}: give it once")
-    return before if after is None else after
+MODEL = click.option(
+    "--model", metavar="PATH|NAME", help="Bundle: a folder, or the name of a shipped one.  [default: the newest in "
+    "./engines, else the shipped one named default]",
+)  # fmt: skip
 
+with_model = packed("model", make_model, MODEL)
 
-def merged(
-    context: click.Context, model: str | None, device: str | None, precision: str | None, threads: int | None
-) -> Options:
-    """Options given before and after the verb as one set; UsageError where they contradict each other."""
-    before: Options = context.obj
-    return Options(
-        model=one("model", before.model, model),
-        device=one("device", before.device, device),
-        precision=one("precision", before.precision, precision),
-        threads=one("threads", before.threads, threads),
-    )
-
-
-def model_alone(context: click.Context, model: str | None) -> str | None:
-    """The bundle given before or after a verb that runs no graph; UsageError where a device or threads were given."""
-    before: Options = context.obj
-    if any(value is not None for value in (before.device, before.precision, before.threads)):
-        raise UsageError(f"{context.info_name} runs nothing on a device: leave out --device, --precision and --threads")
-    return one("model", before.model, model)
-
-
-with_climatology = click.option(
-    "--climatology", metavar="FILE|training", help="Climatology of the input's own source, or the word `training`."
-)
-
-with_names = click.option(
-    "--name",
-    "names",
-    metavar="TAS=TS",
-    multiple=True,
-    help="What the input calls a variable of the model; may be given for each.",
-)
-
-with_overwrite = click.option("--overwrite", is_flag=True, help="Replace existing output.")
-
-with_resume = click.option(
-    "--resume", is_flag=True, help="Go on with the unfinished run of the same command, where there is one."
-)
-
-with_zoom = click.option(
-    "--zoom", type=click.IntRange(min=0), help="HEALPix zoom of the input; default the finest it supports."
+with_session = packed(
+    "session",
+    make_session,
+    MODEL,
+    click.option(
+        "--device",
+        type=click.Choice(DEVICES),
+        help="Device to run on.  [default: auto, the first that works of a TensorRT engine, CUDA and the CPU]",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        help="Precision of the graphs, one that the bundle has.  [default: fp32, else its first]",
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads.  [default: all cores]"),
 )
 
 
@@ -112,59 +113,50 @@ def resolved(context: click.Context, parameter: click.Parameter, given: str | No
     return None if given is None else Source.of(given)
 
 
-SCALE_KEY = "fsae.scale"
-
-
-def _keep_scale(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Nothing; the value waits for `scale_of`, so that no command has to pass it on."""
-    if value is not None:
-        context.meta.setdefault(SCALE_KEY, {})[parameter.name] = value
-
-
-SCALE_OPTIONS = (
-    click.option(
-        "--shard",
-        metavar="I/N|auto",
-        help="Do the I-th of N parts only, as other processes do the others; auto: this task of a SLURM array. The "
-        "last to finish puts OUT in its place.",
-        expose_value=False,
-        callback=_keep_scale,
-    ),
-    click.option(
-        "--workers",
-        type=click.IntRange(min=1),
-        help="Work is done by so many processes on this machine, through dask.",
-        expose_value=False,
-        callback=_keep_scale,
-    ),
-    click.option(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="Work is done by this dask cluster, such as tcp://node1:8786.",
-        expose_value=False,
-        callback=_keep_scale,
-    ),
+with_zoom = click.option(
+    "--zoom", type=click.IntRange(min=0), help="HEALPix zoom to bring IN to.  [default: the finest it supports]"
 )
 
+with_names = click.option(
+    "--name",
+    "names",
+    metavar="TAS=TS",
+    multiple=True,
+    callback=lambda context, parameter, given: name_pairs(given),
+    help="Name in the input (TS) of a variable of the model (TAS). May be repeated.",
+)
 
-def with_scale_out(command: Command) -> Command:
-    """The command with these options."""
-    for option in reversed(SCALE_OPTIONS):
-        command = option(command)
-    return command
+with_climatology = click.option(
+    "--climatology",
+    metavar="FILE|training",
+    help="Climatology of the input's own source, made by `fsae-run climatology`; `training` if the source is that of "
+    "the training data.",
+)
+
+with_overwrite = click.option("--overwrite", is_flag=True, help="Replace existing output.")
 
 
-def scale_of(context: click.Context, threads: int | None) -> "Shard | Cluster | None":
-    """How the work is divided; None where it is not. UsageError where options contradict each other.
+def make_reading(values: Values) -> "Reading":
+    """How the input is read."""
+    from fsae.runtime.codec.encoder_input import Reading
 
-    `threads` are those of the session of each worker of a cluster.
-    """
-    given: dict[str, Any] = context.meta.get(SCALE_KEY, {})
+    return Reading(**values)
+
+
+with_reading = packed("reading", make_reading, with_zoom, with_names, with_climatology)
+
+
+def make_writing(values: Values) -> "Writing":
+    """How the output is written; UsageError if options contradict each other."""
+    from fsae.runtime.jobs.job import Writing
+
+    given = {name: values[name] for name in ("shard", "workers", "scheduler") if values[name] is not None}
     if len(given) > 1:
-        found = [f"--{name}" for name in ("shard", "workers", "scheduler") if name in given]
-        raise UsageError(f"found {' and '.join(found)}: give one of them")
-    if not given:
-        return None
+        raise UsageError(f"found {' and '.join(f'--{name}' for name in given)}", advice="give one of them")
+    return Writing(overwrite=values["overwrite"], resume=values["resume"], scale=_scale(given) if given else None)
+
+
+def _scale(given: Values) -> "Shard | Cluster":
     if "shard" in given:
         from fsae.runtime.jobs.shards import read_shard
 
@@ -173,79 +165,74 @@ def scale_of(context: click.Context, threads: int | None) -> "Shard | Cluster | 
     from fsae.runtime.jobs.workers import import_distributed
 
     import_distributed()  # refused before a model is opened
-    return Cluster(workers=given.get("workers"), scheduler=given.get("scheduler"), threads=threads)
+    return Cluster(**given)
 
 
-SELECTION_KEY = "fsae.selection"
+with_writing = packed(
+    "writing",
+    make_writing,
+    with_overwrite,
+    click.option("--resume", is_flag=True, help="Continue an interrupted run of the same command, if there is one."),
+    click.option(
+        "--shard",
+        metavar="I/N|auto",
+        help="Do only part I of N, while other processes do the others; auto: the part of this task of a SLURM array. "
+        "The last to finish puts OUT in its place.",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(min=1), help="Number of dask worker processes to start on this machine."
+    ),
+    click.option(
+        "--scheduler", metavar="ADDRESS", help="Running dask cluster to use, such as tcp://node1:8786."
+    ),
+)  # fmt: skip
 
 
-def _keep_selection(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Nothing; the value waits for `selected`, so that no command has to pass it on."""
-    if value is not None:
-        context.meta.setdefault(SELECTION_KEY, {})[parameter.name] = value
+def make_selection(values: Values) -> "Selection":
+    """Part and grid of the output."""
+    from fsae.runtime.output.selection import Selection, parse_bbox
+
+    return Selection(
+        grid=values["grid"],
+        regrid=values["regrid"],
+        variables=words(values["variables"]),
+        bbox=None if values["bbox"] is None else parse_bbox(values["bbox"]),
+        times=values["times"],
+    )
 
 
-SELECTION_OPTIONS = (
+with_selection = packed(
+    "select",
+    make_selection,
     click.option(
         "--grid",
         metavar="GRID",
-        help="native (default): HEALPix as the model computes; source: the lat-lon grid of its training data; or a "
-        "regular lat-lon grid such as 1.5 (degrees) or 120x240 (rows x columns).",
-        expose_value=False,
-        callback=_keep_selection,
+        default="native",
+        show_default=True,
+        help="native: HEALPix, as the model computes; source: lat-lon grid of the training data; or a regular lat-lon "
+        "grid such as 1.5 (degrees) or 120x240 (rows x columns).",
     ),
     click.option(
         "--regrid",
         type=click.Choice(["auto", "bilinear", "conservative"]),
-        help="How a lat-lon grid is reached; auto: conservative where it is coarse, else bilinear.",
-        expose_value=False,
-        callback=_keep_selection,
+        default="auto",
+        show_default=True,
+        help="How to interpolate to a lat-lon grid; auto: conservative for coarse grids, bilinear for fine ones.",
     ),
-    click.option(
-        "--variables", metavar="TAS,PR", help="Some of the model's.", expose_value=False, callback=_keep_selection
-    ),
+    click.option("--variables", metavar="TAS,PR", help="Variables to write.  [default: all of the model]"),
     click.option(
         "--bbox",
         metavar="W,S,E,N",
-        help="Box in degrees, such as -10,35,30,70; across the date line 170,-50,-170,-30.",
-        expose_value=False,
-        callback=_keep_selection,
+        help="Box in degrees, such as -10,35,30,70, or 170,-50,-170,-30 across the date line.",
     ),
-    click.option(
-        "--times",
-        metavar="FIRST/LAST",
-        help="Steps, such as 2005-01/2010.",
-        expose_value=False,
-        callback=_keep_selection,
-    ),
+    click.option("--times", metavar="FIRST/LAST", help="First and last step, such as 2005-01/2010."),
 )
 
 
-def with_selection(command: Command) -> Command:
-    """The command with the options for a selection."""
-    for option in reversed(SELECTION_OPTIONS):
-        command = option(command)
-    return command
-
-
-def selected(context: click.Context) -> "Selection":
-    """What these options say."""
-    from fsae.runtime.output.selection import Selection, parse_bbox
-
-    given: dict[str, str] = context.meta.get(SELECTION_KEY, {})
-    return Selection(
-        grid=given.get("grid", "native"),
-        regrid=given.get("regrid", "auto"),
-        variables=names(given["variables"]) if "variables" in given else (),
-        bbox=parse_bbox(given["bbox"]) if "bbox" in given else None,
-        times=given.get("times"),
-    )
-
-
-def names(text: str) -> tuple[str, ...]:
+def words(text: str | None) -> tuple[str, ...]:
     """The words between commas.
 
-    >>> names("tas, pr")
-    ('tas', 'pr')
+    >>> words("tas, pr"), words(None)
+    (('tas', 'pr'), ())
     """
-    return tuple(word.strip() for word in text.split(","))
+    return () if text is None else tuple(word.strip() for word in text.split(","))

@@ -1,31 +1,33 @@
-"""What the verbs of `fsae-run` share: options before or after the verb, progress, the line at the end, signals."""
+"""Shared by the commands of `fsae-run`: the emulator, the output path, the progress bar and the summary line."""
 
+import dataclasses
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from fsae.runtime.errors import OutputError
 from fsae.runtime.input.sources import Source
-from fsae.runtime.output.layout import Cells
+from fsae.runtime.progress import progress_bar
 
-from .options import Options
+from .options import Session
 
 if TYPE_CHECKING:
     from fsae.runtime.emulator import Emulator
-    from fsae.runtime.jobs.cluster import Cluster
-    from fsae.runtime.jobs.job import Job
-    from fsae.runtime.jobs.shards import Shard
+    from fsae.runtime.jobs.job import Job, Writing
 
 
 PROGRAM = "fsae-run"
 
 
-def open_emulator(options: Options) -> "Emulator":
-    """The emulator that the options ask for; it says which bundle and device that is."""
+def open_emulator(session: Session) -> "Emulator":
+    """Open the emulator that the options ask for; bundle and device are logged."""
     from fsae.runtime.emulator import load
 
-    return load(options.model, options.device or "auto", precision=options.precision, threads=options.threads)
+    return load(session.model, session.device or "auto", precision=session.precision, threads=session.threads)
 
 
 def size_of(path: Path) -> int:
@@ -35,35 +37,57 @@ def size_of(path: Path) -> int:
     return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
 
 
-def prepare_output(out: str, overwrite: bool, source: Source | None = None) -> Path:
-    """The output path, known to be writable; OutputError before any work is done if it is not, or is the input."""
+def prepare_output(out: str, overwrite: bool, inputs: Sequence[object]) -> Path:
+    """The path of the output; OutputError before any work is done if it is an input or cannot be written.
+
+    Inputs that are not a source or a path, such as a number, are no files.
+    """
     from fsae.runtime.output.files import check_output, partial_of
 
     path = Path(out)
-    given = [one.resolve() for one in source.paths] if source is not None else []
-    if path.resolve() in given or partial_of(path).resolve() in given:
-        whole = "the input" if len(given) == 1 else "one of the input files"
-        raise OutputError(f"{path} is {whole}: give another path for the output")
+    for given in inputs:
+        there = [one.resolve() for one in Source.of(given).paths] if isinstance(given, Source | str) else []
+        if path.resolve() in there or partial_of(path).resolve() in there:
+            whole = "the input" if len(there) == 1 else "one of the input files"
+            raise OutputError(f"{path} is {whole}", advice="give another path for the output")
     check_output(path, overwrite)
     return path
 
 
-def summary(
-    verb: str, job: "Job", path: Path, device: str, began: float, scale: "Shard | Cluster | None" = None
-) -> str:
-    """The one line for stdout."""
+def write_output(
+    done: str,
+    inputs: Sequence[object],
+    out: str,
+    session: Session,
+    writing: "Writing",
+    write: Callable[["Emulator", Path, "Writing"], "Job"],
+) -> None:
+    """Open an emulator, write its output with a progress bar, and print what was `done` in one line."""
+    path, began = prepare_output(out, writing.overwrite or writing.resume, inputs), time.monotonic()
+    emulator = open_emulator(session)
+    with progress_bar(str(click.get_current_context().info_name)) as progress:
+        job = write(emulator, path, dataclasses.replace(writing, progress=progress))
+    seconds, device = time.monotonic() - began, emulator.graphs.device
+    click.echo(f"{done} {_described(job, writing)} in {seconds:.1f} s on {device}: {path}{_left(job, path)}")
+
+
+def _described(job: "Job", writing: "Writing") -> str:
+    """Members, steps, variables and grid of a job."""
+    from fsae.runtime.jobs.shards import Shard
+    from fsae.runtime.output.layout import Cells
+
+    layout = job.layout
+    counts = [f"shard {writing.scale} of "] if isinstance(writing.scale, Shard) else []
+    counts += [f"{len(layout.members)} members x "] if layout.members is not None else []
+    counts += [f"{len(layout.time.values)} starts x "] if layout.reference_times is not None else []
+    grid = str(layout.grid) if isinstance(layout.grid, Cells) else " x ".join(map(str, layout.grid.shape))
+    return f"{''.join(counts)}{layout.steps} steps of {', '.join(layout.variables)} on {grid}"
+
+
+def _left(job: "Job", path: Path) -> str:
+    """The size of the finished output, or the shards that it waits for."""
     from rich.filesize import decimal
 
-    from fsae.runtime.jobs.shards import Shard, listed
+    from fsae.runtime.jobs.shards import listed
 
-    layout, shard = job.layout, f"shard {scale} of " if isinstance(scale, Shard) else ""
-    there = f" waits for the shards {listed(job.missing)}" if job.missing else f" ({decimal(size_of(path))})"
-    members = f"{len(layout.members)} members x " if layout.members is not None else ""
-    members += f"{len(layout.time.values)} starts x " if layout.reference_times is not None else ""
-    names = ", ".join(layout.variables)
-    grid = str(layout.grid) if isinstance(layout.grid, Cells) else " x ".join(map(str, layout.grid.shape))
-    seconds = time.monotonic() - began
-    return (
-        f"{verb} {shard}{members}{layout.steps} steps of {names} on {grid} in {seconds:.1f} s on {device}: "
-        f"{path}{there}"
-    )
+    return f" waits for the shards {listed(job.missing)}" if job.missing else f" ({decimal(size_of(path))})"

@@ -2,8 +2,7 @@
 
 import contextlib
 import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +22,7 @@ from fsae.runtime.output.provenance import cf_attributes, phase_coordinate, prov
 from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, view_of
 from fsae.runtime.output.times import LEAD, REFERENCE, ReferenceTimes, encode_series, encode_times
 
-from .encoder_input import Input, check_no_times, encode, open_input
+from .encoder_input import Input, Reading, check_no_times, encode, open_input
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,13 +63,10 @@ def compress_job(
     bundle: Bundle,
     graphs: Graphs,
     source: Given,
-    *,
-    zoom: int | None = None,
-    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
-    names: Mapping[str, str] | None = None,
+    reading: Reading,
 ) -> Job:
     """Latents (time, cell) in float32 of the fields in `source`."""
-    given = open_input(bundle, "compress", source, zoom, climatology, names)
+    given = open_input(bundle, "compress", source, reading)
     manifest = bundle.manifest
     attributes = provenance(bundle, graphs, given.request, given.notes)
     attributes |= {"fsae_kind": LATENT, "fsae_latent_key": latent_key(bundle)}
@@ -96,15 +92,13 @@ def superres_job(
     bundle: Bundle,
     graphs: Graphs,
     source: Given,
+    reading: Reading,
     *,
-    zoom: int | None = None,
-    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
-    names: Mapping[str, str] | None = None,
     select: Selection = EVERYTHING,
 ) -> Job:
     """Fields at the model's zoom from coarser ones: the ordinary path with every finer level masked."""
     view = view_of(bundle, select)
-    given = open_input(bundle, "superres", source, zoom, climatology, names)
+    given = open_input(bundle, "superres", source, reading)
     fields, notes, finest = given.fields, given.notes, bundle.manifest.grid.zoom
     if fields.zoom == finest:
         notes += (f"The input is at zoom {finest} already, so nothing is added to it: --zoom makes it coarser first.",)

@@ -118,6 +118,20 @@ def step_note(bundle: Bundle, fields: Fields) -> tuple[str, ...]:
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """How input is read.
+
+    `zoom`: HEALPix zoom that the data is brought to, by default the finest it supports. `climatology`: the one of the
+    data's source, made by `fsae-run climatology`, or "training" if that is the training data's own. `names`: what the
+    data calls a variable, such as {"tas": "ts"}.
+    """
+
+    zoom: int | None = None
+    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
+    names: Mapping[str, str] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Input:
     """Fields on their way into the encoder: adapted to the training source's climate, with notes and the record.
@@ -154,17 +168,16 @@ def open_input(
     bundle: Bundle,
     verb: str,
     source: Given,
-    zoom: int | None,
-    climatology: "str | os.PathLike[str] | xr.Dataset | None",
-    names: Mapping[str, str] | None,
+    reading: Reading,
     *,
     side_by_side: bool = True,
 ) -> Input:
-    """The fields of a source, and what is known of its climate: a climatology of its own, "training", or nothing.
+    """Open the fields of a source, and its own climatology if there is one.
 
     Several reference times of several lead times are kept apart, or refused unless `side_by_side`.
     """
-    source, wanted = Source.of(source), _wanted(bundle, zoom, names)
+    source, climatology = Source.of(source), reading.climatology
+    wanted = _wanted(bundle, reading.zoom, reading.names)
     with contextlib.ExitStack() as closing:
         opened = source.open(closing)
         apart = side_by_side and all(all(wanted.held(file.dataset)) for file in opened)

@@ -1,11 +1,10 @@
 """Generating an ensemble as a job: what is asked for, the time axis it covers, and the units it gives."""
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -26,28 +25,26 @@ from fsae.runtime.climate.calendar import (
     year_phase,
 )
 from fsae.runtime.climate.climatology import season
+from fsae.runtime.codec.encoder_input import Reading
 from fsae.runtime.errors import UsageError
 from fsae.runtime.jobs.job import Done, Job, seen
+from fsae.runtime.jobs.results import member_bytes
 from fsae.runtime.jobs.writer import WAITING
 from fsae.runtime.output.layout import Layout, Unit
 from fsae.runtime.output.provenance import cf_attributes, provenance
-from fsae.runtime.output.selection import EVERYTHING, Selection, view_of
-from fsae.runtime.output.store import Coordinate
+from fsae.runtime.output.selection import EVERYTHING, Selection, View, view_of
+from fsae.runtime.output.store import Attribute, Coordinate
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.healpix import npix
 
-from .batch import MemoryLimit, warm_up
+from .batch import UNLIMITED, Batch, MemoryLimit, choose_batch
 from .forcing import Choice, forcing_at, forcing_coordinate, forcing_note, forcing_record, read_forcing
 from .initial import KnownSteps, lead_coordinates, read_initial, state_coordinate
-from .members import LatentModel, Plan, Steps, generate, latent_model, parts_of, windows_needed
+from .members import Plan, Steps, generate, latent_model, parts_of, warm_up, windows_needed
 from .request import DEFAULT_STEPS, Request
 from .statistics import Statistics, read_statistics, summarised, values_held, variables_of
 
-DEFAULT_BATCH = 16  # members drawn at once: memory, never results
-
 UNITS_HELD = WAITING + 3  # windows of a member: those that wait to be written, and those being decoded and regridded
-
-Batch: TypeAlias = int | Callable[[LatentModel, int], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +88,8 @@ def resolve(bundle: Bundle, graphs: Graphs, request: Request) -> Ensemble:
         count = steps_between(start, end, manifest.time.step)
     known = None
     if request.initial is not None:
-        known = read_initial(
-            bundle, graphs, request.initial, start=start, climatology=request.climatology, names=request.names
-        )
+        reading = Reading(climatology=request.climatology, names=request.names)
+        known = read_initial(bundle, graphs, request.initial, reading, start)
     return Ensemble(
         members=request.member_numbers,
         start=start or default_start(manifest) if known is None else known.start,
@@ -132,68 +128,86 @@ def generate_job(
     graphs: Graphs,
     ensemble: Ensemble,
     *,
-    batch: Batch = DEFAULT_BATCH,
-    limit: MemoryLimit | None = None,
+    batch: Batch = "auto",
+    limit: MemoryLimit = UNLIMITED,
     scratch: Path | None = None,
+    whole_members: bool = False,
 ) -> Job:
     """Fields (realization, time, cell) of an ensemble, streamed window by window, or statistics (time, cell) of it.
 
-    `batch` is how many members are drawn at once, or tells when it is needed, given the model and the bytes that the
-    run holds beside them. Values that quantiles need wait in memory where they fit into half of what the `limit` then
-    leaves, else in a file in the folder `scratch`, by default the system's for such.
+    `batch` members are drawn at once, or as many as are useful and fit into the `limit`; with `whole_members` each of
+    them is held with all its steps. Values that quantiles need wait in memory if they fit into half of what the `limit`
+    leaves, else in a file in the folder `scratch`, by default the system's for temporary files.
     """
-    if isinstance(batch, int) and batch < 1:
-        raise UsageError(f"found a batch of {batch} members, expected 1 or more")
-    manifest, view = bundle.manifest, view_of(bundle, ensemble.select)
+    if batch != "auto" and batch < 1:
+        raise UsageError(f"found a batch of {batch} members", "1 or more")
+    manifest, view, statistics = bundle.manifest, view_of(bundle, ensemble.select), ensemble.statistics
     model = latent_model(bundle, fast=ensemble.sampler == "fast")
     methods = manifest.variables[0].cell_methods  # the variables of a bundle share their time axis
     line = timeline(manifest.time, model.window, methods, ensemble.start, ensemble.steps, ensemble.forcing)
-    forcing, known, statistics = line.steps.forcing[: ensemble.steps], ensemble.known, ensemble.statistics
-    notes = (known.notes if known is not None else ()) + forcing_note(manifest, forcing)
-    extra: tuple[Coordinate, ...] = (forcing_coordinate(parts_of(manifest)[0].forcing, forcing),)
-    if known is not None:
-        extra += lead_coordinates(known.reference, line.stamps, manifest.time.calendar)
-        extra += state_coordinate(known, ensemble.members) if statistics is None else ()
+    notes = forcing_note(manifest, line.steps.forcing[: ensemble.steps])
+    notes = notes if ensemble.known is None else ensemble.known.notes + notes
     attributes = provenance(bundle, graphs, _record(ensemble, line), notes) | {"fsae_seed": ensemble.seed}
-    time = encode_times(line.stamps, line.bounds, manifest.time.calendar)
+    layout = _layout(manifest, view, ensemble, line, attributes)
+    plan = Plan(
+        members=ensemble.members,
+        steps=line.steps,
+        count=ensemble.steps,
+        seed=ensemble.seed,
+        initial=None if ensemble.known is None else ensemble.known.initial,
+    )
+
+    def units(done: Done) -> Iterator[Unit]:
+        quantiles = statistics is not None and bool(statistics.quantiles)
+        if quantiles or (batch == "auto" and limit.given):
+            warm_up(model, graphs, plan)  # the memory of the graphs is not left
+        memory = limit.left // 2
+        kept = 4 * UNITS_HELD * model.window * len(manifest.variables) * npix(manifest.grid.zoom)
+        if statistics is not None:
+            places = model.window * len(view.variables) * layout.points
+            kept += values_held(statistics, len(ensemble.members), places, memory)
+        at_once = batch
+        if at_once == "auto":
+            held = 2 * member_bytes(layout) if whole_members else 0  # the user may join them as they come
+            at_once = choose_batch(
+                bundle, graphs, model, members=len(ensemble.members), limit=limit, kept=kept, held=held
+            )
+        pieces = generate(model, graphs, plan, batch=at_once, done=done, by_window=statistics is not None)
+        fields = (seen(view, unit) for unit in pieces)
+        return fields if statistics is None else summarised(fields, statistics, len(ensemble.members), memory, scratch)
+
+    return Job(layout=layout, units=units, notes=notes, divisible=statistics is None, chained=True)
+
+
+def _layout(
+    manifest: Manifest, view: View, ensemble: Ensemble, line: Timeline, attributes: Mapping[str, Attribute]
+) -> Layout:
+    """The layout of the members' fields, or of statistics of them, with forcing, lead times and initial members."""
+    calendar, known, denoiser = manifest.time.calendar, ensemble.known, parts_of(manifest)[0]
+    extra: tuple[Coordinate, ...] = (forcing_coordinate(denoiser.forcing, line.steps.forcing[: ensemble.steps]),)
+    if known is not None:
+        extra += lead_coordinates(known.reference, line.stamps, calendar)
+        extra += state_coordinate(known, ensemble.members) if ensemble.statistics is None else ()
+    time = encode_times(line.stamps, line.bounds, calendar)
     layout = Layout(
         variables=cf_attributes(view.variables),
         attributes=attributes,
         time=time,
         grid=view.grid,
         members=ensemble.members,
-        time_chunk=model.window,
+        time_chunk=denoiser.window,
         extra=extra,
     )
-    if statistics is not None:
-        variables, by_quantile = variables_of(statistics, layout.variables)
-        layout = dataclasses.replace(
-            layout, members=None, variables=variables, quantiles=statistics.quantiles, by_quantile=by_quantile
-        )
-
-    def units(done: Done) -> Iterator[Unit]:
-        memory, places = sys.maxsize, model.window * len(view.variables) * layout.points
-        kept = 4 * UNITS_HELD * model.window * len(manifest.variables) * npix(manifest.grid.zoom)
-        if statistics is not None:
-            if statistics.quantiles and limit is not None:
-                warm_up(graphs, model, manifest.time.harmonics)  # whose memory is not left
-                memory = limit.left // 2
-            kept += values_held(statistics, len(ensemble.members), places, memory)
-        plan = Plan(
-            members=ensemble.members,
-            steps=line.steps,
-            count=ensemble.steps,
-            seed=ensemble.seed,
-            initial=None if known is None else known.initial,
-        )
-        at_once = batch if isinstance(batch, int) else batch(model, kept)
-        pieces = generate(model, graphs, plan, batch=at_once, done=done, by_window=statistics is not None)
-        fields = (seen(view, unit) for unit in pieces)
-        if statistics is None:
-            return fields
-        return summarised(fields, statistics, len(ensemble.members), memory, scratch)
-
-    return Job(layout=layout, units=units, notes=notes, divisible=statistics is None, chained=True)
+    if ensemble.statistics is None:
+        return layout
+    variables, by_quantile = variables_of(ensemble.statistics, layout.variables)
+    return dataclasses.replace(
+        layout,
+        members=None,
+        variables=variables,
+        quantiles=ensemble.statistics.quantiles,
+        by_quantile=by_quantile,
+    )
 
 
 def _record(ensemble: Ensemble, line: Timeline) -> dict[str, Any]:

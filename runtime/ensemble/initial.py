@@ -1,8 +1,7 @@
 """Known steps that an ensemble goes on from: found in a file, encoded as `compress` does, and whitened."""
 
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Time
 from fsae.runtime.climate.calendar import Date, steps, time_method
 from fsae.runtime.climate.steps import parse_step, same_step
-from fsae.runtime.codec.encoder_input import Input, encode, found_step, open_input
+from fsae.runtime.codec.encoder_input import Input, Reading, encode, found_step, open_input
 from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.errors import BundleError, DataError
 from fsae.runtime.input.fields import Fields
@@ -25,7 +24,7 @@ from fsae.runtime.output.times import encode_times
 from .members import Initial, latent_model
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 
 SECONDS_A_DAY = 86_400
@@ -51,12 +50,10 @@ def read_initial(
     bundle: Bundle,
     graphs: Graphs,
     source: Given,
-    *,
+    reading: Reading,
     start: Date | None = None,
-    climatology: "str | os.PathLike[str] | xr.Dataset | None" = None,
-    names: Mapping[str, str] | None = None,
 ) -> KnownSteps:
-    """The last steps of a source, or those just before the step that holds `start`; other arguments as in `compress`.
+    """Read the last steps of a source, or those just before the step that holds `start`.
 
     DataError where the source has another time step, missing values or not all the steps needed.
     """
@@ -68,7 +65,7 @@ def read_initial(
         )
     source = Source.of(source)
     name = source.name
-    given = open_input(bundle, "generate", source, None, climatology, names, side_by_side=False)
+    given = open_input(bundle, "generate", source, reading, side_by_side=False)
     try:
         check_steps(given.fields, bundle.manifest.time, name)
         times, begin = last_steps(given.fields, bundle.manifest.time, model.previous, start, name)

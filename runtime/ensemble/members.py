@@ -5,9 +5,11 @@ order or the other members. The graphs keep rows apart (see session.py), the sam
 is done for one member at a time, in shapes that are always the same.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -205,6 +207,12 @@ def generate(
                         last = row + 1 == len(places)
                         yield Unit(members=members, times=times, values=values, state=previous.copy() if last else None)
             valid = _last(model.previous, valid, np.ones(model.window, np.float32))
+
+
+def warm_up(model: LatentModel, graphs: Graphs, plan: Plan) -> None:
+    """Load the graphs by drawing a window of one member in one step, so that their memory counts as used."""
+    once = dataclasses.replace(model, sampler=msgspec.structs.replace(model.sampler, steps=1))
+    next(generate(once, graphs, dataclasses.replace(plan, members=plan.members[:1]), batch=1))
 
 
 def _blocks(plan: Plan, window: int, batch: int, done: Done, by_window: bool) -> Iterator[tuple[int, Sequence[int]]]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-DEFAULT_STEPS = 12
+DEFAULT_MEMBERS, DEFAULT_STEPS = 100, 12
 
 
 MOST_STEPS = 10_000_000  # all their dates are known before the first is drawn
@@ -37,7 +37,7 @@ class Request:
     the like, or quantiles, which stands for q05, q25, q50, q75, q95.
     """
 
-    members: int | Sequence[int] = 100
+    members: int | Sequence[int] = DEFAULT_MEMBERS
     start: str | None = None
     steps: int | None = None
     seed: int = 0

@@ -53,7 +53,7 @@ STOP_S = 10.0  # for workers to finish their units after an interruption
 class Cluster:
     """A dask cluster: a number of processes on this machine, or the workers of the scheduler at an address.
 
-    `threads` are those of each worker's session, by default as many as the worker has.
+    `threads` are those of each worker's session, by default as for the emulator, else as many as the worker has.
     """
 
     workers: int | None = None

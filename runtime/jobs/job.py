@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from fsae.runtime.errors import ToleranceError
 from fsae.runtime.input.sources import Source
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.selection import View
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .shards import Shard
 
 
 class Done(Protocol):
@@ -55,6 +59,24 @@ def time_chunks(steps: int) -> Iterator[slice]:
     """
     for first in range(0, steps, TIME_CHUNK):
         yield slice(first, min(first + TIME_CHUNK, steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How a job's result is written to a file.
+
+    `overwrite`: replace existing output. `resume`: continue what an interrupted run of the same request has left beside
+    the output. `scale`: a `Shard`, the part of the work that this call does while others do the rest, or a `Cluster`
+    that does all of it. `progress` is called with the number of fields done and of all.
+    """
+
+    overwrite: bool = False
+    resume: bool = False
+    scale: "Shard | Cluster | None" = None
+    progress: Callable[[int, int], None] | None = None
+
+
+NEW = Writing()  # nothing is there yet, and this call does all of it
 
 
 @dataclass(frozen=True, kw_only=True)

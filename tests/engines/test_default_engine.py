@@ -49,14 +49,16 @@ def test_it_is_small_and_described(default_bundle: Bundle) -> None:
 
 
 def test_members_are_reproducible(emulator: fsae.runtime.Emulator) -> None:  # oracle: each other, bitwise
-    five = emulator.generate(5, steps=3)
-    alone = emulator.generate([3], steps=3, batch=1)
+    five = emulator.generate(Request(members=5, steps=3))
+    alone = emulator.generate(Request(members=[3], steps=3), batch=1)
     np.testing.assert_array_equal(alone["tas"].values[0], five["tas"].values[3])
     assert np.abs(five["tas"].values[0] - five["tas"].values[1]).max() > 1.0  # two members differ by weather
 
 
 def test_the_fast_sampler_draws_like_the_other(emulator: fsae.runtime.Emulator) -> None:  # oracle: the other sampler
-    one, other = (emulator.generate(4, steps=12, sampler=name)["tas"].values for name in ("default", "fast"))
+    one, other = (
+        emulator.generate(Request(members=4, steps=12, sampler=name))["tas"].values for name in ("default", "fast")
+    )
     differences = [fields - fields.mean(axis=0) for fields in (one, other)]
     spread = [float(np.std(difference)) for difference in differences]
     assert 0.85 < spread[1] / spread[0] < 1.1

@@ -22,7 +22,10 @@ import fsae.runtime
 from fsae.runtime import Request, Selection
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.emulator import write_climatology
+from fsae.runtime.ensemble.batch import MemoryLimit, batch_bytes
+from fsae.runtime.ensemble.generate import UNITS_HELD
 from fsae.runtime.errors import UsageError
+from fsae.runtime.jobs.job import Writing
 from fsae.runtime.sphere.healpix import npix
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +48,6 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[st
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MEMBERS", str(MEMBERS))
-        patch.setattr(fsae.runtime.emulator, "choose_batch", lambda *_, **__: MEMBERS)  # no time for measuring
         for number, block in enumerate(blocks(), 1):
             exec(compile(block, f"example {number}", "exec"), names)  # noqa: S102 - as its readers do
     logging.root.setLevel(levels[0])
@@ -87,7 +89,7 @@ def test_the_arrays_of_the_readme(examples: tuple[dict[str, Any], Path]) -> None
         assert np.isfinite(values).all()
     base = [values.reshape(12, 1, 12, -1).mean(-1, dtype=np.float64) for values in (field, again)]
     np.testing.assert_allclose(base[1], base[0], rtol=0, atol=1e-3)  # float32 at 300 K
-    known = names["emulator"].generate([0, 37], start="2003-06", seed=1, batch=2)
+    known = names["emulator"].generate(Request(members=[0, 37], start="2003-06", seed=1), batch=2)
     np.testing.assert_array_equal(names["drawn"][:, :, 0], known["tas"].values)
 
 
@@ -137,14 +139,14 @@ def calls_on(emulator: fsae.runtime.Emulator, folder: Path) -> list[Callable[[],
     latents = emulator_of(emulator).compress(data, climatology="training")
 
     def written(name: str) -> xr.Dataset:
-        emulator.compress_file(folder / "in.nc", folder / name, climatology="training", overwrite=True)
+        emulator.compress_file(folder / "in.nc", folder / name, climatology="training", writing=Writing(overwrite=True))
         with xr.open_dataset(folder / name, engine="zarr" if name.endswith("zarr") else "h5netcdf") as done:
             return done.load()
 
     data.to_netcdf(folder / "in.nc", engine="h5netcdf")
     return [
-        lambda: emulator.generate(5, steps=7, seed=3, batch=2),
-        lambda: emulator.generate([4, 1], steps=4, initial=data, climatology="training", batch=2),
+        lambda: emulator.generate(Request(members=5, steps=7, seed=3), batch=2),
+        lambda: emulator.generate(Request(members=[4, 1], steps=4, initial=data, climatology="training"), batch=2),
         lambda: emulator.compress(data, climatology="training"),
         lambda: emulator.superres(data, zoom=1, climatology="training", select=Selection(grid="source")),
         lambda: emulator.decompress(latents),
@@ -191,7 +193,7 @@ def test_a_graph_is_opened_once(emulator: fsae.runtime.Emulator, monkeypatch: py
 def test_a_stream_is_the_ensemble(emulator: fsae.runtime.Emulator) -> None:  # oracle: `generate`
     data = series()
     request = Request(members=(2, 0, 5), steps=7, seed=9, initial=data, climatology="training")
-    whole = emulator.generate((2, 0, 5), steps=7, seed=9, initial=data, climatology="training")
+    whole = emulator.generate(Request(members=(2, 0, 5), steps=7, seed=9, initial=data, climatology="training"))
     joined = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "combine_attrs": "override"}
     members = list(emulator.stream(request, batch=2))
     assert [one["realization"].values.tolist() for one in members] == [[2], [0], [5]]
@@ -203,7 +205,7 @@ def test_a_stream_is_the_ensemble(emulator: fsae.runtime.Emulator) -> None:  # o
     assert xr.concat(series_, "realization", **joined).identical(whole)
     (spread,) = emulator.stream(Request(members=3, steps=4, statistics=["std", "q10"]))
     assert "tas_quantile" in spread
-    assert spread.identical(emulator.generate(3, steps=4, statistics=["std", "q10"]))
+    assert spread.identical(emulator.generate(Request(members=3, steps=4, statistics=["std", "q10"])))
 
 
 def test_a_stream_holds_a_batch(emulator: fsae.runtime.Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,11 +227,13 @@ def test_a_stream_holds_a_batch(emulator: fsae.runtime.Emulator, monkeypatch: py
     for given in range(1, 5):
         next(windows)
         assert len(decoded) == given
-    monkeypatch.setattr(fsae.runtime.emulator, "choose_batch", lambda *_, **__: 64)
-    monkeypatch.setattr(fsae.runtime.ensemble.batch.MemoryLimit, "left", property(lambda self: 6 * 4 * 6 * 2 * npix(2)))
+    whole = 4 * 6 * 2 * npix(2)  # bytes of a member
+    drawn = batch_bytes(1, npix(2), 3 * 2 * npix(1))
+    kept = 4 * UNITS_HELD * 3 * 2 * npix(2)
+    monkeypatch.setattr(MemoryLimit, "left", property(lambda self: kept + 3 * (2 * whole + drawn)))
     decoded.clear()
     next(counting.stream(Request(members=1000, steps=6)))  # three of the members that memory has room for twice
-    assert len(decoded) <= 6
+    assert len(decoded) == 3 + 1  # a window of each, and the other of the first
 
 
 def test_a_stream_forgets(emulator: fsae.runtime.Emulator) -> None:  # oracle: references that keep nothing alive
@@ -259,7 +263,7 @@ with xr.open_dataset(work + "/in.nc") as data:
     latents = emulator.compress(data)  # warns that the climatology is not known
     emulator.decompress(latents)
     emulator.superres(data, zoom=1)
-    emulator.generate(20, steps=4, initial=data)
+    emulator.generate(Request(members=20, steps=4, initial=data))
     list(emulator.stream(Request(members=2, steps=4, forcing=1.0e4)))
 emulator.compress_file(work + "/in.nc", work + "/latents.zarr")
 emulator.decompress_file(work + "/latents.zarr", work + "/fields.nc")

@@ -68,7 +68,7 @@ def write_outputs(bundle: Path, folder: Path) -> None:
     )
     hourly = tiny_emulator(bundle, folder / "hourly", hours)
     data, members = folder / "months.nc", folder / "generate-native.nc"
-    months = emulator.generate(1, start="1990-01", steps=14).isel(realization=0, drop=True)
+    months = emulator.generate(Request(members=1, start="1990-01", steps=14)).isel(realization=0, drop=True)
     months.drop_vars("forcing").to_netcdf(data, engine="h5netcdf")
     asked: dict[str, Any] = {"members": [0, 7], "start": "1990-11", "steps": 4, "seed": 5}
     for name in NAMES:

@@ -13,7 +13,7 @@ from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.jobs.cluster import Cluster
-from fsae.runtime.jobs.job import Job
+from fsae.runtime.jobs.job import Job, Writing
 from fsae.runtime.jobs.ledger import read_run
 from fsae.runtime.jobs.shards import Shard
 from fsae.runtime.output.selection import Selection
@@ -62,10 +62,7 @@ class Ensemble:
             path,
             Request(members=self.members, start="1990-01", steps=self.steps, seed=seed),
             batch=batch or self.batch,
-            scale=scale,
-            resume=resume,
-            overwrite=overwrite,
-            progress=progress,
+            writing=Writing(scale=scale, resume=resume, overwrite=overwrite, progress=progress),
         )
 
     def words(self, out: Path, *more: str | Path) -> list[str]:
@@ -85,18 +82,18 @@ def convert(
 ) -> Job:
     """Write what `compress`, `decompress` or `superres` makes of a file."""
     if verb == "compress":
-        return emulator.compress_file(source, path, climatology="training", scale=scale, resume=resume)
+        return emulator.compress_file(source, path, climatology="training", writing=Writing(scale=scale, resume=resume))
     select = Selection(grid="source")
     if verb == "decompress":
-        return emulator.decompress_file(source, path, select=select, scale=scale, resume=resume)
+        return emulator.decompress_file(source, path, select=select, writing=Writing(scale=scale, resume=resume))
     return emulator.superres_file(
-        source, path, climatology="training", zoom=1, select=select, scale=scale, resume=resume
+        source, path, climatology="training", zoom=1, select=select, writing=Writing(scale=scale, resume=resume)
     )
 
 
 def source_for(emulator: Emulator, verb: str, folder: Path, members: int | None = 2, steps: int = 30) -> Path:
     """Input for a verb: fields of some members, or without that dimension, or latents of these."""
-    fields = emulator.generate(members or 1, start="1990-01", steps=steps)
+    fields = emulator.generate(Request(members=members or 1, start="1990-01", steps=steps))
     if members is None:
         fields = fields.isel(realization=0, drop=True)
     made = emulator.compress(fields, climatology="training") if verb == "decompress" else fields

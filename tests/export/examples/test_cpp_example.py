@@ -15,6 +15,7 @@ from tiny_bundle import LATENT_PIXELS, VARIABLES, tiny_manifest, tiny_tables
 
 import fsae.runtime
 from fsae.runtime.bundle.files import Bundle, open_bundle, write_manifest
+from fsae.runtime.ensemble.request import Request
 
 EXAMPLES = Path(__file__).parents[3] / "export" / "examples"
 WRAPPER = "onnxruntime_cxx_api.h"
@@ -99,7 +100,9 @@ def test_it_agrees_with_the_runtime(which: str, request: pytest.FixtureRequest, 
     assert bundle.manifest.denoiser is not None
     steps = bundle.manifest.denoiser.window
     names = [variable.name for variable in bundle.manifest.variables]
-    ensemble = emulator.generate([3], start="2003-11", steps=steps, seed=7).isel(realization=0, drop=True)
+    ensemble = emulator.generate(Request(members=[3], start="2003-11", steps=steps, seed=7)).isel(
+        realization=0, drop=True
+    )
     latents = emulator.compress(ensemble, climatology="training")
     fields = emulator.decompress(latents)
 

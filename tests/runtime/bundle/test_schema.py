@@ -23,6 +23,7 @@ from fsae.runtime.bundle.schema import SCHEMA_VERSION, STEPS, migrate
 from fsae.runtime.checks.verify import check_files
 from fsae.runtime.climate.climatology import season as season_of
 from fsae.runtime.diffusion.noise import member_integers, standard_normal
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import BundleError
 from fsae.runtime.sphere.healpix import coarsen, refine
 
@@ -107,7 +108,7 @@ def test_golden_bundles_compress_and_decompress(golden: Bundle) -> None:
     noise = np.random.default_rng(1).normal(size=(len(MONTHS), VARIABLES, PIXELS))
     values = (tiny_decode(np.zeros((len(MONTHS), VARIABLES, LATENT_PIXELS)), season) + noise).astype(np.float32)
     emulator = fsae.runtime.load(golden.folder, device="cpu")
-    fields = emulator.generate(1, start="2001-01", steps=len(MONTHS))  # a dataset of the right layout
+    fields = emulator.generate(Request(members=1, start="2001-01", steps=len(MONTHS)))  # a dataset of the right layout
     fields = fields.isel(realization=0, drop=True)
     for number, name in enumerate(("tas", "uas")):
         fields[name][:] = values[:, number]
@@ -125,7 +126,9 @@ def stacked(data: xr.Dataset) -> np.ndarray:
 
 def test_golden_bundles_generate(golden: Bundle) -> None:
     # oracle: the sampler written once more in float64, over the closed forms and the file's own deviations
-    found = fsae.runtime.load(golden.folder, device="cpu").generate(2, start="2001-01", steps=len(MONTHS), seed=5)
+    found = fsae.runtime.load(golden.folder, device="cpu").generate(
+        Request(members=2, start="2001-01", steps=len(MONTHS), seed=5)
+    )
     with np.load(golden.folder / "tables.npz") as tables:
         arrays = {name: tables[name].astype(np.float64) for name in tables.files if name.startswith("latent")}
     assert ("latent_season_std" in arrays) == (golden.folder.name not in SEASONLESS)

@@ -140,7 +140,7 @@ def test_help_has_examples_and_options_of_devices_are_refused(capsys: pytest.Cap
     assert main(["doctor", "--help"]) == 0
     assert "Examples:\n    fsae-run doctor" in capsys.readouterr().out
     assert main(["--device", "cpu", "doctor"]) == 2
-    assert "doctor looks at every device: leave out --device" in capsys.readouterr().err
+    assert "doctor takes no --device, --precision or --threads: leave them out" in capsys.readouterr().err
 
 
 # --- libraries ---

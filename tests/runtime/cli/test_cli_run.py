@@ -45,6 +45,7 @@ from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.runtime.checks.verify import VERIFIED, read_records
 from fsae.runtime.cli.main import main
 from fsae.runtime.climate.climatology import season
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.output import files as stores
 from fsae.runtime.output.layout import Cells, Layout, Unit, open_output, to_dataset
 from fsae.runtime.output.selection import Selection
@@ -414,7 +415,9 @@ def test_verbs_that_run_nothing_take_no_device(
     for option in (["--device", "cpu"], ["--threads", "1"], ["--precision", "fp32"]):
         for words in (["info"], ["climatology", "in.nc", str(tmp_path / "out.nc")]):
             assert main([*option, *words, "--model", str(tiny_bundle_path)]) == 2
-            assert f"{words[0]} runs nothing on a device" in one_sentence(capsys.readouterr().err)
+            assert f"{words[0]} takes no --device, --precision or --threads: leave them out" in one_sentence(
+                capsys.readouterr().err
+            )
             assert main([*words, *option, "--model", str(tiny_bundle_path)]) == 2
             assert "No such option" in capsys.readouterr().err
     assert main(["info", "--model", str(tiny_bundle_path)]) == 0
@@ -435,7 +438,7 @@ def test_python_interface_equals_the_command_line(
     assert run("generate", "--members", "2", "--steps", "4", "--out", tmp_path / "g.nc")[0] == 0
     assert run("compress", source, tmp_path / "c.nc", "--climatology", "training")[0] == 0
     with xr.open_dataset(tmp_path / "g.nc", engine="h5netcdf") as found:
-        xr.testing.assert_identical(emulator.generate(2, steps=4), found.load())
+        xr.testing.assert_identical(emulator.generate(Request(members=2, steps=4)), found.load())
     with xr.open_dataset(source, engine="h5netcdf") as data:
         latents = emulator.compress(data, climatology="training")
         again = emulator.decompress(latents)

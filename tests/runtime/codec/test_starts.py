@@ -10,8 +10,10 @@ from tiny_bundle import ZOOM
 from trees import tree
 
 from fsae.runtime import Emulator, Selection, Shard
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.joining import read_fields
+from fsae.runtime.jobs.job import Writing
 
 STARTS = 3
 WEEK = np.timedelta64(7, "D")
@@ -81,7 +83,10 @@ def test_starts_in_parts(emulator: Emulator, tmp_path: Path) -> None:  # oracle:
     emulator.compress_file(tmp_path / "hindcast.nc", tmp_path / "one.zarr", climatology="training")
     for number in (2, 1):
         emulator.compress_file(
-            tmp_path / "hindcast.nc", tmp_path / "parts.zarr", climatology="training", scale=Shard(number, 2)
+            tmp_path / "hindcast.nc",
+            tmp_path / "parts.zarr",
+            climatology="training",
+            writing=Writing(scale=Shard(number, 2)),
         )
     assert tree(tmp_path / "parts.zarr") == tree(tmp_path / "one.zarr")
     lazy = emulator.compress(hindcast().chunk(time=1), climatology="training")
@@ -105,7 +110,7 @@ def test_what_starts_cannot_be(emulator: Emulator, tmp_path: Path) -> None:
     ):
         emulator.compress_file([tmp_path / "a.nc", tmp_path / "b.nc"], tmp_path / "out.zarr", climatology="training")
     with pytest.raises(DataError, match=r"holds 3 reference times .* expected one"):
-        emulator.generate(2, steps=2, initial=data, climatology="training")
+        emulator.generate(Request(members=2, steps=2, initial=data, climatology="training"))
     with pytest.raises(DataError, match=r"holds 3 reference times .* expected one"):
         read_fields(cf_hindcast(), [], finest_zoom=ZOOM)
 

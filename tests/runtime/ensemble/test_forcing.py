@@ -56,20 +56,20 @@ def test_a_constant_is_a_file_of_that_constant(emulator: fsae.runtime.Emulator, 
     data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
     data.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
     (tmp_path / "a.csv").write_text("1900,1970.5\n2100-01-01,1970.5\n")
-    expected = fields(emulator.generate(2, start="1990-11", steps=4, forcing=1970.5))
+    expected = fields(emulator.generate(Request(members=2, start="1990-11", steps=4, forcing=1970.5)))
     for given in ("1970.5", data, tmp_path / "a.nc", str(tmp_path / "a.zarr"), tmp_path / "a.csv"):
-        found = emulator.generate(2, start="1990-11", steps=4, forcing=given)
+        found = emulator.generate(Request(members=2, start="1990-11", steps=4, forcing=given))
         assert fields(found) == expected
         np.testing.assert_array_equal(found["forcing"].values, np.full(4, 1970.5, np.float32))
-    assert fields(emulator.generate(2, start="1990-11", steps=4)) != expected
+    assert fields(emulator.generate(Request(members=2, start="1990-11", steps=4))) != expected
 
 
 def test_a_file_of_the_calendar_year_is_the_default(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
     # oracle: the default, bitwise; a year is linear in time between its first day and the next year's
     lines = "".join(f"{year}-01-01,{year}\n" for year in range(1988, 1996))
     (tmp_path / "year.csv").write_text(lines)
-    default = emulator.generate(1, start="1991-11", steps=10)
-    given = emulator.generate(1, start="1991-11", steps=10, forcing=tmp_path / "year.csv")
+    default = emulator.generate(Request(members=1, start="1991-11", steps=10))
+    given = emulator.generate(Request(members=1, start="1991-11", steps=10, forcing=tmp_path / "year.csv"))
     assert fields(given) == fields(default)
     np.testing.assert_array_equal(given["forcing"].values, default["forcing"].values)
     assert default["forcing"].attrs == {"long_name": "forcing: calendar year", "units": "year"}
@@ -82,18 +82,18 @@ def test_the_forcing_of_an_ensemble_is_that_of_another(emulator: fsae.runtime.Em
     for suffix in (".nc", ".zarr"):
         request = Request(members=2, start="1990-11", steps=6, forcing=tmp_path / "a.csv")
         emulator.generate_file(tmp_path / f"a{suffix}", request)
-    first = emulator.generate(1, start="1990-11", steps=6, forcing=tmp_path / "a.csv")
+    first = emulator.generate(Request(members=1, start="1990-11", steps=6, forcing=tmp_path / "a.csv"))
     for given in (tmp_path / "a.nc", str(tmp_path / "a.zarr"), first, first.reset_coords("forcing")):
-        found = emulator.generate(1, start="1990-11", steps=6, forcing=given)
+        found = emulator.generate(Request(members=1, start="1990-11", steps=6, forcing=given))
         assert fields(found) == fields(first)
         np.testing.assert_array_equal(found["forcing"].values, first["forcing"].values)
     # regional means of an ensemble keep its forcing beside them: which of the two is meant, nobody can tell
     mean = first[["tas"]].mean(("realization", "cell"))
     with pytest.raises(DataError, match=r"holds tas \(time\), forcing \(time\), expected one variable over time alone"):
-        emulator.generate(1, start="1990-11", steps=6, forcing=mean)
+        emulator.generate(Request(members=1, start="1990-11", steps=6, forcing=mean))
     first["forcing"].attrs["long_name"] = "forcing: something else"
     with pytest.raises(DataError, match=r"holds tas \(realization, time, cell\), uas .*, expected one variable"):
-        emulator.generate(1, start="1990-11", steps=6, forcing=first)
+        emulator.generate(Request(members=1, start="1990-11", steps=6, forcing=first))
 
 
 @pytest.mark.parametrize("calendar", ["noleap", "standard"])
@@ -143,7 +143,7 @@ def test_units_become_those_of_the_forcing() -> None:  # oracle: 0 degrees Celsi
 
 def test_of_several_variables_the_one_called_like_the_forcing_is_taken(emulator: fsae.runtime.Emulator) -> None:
     data = series(january(1990, 1992), [1.0, 2.0]).assign(calendar_year=("time", [1960.0, 1960.0]))
-    found = emulator.generate(1, start="1990-11", steps=1, forcing=data)
+    found = emulator.generate(Request(members=1, start="1990-11", steps=1, forcing=data))
     assert found["forcing"].values.tolist() == [1960.0]
 
 
@@ -174,9 +174,9 @@ def test_steps_beyond_those_asked_for_hold_the_last_value_where_the_series_ends(
 
 def test_fewer_steps_are_the_first_of_more(emulator: fsae.runtime.Emulator) -> None:  # bitwise, as without a forcing
     data = series(january(1990, 1991), [1950.0, 2000.0])
-    longer = emulator.generate(1, start="1990-02", steps=6, forcing=data)["tas"].values
+    longer = emulator.generate(Request(members=1, start="1990-02", steps=6, forcing=data))["tas"].values
     np.testing.assert_array_equal(
-        emulator.generate(1, start="1990-02", steps=4, forcing=data)["tas"].values, longer[:, :4]
+        emulator.generate(Request(members=1, start="1990-02", steps=4, forcing=data))["tas"].values, longer[:, :4]
     )
 
 
@@ -233,7 +233,7 @@ def test_only_what_leaves_the_range_is_noted(tiny_bundle: Bundle) -> None:  # or
 
 def test_another_forcing_is_another_request(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
     def kept(forcing: object) -> object:
-        found = emulator.generate(1, start="1990-02", steps=1, forcing=forcing)
+        found = emulator.generate(Request(members=1, start="1990-02", steps=1, forcing=forcing))
         return json.loads(found.attrs["fsae_request"])["forcing"]
 
     assert kept(None) == "calendar year"
@@ -334,4 +334,4 @@ def test_a_bundle_that_does_not_generate_takes_no_forcing(emulator: fsae.runtime
     plain = msgspec.structs.replace(emulator.bundle.manifest, denoiser=None, sampler=None)
     other = fsae.runtime.Emulator(dataclasses.replace(emulator.bundle, manifest=plain), emulator.graphs)
     with pytest.raises(fsae.runtime.BundleError, match="has no denoiser, so it cannot generate"):
-        other.generate(1, forcing=1990.0)
+        other.generate(Request(members=1, forcing=1990.0))

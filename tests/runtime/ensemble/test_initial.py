@@ -28,7 +28,7 @@ from fsae.runtime.bundle.manifest import Time
 from fsae.runtime.cli.main import main
 from fsae.runtime.climate.calendar import decimal_year
 from fsae.runtime.climate.climatology import evaluate, season
-from fsae.runtime.codec.encoder_input import open_fields
+from fsae.runtime.codec.encoder_input import Reading, open_fields
 from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.emulator import write_climatology
 from fsae.runtime.ensemble.generate import timeline
@@ -82,7 +82,7 @@ def white_of(latent: np.ndarray, bundle: Bundle) -> np.ndarray:
 
 def test_the_state_is_the_last_steps_encoded_and_whitened(emulator: fsae.runtime.Emulator) -> None:
     # oracle: the closed form of the tiny encoder
-    known = read_initial(emulator.bundle, emulator.graphs, months(weather()), climatology="training")
+    known = read_initial(emulator.bundle, emulator.graphs, months(weather()), Reading(climatology="training"))
     latent = tiny_encode(weather()[0], seasons())[-PREVIOUS:]
     np.testing.assert_allclose(known.initial.white[0], white_of(latent, emulator.bundle), atol=1e-3)  # float32 at 300 K
     assert known.initial.valid.tolist() == [1.0] * PREVIOUS
@@ -104,26 +104,28 @@ def test_members_go_on_from_it(emulator: fsae.runtime.Emulator) -> None:
     plan = Plan(members=[0, 5], steps=line.steps, count=4, seed=2, initial=initial)
     for unit in generate(model, graphs, plan, batch=2):
         expected[unit.members, unit.times] = unit.values
-    found = emulator.generate([0, 5], steps=4, seed=2, initial=months(weather()), climatology="training")
+    found = emulator.generate(
+        Request(members=[0, 5], steps=4, seed=2, initial=months(weather()), climatology="training")
+    )
     np.testing.assert_array_equal(found["tas"].values, expected[:, :, 0])
     np.testing.assert_array_equal(found["uas"].values, expected[:, :, 1])
-    without = emulator.generate([0, 5], start="1991-03", steps=4, seed=2)
+    without = emulator.generate(Request(members=[0, 5], start="1991-03", steps=4, seed=2))
     assert np.abs(without["tas"].values - expected[:, :, 0]).max() > 0.1
 
 
 def test_an_ensemble_goes_on_from_its_own_output(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
     # oracle: the longer ensemble, as the tiny encoder undoes the tiny decoder
-    whole = emulator.generate([4], start="1990-11", steps=6)
+    whole = emulator.generate(Request(members=[4], start="1990-11", steps=6))
     emulator.generate_file(tmp_path / "first.nc", Request(members=[4], start="1990-11", steps=3))
-    rest = emulator.generate([4], steps=3, initial=tmp_path / "first.nc", climatology="training")
+    rest = emulator.generate(Request(members=[4], steps=3, initial=tmp_path / "first.nc", climatology="training"))
     np.testing.assert_array_equal(rest["time"].values, whole["time"].values[3:])
     np.testing.assert_allclose(rest["tas"].values, whole["tas"].values[:, 3:], atol=2e-3)  # K, float32 at 300
 
 
 def test_a_member_alone_is_that_of_five(emulator: fsae.runtime.Emulator) -> None:  # bitwise
     data = months(weather())
-    five = emulator.generate(5, steps=5, initial=data, climatology="training", batch=5)
-    alone = emulator.generate([3], steps=5, initial=data, climatology="training", batch=1)
+    five = emulator.generate(Request(members=5, steps=5, initial=data, climatology="training"), batch=5)
+    alone = emulator.generate(Request(members=[3], steps=5, initial=data, climatology="training"), batch=1)
     for name in ("tas", "uas"):
         np.testing.assert_array_equal(alone[name].values[0], five[name].values[3])
 
@@ -131,8 +133,8 @@ def test_a_member_alone_is_that_of_five(emulator: fsae.runtime.Emulator) -> None
 def test_a_start_takes_the_steps_before_it(emulator: fsae.runtime.Emulator) -> None:
     # oracle: a file that ends there
     data = months(weather())
-    given = emulator.generate(1, start="1990-06-20", steps=2, initial=data, climatology="training")
-    short = emulator.generate(1, steps=2, initial=data.isel(time=slice(0, 5)), climatology="training")
+    given = emulator.generate(Request(members=1, start="1990-06-20", steps=2, initial=data, climatology="training"))
+    short = emulator.generate(Request(members=1, steps=2, initial=data.isel(time=slice(0, 5)), climatology="training"))
     np.testing.assert_array_equal(given["tas"].values, short["tas"].values)
     np.testing.assert_array_equal(given["time"].values, short["time"].values)
     kept = [json.loads(one.attrs["fsae_request"])["initial"] for one in (given, short)]
@@ -144,7 +146,7 @@ def test_a_start_takes_the_steps_before_it(emulator: fsae.runtime.Emulator) -> N
 def test_a_coarser_state_enters_with_its_finer_levels_masked(emulator: fsae.runtime.Emulator, zoom: int) -> None:
     # oracle: the tiny encoder, which masks the residual of zoom 1 alone
     means = coarsen(weather(), ZOOM - zoom)
-    known = read_initial(emulator.bundle, emulator.graphs, months(means), climatology="training")
+    known = read_initial(emulator.bundle, emulator.graphs, months(means), Reading(climatology="training"))
     latent = tiny_encode(refine(means[0], ZOOM - zoom), seasons())[-PREVIOUS:]
     if zoom == 0:
         latent = refine(coarsen(latent, 1), 1)
@@ -160,7 +162,7 @@ def test_a_climatology_of_its_own_removes_the_bias(emulator: fsae.runtime.Emulat
         data.to_netcdf(path, engine="h5netcdf")
         write_climatology(path, tmp_path / f"{name}-climatology.nc", model=emulator.bundle.folder, harmonics=1)
         climatology = tmp_path / f"{name}-climatology.nc"
-        states.append(read_initial(emulator.bundle, emulator.graphs, path, climatology=climatology))
+        states.append(read_initial(emulator.bundle, emulator.graphs, path, Reading(climatology=climatology)))
     np.testing.assert_allclose(states[1].initial.white, states[0].initial.white, atol=2e-3)
     assert states[1].record["climatology"] == "biased-climatology.nc"
     assert states[1].record["values_sha256"] != states[0].record["values_sha256"]
@@ -168,10 +170,10 @@ def test_a_climatology_of_its_own_removes_the_bias(emulator: fsae.runtime.Emulat
 
 def test_names_are_those_of_the_input(emulator: fsae.runtime.Emulator) -> None:
     data = months(weather())
-    plain = read_initial(emulator.bundle, emulator.graphs, data, climatology="training")
+    plain = read_initial(emulator.bundle, emulator.graphs, data, Reading(climatology="training"))
     other = data.rename(tas="ts")
     other["ts"].attrs["standard_name"] = "surface_temperature"  # else that finds it
-    found = read_initial(emulator.bundle, emulator.graphs, other, climatology="training", names={"tas": "ts"})
+    found = read_initial(emulator.bundle, emulator.graphs, other, Reading(climatology="training", names={"tas": "ts"}))
     np.testing.assert_array_equal(found.initial.white, plain.initial.white)
     assert found.record == plain.record
 
@@ -183,7 +185,7 @@ def test_names_are_those_of_the_input(emulator: fsae.runtime.Emulator) -> None:
 def test_months_of_another_calendar_are_months(emulator: fsae.runtime.Emulator, calendar: str) -> None:
     # oracle: the closed form in the season of that calendar
     data = months(weather(), calendar)
-    known = read_initial(emulator.bundle, emulator.graphs, data, climatology="training")
+    known = read_initial(emulator.bundle, emulator.graphs, data, Reading(climatology="training"))
     latent = tiny_encode(weather()[0], seasons(calendar))[-PREVIOUS:]
     np.testing.assert_allclose(known.initial.white[0], white_of(latent, emulator.bundle), atol=1e-3)
     assert (known.start.isoformat(), known.start.calendar) == ("1991-03-01T00:00:00", "standard")
@@ -222,7 +224,7 @@ def test_leads_are_counted_from_the_end_of_what_is_known(emulator: fsae.runtime.
         request = json.loads(found.attrs["fsae_request"])
         assert request["start"] == "1991-03-01T00:00:00"
         assert request["initial"]["input"] == "dataset: HEALPix grid of zoom 2 (nested)"
-    plain = emulator.generate(1, steps=1)
+    plain = emulator.generate(Request(members=1, steps=1))
     assert not {"forecast_reference_time", "lead_time"} & set(plain.variables)
     assert "initial" not in json.loads(plain.attrs["fsae_request"])
 
@@ -235,7 +237,7 @@ def test_instantaneous_values_are_known_at_their_stamp(emulator: fsae.runtime.Em
     data = months(weather()).drop_vars("time_bnds").assign_coords(time=month_edges()[:MONTHS])
     data["time"].attrs.pop("bounds", None)
     other = fsae.runtime.Emulator(bundle, emulator.graphs)
-    found = other.generate(1, steps=2, initial=data, climatology="training")
+    found = other.generate(Request(members=1, steps=2, initial=data, climatology="training"))
     assert found["forecast_reference_time"].values.astype("datetime64[D]").astype(str) == "1991-02-01"
     assert found["lead_time"].values.tolist() == [28.0, 28.0 + 31.0]
 
@@ -262,19 +264,21 @@ def test_members_go_on_from_the_members_of_the_initial_data(
     emulator: fsae.runtime.Emulator, batch: int
 ) -> None:  # oracle: each started alone from its own state, the one at its number modulo theirs
     data = months(weather(3), members=(3, 8, 5))
-    found = emulator.generate([0, 1, 2, 4, 9], initial=data, climatology="training", steps=4, batch=batch)
+    found = emulator.generate(
+        Request(members=[0, 1, 2, 4, 9], initial=data, climatology="training", steps=4), batch=batch
+    )
     assert found["initial_member"].values.tolist() == [3, 8, 5, 8, 3]
     for place, (number, state) in enumerate(zip([0, 1, 2, 4, 9], [0, 1, 2, 1, 0], strict=True)):
         one = data.isel(realization=state, drop=True)
-        alone = emulator.generate([number], initial=one, climatology="training", steps=4)
+        alone = emulator.generate(Request(members=[number], initial=one, climatology="training", steps=4))
         assert "initial_member" not in alone
         for name in ("tas", "uas"):
             np.testing.assert_array_equal(found[name].values[place], alone[name].values[0])
     record = json.loads(found.attrs["fsae_request"])["initial"]
     assert record["members"] == [3, 8, 5]
-    spread = emulator.generate(3, initial=data, climatology="training", steps=4, statistics=["std"])
+    spread = emulator.generate(Request(members=3, initial=data, climatology="training", steps=4, statistics=["std"]))
     assert "initial_member" not in spread
-    whole = emulator.generate(3, initial=data, climatology="training", steps=4)
+    whole = emulator.generate(Request(members=3, initial=data, climatology="training", steps=4))
     np.testing.assert_allclose(spread["tas_std"], whole["tas"].values.std(0), rtol=1e-4, atol=1e-5)
 
 
@@ -346,7 +350,7 @@ def test_a_model_of_single_windows_has_no_start(emulator: fsae.runtime.Emulator)
     alone = msgspec.structs.replace(manifest, denoiser=msgspec.structs.replace(manifest.denoiser, previous=0))
     bundle = dataclasses.replace(emulator.bundle, manifest=alone)
     with pytest.raises(BundleError, match="bundle tiny draws every window alone, so it cannot start from known steps"):
-        read_initial(bundle, emulator.graphs, months(weather()))
+        read_initial(bundle, emulator.graphs, months(weather()), Reading())
 
 
 # --- the default engine ---
@@ -365,8 +369,8 @@ def test_a_warm_start_is_nearer_to_what_was_known(default_bundle: Bundle, sample
     fields = open_fields(default_bundle, path)
     december = season(fields.phase[-1:], default_bundle.manifest.time.harmonics)
     persisted = fields.read(slice(-1, None))[0, 0, 0] - evaluate(default_bundle.tables.climatology, december)[0, 0]
-    warm = engine.generate(4, steps=1, initial=path, climatology="training")
-    cold = engine.generate(4, steps=1, start="2005-01")
+    warm = engine.generate(Request(members=4, steps=1, initial=path, climatology="training"))
+    cold = engine.generate(Request(members=4, steps=1, start="2005-01"))
     assert warm["time"].values[0] == cold["time"].values[0]
     kinship = [
         np.array([np.corrcoef(one, persisted)[0, 1] for one in first_anomalies(engine, ensemble)])

@@ -15,11 +15,12 @@ from trees import assert_same
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble import statistics as module
-from fsae.runtime.ensemble.batch import MemoryLimit
+from fsae.runtime.ensemble.batch import UNLIMITED, MemoryLimit
 from fsae.runtime.ensemble.generate import generate_job, resolve
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.ensemble.statistics import read_statistics, summarised, values_held
 from fsae.runtime.errors import OutputError, Stopped, UsageError
+from fsae.runtime.jobs.job import Writing
 from fsae.runtime.jobs.results import in_memory
 from fsae.runtime.output.layout import Unit
 from fsae.runtime.output.selection import Selection
@@ -35,10 +36,10 @@ def request_of(statistics: tuple[str, ...] = ALL, **more: Any) -> Request:
 
 @pytest.fixture(scope="module")
 def members(emulator: Emulator) -> xr.Dataset:
-    return emulator.generate(MEMBERS, start="1990-01", steps=STEPS, seed=3, batch=5)
+    return emulator.generate(Request(members=MEMBERS, start="1990-01", steps=STEPS, seed=3), batch=5)
 
 
-def made(emulator: Emulator, request: Request, batch: int = 2, limit: MemoryLimit | None = None) -> xr.Dataset:
+def made(emulator: Emulator, request: Request, batch: int = 2, limit: MemoryLimit = UNLIMITED) -> xr.Dataset:
     return in_memory(
         generate_job(
             emulator.bundle,
@@ -50,9 +51,9 @@ def made(emulator: Emulator, request: Request, batch: int = 2, limit: MemoryLimi
     )
 
 
-@pytest.mark.parametrize("limit", [None, MemoryLimit(size=0)])
+@pytest.mark.parametrize("limit", [UNLIMITED, MemoryLimit(size=0)])
 def test_statistics_are_those_of_the_members(
-    emulator: Emulator, members: xr.Dataset, limit: MemoryLimit | None, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator, members: xr.Dataset, limit: MemoryLimit, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # oracle: NumPy over the members of an ordinary run
     monkeypatch.setattr(module, "LEAST_BLOCK_BYTES", 4 * len(MEMBERS) * 100)  # several blocks where memory is short
     found = made(emulator, request_of(), limit=limit)
@@ -85,7 +86,9 @@ def test_statistics_of_a_part_are_a_part_of_the_statistics(emulator: Emulator) -
 
 def test_statistics_on_a_grid_are_of_the_regridded_members(emulator: Emulator) -> None:  # oracle: NumPy
     select = Selection(grid="30")
-    whole = emulator.generate(MEMBERS, start="1990-01", steps=STEPS, seed=3, select=select)["tas"].values
+    whole = emulator.generate(Request(members=MEMBERS, start="1990-01", steps=STEPS, seed=3, select=select))[
+        "tas"
+    ].values
     found = made(emulator, request_of(("max",), select=select))
     np.testing.assert_array_equal(found["tas_max"].values, whole.max(0))
     assert found["tas_max"].dims == ("time", "lat", "lon")
@@ -140,7 +143,7 @@ def test_names_of_statistics() -> None:  # oracle: the documented spelling
 
 def test_one_member_has_no_deviation(emulator: Emulator) -> None:  # oracle: the member itself
     request = Request(members=[4], start="1990-01", steps=2, seed=3, statistics=("mean", "std", "quantiles"))
-    found, one = made(emulator, request), emulator.generate([4], start="1990-01", steps=2, seed=3)
+    found, one = made(emulator, request), emulator.generate(Request(members=[4], start="1990-01", steps=2, seed=3))
     np.testing.assert_array_equal(found["tas_mean"].values, one["tas"].values[0])
     np.testing.assert_array_equal(found["tas_std"].values, 0)
     np.testing.assert_array_equal(found["tas_quantile"].values, np.stack([one["tas"].values[0]] * 5))
@@ -148,9 +151,9 @@ def test_one_member_has_no_deviation(emulator: Emulator) -> None:  # oracle: the
 
 def test_known_states_lead_to_the_statistics_of_their_forecasts(emulator: Emulator) -> None:
     # oracle: NumPy over the members of an ordinary forecast
-    data = emulator.generate(1, start="1989-06", steps=6, seed=9).isel(realization=0, drop=True)
+    data = emulator.generate(Request(members=1, start="1989-06", steps=6, seed=9)).isel(realization=0, drop=True)
     given = {"members": 4, "steps": 5, "initial": data, "climatology": "training"}
-    whole = emulator.generate(**given)["tas"].values
+    whole = emulator.generate(Request(**given))["tas"].values
     found = made(emulator, Request(**given, statistics=("min",)))
     np.testing.assert_array_equal(found["tas_min"].values, whole.min(0))
     assert "lead_time" in found
@@ -225,7 +228,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_next_window(
             emulator.generate_file(path, request_of(), batch=2)
     calls.clear()
     monkeypatch.setattr(OnnxGraphs, "decode", lambda *given: (calls.append(1), decode(*given))[1])
-    emulator.generate_file(path, request_of(), batch=4, resume=True)
+    emulator.generate_file(path, request_of(), batch=4, writing=Writing(resume=True))
     assert len(calls) == 1 + 2 * len(MEMBERS)  # a first try, and two windows were left
     assert_same(path, whole)
 
@@ -238,7 +241,7 @@ def test_the_command_line_says_the_same(
     assert code == 0
     assert "2 steps of tas_mean, tas_quantile, uas_mean, uas_quantile on HEALPix zoom 2" in out
     with xr.open_dataset(tmp_path / "a.zarr", engine="zarr") as found:
-        expected = emulator.generate(3, steps=2, statistics=["quantiles", "mean"])
+        expected = emulator.generate(Request(members=3, steps=2, statistics=["quantiles", "mean"]))
         xr.testing.assert_identical(found.load(), expected)
     code, _, err = command("generate", "--statistics", "median", "--out", tmp_path / "b.zarr")
     assert code == 2

@@ -18,6 +18,7 @@ import fsae.runtime
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.cli.main import main
 from fsae.runtime.codec.encoder_input import open_fields
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.jobs.identity import identity
@@ -160,8 +161,8 @@ def test_a_forecast_from_several_files(tiny_bundle_path: Path, tmp_path: Path) -
     whole = series()
     paths = write(tmp_path, whole, THIRDS)
     emulator = fsae.runtime.load(tiny_bundle_path, device="cpu", threads=1)
-    several = emulator.generate(2, initial=paths, climatology="training", steps=4)
-    assert several.equals(emulator.generate(2, initial=whole, climatology="training", steps=4))
+    several = emulator.generate(Request(members=2, initial=paths, climatology="training", steps=4))
+    assert several.equals(emulator.generate(Request(members=2, initial=whole, climatology="training", steps=4)))
 
 
 def test_a_run_goes_on_only_with_the_same_files(tmp_path: Path) -> None:  # oracle: a file's time of change

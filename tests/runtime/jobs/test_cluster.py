@@ -20,6 +20,7 @@ from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import BundleError, DeviceError, FsaeError, OutputError, Stopped, UsageError
 from fsae.runtime.jobs import cluster as client_side
 from fsae.runtime.jobs import workers
@@ -128,7 +129,7 @@ def test_two_workers_give_the_bytes_of_one_process(
 
 def test_lazy_results_are_computed_on_workers(emulator: Emulator, client: SimpleNamespace) -> None:
     # oracle: in memory; a worker opens one session, not one for each chunk
-    data = emulator.generate(1, start="1990-01", steps=120)
+    data = emulator.generate(Request(members=1, start="1990-01", steps=120))
     with on_workers(client, NEW_SESSION, counted):
         latents = emulator.compress(data.chunk({"time": 12}), climatology="training")
         with client.as_current():

@@ -11,6 +11,7 @@ from trees import tree
 
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.emulator import Emulator
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError
 from fsae.runtime.output.layout import TIME_CHUNK
 from fsae.runtime.output.selection import Selection
@@ -71,7 +72,7 @@ def counted(alive: Alive, members: int | None = None) -> xr.Dataset:
 
 @pytest.mark.parametrize("members", [None, 2])
 def test_lazy_input_gives_the_same_lazily(emulator: Emulator, members: int | None) -> None:  # oracle: in memory
-    data = emulator.generate(members or 1, start="1990-01", steps=30)
+    data = emulator.generate(Request(members=members or 1, start="1990-01", steps=30))
     if members is None:
         data = data.isel(realization=0, drop=True)
     chunked = data.chunk({"time": 7})
@@ -136,7 +137,7 @@ def test_few_chunks_are_in_memory_at_once(
 
 
 def test_what_is_wrong_is_said_when_it_is_read(emulator: Emulator) -> None:
-    data = emulator.generate(1, start="1990-01", steps=24).isel(realization=0, drop=True)
+    data = emulator.generate(Request(members=1, start="1990-01", steps=24)).isel(realization=0, drop=True)
     data["tas"][17, 3] = np.nan
     latents = emulator.compress(data.chunk({"time": 12}), climatology="training")
     latents["tas"].isel(time=slice(0, 12)).load()

@@ -36,6 +36,7 @@ from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import OutputError, Stopped, ToleranceError, UsageError
 from fsae.runtime.jobs import ledger, resume, writer
+from fsae.runtime.jobs.job import Writing
 from fsae.runtime.jobs.ledger import open_ledger
 from fsae.runtime.jobs.lock import locked
 from fsae.runtime.jobs.shards import Shard
@@ -223,7 +224,7 @@ def test_an_unfinished_run_is_never_lost_unasked(emulator: Emulator, tmp_path: P
     assert tree(tmp_path).keys() == before.keys()
     with uninterrupted(), pytest.raises(OutputError, match="unfinished run"), stores.open_store(out, {}):
         pass
-    emulator.generate_file(out, Request(members=2, steps=3), overwrite=True)
+    emulator.generate_file(out, Request(members=2, steps=3), writing=Writing(overwrite=True))
     with xr.open_dataset(out, engine="zarr") as found:
         assert dict(found["tas"].sizes) == {"realization": 2, "time": 3, "cell": 192}
     assert names_in(tmp_path) == ["out.zarr"]
@@ -264,7 +265,7 @@ def test_other_versions_and_inputs_are_refused(
 
 
 def test_another_input_of_the_same_name_is_refused(emulator: Emulator, tmp_path: Path) -> None:
-    fields = emulator.generate(2, steps=30, start="1990-01")
+    fields = emulator.generate(Request(members=2, steps=30, start="1990-01"))
     fields.to_netcdf(tmp_path / "in.nc", engine="h5netcdf")
     whole = emulator.compress_file(tmp_path / "in.nc", tmp_path / "whole.zarr", climatology="training")
     assert whole.fields == 60
@@ -283,9 +284,13 @@ def test_another_input_of_the_same_name_is_refused(emulator: Emulator, tmp_path:
     stat = (tmp_path / "in.nc").stat()
     os.utime(tmp_path / "in.nc", ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
     with pytest.raises(UsageError, match="file of the input"):
-        emulator.compress_file(tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training", resume=True)
+        emulator.compress_file(
+            tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training", writing=Writing(resume=True)
+        )
     os.utime(tmp_path / "in.nc", ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    emulator.compress_file(tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training", resume=True)
+    emulator.compress_file(
+        tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training", writing=Writing(resume=True)
+    )
     assert_same(tmp_path / "out.zarr", tmp_path / "whole.zarr")
 
 

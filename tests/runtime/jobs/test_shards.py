@@ -16,6 +16,7 @@ from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import OutputError, Stopped, UsageError
 from fsae.runtime.jobs import resume
+from fsae.runtime.jobs.job import Writing
 from fsae.runtime.jobs.ledger import read_run
 from fsae.runtime.jobs.lock import locked
 from fsae.runtime.jobs.shards import Part, Pieces, Shard, pieces_of, read_shard
@@ -251,7 +252,7 @@ def test_overwriting_keeps_the_old_output_until_the_new_one_is_whole(
 def test_statistics_over_members_are_no_work_for_shards(emulator: Emulator, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="members are needed together, as by --statistics: leave out --shard"):
         emulator.generate_file(
-            tmp_path / "out.zarr", Request(members=4, statistics=["mean"]), batch=2, scale=Shard(1, 2)
+            tmp_path / "out.zarr", Request(members=4, statistics=["mean"]), batch=2, writing=Writing(scale=Shard(1, 2))
         )
     assert names_in(tmp_path) == []
 

@@ -18,6 +18,7 @@ from processes import python
 from tiny_bundle import LATENT_PIXELS, LATENT_ZOOM, PIXELS, ZOOM, tiny_grid
 
 import fsae.runtime
+from fsae.runtime.ensemble.request import Request
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.regrid import cell_areas, cell_edges
 
@@ -209,7 +210,7 @@ def test_cdo_reads_members_as_levels(verb: str, taken: Path) -> None:  # oracle:
 @pytest.mark.parametrize("calendar", CDO_CALENDARS)
 def test_cdo_reads_the_times(calendar: str, tiny_bundle_path: Path, tmp_path: Path) -> None:  # oracle: CDO's decoder
     emulator = in_calendar(fsae.runtime.load(tiny_bundle_path, device="cpu", threads=1), calendar)
-    member = emulator.generate(1, start="1900-01", steps=3).isel(realization=0, drop=True)
+    member = emulator.generate(Request(members=1, start="1900-01", steps=3)).isel(realization=0, drop=True)
     member.to_netcdf(tmp_path / "member.nc", engine="h5netcdf")
     emulator.compress_file(tmp_path / "member.nc", tmp_path / "latents.nc", climatology="training")
     said, _ = cdo("showtimestamp", tmp_path / "latents.nc")

@@ -26,7 +26,7 @@ START, STEPS = "1990-01", 4
 
 
 def generated(emulator: Emulator, select: Selection) -> xr.Dataset:
-    return emulator.generate([0, 3], start=START, steps=STEPS, seed=5, select=select, batch=2)
+    return emulator.generate(Request(members=[0, 3], start=START, steps=STEPS, seed=5, select=select), batch=2)
 
 
 def inside(lat: np.ndarray, lon: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_some_variables_are_those_of_the_whole_run(emulator: Emulator) -> None: 
 
 
 def test_decompress_and_superres_take_parts_too(emulator: Emulator) -> None:  # oracle: their whole output
-    data = emulator.generate(1, start=START, steps=30, seed=1).isel(realization=0, drop=True)
+    data = emulator.generate(Request(members=1, start=START, steps=30, seed=1)).isel(realization=0, drop=True)
     latents = emulator.compress(data, climatology="training")
     select = Selection(bbox=PACIFIC, variables=["tas"], times="1991-02/1992")
     steps = slice(13, 30)
@@ -103,8 +103,8 @@ def test_times_are_a_start_and_steps(emulator: Emulator) -> None:  # oracle: the
         ("1990/1990", "1990-01", 12),
         ("1990-12/1991", "1990-12", 13),
     ):
-        found = emulator.generate(1, select=Selection(times=times), batch=1)
-        xr.testing.assert_identical(found, emulator.generate(1, start=start, steps=steps, batch=1))
+        found = emulator.generate(Request(members=1, select=Selection(times=times)), batch=1)
+        xr.testing.assert_identical(found, emulator.generate(Request(members=1, start=start, steps=steps), batch=1))
     for both in ({"start": "1990"}, {"steps": 3}):
         with pytest.raises(UsageError, match="--times and --start or --steps: give one or the other"):
             Request(select=Selection(times="1990/1991"), **both)  # type: ignore[arg-type]
@@ -245,7 +245,7 @@ def test_texts_that_are_no_box_are_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["1990", "1991/1990", "1990/soon", "/"])
 def test_texts_that_are_no_period_are_refused(emulator: Emulator, text: str) -> None:
     with pytest.raises(UsageError, match=r"found the (times|date)"):
-        emulator.generate(1, select=Selection(times=text))
+        emulator.generate(Request(members=1, select=Selection(times=text)))
 
 
 def test_a_bundle_trained_on_healpix_has_no_source_grid(tiny_bundle: Bundle) -> None:
@@ -270,7 +270,7 @@ def test_the_command_line_says_the_same(
         grid="30", regrid="bilinear", variables=["tas"], bbox=(-60.0, -20.0, 20.0, 50.0), times="1990-11/1991-01"
     )
     with xr.open_dataset(path, engine="h5netcdf" if suffix == "nc" else "zarr") as found:
-        xr.testing.assert_equal(found.load(), emulator.generate(2, select=select))
+        xr.testing.assert_equal(found.load(), emulator.generate(Request(members=2, select=select)))
     code, _, err = command("generate", "--members", 1, "--times", "1990/1991", "--steps", 3, "--out", tmp_path / "b.nc")
     assert code == 2
     assert "found --times and --start or --steps: give one or the other" in err
