@@ -15,7 +15,7 @@ from fsae.runtime.atomic import write_aside
 from fsae.runtime.errors import BundleError, OutputError
 
 from .manifest import FileEntry, Manifest
-from .schema import read_manifest, schema_of
+from .schema import ADVICE, read_manifest, schema_of
 from .tables import Tables, make_tables, read_arrays
 
 MANIFEST = "manifest.json"
@@ -113,12 +113,13 @@ def open_bundle(model: str | os.PathLike[str] | None = None) -> "Bundle":
     except OSError as error:
         raise BundleError(f"cannot read {folder / MANIFEST}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise BundleError(f"{folder / MANIFEST} is damaged: not UTF-8 text", advice="get the bundle again") from None
+        raise BundleError(f"{folder / MANIFEST} is damaged: not UTF-8 text", advice=ADVICE) from None
+    values = read_manifest(text)
     return Bundle(
         folder=folder,
-        manifest=Manifest.from_json(text),
+        manifest=Manifest.from_values(values),
         manifest_sha256=hashlib.sha256(raw).hexdigest(),
-        written_schema=schema_of(read_manifest(text)),
+        written_schema=schema_of(values),
     )
 
 
@@ -165,16 +166,16 @@ class Bundle:
             raise BundleError(
                 f"{self.folder / name} is truncated or altered: found {found.size} bytes",
                 f"{entry.size}",
-                "get the bundle again",
+                ADVICE,
             )
         if found != entry:
             raise BundleError(
                 f"{self.folder / name} is altered: its SHA-256 differs from the manifest's",
-                advice="get the bundle again",
+                advice=ADVICE,
             )
 
     def _unreadable(self, name: str, error: OSError) -> BundleError:
-        return BundleError(f"cannot read {self.folder / name}: {error.strerror}", advice="get the bundle again")
+        return BundleError(f"cannot read {self.folder / name}: {error.strerror}", advice=ADVICE)
 
     def arrays(self, name: str) -> dict[str, NDArray[Any]]:
         """The arrays of an .npz file of the bundle."""

@@ -30,7 +30,7 @@ from .records import (
     to_json,
     whole,
 )
-from .schema import ADVICE, BAD, SCHEMA_VERSION, migrate, read_manifest
+from .schema import ADVICE, BAD, SCHEMA_VERSION, Json, migrate, read_manifest
 
 GRAPHS = ("encoder", "decoder", "denoiser")  # of every bundle that generates; "fast" is the distilled denoiser
 
@@ -364,4 +364,9 @@ class Manifest(Record, frozen=True, kw_only=True):
 
         BundleError for unknown or missing keys, wrong types and newer schemas.
         """
-        return decode_record(cls, migrate(read_manifest(text)), BAD, BundleError, ADVICE)
+        return cls.from_values(read_manifest(text))
+
+    @classmethod
+    def from_values(cls, values: Json) -> Self:
+        """The manifest of the JSON object in its file, as `from_json` gives it."""
+        return decode_record(cls, migrate(values), BAD, BundleError, ADVICE)

@@ -14,6 +14,7 @@ from fsae.runtime.sphere.healpix import npix
 from fsae.runtime.sphere.regrid import Weights
 
 from .manifest import Manifest
+from .schema import ADVICE
 
 
 def read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
@@ -22,7 +23,7 @@ def read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        raise BundleError(f"{where} holds no readable arrays ({error})", advice="get the bundle again") from None
+        raise BundleError(f"{where} holds no readable arrays ({error})", advice=ADVICE) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str)
     """Tables out of their arrays, with every shape checked against the manifest."""
     variables, pixels = len(manifest.variables), npix(manifest.grid.zoom)
     latent_levels = manifest.zooms.index(manifest.latent.zoom) + 1
-    expected: dict[str, tuple[int | None, ...]] = {
+    shapes: dict[str, tuple[int | None, ...]] = {
         "lat_deg": (pixels,),
         "lon_deg": (pixels,),
         "source_lat_deg": (None,),
@@ -62,35 +63,26 @@ def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str)
         "latent_season_std": (variables, None, manifest.latent.shape[1]),
         "latent_level_std": (variables, latent_levels),
     }
-    for name in ("to_healpix", "to_source"):
-        expected |= {f"{name}_{part}": (None,) for part in ("indptr", "index", "weight")}
+    parts = {
+        f"{name}_{part}": (None,) for name in ("to_healpix", "to_source") for part in ("indptr", "index", "weight")
+    }
     # bundles of a model without seasons in its deviations have no such table
     arrays = {"latent_season_std": np.zeros((variables, 0, manifest.latent.shape[1]), np.float32), **arrays}
-    missing = sorted(set(expected) - set(arrays))
+    missing = sorted({*shapes, *parts} - set(arrays))
     if missing:
-        raise BundleError(f"{where} lacks the tables {missing}")
-    for name, shape in expected.items():
+        raise BundleError(f"{where} lacks the tables {missing}", advice=ADVICE)
+    for name, shape in (shapes | parts).items():
         found = arrays[name].shape
         if len(found) != len(shape) or any(e not in (None, f) for f, e in zip(found, shape, strict=True)):
             raise BundleError(f"{where}: table {name} has the shape {found}, expected {shape}")
     source = arrays["source_lat_deg"].size * arrays["source_lon_deg"].size
-    weights = {}
+    tables: dict[str, Any] = {
+        name: arrays[name].astype(np.float64 if name.endswith("_deg") else np.float32) for name in shapes
+    }
     for name, source_size, rows in (("to_healpix", source, pixels), ("to_source", pixels, source)):
         indptr, index, weight = (arrays[f"{name}_{part}"] for part in ("indptr", "index", "weight"))
         good = indptr.size == rows + 1 and index.size == weight.size == int(indptr[-1])
         if not good or (index.size and not 0 <= int(index.min()) <= int(index.max()) < source_size):
             raise BundleError(f"{where}: the weights {name} do not fit {source_size} points to {rows}")
-        weights[name] = Weights(indptr=indptr, index=index, weight=weight, source_size=source_size)
-    return Tables(
-        lat_deg=arrays["lat_deg"].astype(np.float64),
-        lon_deg=arrays["lon_deg"].astype(np.float64),
-        source_lat_deg=arrays["source_lat_deg"].astype(np.float64),
-        source_lon_deg=arrays["source_lon_deg"].astype(np.float64),
-        to_healpix=weights["to_healpix"],
-        to_source=weights["to_source"],
-        climatology=arrays["climatology"].astype(np.float32),
-        scale=arrays["scale"].astype(np.float32),
-        latent_cell_std=arrays["latent_cell_std"].astype(np.float32),
-        latent_season_std=arrays["latent_season_std"].astype(np.float32),
-        latent_level_std=arrays["latent_level_std"].astype(np.float32),
-    )
+        tables[name] = Weights(indptr=indptr, index=index, weight=weight, source_size=source_size)
+    return Tables(**tables)
