@@ -1,10 +1,10 @@
 """Every exit code of every command: what is wrong gets its code, one sentence at the end of stderr, and no files.
 
-CASES holds what each command can be told wrongly and cheaply. Elsewhere: 2 to 5 of `fsae-run` in all their forms, and 7
-of a full disk, in test_cli_run.py; 2, 3, 4, 6 and 7 of `fsae-export` in test_cli_export.py, test_upgrade.py and
-test_triton.py; 5 of `fsae-train` in test_cli_train.py; 3 and 4 of `doctor` in test_doctor.py; 75, training stopped, in
-test_scale.py (test_sigterm_ends_all_processes_and_one_device_goes_on); 130, interrupted, in test_cli_run.py
-(test_an_interrupted_run_leaves_nothing) and test_upgrade.py (test_an_interrupt_leaves_nothing_half_written).
+CASES holds the wrong words that each command can be given cheaply. Elsewhere: 2 to 5 of `fsae-run` in all their forms,
+6, and 7 of a full disk, in the other files of this folder; 2, 3, 4, 6 and 7 of `fsae-export` in test_cli_export.py,
+test_upgrade.py and test_triton.py; 5 of `fsae-train` in test_cli_train.py; 3 and 4 of `doctor` in test_doctor.py; 75,
+training stopped, in test_scale.py (test_sigterm_ends_all_processes_and_one_device_goes_on) and a run interrupted, in
+test_generate.py; 130, interrupted, in test_start.py and test_upgrade.py.
 """
 
 import re

@@ -1,0 +1,307 @@
+"""The commands compress, decompress, superres and climatology: what they give, and bad data with exit code 5."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cftime
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from commands import Run, one_sentence
+from monthly_fields import STEPS, field_layout, fields, phases, values_of, write_fields
+from tiny_bundle import (
+    make_tiny_bundle,
+    tiny_decode,
+    tiny_encode,
+    tiny_grid,
+    tiny_manifest,
+)
+
+from fsae.runtime.bundle.files import Bundle, write_manifest
+from fsae.runtime.climate.climatology import season
+from fsae.runtime.output.layout import to_dataset
+from fsae.runtime.output.times import encode_times
+from fsae.runtime.sphere.healpix import coarsen, refine
+from fsae.runtime.sphere.regrid import apply
+
+
+def test_compress_is_the_encoder_and_decompress_the_decoder(run: Run, source: Path, tmp_path: Path) -> None:
+    # oracle: the closed forms of the tiny graphs
+    code, out, err = run("compress", source, tmp_path / "latent.zarr", "--climatology", "training")
+    assert code == 0
+    assert "warning" not in err
+    assert out.startswith("compressed 14 steps of tas, uas on HEALPix zoom 1 in ")
+    assert out.count("\n") == 1
+    seasons = season(phases(), 2)
+    latent = tiny_encode(fields()[0], seasons)
+    np.testing.assert_allclose(values_of(tmp_path / "latent.zarr"), latent, atol=1e-4)
+    code, out, _ = run("decompress", tmp_path / "latent.zarr", tmp_path / "back.nc")
+    assert code == 0
+    assert out.startswith("decompressed 14 steps of tas, uas on HEALPix zoom 2 in ")
+    np.testing.assert_allclose(values_of(tmp_path / "back.nc"), tiny_decode(latent, seasons), atol=2e-3)
+    with xr.open_dataset(source, engine="h5netcdf") as before, xr.open_dataset(tmp_path / "back.nc") as after:
+        np.testing.assert_array_equal(before["time"].values, after["time"].values)
+        np.testing.assert_array_equal(before["time_bnds"].values, after["time_bnds"].values)
+        assert after["tas"].attrs["standard_name"] == "air_temperature"
+
+
+@pytest.mark.parametrize("calendar", ["noleap", "360_day"])
+def test_members_and_calendars_survive_compression(run: Run, tmp_path: Path, calendar: str) -> None:
+    # oracle: the closed forms, with the phases of that calendar
+    layout = field_layout(calendar, members=(3, 8))
+    source = write_fields(tmp_path / "in.zarr", fields(2, calendar), layout)
+    assert run("compress", source, tmp_path / "latent.nc", "--climatology", "training")[0] == 0
+    assert run("decompress", tmp_path / "latent.nc", tmp_path / "back.zarr")[0] == 0
+    seasons = season(phases(calendar), 2)
+    expected = np.stack([tiny_decode(tiny_encode(one, seasons), seasons) for one in fields(2, calendar)])
+    np.testing.assert_allclose(values_of(tmp_path / "back.zarr"), expected, atol=2e-3)
+    with xr.open_dataset(tmp_path / "back.zarr", engine="zarr") as found:
+        assert found["realization"].values.tolist() == [3, 8]
+        assert found["time"].values[1] == cftime.datetime(
+            2005, 2, 15 if calendar == "noleap" else 16, calendar=calendar
+        )
+
+
+def test_superres_masks_what_the_input_does_not_resolve(run: Run, source: Path, tmp_path: Path) -> None:
+    # oracle: the tiny encoder without its finest residual gives the block means of zoom 0
+    code, out, _ = run("superres", source, tmp_path / "fine.zarr", "--zoom", "0", "--climatology", "training")
+    assert code == 0
+    assert out.startswith("super-resolved 14 steps of tas, uas on HEALPix zoom 2")
+    seasons = season(phases(), 2)
+    means = coarsen(fields()[0], 2)
+    normal = coarsen(tiny_encode(refine(means, 2), seasons), 1)
+    np.testing.assert_allclose(values_of(tmp_path / "fine.zarr"), tiny_decode(refine(normal, 1), seasons), atol=2e-3)
+
+
+def test_a_climatology_of_its_own_removes_the_bias_of_a_source(run: Run, tmp_path: Path) -> None:
+    # oracle: a source with a bias and a wave of its own gives, with its climatology, what the unbiased one gives
+    biased = fields()
+    wave = 3.0 * season(phases(), 1)[:, 0]  # cosine of one cycle a year
+    biased[0, :, 0] += 7.0 + wave[:, None]
+    biased_path = write_fields(tmp_path / "biased.nc", biased, field_layout())
+    plain_path = write_fields(tmp_path / "plain.nc", fields(), field_layout())
+    for name, path in (("biased", biased_path), ("plain", plain_path)):
+        code, out, _ = run("climatology", path, tmp_path / f"{name}-climatology.zarr", "--zoom", "1")
+        assert code == 0
+        assert out.startswith("made the climatology of 14 steps: ")
+        climatology = tmp_path / f"{name}-climatology.zarr"
+        done = run("superres", path, tmp_path / f"{name}-fine.zarr", "--zoom", "1", "--climatology", climatology)
+        assert done[0] == 0
+        assert "warning" not in done[2]
+    np.testing.assert_allclose(
+        values_of(tmp_path / "biased-fine.zarr"), values_of(tmp_path / "plain-fine.zarr"), atol=2e-3
+    )
+    with xr.open_dataset(tmp_path / "biased-climatology.zarr", engine="zarr") as found:
+        with xr.open_dataset(tmp_path / "plain-climatology.zarr", engine="zarr") as other:
+            difference = (found["tas"] - other["tas"]).values
+        assert found["tas"].attrs["units"] == "K"
+        expected = np.array([7.0, 3.0, 0.0, 0.0, 0.0])[:, None]
+        np.testing.assert_allclose(difference, np.broadcast_to(expected, difference.shape), atol=1e-3)
+
+
+def test_variables_of_another_name_are_found_when_told(run: Run, source: Path, tmp_path: Path) -> None:
+    with xr.open_dataset(source, engine="h5netcdf") as data:
+        other = data.rename(tas="ts")
+        other["ts"].attrs["standard_name"] = "surface_temperature"
+        other.to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    for path, arguments in ((source, ()), (tmp_path / "other.nc", ("--name", "tas=ts"))):
+        out = tmp_path / f"{path.stem}.zarr"
+        assert run("compress", path, out, "--climatology", "training", *arguments)[0] == 0
+    np.testing.assert_array_equal(values_of(tmp_path / "in.zarr"), values_of(tmp_path / "other.zarr"))
+    code, _, err = run("compress", source, tmp_path / "wrong.zarr", "--name", "tas=zz")
+    assert code == 5
+    assert "has no variable 'zz'; it has " in one_sentence(err)
+    for wrong in ("tas", "tas=", "pr=ts"):
+        code, _, err = run("compress", source, tmp_path / "wrong.zarr", "--name", wrong)
+        assert code == 2
+        assert "expected" in one_sentence(err)
+
+
+def test_without_a_climatology_the_user_and_the_file_are_told(run: Run, source: Path, tmp_path: Path) -> None:
+    _, _, err = run("compress", source, tmp_path / "latent.zarr")
+    assert "fsae-run: warning: No climatology of the input's own source was given" in err
+    run("decompress", tmp_path / "latent.zarr", tmp_path / "back.zarr")
+    with xr.open_dataset(tmp_path / "back.zarr", engine="zarr") as found:
+        assert found.attrs["comment"].startswith("No climatology of the input's own source was given")
+
+
+def test_lat_lon_goes_in_and_comes_out_by_the_bundles_own_weights(
+    run: Run, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    # oracle: weights of the bundle, then the closed forms
+    grid, tables = tiny_grid(), tiny_bundle.tables
+    values = apply(tables.to_source, fields()[0]).astype(np.float32)[None]
+    layout = dataclasses.replace(field_layout(), grid=grid)
+    source = write_fields(tmp_path / "in.nc", values, layout)
+    arguments = ("--climatology", "training", "--grid", "source")
+    code, out, err = run("superres", source, tmp_path / "out.nc", *arguments)
+    assert code == 0
+    assert "warning: The input is at zoom 2 already" in err
+    assert "on 13 x 24 in " in out
+    seasons = season(phases(), 2)
+    inside = apply(tables.to_healpix, values[0])
+    expected = apply(tables.to_source, tiny_decode(tiny_encode(inside, seasons), seasons))
+    with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf") as found:
+        assert found["tas"].dims == ("time", "lat", "lon")
+        np.testing.assert_allclose(found["tas"].values, expected[:, 0].reshape(STEPS, 13, 24), atol=3e-3)
+        np.testing.assert_array_equal(found["lat"].values, grid.lat_deg)
+
+
+def _text(path: Path) -> Path:
+    path.write_text("a,b\n1,2\n")
+    return path
+
+
+def _changed(path: Path, change: Callable[[xr.Dataset], xr.Dataset]) -> Path:
+    change(to_dataset(field_layout(), fields())).to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+def _with_gaps(data: xr.Dataset) -> xr.Dataset:
+    data["tas"][3, 7] = np.nan
+    return data
+
+
+def _in_units(units: str) -> Callable[[xr.Dataset], xr.Dataset]:
+    def change(data: xr.Dataset) -> xr.Dataset:
+        data["tas"].attrs["units"] = units
+        return data
+
+    return change
+
+
+def _ordered(order: str) -> Callable[[xr.Dataset], xr.Dataset]:
+    def change(data: xr.Dataset) -> xr.Dataset:
+        del data["crs"].attrs["indexing_scheme"]
+        data["crs"].attrs["healpix_order"] = order
+        return data
+
+    return change
+
+
+BAD_DATA = {
+    "no file": (lambda p: p / "missing.nc", "found no file"),
+    "text": (lambda p: _text(p / "bad.nc"), "neither NetCDF nor Zarr"),
+    "truncated": (lambda p: _cut(_changed(p / "bad.nc", lambda d: d)), "cannot read"),
+    "plain folder": (lambda p: p, "not a Zarr store"),
+    "no variable": (lambda p: _changed(p / "bad.nc", lambda d: d.drop_vars("uas")), "has no variable 'uas'"),
+    "wrong units": (lambda p: _changed(p / "bad.nc", _in_units("m")), "cannot be converted to 'K'"),
+    "unlikely values": (lambda p: _changed(p / "bad.nc", _in_units("degC")), "expected within 150 to 350 K"),
+    "part of a sphere": (lambda p: _changed(p / "bad.nc", lambda d: d.isel(cell=slice(0, 48))), "192 cells for zoom 2"),
+    "unknown order": (lambda p: _changed(p / "bad.nc", _ordered("zigzag")), "expected nested or ring"),
+    "missing values": (lambda p: _changed(p / "bad.nc", _with_gaps), "1 missing values"),
+    "no time": (lambda p: _changed(p / "bad.nc", lambda d: d.drop_vars(["time", "time_bnds"])), "no time axis"),
+}  # fmt: skip
+
+
+def _cut(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    return path
+
+
+@pytest.mark.parametrize("verb", ["compress", "superres", "climatology"])
+@pytest.mark.parametrize("kind", BAD_DATA)
+def test_bad_data_is_exit_code_5(run: Run, tmp_path: Path, verb: str, kind: str) -> None:
+    make, message = BAD_DATA[kind]
+    out = tmp_path / "out.zarr"
+    code, stdout, err = run(verb, make(tmp_path), out)
+    assert (code, stdout) == (5, ""), err
+    assert message in one_sentence(err)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("out")]
+
+
+def test_latents_of_another_bundle_and_other_files_are_refused(run: Run, source: Path, tmp_path: Path) -> None:
+    latent = tmp_path / "latent.zarr"
+    assert run("compress", source, latent, "--climatology", "training")[0] == 0
+    other = make_tiny_bundle(tmp_path / "other")
+    with (other / "encoder.fp32.onnx").open("ab") as file:
+        file.write(b"\x72\x00")  # an empty unknown field: another file, the same graph
+    write_manifest(other, tiny_manifest())
+    code, _, err = run("decompress", latent, tmp_path / "out.nc", common=())
+    assert code == 0, err
+    code, _, err = run("decompress", latent, tmp_path / "out1.nc", model=other)
+    assert code == 5
+    error = one_sentence(err)
+    assert "latent.zarr was compressed with bundle 'tiny' in another version than 'tiny' at" in error
+    code, _, err = run("decompress", source, tmp_path / "out2.nc")
+    assert code == 5
+    assert "in.nc holds no latents: give what `fsae-run compress` wrote" in one_sentence(err)
+    code, _, err = run("superres", source, tmp_path / "out3.nc", "--climatology", source)
+    assert code == 5
+    assert "holds no climatology: give a file made by `fsae-run climatology`" in one_sentence(err)
+    group = zarr.open_group(latent, mode="r+")
+    group["tas"][2, 5] = np.nan
+    code, _, err = run("decompress", latent, tmp_path / "out4.nc")
+    assert code == 5
+    assert "holds latents of tas that are not finite" in one_sentence(err)
+    assert not (tmp_path / "out4.nc").exists()
+
+
+@pytest.mark.parametrize("name", ["year_phase", "realization", "time", "tas"])
+def test_damaged_chunks_of_latents_are_said(run: Run, tmp_path: Path, name: str) -> None:
+    source = write_fields(tmp_path / "in.zarr", fields(2), field_layout(members=(3, 8)))
+    latent = tmp_path / "latent.zarr"
+    assert run("compress", source, latent, "--climatology", "training")[0] == 0
+    chunk = next(path for path in sorted((latent / name / "c").rglob("*")) if path.is_file())
+    chunk.write_bytes(b"damaged")
+    code, _, err = run("decompress", latent, tmp_path / "out.nc")
+    assert code == 5, err
+    assert re.search("error: cannot read .*latent.zarr: .*; is .* damaged or incomplete", one_sentence(err))
+    assert not (tmp_path / "out.nc").exists()
+
+
+def test_latents_without_a_phase_for_every_step_are_refused(run: Run, source: Path, tmp_path: Path) -> None:
+    assert run("compress", source, tmp_path / "latent.zarr", "--climatology", "training")[0] == 0
+    zarr.open_group(tmp_path / "latent.zarr", mode="r+")["year_phase"][5] = np.nan
+    code, _, err = run("decompress", tmp_path / "latent.zarr", tmp_path / "out.nc")
+    assert code == 5
+    assert "has no phase of the year for every step" in one_sentence(err)
+
+
+@pytest.mark.parametrize("day", [1, 28])
+def test_one_month_without_bounds_is_a_month_whatever_its_stamp(run: Run, tmp_path: Path, day: int) -> None:
+    # oracle: the closed forms in the season of the middle of that month
+    month, values = 6, fields()[0, 6]  # July
+    data = to_dataset(field_layout(), fields()).isel(time=[month]).drop_vars("time_bnds")
+    data = data.assign_coords(time=[np.datetime64(f"2005-07-{day:02}", "ns")])
+    data["time"].encoding.clear()
+    data.to_netcdf(tmp_path / "july.nc", engine="h5netcdf")
+    code, _, err = run("compress", tmp_path / "july.nc", tmp_path / "latent.nc", "--climatology", "training")
+    assert code == 0
+    assert "warning" not in err
+    expected = tiny_encode(values[None], season(phases()[month : month + 1], 2))
+    np.testing.assert_allclose(values_of(tmp_path / "latent.nc"), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("bounds", [True, False])
+def test_data_of_another_step_is_said(run: Run, tmp_path: Path, bounds: bool) -> None:
+    days = [cftime.datetime(2005, 3, day, calendar="standard") for day in range(1, STEPS + 2)]
+    pairs = list(itertools.pairwise(days)) if bounds else None
+    layout = dataclasses.replace(field_layout(), time=encode_times(days[:STEPS], pairs, "standard"))
+    source = write_fields(tmp_path / "in.nc", fields(), layout)
+    _, _, err = run("compress", source, tmp_path / "latent.zarr", "--climatology", "training")
+    sentence = "The input's time step is 1 day, the model was trained on 1 month"
+    assert f"fsae-run: warning: {sentence}" in err
+    with xr.open_dataset(tmp_path / "latent.zarr", engine="zarr") as found:
+        assert found.attrs["comment"].startswith(sentence)
+
+
+def test_one_month_of_every_year_is_monthly_data(run: Run, tmp_path: Path) -> None:  # oracle: the bounds
+    times = [cftime.datetime(1990 + year, 1, 16, calendar="noleap") for year in range(STEPS)]
+    pairs = [(t.replace(day=1), t.replace(month=2, day=1)) for t in times]
+    layout = dataclasses.replace(field_layout("noleap"), time=encode_times(times, pairs, "noleap"))
+    source = write_fields(tmp_path / "in.nc", fields(), layout)
+    code, _, err = run("compress", source, tmp_path / "latent.nc", "--climatology", "training")
+    assert code == 0
+    assert "warning" not in err
+
+
+def test_a_climatology_coarser_than_the_input_is_refused(run: Run, source: Path, tmp_path: Path) -> None:
+    assert run("climatology", source, tmp_path / "clim.nc", "--zoom", "0")[0] == 0
+    code, _, err = run("superres", source, tmp_path / "out.nc", "--zoom", "1", "--climatology", tmp_path / "clim.nc")
+    assert code == 5
+    assert "clim.nc is at zoom 0, coarser than the input at zoom 1" in one_sentence(err)
