@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,14 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A small run, trained undisturbed."""
     config = small_config(*VALIDATION, *DIFFUSION, "autoencoder.dropout = 0.1")
     return train(config, Files(inputs=[SAMPLE]), tmp_path_factory.mktemp("runs") / "small", progress=False)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, also if these tests run in the background of a shell, which ignores it there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("localisation", [0.0, 1.0])
@@ -108,6 +117,7 @@ def test_latent_spread_of_white_noise_is_one_per_level() -> None:  # oracle: whi
     ],
     ids=["SIGINT", "SIGTERM, streamed"],
 )
+@pytest.mark.usefixtures("ctrl_c")
 def test_interrupted_run_ends_like_an_undisturbed_one(
     small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, trainer: TrainerConfig
 ) -> None:  # oracle: the undisturbed run with all in memory, bit for bit on the same machine

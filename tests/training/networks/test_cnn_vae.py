@@ -206,7 +206,7 @@ def test_interrupted_training_ends_like_an_undisturbed_one(
 
     def interrupt(task: fit.Fit, batch: object, batch_idx: int) -> None:
         if task.global_step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.05)
         undisturbed(task, batch, batch_idx)
 
