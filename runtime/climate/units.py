@@ -61,19 +61,11 @@ ALIASES = {
     "fraction": "1", "dimensionless": "1", "unitless": "1", "none": "1", "(0 - 1)": "1", "0-1": "1",
 }  # fmt: skip
 
-# Spelling in lower case -> (size of a degree [K], zero of the scale [K]).
-DEGREES = ("deg", "degree", "degrees")
-
-CELSIUS = ["celsius", "degc", "°c", *(f"{d}{gap}{c}" for d in DEGREES for gap in "_ " for c in ("c", "celsius"))]
-
-FAHRENHEIT = [
-    "fahrenheit",
-    "degf",
-    "°f",
-    *(f"{d}{gap}{f}" for d in DEGREES for gap in "_ " for f in ("f", "fahrenheit")),
-]
-
-SCALES = dict.fromkeys(CELSIUS, (1.0, 273.15)) | dict.fromkeys(FAHRENHEIT, (5 / 9, 459.67 * 5 / 9))
+# Spelling in lower case, size of a degree [K], zero of the scale [K].
+SCALES = (
+    (re.compile(r"celsius|(deg|°)c|deg(ree|rees)?[_ ]c(elsius)?"), 1.0, 273.15),
+    (re.compile(r"fahrenheit|(deg|°)f|deg(ree|rees)?[_ ]f(ahrenheit)?"), 5 / 9, 459.67 * 5 / 9),
+)
 
 TERM = re.compile(r"([A-Za-z%]+(?:_[A-Za-z]+)?|1(?![\d.]))(?:(?:\*\*|\^)?\(?([+-]?\d+)\)?)?")
 
@@ -85,9 +77,9 @@ def parse(units: str) -> tuple[float, float, Dimension]:
     ((100.0, 0.0, (1, -1, -2, 0, 0)), True)
     """
     text = units.strip()
-    if text.lower() in SCALES:
-        factor, zero = SCALES[text.lower()]
-        return factor, zero, SYMBOLS["K"][1]
+    for spelling, size, zero in SCALES:
+        if spelling.fullmatch(text.lower()):
+            return size, zero, SYMBOLS["K"][1]
     factor, dimension = 1.0, NONE
     text = ALIASES.get(text, text) or "1"
     for i, part in enumerate(text.split("/")):  # each part after a slash divides

@@ -75,7 +75,7 @@ def _healpix(
             return None  # attributes of the dataset that are about other variables
     cells = int(array.sizes.get(dim, 0))
     if not declared and not _is_sphere(cells):
-        return None  # a dimension that merely has such a name
+        return None  # a dimension of a HEALPix name alone
     zoom = _healpix_zoom(array, attributes, cells)
     named = attributes.get("indexing_scheme", attributes.get("healpix_order", attributes.get("ordering")))
     order = ORDERS.get(str(named).lower())

@@ -119,12 +119,12 @@ class Layout:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Chunks of such a data variable: `time_chunk` steps of one row, all points."""
+        """Chunks of a data variable that is not by quantile: `time_chunk` steps of one row, all points."""
         lead = (1,) * (len(self.shape) - len(self.grid.shape) - 1)
         return (*lead, max(1, min(self.time_chunk, self.steps)), *self.grid.shape)
 
     def place(self, members: slice, times: slice) -> tuple[slice, ...]:
-        """The unit's place in such a data variable; with several reference times, of a unit of a single row."""
+        """The place of a unit in a data variable; with several reference times, of a unit of a single row."""
         if self.reference_times is None:
             return (members, times) if self.members is not None else (times,)
         member, start = divmod(members.start, len(self.time.values))

@@ -14,6 +14,17 @@ COARSE = LatLonGrid(lat_deg=np.array([60.0, 0.0, -60.0]), lon_deg=np.arange(4) *
 ATTRIBUTES = {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}
 
 
+def healpix_mapping(zoom: int) -> dict[str, str | int]:
+    """The grid mapping of HEALPix cells: CF 1.13, appendix F, and the older attributes."""
+    return {
+        "grid_mapping_name": "healpix",
+        "refinement_level": zoom,
+        "indexing_scheme": "nested",
+        "healpix_nside": 2**zoom,
+        "healpix_order": "nested",
+    }
+
+
 def month_axis(
     calendar: str, count: int = 4
 ) -> tuple[list[cftime.datetime], list[tuple[cftime.datetime, cftime.datetime]]]:

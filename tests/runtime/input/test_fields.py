@@ -219,7 +219,7 @@ def test_a_variable_asked_for_by_name_is_not_taken_for_another() -> None:
     assert named.variables == ("tas",)
 
 
-def test_a_name_that_was_given_is_meant() -> None:  # oracle: without the name the standard name finds the variable
+def test_a_given_name_is_taken_literally() -> None:  # oracle: without the name the standard name finds the variable
     dataset, spec = small(standard_name="air_temperature"), Spec(name="other", standard_name="air_temperature")
     assert read_fields(dataset, [spec]).variables == ("other",)
     with pytest.raises(DataError, match=r"has no variable 'zz'; it has tas \(air_temperature\)"):
@@ -299,7 +299,7 @@ def test_later_steps_are_checked_too() -> None:
         fields.read(slice(12, 24))
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_files_that_hold_no_dataset(tmp_path: Path) -> None:
     def refused(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError) as caught:

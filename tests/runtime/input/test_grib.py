@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from tiny_bundle import ZOOM, tiny_grid, tiny_manifest
+from monthly_input import SPECS
+from tiny_bundle import ZOOM, tiny_grid
 
 import fsae.runtime
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.input.sources import open_source
-from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.regrid import apply, make_weights
 
-SPECS = tiny_manifest().variables
 STEPS_H = (0, 24, 48)
 PACKED = 1e-3  # 24 bits over a range of some hundred kelvin
 
@@ -54,13 +53,11 @@ def fields(*lead: int) -> np.ndarray:
 
 def regridded(values: np.ndarray) -> np.ndarray:
     """What the reader should give (..., pixel)."""
-    grid = tiny_grid()
-    flat = values.reshape(*values.shape[:-2], -1)
-    return apply(make_weights(LatLonGrid(lat_deg=grid.lat_deg, lon_deg=grid.lon_deg), ZOOM, "bilinear"), flat)
+    return apply(make_weights(tiny_grid(), ZOOM, "bilinear"), values.reshape(*values.shape[:-2], -1))
 
 
 def forecast(path: Path, members: Sequence[int] = (0, 1)) -> np.ndarray:
-    """Both variables (variable, member, step, lat, lon) of a forecast that stands in the file then."""
+    """Write a forecast; both variables (variable, member, step, lat, lon) of it."""
     values = np.stack([fields(len(members), len(STEPS_H)), fields(len(members), len(STEPS_H)) - 280])
     with path.open("wb") as file:
         for m, member in enumerate(members):

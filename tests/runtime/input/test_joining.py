@@ -1,4 +1,4 @@
-"""Several files as one input: patterns, lists, variables in files of their own; gaps are told, overlaps refused."""
+"""Several files as one input: patterns, lists, a file for each variable; gaps are mentioned, overlaps refused."""
 
 import glob
 import json
@@ -67,7 +67,7 @@ def test_variables_in_files_of_their_own(tmp_path: Path) -> None:  # oracle: the
         read_fields(str(tmp_path / "tas*.nc"), SPECS, finest_zoom=ZOOM)
 
 
-def test_a_gap_is_told(tmp_path: Path) -> None:
+def test_a_gap_is_mentioned(tmp_path: Path) -> None:
     paths = write(tmp_path, series(), [(0, 7), (9, 12), (14, MONTHS)])
     found = read_fields(paths, SPECS, finest_zoom=ZOOM)
     assert found.notes == (
@@ -91,7 +91,7 @@ def test_what_does_not_join_is_refused(tmp_path: Path) -> None:
         read_fields([paths[0], *of_360], SPECS, finest_zoom=ZOOM)
     with pytest.raises(DataError, match=r"found no file that fits '.*none_\*\.nc': give the path of a file"):
         read_fields(str(tmp_path / "none_*.nc"), SPECS)
-    with pytest.raises(DataError, match="none of the 3 input files holds 'uas'"):  # a name that was given is meant
+    with pytest.raises(DataError, match="none of the 3 input files holds 'uas'"):  # a given name is taken literally
         read_fields(paths, SPECS, names={"uas": "zz"})
     with pytest.raises(DataError, match="found an empty list of files"):
         read_fields([], SPECS)
@@ -110,9 +110,9 @@ def run(model: Path, *words: str | Path) -> int:
     return main(["--model", str(model), "--device", "cpu", *map(str, words)])
 
 
-def test_verbs_take_a_pattern(
+def test_commands_take_a_pattern(
     tiny_bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # oracle: the same verbs with the data in one file
+) -> None:  # oracle: the same commands with the data in one file
     whole = series()
     whole.to_netcdf(tmp_path / "whole.nc", engine="h5netcdf")
     write(tmp_path, whole, [(0, 7), (9, MONTHS)])
@@ -185,7 +185,7 @@ def test_a_run_goes_on_only_with_the_same_files(tmp_path: Path) -> None:  # orac
 
 
 def test_only_what_was_opened_here_is_closed(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    # oracle: what is told of a user's dataset and of files being closed
+    # oracle: the calls that close the user's dataset
     whole, closed = series(), []
     path = write(tmp_path, whole, [(0, MONTHS)])[0]
     whole.set_close(lambda: closed.append("dataset"))

@@ -1,4 +1,4 @@
-"""Output of every verb by the book: the CF checker, coordinates, HEALPix, provenance."""
+"""Output of every command by the book: the CF checker, coordinates, HEALPix, provenance."""
 
 import datetime
 import hashlib
@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 from outputs import CALENDARS, NAMES, VERBS, ZARR, raw
 from processes import python
+from small_output import healpix_mapping
 from tiny_bundle import ZOOM
 
 import fsae.runtime
@@ -78,7 +79,7 @@ LEFT = {
     ),
     r"§2\.6\.2 global attribute history should exist and be a non-empty string": (
         "each of its lines should begin with the time of day, and equal requests must give equal bytes: what it would "
-        "say stands in fsae_request and fsae_versions"
+        "say is in fsae_request and fsae_versions"
     ),
 }
 
@@ -110,7 +111,7 @@ def remarks(outputs: Path) -> dict[str, list[tuple[int, str, str]]]:
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_the_cf_checker_has_nothing_to_say(name: str, remarks: dict[str, list[tuple[int, str, str]]]) -> None:
-    # oracle: compliance-checker, but for what LEFT gives a reason for
+    # oracle: compliance-checker, except for what LEFT gives a reason for
     serious = [remark for remark in remarks[name] if remark[0] >= MEDIUM]
     assert [remark for remark in serious if not any(re.fullmatch(left, remark[2]) for left in LEFT)] == []
 
@@ -162,14 +163,7 @@ def test_forecasts_say_when_they_begin(outputs: Path) -> None:  # oracle: dates 
 
 def test_healpix_in_both_forms(outputs: Path) -> None:  # oracle: CF 1.13, appendix F, and the older attributes
     for suffix in (".nc", ".zarr"):
-        crs = raw(outputs / f"generate-native{suffix}")["crs"].attrs
-        assert crs == {
-            "grid_mapping_name": "healpix",
-            "refinement_level": ZOOM,
-            "indexing_scheme": "nested",
-            "healpix_nside": 2**ZOOM,
-            "healpix_order": "nested",
-        }
+        assert raw(outputs / f"generate-native{suffix}")["crs"].attrs == healpix_mapping(ZOOM)
     with h5netcdf.File(outputs / "generate-native.nc") as file:  # 32 bits: CDO reads no longer ones
         assert [file["crs"].attrs[key].dtype for key in ("refinement_level", "healpix_nside")] == [np.int32] * 2
 
@@ -209,7 +203,7 @@ def test_provenance(verb: str, outputs: Path) -> None:
     packages = ("fsae", "numpy") if verb == "climatology" else ("fsae", "numpy", "onnxruntime")
     assert json.loads(attributes["fsae_versions"]) == {name: importlib.metadata.version(name) for name in packages}
     assert attributes["fsae_bundle"] == "tiny"
-    if verb != "climatology":  # which no graph has made, of data that have their own licence
+    if verb != "climatology":  # which no graph has made, and whose data have a licence of their own
         assert (attributes["fsae_device"], attributes["fsae_precision"]) == ("cpu", "fp32")
         assert attributes["license"] == "Apache-2.0"
     kind = verb.partition("-")[0]
@@ -230,12 +224,12 @@ def test_provenance(verb: str, outputs: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_attribute_tells_of_the_place_or_the_time(verb: str, outputs: Path) -> None:
+def test_no_attribute_mentions_the_place_or_the_time(verb: str, outputs: Path) -> None:
     dataset = raw(outputs / f"{verb}.nc")
-    told = repr([dataset.attrs, *(variable.attrs for variable in dataset.variables.values())])
+    text = repr([dataset.attrs, *(variable.attrs for variable in dataset.variables.values())])
     today = datetime.datetime.now(datetime.UTC).date()
     for word in (str(outputs), "pytest", "/", str(Path.home()), today.isoformat(), today.strftime("%Y%m%d"), "batch"):
-        assert word not in told
+        assert word not in text
 
 
 def test_attributes_are_those_of_the_request_alone(tmp_path: Path, outputs: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import small_output
 import xarray as xr
 from processes import python
-from small_output import ATTRIBUTES, layout_of, month_axis, values_of, write_in_units
+from small_output import ATTRIBUTES, healpix_mapping, layout_of, month_axis, values_of, write_in_units
 
 from fsae.runtime.errors import OutputError, UsageError
 from fsae.runtime.output import files as stores
@@ -59,13 +59,7 @@ def test_what_is_written_in_units_reads_back(
             np.testing.assert_array_equal(found["lat"].values, lat)
             np.testing.assert_array_equal(found["lon"].values, lon)
             assert found["lat"].dims == ("cell",)
-            crs = found["crs"].attrs
-            assert (crs["grid_mapping_name"], crs["refinement_level"], crs["indexing_scheme"]) == (
-                "healpix",
-                zoom,
-                "nested",
-            )
-            assert (crs["healpix_nside"], crs["healpix_order"]) == (1 << zoom, "nested")
+            assert found["crs"].attrs == healpix_mapping(zoom)
             assert found["cell"].attrs["standard_name"] == "healpix_index"
             assert found["cell"].values.tolist() == list(range(npix(zoom)))
 

@@ -1,4 +1,4 @@
-"""Times in the output: in every calendar, and as xarray and cftime read them, they are the dates that were meant."""
+"""Times in the output: in every calendar, and as xarray and cftime read them, they are the right dates."""
 
 import itertools
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_other_names_of_a_calendar(calendar: str, tiny_bundle_path: Path, tmp_pa
 
 @pytest.mark.parametrize("method", ["mean", "point"])
 def test_short_steps_are_in_seconds(method: str, tiny_bundle_path: Path, tmp_path: Path) -> None:
-    # oracle: dates put together by hand, as cftime reads them; an hour is no binary part of a day
+    # oracle: dates put together by hand, as cftime reads them; an hour is not a binary fraction of a day
     known = tiny_manifest()
     variables = tuple(replace(v, cell_methods=f"time: {method}") for v in known.variables)
     known = replace(known, time=replace(known.time, step="1 hour"), variables=variables)

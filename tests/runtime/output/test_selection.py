@@ -30,7 +30,7 @@ def generated(emulator: Emulator, select: Selection) -> xr.Dataset:
 
 
 def inside(lat: np.ndarray, lon: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """Whether points lie in a box, by the angle from its west edge."""
+    """Mask of the points in a box, by the angle from its west edge."""
     west, south, east, north = box
     return (lat >= south) & (lat <= north) & ((lon - west) % 360 <= ((east - west) % 360 or 360))
 
