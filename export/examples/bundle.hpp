@@ -1,4 +1,4 @@
-// A bundle as its host sees it: what the manifest says, the tables that generating needs, and the graphs.
+// A bundle as a host program sees it: the manifest, and the graphs.
 #pragma once
 
 #include <map>
@@ -10,7 +10,7 @@
 #include "readers.hpp"
 #include "sampler.hpp"
 
-constexpr int schema_version = 2;  // the newest that this program reads
+constexpr int schema_version = 2;  // the newest this program reads
 
 // Pixels of a HEALPix grid.
 inline size_t pixels(int zoom) { return size_t{12} << (2 * zoom); }
@@ -20,8 +20,8 @@ struct Bundle {
     Json manifest;
     size_t variables;
     int zoom, latent_zoom;
-    std::vector<int> zooms;         // of the pyramid, rising
-    std::vector<int> latent_zooms;  // those up to the latent's
+    std::vector<int> zooms;         // of the pyramid, ascending
+    std::vector<int> latent_zooms;  // up to the latent's zoom
 
     explicit Bundle(const std::filesystem::path& path) : folder(path) {
         const std::string text = read_file(path / "manifest.json");
@@ -37,7 +37,7 @@ struct Bundle {
         }
     }
 
-    // A whole number that stands in an object of the manifest.
+    // An integer in an object of the manifest.
     int whole(const std::string& object, const std::string& key) const {
         return static_cast<int>(manifest[object][key].number());
     }
@@ -45,14 +45,14 @@ struct Bundle {
     size_t latent_size() const { return variables * pixels(latent_zoom); }
 };
 
-// One ONNX graph of a bundle: float32 in and out, the batch first and the only free axis.
+// One ONNX graph of a bundle: float32 in and out, with the batch as first and only free axis.
 class Graph {
   public:
     Graph(Ort::Env& env, const Bundle& bundle, const std::string& name)
         : session_(env, (bundle.folder / (name + ".fp32.onnx")).c_str(), Ort::SessionOptions{}) {}
 
-    // The only output for `rows` rows of every input. A row alone is run twice, as a batch of one takes other kernels:
-    // so its result is, bit for bit, that of the same row in any larger batch.
+    // The output for `rows` rows of every input. A single row is run twice, as a batch of one uses other kernels: this
+    // way its result has the same bits as in any larger batch.
     Floats run(size_t rows, const std::map<std::string, Floats>& inputs) {
         const size_t batch = rows < 2 ? 2 : rows;
         Ort::AllocatorWithDefaultOptions allocator;

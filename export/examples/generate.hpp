@@ -1,20 +1,20 @@
-// A member's first window: its time steps, its noise, the sampler over the denoiser, and the way back to fields.
+// A member's first window: time steps, noise, the sampler around the denoiser, and decoding.
 #pragma once
 
 #include "bundle.hpp"
 
-// Days of every month of a year in a CF calendar.
+// Days of each month of a year in a CF calendar.
 inline std::vector<int> month_days(const std::string& calendar, int year) {
     if (calendar == "360_day") return std::vector<int>(12, 30);
     bool leap = year % 4 == 0 && (calendar == "julian" || year % 100 != 0 || year % 400 == 0);
     if (calendar == "noleap" || calendar == "365_day") leap = false;
     if (calendar == "all_leap" || calendar == "366_day") leap = true;
     if ((calendar == "standard" || calendar == "gregorian") && year < 1583)
-        throw std::runtime_error("this program knows the calendar " + calendar + " from 1583 on: give a later start");
+        throw std::runtime_error("this program knows the calendar " + calendar + " from 1583 on only: start later");
     return {31, leap ? 29 : 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
 }
 
-// The part of the year that is over in a month (1 to 12): at its middle for averages, else at its beginning.
+// The fraction of the year passed in a month (1 to 12): at its middle for averages, otherwise at its beginning.
 inline double month_phase(const Bundle& bundle, int year, int month) {
     const std::vector<int> days = month_days(bundle.manifest["time"]["calendar"].string(), year);
     const std::string& methods = bundle.manifest["variables"].array()[0]["cell_methods"].string();
@@ -26,14 +26,14 @@ inline double month_phase(const Bundle& bundle, int year, int month) {
     return before / whole;
 }
 
-// Latents of one step from white space, by the standard deviations of cells at that season and of levels (see
-// `unwhiten` and `seasonal_std` in fsae.runtime's pyramid.py). The residual of a level is its mean over the descendants
-// less that of the level below.
+// Latents of one step from white space, by the standard deviations of cells in that season and of levels (see
+// `unwhiten` and `seasonal_std` in fsae.runtime.diffusion.whitening). The residual of a level is the mean over the
+// descendants of a pixel minus that of the next coarser level.
 inline Floats unwhiten(const float* white, const Bundle& bundle, const Npz& tables, const Floats& season) {
     const size_t n = pixels(bundle.latent_zoom), levels = bundle.latent_zooms.size();
     const Array cell = tables.read("latent_cell_std", {bundle.variables, n});
     const Array level = tables.read("latent_level_std", {bundle.variables, levels});
-    Array wave{{bundle.variables, 0, n}, {}};  // bundles without seasons in their deviations have no such table
+    Array wave{{bundle.variables, 0, n}, {}};  // bundles whose deviations have no season lack this table
     if (tables.has("latent_season_std")) wave = tables.read("latent_season_std", {bundle.variables, 0, n});
     const size_t waves = wave.shape[1];
     if (waves > season.size()) throw std::runtime_error("latent_season_std has more waves than the season");
@@ -60,11 +60,11 @@ inline Floats unwhiten(const float* white, const Bundle& bundle, const Npz& tabl
     return latent;
 }
 
-// Fields (time, variable, pixel) of a member's first window, that starts in a month of a year, drawn from the climate.
+// Fields (time, variable, pixel) of a member's first window, starting in a given month and drawn from the climate.
 inline Floats first_window(Ort::Env& env, const Bundle& bundle, uint64_t seed, uint64_t member, int year, int month) {
     if (bundle.manifest["denoiser"].is_null()) throw std::runtime_error("this bundle does not generate");
     if (bundle.manifest["time"]["step"].string() != "1 month")
-        throw std::runtime_error("this program generates monthly steps alone: count other steps as calendar.py does");
+        throw std::runtime_error("this program generates only monthly steps: count other steps as calendar.py does");
     const Json &known = bundle.manifest["denoiser"], &sampler = bundle.manifest["sampler"];
     const std::string& name = sampler["name"].string();
     if (name != "dpm2m" && name != "euler") throw std::runtime_error("this program has no sampler " + name);
@@ -79,9 +79,9 @@ inline Floats first_window(Ort::Env& env, const Bundle& bundle, uint64_t seed, u
         const Floats waves = season(phase, harmonics);
         noise.insert(noise.end(), frame.begin(), frame.end());
         seasons.insert(seasons.end(), waves.begin(), waves.end());
-        forcing.push_back(static_cast<float>(year + phase));  // the calendar year, the forcing's default
+        forcing.push_back(static_cast<float>(year + phase));  // the calendar year, which is the default forcing
     }
-    bool high_resolution = false;  // the source label drawn with, counted in ("hr", "lr")
+    bool high_resolution = false;  // the label of the source, as its place in ("hr", "lr")
     for (const Json& source : known["sources"].array()) high_resolution = high_resolution || source.string() == "hr";
 
     Graph denoiser(env, bundle, "denoiser"), decoder(env, bundle, "decoder");
@@ -89,7 +89,7 @@ inline Floats first_window(Ort::Env& env, const Bundle& bundle, uint64_t seed, u
         {"season", seasons},
         {"forcing", forcing},
         {"source", {high_resolution ? 0.0f : 1.0f}},
-        {"previous", Floats(previous * bundle.latent_size(), 0.0f)},  // nothing is known before a first window
+        {"previous", Floats(previous * bundle.latent_size(), 0.0f)},  // nothing is known before the first window
         {"previous_valid", Floats(previous, 0.0f)},
     };
     const auto denoise = [&](const Floats& noisy, double sigma) {

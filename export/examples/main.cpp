@@ -1,4 +1,4 @@
-// Compresses, decompresses and generates fields with a bundle of fsae, by ONNX Runtime and without Python.
+// Compress, decompress and generate fields with a bundle of fsae and ONNX Runtime, without Python.
 //
 // Fields and latents are raw files of little-endian float32 numbers in C order: a field is (variable, pixel) in the
 // units of the manifest, 12 * 4^zoom pixels in HEALPix's nested order; a generated window is (time, variable, pixel).
@@ -14,7 +14,7 @@ constexpr const char* usage =
     "usage: fsae_example BUNDLE compress FIELD LATENT PHASE\n"
     "       fsae_example BUNDLE decompress LATENT FIELD PHASE\n"
     "       fsae_example BUNDLE generate FIELDS MEMBER SEED YYYY-MM\n"
-    "FIELD, LATENT and FIELDS are raw float32 files, PHASE the part of the year that is over (0.04 in mid-January).\n";
+    "FIELD, LATENT and FIELDS are raw float32 files, PHASE the fraction of the year passed (0.04 in mid-January).\n";
 
 Floats read_floats(const std::string& path, size_t count) {
     const std::string data = read_file(path);
@@ -32,7 +32,7 @@ void write_floats(const std::string& path, const Floats& numbers) {
     if (!file.flush()) throw std::runtime_error("cannot write " + path + ": is there space, and is the folder yours?");
 }
 
-// A whole text as a number, by std::stoull or std::stod.
+// The number that a whole text is, by std::stoull or std::stod.
 template <class Number> Number parse(const std::string& text, Number (*convert)(const std::string&, size_t*)) {
     size_t end = 0;
     Number number{};

@@ -1,4 +1,4 @@
-// What the two host files of a bundle are written in: JSON (manifest.json) and zipped NumPy arrays (tables.npz).
+// Readers for the formats of a bundle: JSON (manifest.json) and zipped NumPy arrays (tables.npz).
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,13 @@ inline std::string read_file(const std::filesystem::path& path) {
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// A JSON value; the accessors throw where it is of another kind.
+// A JSON value; the accessors throw if it is of another kind.
 struct Json {
     enum class Kind { null, boolean, number, string, array, object };
     Kind kind = Kind::null;
     double value = 0;                // of a number or boolean
     std::string text;                // of a string
-    std::vector<std::string> keys;   // of an object, beside its items
+    std::vector<std::string> keys;   // of an object, in the order of its items
     std::vector<Json> items;         // of an array or object
 
     bool is_null() const { return kind == Kind::null; }
@@ -47,7 +47,7 @@ struct Json {
     }
 };
 
-// Reads one JSON text (RFC 8259) whose strings hold UTF-8 as it is, without \u escapes: so manifests are written.
+// Reads one JSON text (RFC 8259) with plain UTF-8 strings, without \u escapes, as in manifests.
 class JsonReader {
   public:
     explicit JsonReader(const std::string& text) : text_(text) {}
@@ -77,10 +77,10 @@ class JsonReader {
         while (at_ < text_.size() && text_[at_] != '"') {
             char c = text_[at_++];
             if (c == '\\') {
-                static const std::string escaped = "\"\\/bfnrt", meant = "\"\\/\b\f\n\r\t";
+                static const std::string escaped = "\"\\/bfnrt", plain = "\"\\/\b\f\n\r\t";
                 const size_t which = at_ < text_.size() ? escaped.find(text_[at_++]) : std::string::npos;
                 if (which == std::string::npos) fail();
-                c = meant[which];
+                c = plain[which];
             }
             found += c;
         }
@@ -124,18 +124,18 @@ class JsonReader {
     size_t at_ = 0;
 };
 
-// An array in C order, whatever its type on disk.
+// An array in C order, converted to double.
 struct Array {
     std::vector<size_t> shape;
     std::vector<double> values;
 };
 
-// The arrays of an .npz file: a zip archive of .npy files, stored or deflated.
+// The arrays of an .npz file: a zip archive of .npy files, stored or compressed.
 class Npz {
   public:
     explicit Npz(const std::filesystem::path& path) : name_(path.string()), data_(read_file(path)) {
         size_t end = data_.rfind("PK\5\6");  // the end of the central directory, which lists every entry
-        if (end == std::string::npos || end + 22 > data_.size()) fail("it is no zip archive");
+        if (end == std::string::npos || end + 22 > data_.size()) fail("it is not a zip archive");
         size_t at = number<uint32_t>(end + 16);
         for (int left = number<uint16_t>(end + 10); left > 0; --left) {
             const uint16_t name = number<uint16_t>(at + 28);
@@ -146,12 +146,12 @@ class Npz {
 
     bool has(const std::string& array) const { return entries_.count(array + ".npy") > 0; }
 
-    // The array of that name and shape; a 0 in the shape stands for any size.
+    // The array of a name and shape; a 0 in the shape stands for any size.
     Array read(const std::string& array, const std::vector<size_t>& shape) const {
         if (!has(array)) fail("it lacks the table " + array);
         const std::string npy = unpack(entries_.at(array + ".npy"));
-        if (npy.size() < 12 || npy.compare(0, 6, "\x93NUMPY") != 0) fail(array + " is no NumPy array");
-        const bool first_version = npy[6] == 1;  // two bytes for the length of the header, then four
+        if (npy.size() < 12 || npy.compare(0, 6, "\x93NUMPY") != 0) fail(array + " is not a NumPy array");
+        const bool first_version = npy[6] == 1;  // two bytes for the length of the header, in later versions four
         const size_t start = first_version ? 10 : 12;
         uint32_t length = 0;
         std::memcpy(&length, npy.data() + 8, start - 8);
@@ -162,7 +162,7 @@ class Npz {
         for (size_t at = open + 1; at < close;) {
             char* end = nullptr;
             const size_t size = std::strtoull(header.c_str() + at, &end, 10);
-            if (end == header.c_str() + at) break;  // after the comma of a shape such as (3,)
+            if (end == header.c_str() + at) break;  // after the comma in a shape such as (3,)
             found.shape.push_back(size);
             count *= size;
             at = static_cast<size_t>(end - header.c_str()) + 2;
@@ -171,7 +171,7 @@ class Npz {
         for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == 0 || shape[i] == found.shape[i];
         if (!fits) fail("the table " + array + " has another shape than the manifest says");
         const bool wide = header.find("'<f8'") != std::string::npos;
-        if (!wide && header.find("'<f4'") == std::string::npos) fail("the table " + array + " holds no floats");
+        if (!wide && header.find("'<f4'") == std::string::npos) fail("the table " + array + " does not hold floats");
         if (npy.size() != start + length + count * (wide ? 8 : 4)) fail("the table " + array + " is truncated");
         const char* from = npy.data() + start + length;
         found.values.resize(count);
@@ -197,7 +197,7 @@ class Npz {
         if (at + size > data_.size()) fail("it is truncated");
         return data_.substr(at, size);
     }
-    // The bytes of the entry that the central directory describes at `at`.
+    // The bytes of the entry described at `at` in the central directory.
     std::string unpack(size_t at) const {
         const uint16_t method = number<uint16_t>(at + 10);
         const uint32_t packed = number<uint32_t>(at + 20), size = number<uint32_t>(at + 24);
@@ -211,12 +211,12 @@ class Npz {
             stream.avail_in = packed;
             stream.next_out = reinterpret_cast<Bytef*>(output.data());
             stream.avail_out = size;
-            inflateInit2(&stream, -MAX_WBITS);  // zip holds the bare stream, without a header of zlib's
+            inflateInit2(&stream, -MAX_WBITS);  // zip stores the raw stream, without zlib's header
             const int status = inflate(&stream, Z_FINISH);
             inflateEnd(&stream);
             if (status != Z_STREAM_END) fail("an entry is damaged");
         } else if (method != 0) {
-            fail("an entry is packed in another way than deflate");
+            fail("an entry has a compression other than deflate");
         }
         const auto* bytes = reinterpret_cast<const Bytef*>(output.data());
         if (output.size() != size || crc32(0, bytes, size) != number<uint32_t>(at + 16)) fail("an entry is damaged");

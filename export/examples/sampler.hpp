@@ -29,8 +29,8 @@ inline std::array<uint64_t, 4> philox(std::array<uint64_t, 4> counter, std::arra
     return counter;
 }
 
-// `count` normal numbers of a member's step by Box and Muller (1958): key (seed, member), counter (block, draw, time
-// index, 0) with draw 0 and blocks of four integers from 1 on, as NumPy raises the counter before it draws.
+// `count` normal numbers for a member's step by Box and Muller (1958), with the key (seed, member) and the counter
+// (block, draw, time index, 0). Draw is 0, and blocks of four integers count from 1: NumPy increments before it draws.
 inline Floats member_noise(uint64_t seed, uint64_t member, int64_t time_index, size_t count) {
     Floats noise;
     for (uint64_t block = 1; noise.size() < count; ++block) {
@@ -47,7 +47,7 @@ inline Floats member_noise(uint64_t seed, uint64_t member, int64_t time_index, s
     return noise;
 }
 
-// Falling noise levels and a final zero (Karras et al. 2022, eq. 5).
+// Decreasing noise levels and a final zero (Karras et al. 2022, eq. 5).
 inline std::vector<double> noise_levels(int steps, double sigma_min, double sigma_max, double rho) {
     std::vector<double> levels;
     const double first = std::pow(sigma_max, 1 / rho), last = std::pow(sigma_min, 1 / rho);
@@ -57,7 +57,7 @@ inline std::vector<double> noise_levels(int steps, double sigma_min, double sigm
     return levels;
 }
 
-// Season features (2K) of a phase of the year, 0 to 1: cosine and sine of 2 pi k phase side by side, k = 1 ... K.
+// Season features (2K) of a phase of the year, 0 to 1: cosine and sine of 2 pi k phase in pairs, k = 1 ... K.
 inline Floats season(double phase, int harmonics) {
     Floats waves;
     for (int k = 1; k <= harmonics; ++k) {
@@ -68,7 +68,7 @@ inline Floats season(double phase, int harmonics) {
     return waves;
 }
 
-// Fourier features of ln(sigma): as many cosines as sines, of 2^(i / 2) / 4 ln(sigma).
+// Fourier features of ln(sigma): first the cosines, then the sines of 2^(i / 2) / 4 ln(sigma).
 inline Floats noise_features(double sigma, int count) {
     Floats features(static_cast<size_t>(count));
     for (int i = 0; i < count / 2; ++i) {
@@ -79,7 +79,7 @@ inline Floats noise_features(double sigma, int count) {
     return features;
 }
 
-// Clean state from unit noise by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), or by its first order, Euler's method.
+// Clean state from unit noise by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), or by its first order (Euler).
 inline Floats sample(const std::function<Floats(const Floats&, double)>& denoise, Floats state,
                      const std::vector<double>& levels, bool second_order) {
     for (float& x : state) x *= static_cast<float>(levels[0]);
