@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
+from onnx.helper import make_node
+from small_graphs import onnx_file
 from tiny_run import TAS, files_of
 
 from fsae.export.certificate.certify import measure
@@ -126,17 +128,14 @@ def test_the_worse_of_two_measurements_counts_and_nan_is_the_worst() -> None:  #
 
 def sixteen_bit(kind: int) -> dict[str, bytes]:
     """y = float(low(x) @ low([1, 1])) for two columns."""
-    value = helper.make_tensor_value_info
-    ones = numpy_helper.from_array(np.ones((2, 1), np.float32), "ones")
     nodes = [
-        helper.make_node("Cast", ["x"], ["low"], to=kind),
-        helper.make_node("Cast", ["ones"], ["low_ones"], to=kind),
-        helper.make_node("MatMul", ["low", "low_ones"], ["product"]),
-        helper.make_node("Cast", ["product"], ["y"], to=TensorProto.FLOAT),
+        make_node("Cast", ["x"], ["low"], to=kind),
+        make_node("Cast", ["ones"], ["low_ones"], to=kind),
+        make_node("MatMul", ["low", "low_ones"], ["product"]),
+        make_node("Cast", ["product"], ["y"], to=TensorProto.FLOAT),
     ]
-    graph = helper.make_graph(nodes, "g", [value("x", 1, ["batch", 2])], [value("y", 1, ["batch", 1])], [ones])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return {"g.onnx": model.SerializeToString()}
+    ones = np.ones((2, 1), np.float32)
+    return {"g.onnx": onnx_file(nodes, {"x": ["batch", 2]}, {"y": ["batch", 1]}, {"ones": ones})}
 
 
 @pytest.mark.parametrize(("kind", "bits"), [(TensorProto.FLOAT16, 11), (TensorProto.BFLOAT16, 8)])
@@ -215,15 +214,11 @@ def test_ensembles_are_compared_by_member_spectrum_and_score() -> None:  # oracl
 
 
 def test_batch_dependence_is_noticed() -> None:  # oracle: an operator over the whole batch
-    value = helper.make_tensor_value_info
     nodes = [
-        helper.make_node("ReduceMean", ["latent"], ["mean"], keepdims=1),
-        helper.make_node("Add", ["latent", "mean"], ["field"]),
+        make_node("ReduceMean", ["latent"], ["mean"], keepdims=1),
+        make_node("Add", ["latent", "mean"], ["field"]),
     ]
-    ends = [value("latent", 1, ["batch", 4])], [value("field", 1, ["batch", 4])]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", *ends), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-    )
+    data = onnx_file(nodes, {"latent": ["batch", 4]}, {"field": ["batch", 4]})
     rows = {"latent": np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)}
     with pytest.raises(ToleranceError, match="gives another result in batches of"):
-        check_batches("decoder", onnxruntime_runner({"g.onnx": model.SerializeToString()}, "field"), rows)
+        check_batches("decoder", onnxruntime_runner({"g.onnx": data}, "field"), rows)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def make_run(path: Path, age_s: float = 0) -> Path:
     time = (path / "autoencoder.safetensors").stat().st_mtime - age_s
     os.utime(path / "autoencoder.safetensors", (time, time))
     return path
+
+
+@pytest.fixture
+def mine(here: Path) -> Path:
+    """A finished run in that folder."""
+    return make_run(here / "runs" / "mine")
 
 
 def test_help_has_examples_and_version_is_ours(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,56 +133,57 @@ def test_mistakes_have_one_sentence_and_a_code(
 
 @pytest.mark.parametrize("source", ["mine", "engines/tiny"])
 def test_a_wrong_date_is_said_before_any_work(
-    here: Path, asked: list[Call], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str
+    mine: Path, asked: list[Call], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    make_run(here / "runs" / "mine")
     assert main([source, "--precision", "fp16"]) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith("fsae-export: the environment variable SOURCE_DATE_EPOCH is 'yesterday', expected")
     assert asked == []
 
 
-def test_tolerance_has_its_code(
-    here: Path,
+def fail(error: BaseException) -> None:
+    raise error
+
+
+INTERRUPTED = "interrupted, nothing was left half-written"
+NO_ONNXSCRIPT = (  # which torch imports only when it exports
+    'exporting graphs needs onnxscript, which cannot be imported: pip install "fsae[export]" (building engines of a '
+    "bundle needs no torch: fsae-export BUNDLE --trt)"
+)
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "sentence"),
+    [
+        (lambda: fail(ToleranceError("the exported decoder differs")), 6, "the exported decoder differs"),
+        (lambda: fail(ImportError("no onnxscript here", name="onnxscript")), 3, NO_ONNXSCRIPT),
+        (lambda: signal.raise_signal(signal.SIGINT), 130, INTERRUPTED),
+        (lambda: signal.raise_signal(signal.SIGTERM), 130, INTERRUPTED),
+    ],
+    ids=["tolerance", "library", "SIGINT", "SIGTERM"],
+)
+def test_an_export_that_ends_early_has_one_sentence_and_a_code(
+    mine: Path,
     asked: list[Call],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    work: Callable[[], None],
+    code: int,
+    sentence: str,
 ) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise ToleranceError("the exported decoder differs")
-
-    monkeypatch.setattr(export_bundle, "export_run", refuse)
-    make_run(here / "runs" / "mine")
-    assert main([]) == 6
-    assert capsys.readouterr().err.splitlines()[-1] == "fsae-export: the exported decoder differs"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_it_in_order(
-    here: Path,
-    asked: list[Call],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    number: signal.Signals,
-) -> None:
-    before = signal.getsignal(number)
-    monkeypatch.setattr(export_bundle, "export_run", lambda *arguments, **options: signal.raise_signal(number))
-    make_run(here / "runs" / "mine")
-    assert main([]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "fsae-export: interrupted, nothing was left half-written"
-    assert signal.getsignal(number) == before
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(export_bundle, "export_run", lambda *arguments, **options: work())
+    assert main([]) == code
+    assert capsys.readouterr().err.splitlines()[-1] == f"fsae-export: {sentence}"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_neither_tensorrt_is_said_before_any_work(
-    here: Path,
-    asked: list[Call],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mine: Path, asked: list[Call], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, module, None)
-    make_run(here / "runs" / "mine")
     assert main(["--trt"]) == 3
     error = capsys.readouterr().err
     assert 'pip install "fsae[trt]"' in error
@@ -215,28 +223,13 @@ def test_engines_of_a_bundle_need_no_torch(here: Path) -> None:  # oracle: an in
         assert "up to date" in done.stderr
 
 
-def test_exporting_a_run_without_torch_names_the_extra(here: Path) -> None:
-    make_run(here / "runs" / "mine")
+def test_exporting_a_run_without_torch_names_the_extra(here: Path, mine: Path) -> None:
     for arguments in ((), ("runs/mine",)):
         done = run_blocked(*arguments, folder=here)
         assert done.returncode == 3
         assert done.stderr.splitlines()[-1].startswith("fsae-export: exporting graphs needs ")
         assert 'pip install "fsae[export]"' in done.stderr
         assert "Traceback" not in done.stderr
-
-
-def test_a_part_of_the_exporter_that_is_missing_later_is_said_too(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # torch asks for onnxscript when it exports and not before
-    def without(*arguments: object, **options: object) -> None:
-        raise ImportError("no onnxscript here", name="onnxscript")
-
-    make_run(here / "runs" / "mine")
-    monkeypatch.setattr(training_run, "load_run", lambda path: path)
-    monkeypatch.setattr(export_bundle, "export_run", without)
-    assert main([]) == 3
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("fsae-export: exporting graphs needs onnxscript, which cannot be imported")
 
 
 def test_a_bundle_in_a_folder_that_cannot_be_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from small_graphs import onnx_file
 from stand_in_gpu import obstacle
 
 from fsae.export.engines.build import build_engines, build_target
@@ -28,14 +29,8 @@ RANGE = ("decoder", "fp32")  # built for a range of batches, as by default; that
 
 def model(nodes: list, *, weights: int = FLOAT) -> bytes:
     """An ONNX file with x (b, 8, 8) in, y out, both float32, and 8 x 8 weights w of a type."""
-    value = helper.make_tensor_value_info
-    constants = [
-        helper.make_tensor("w", weights, (8, 8), np.eye(8).ravel()),
-        onnx.numpy_helper.from_array(np.array([3, 3]), "shape"),
-    ]
-    graph = helper.make_graph(nodes, "g", [value("x", FLOAT, ["b", 8, 8])], [value("y", FLOAT, None)], constants)
-    domains = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=domains, ir_version=9).SerializeToString()
+    constants = {"w": helper.make_tensor("w", weights, (8, 8), np.eye(8).ravel()), "shape": np.array([3, 3])}
+    return onnx_file(nodes, {"x": ["b", 8, 8]}, {"y": None}, constants)
 
 
 @pytest.mark.parametrize("graph", NODES)

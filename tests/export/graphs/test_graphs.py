@@ -9,6 +9,8 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from onnx.helper import make_node, make_tensor_value_info
+from small_graphs import onnx_file
 from tiny_run import files_of, model_of, rows_of
 
 from fsae.export.certificate.originals import expected_of, original_run
@@ -142,49 +144,34 @@ def test_a_newer_opset_computes_the_same(run: Run, bundle: Bundle) -> None:  # o
     np.testing.assert_allclose(onnxruntime_runner(files, "latent")(rows), usual, rtol=0, atol=1e-5)
 
 
-def simple(op: str, constants: dict[str, np.ndarray] | None = None, to: int = 4, **attributes: object) -> bytes:
-    """A graph y = op(field) for the checks; named as the decoder's so that only what is wrong in it is reported."""
-    value = helper.make_tensor_value_info
-    node = helper.make_node(op, ["latent", *(constants or {})], ["field"], **attributes)
-    tables = [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()]
-    inputs = [value("latent", 1, ["batch", 4])]
-    graph = helper.make_graph([node], "g", inputs, [value("field", 1, ["batch", to])], tables)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+def decoder(
+    nodes: list[onnx.NodeProto],
+    tables: dict[str, np.ndarray] | None = None,
+    declared: dict[str, list] | None = None,
+    size: int = 4,
+) -> dict[str, bytes]:
+    """The files of a graph from latent (batch, 4) to field (batch, size), which claims the `declared` shapes inside."""
+    data = onnx_file(nodes, {"latent": ["batch", 4]}, {"field": ["batch", size]}, tables, declared)
+    return {"decoder.fp32.onnx": data}
 
 
 @pytest.mark.parametrize(
     ("data", "shape", "words"),
     [
-        (simple("Sin"), (4,), r"operators \['Sin'\]"),
-        (simple("Gather", {"table": np.arange(20) % 4}, axis=1, to=20), (4,), "the table table is int64"),
-        (simple("Abs"), (5,), r"latent has the shape \('batch', 4\)"),
-        (simple("Abs", doc_string="made at /home/me"), (4,), "metadata"),
-        (simple("NoSuchOperator"), (4,), "not valid ONNX"),
+        (decoder([make_node("Sin", ["latent"], ["field"])]), (4,), r"operators \['Sin'\]"),
+        (
+            decoder([make_node("Gather", ["latent", "t"], ["field"], axis=1)], {"t": np.arange(20) % 4}, size=20),
+            (4,),
+            "the table t is int64",
+        ),
+        (decoder([make_node("Abs", ["latent"], ["field"])]), (5,), r"latent has the shape \('batch', 4\)"),
+        (decoder([make_node("Abs", ["latent"], ["field"], doc_string="made at /home/me")]), (4,), "metadata"),
+        (decoder([make_node("NoSuchOperator", ["latent"], ["field"])]), (4,), "not valid ONNX"),
     ],
 )
-def test_graphs_that_break_a_rule_are_refused(data: bytes, shape: tuple[int, ...], words: str) -> None:
+def test_graphs_that_break_a_rule_are_refused(data: dict[str, bytes], shape: tuple[int, ...], words: str) -> None:
     with pytest.raises(BundleError, match=words):
-        check_graph("decoder", {"decoder.fp32.onnx": data}, {"latent": shape})
-
-
-VALUE, NODE = helper.make_tensor_value_info, helper.make_node
-
-
-def decoder(
-    nodes: list[onnx.NodeProto], tables: dict[str, np.ndarray] | None = None, declared: dict[str, list] | None = None
-) -> dict[str, bytes]:
-    """The files of a graph from latent (batch, 4) to field (batch, 4), for the checks; `declared`: shapes it claims."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [VALUE("latent", 1, ["batch", 4])],
-        [VALUE("field", 1, ["batch", 4])],
-        [numpy_helper.from_array(array, name) for name, array in (tables or {}).items()],
-        value_info=[VALUE(name, 1, shape) for name, shape in (declared or {}).items()],
-    )
-    domains = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=domains, ir_version=9)
-    return {"decoder.fp32.onnx": model.SerializeToString()}
+        check_graph("decoder", data, {"latent": shape})
 
 
 def refused(words: str, *arguments: object) -> None:
@@ -196,7 +183,7 @@ def refused(words: str, *arguments: object) -> None:
 
 def test_second_copies_are_refused() -> None:
     table = np.arange(4, dtype=np.float32)
-    nodes = [NODE("Add", ["latent", "a"], ["x"]), NODE("Mul", ["x", "b"], ["field"])]
+    nodes = [make_node("Add", ["latent", "a"], ["x"]), make_node("Mul", ["x", "b"], ["field"])]
     check_graph("decoder", decoder(nodes, {"a": table, "b": 2 * table}), {"latent": (4,)})
     refused("b is a second copy of a", nodes, {"a": table, "b": table})
 
@@ -206,23 +193,25 @@ OTHER = r"it holds the operators \[{}\], expected only those of fsae\.export\.gr
 
 def test_constants_are_no_nodes() -> None:  # oracle: the rule that all of them are initializers
     stored = numpy_helper.from_array(np.arange(4, dtype=np.float32))
-    nodes = [NODE("Constant", [], ["a"], value=stored), NODE("Add", ["latent", "a"], ["field"])]
+    nodes = [make_node("Constant", [], ["a"], value=stored), make_node("Add", ["latent", "a"], ["field"])]
     refused(OTHER.format("'Constant'"), nodes)
 
 
 def test_subgraphs_are_looked_into_and_refused() -> None:  # oracle: what was planted two graphs deep
     def branch(*nodes: onnx.NodeProto) -> onnx.GraphProto:
-        return helper.make_graph(list(nodes), "branch", [], [VALUE(nodes[-1].output[0], 1, ["batch", 4])])
+        return helper.make_graph(
+            list(nodes), "branch", [], [make_tensor_value_info(nodes[-1].output[0], 1, ["batch", 4])]
+        )
 
-    inner = NODE(
+    inner = make_node(
         "If",
         ["yes"],
         ["i"],
-        then_branch=branch(NODE("Sin", ["latent"], ["s"])),
-        else_branch=branch(NODE("Abs", ["latent"], ["t"])),
+        then_branch=branch(make_node("Sin", ["latent"], ["s"])),
+        else_branch=branch(make_node("Abs", ["latent"], ["t"])),
     )
-    outer = NODE(
-        "If", ["yes"], ["field"], then_branch=branch(inner), else_branch=branch(NODE("Log", ["latent"], ["l"]))
+    outer = make_node(
+        "If", ["yes"], ["field"], then_branch=branch(inner), else_branch=branch(make_node("Log", ["latent"], ["l"]))
     )
     refused(
         OTHER.format("'If', 'Log', 'Sin'") + "; it holds 4 nodes in subgraphs, expected all in one graph",
@@ -232,10 +221,10 @@ def test_subgraphs_are_looked_into_and_refused() -> None:  # oracle: what was pl
 
 
 def test_operators_of_others_are_refused() -> None:  # and nothing can be inferred of what they give, not even a type
-    foreign = NODE("FusedMatMul", ["latent", "square"], ["x"], domain="com.microsoft")
+    foreign = make_node("FusedMatMul", ["latent", "square"], ["x"], domain="com.microsoft")
     refused(
         r"it holds operators that are not standard ONNX: \['com.microsoft'\]; the shape of x cannot be inferred",
-        [foreign, NODE("Abs", ["x"], ["field"])],
+        [foreign, make_node("Abs", ["x"], ["field"])],
         {"square": np.eye(4, dtype=np.float32)},
     )
 
@@ -244,10 +233,10 @@ def test_operators_of_others_are_refused() -> None:  # and nothing can be inferr
 def test_shapes_that_cannot_be_inferred_are_refused(declared: dict[str, list]) -> None:
     # oracle: a rank that depends on numbers the graph gets; what the file claims of it is not believed
     nodes = [
-        NODE("Cast", ["latent"], ["numbers"], to=onnx.TensorProto.INT64),
-        NODE("Reshape", ["numbers", "flat"], ["sizes"]),
-        NODE("Reshape", ["latent", "sizes"], ["loose"]),
-        NODE("Reshape", ["loose", "back"], ["field"]),
+        make_node("Cast", ["latent"], ["numbers"], to=onnx.TensorProto.INT64),
+        make_node("Reshape", ["numbers", "flat"], ["sizes"]),
+        make_node("Reshape", ["latent", "sizes"], ["loose"]),
+        make_node("Reshape", ["loose", "back"], ["field"]),
     ]
     refused(
         "the shape of loose cannot be inferred", nodes, {"flat": np.array([-1]), "back": np.array([-1, 4])}, declared
@@ -257,7 +246,7 @@ def test_shapes_that_cannot_be_inferred_are_refused(declared: dict[str, list]) -
 def test_tensors_of_many_axes_are_refused() -> None:  # oracle: the shapes they are given
     def through(axes: int) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
         wide = np.array([-1, 4, *[1] * (axes - 2)])
-        nodes = [NODE("Reshape", ["latent", "wide"], ["x"]), NODE("Reshape", ["x", "back"], ["field"])]
+        nodes = [make_node("Reshape", ["latent", "wide"], ["x"]), make_node("Reshape", ["x", "back"], ["field"])]
         return nodes, {"wide": wide, "back": np.array([-1, 4])}
 
     check_graph("decoder", decoder(*through(6)), {"latent": (4,)})
@@ -265,7 +254,7 @@ def test_tensors_of_many_axes_are_refused() -> None:  # oracle: the shapes they 
 
 
 def test_sparse_constants_are_refused() -> None:
-    files = decoder([NODE("Add", ["latent", "a"], ["field"])], {"a": np.ones(4, np.float32)})
+    files = decoder([make_node("Add", ["latent", "a"], ["field"])], {"a": np.ones(4, np.float32)})
     model = onnx.load_from_string(files["decoder.fp32.onnx"])
     values, places = numpy_helper.from_array(np.ones(1, np.float32), "b"), numpy_helper.from_array(np.array([2]))
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx.helper import make_node
+from small_graphs import onnx_file
 
 from fsae.export.certificate.originals import original_bundle
 from fsae.export.graphs.external_data import placed
@@ -32,13 +33,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def a_map() -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
     """The files of y = x w, named as a learned map, and inputs to calibrate it on."""
     generator = np.random.default_rng(0)
-    weights = numpy_helper.from_array(generator.normal(size=(64, 64)).astype(np.float32), "w")
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 64])] for name in "xy"]
-    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="mlp.0/MatMul_0")
-    model = helper.make_model(
-        helper.make_graph([node], "g", *ends, [weights]), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
-    )
-    return {"g.fp32.onnx": model.SerializeToString()}, {"x": generator.normal(size=(8, 64)).astype(np.float32)}
+    weights = generator.normal(size=(64, 64)).astype(np.float32)
+    product = make_node("MatMul", ["x", "w"], ["y"], name="mlp.0/MatMul_0")
+    data = onnx_file([product], {"x": ["batch", 64]}, {"y": ["batch", 64]}, {"w": weights})
+    return {"g.fp32.onnx": data}, {"x": generator.normal(size=(8, 64)).astype(np.float32)}
 
 
 def place_a_map() -> None:
