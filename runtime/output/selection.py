@@ -78,10 +78,12 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
     places = _places([v.name for v in known], selection.variables)
     chosen = tuple(known[place] for place in places)
     if selection.regrid not in METHODS:
-        raise UsageError(f"found the regridding {selection.regrid!r}, expected one of {', '.join(METHODS)}")
+        raise UsageError(f"found the regridding {selection.regrid!r}", f"one of {', '.join(METHODS)}")
     if selection.grid == NATIVE:
         if selection.regrid != "auto":
-            raise UsageError("found a way of regridding for the native grid: give --grid source, or such as 1.5")
+            raise UsageError(
+                "found a way of regridding for the native grid", advice="give --grid source, or such as 1.5"
+            )
         zoom = bundle.manifest.grid.zoom
         cells = None if selection.bbox is None else cells_inside(zoom, selection.bbox)
         return View(variables=chosen, places=places, grid=Cells(zoom=zoom, chosen=cells))
@@ -102,8 +104,8 @@ def _places(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
     unknown = [name for name in wanted if name not in known]
     if unknown or len(set(wanted)) != len(wanted):
         raise UsageError(
-            f"found the variables {', '.join(map(repr, wanted))}, expected some of the model's, each once: "
-            f"{', '.join(known)}"
+            f"found the variables {', '.join(map(repr, wanted))}",
+            f"some of the model's, each once: {', '.join(known)}",
         )
     return tuple(place for place, name in enumerate(known) if not wanted or name in wanted)
 
@@ -113,7 +115,8 @@ def _source_grid(bundle: Bundle) -> LatLonGrid:
     tables = bundle.tables
     if 0 in tables.source_shape:
         raise UsageError(
-            f"bundle {bundle.manifest.name} was trained on HEALPix: use --grid native, or a lat-lon grid such as 1.5"
+            f"bundle {bundle.manifest.name} was trained on HEALPix",
+            advice="use --grid native, or a lat-lon grid such as 1.5",
         )
     return LatLonGrid(lat_deg=tables.source_lat_deg, lon_deg=tables.source_lon_deg)
 
@@ -130,7 +133,8 @@ def _weights(bundle: Bundle, grid: LatLonGrid, selection: Selection, rows: Ints,
         try:
             return target_rows(cell_mean_weights(grid, zoom), points)
         except DataError as error:
-            raise UsageError(f"the grid {selection.grid!r} cannot be reached so: {error}") from None
+            found = f"the grid {selection.grid!r} cannot be reached conservatively: {error.reason}"
+            raise UsageError(found, advice=error.advice) from None
     lat_deg, lon_deg = np.meshgrid(grid.lat_deg[rows], grid.lon_deg[columns], indexing="ij")
     return interpolation_weights(zoom, lat_deg.reshape(-1), lon_deg.reshape(-1))
 
@@ -144,7 +148,7 @@ def parse_bbox(text: str) -> tuple[float, float, float, float]:
     try:
         west, south, east, north = map(float, text.split(","))
     except ValueError:
-        raise UsageError(f"found the box {text!r}, expected west,south,east,north in degrees: -10,35,30,70") from None
+        raise UsageError(f"found the box {text!r}", "west,south,east,north in degrees: -10,35,30,70") from None
     return west, south, east, north
 
 
@@ -154,8 +158,9 @@ def _check_box(box: tuple[float, float, float, float]) -> None:
     good = -90 <= south <= north <= 90 and -360 <= west <= 360 and -360 <= east <= 360 and east - west <= 360
     if not good:  # also if one is NaN
         raise UsageError(
-            f"found the box {','.join(f'{edge:g}' for edge in box)}, expected west,south,east,north in degrees with "
-            "south below north and longitudes of -360 to 360, at most once around"
+            f"found the box {_text(box)}",
+            "west,south,east,north in degrees with south below north and longitudes of -360 to 360, at most once "
+            "around",
         )
 
 
@@ -172,8 +177,11 @@ def _between(lat_deg: F64, south: float, north: float) -> NDArray[np.bool_]:
 
 
 def _empty(box: tuple[float, float, float, float], what: str) -> UsageError:
-    edges = ",".join(f"{edge:g}" for edge in box)
-    return UsageError(f"found no {what} in the box {edges} (west,south,east,north): give a larger one")
+    return UsageError(f"found no {what} in the box {_text(box)} (west,south,east,north)", advice="give a larger one")
+
+
+def _text(box: tuple[float, float, float, float]) -> str:
+    return ",".join(f"{edge:g}" for edge in box)
 
 
 def cells_inside(zoom: int, box: tuple[float, float, float, float]) -> Ints:
@@ -220,9 +228,9 @@ def steps_inside(stamps: Sequence[Date], times: str | None, name: str) -> slice:
     inside = [i for i, stamp in enumerate(stamps) if first <= stamp < end]
     if not inside:
         raise DataError(
-            f"{name} holds no step in {times}, its steps run from {stamps[0].isoformat()} to {stamps[-1].isoformat()}: "
-            "give other --times"
+            f"{name} holds no step in {times}, its steps run from {stamps[0].isoformat()} to {stamps[-1].isoformat()}",
+            advice="give other --times",
         )
     if inside[-1] - inside[0] + 1 != len(inside):
-        raise DataError(f"{name} has steps of {times} that do not follow each other: sort it by time first")
+        raise DataError(f"{name} has steps of {times} that do not follow each other", advice="sort it by time first")
     return slice(inside[0], inside[-1] + 1)
