@@ -49,7 +49,7 @@ Inputs = Annotated[tuple[str, ...], Meta(min_length=1)]  # files, relative to th
 
 
 class VariableConfig(Variable, frozen=True, kw_only=True):
-    """One variable: how the input files call it and what the manifest says of it; `valid_range` in `units`."""
+    """A variable as the input files call it and the manifest describes it."""
 
     cell_methods: str = "time: mean"
 
@@ -67,8 +67,8 @@ class DataConfig(Record, frozen=True, kw_only=True):
     variables: Annotated[tuple[VariableConfig, ...], Meta(min_length=1)]
     method: Literal["auto", "bilinear", "conservative"] = "auto"
     harmonics: Annotated[int, Meta(ge=1, le=5)] = 4  # monthly data holds no more
-    # What is taken off and divided by: the harmonic climatology, or the mean alone as in the papers; one scale for each
-    # variable, which keeps cell means exact, or one for each pixel.
+    # Anomalies are fields less the harmonic climatology, or less the mean alone as in the papers, divided by one scale
+    # for each variable, which keeps cell means exact, or by one for each pixel.
     normalisation: Literal["climatology", "mean_std"] = "climatology"
     scale: Literal["variable", "pixel"] = "variable"
     static: tuple[str, ...] = ()  # files with orography (orog, m) and land mask (lsm, 0 to 1), for static_fields
@@ -119,7 +119,7 @@ class LowResolution(Record, frozen=True, kw_only=True):
 
 
 class SourcesConfig(Record, frozen=True, kw_only=True):
-    """What the diffusion model learns from beside the training years, and how often it sees these.
+    """Sources of the diffusion model beside the training years, and the share of its samples from these.
 
     A `high_resolution_share` of 0 leaves the training years to the autoencoder alone.
     """
@@ -234,7 +234,7 @@ class Config(Record, frozen=True, kw_only=True):
     """A whole training run."""
 
     name: PlainName
-    seed: Annotated[int, Meta(ge=0, le=MOST_INTEGER - 2)] = 0  # of the autoencoder; the next two are those of the rest
+    seed: Annotated[int, Meta(ge=0, le=MOST_INTEGER - 2)] = 0  # of the autoencoder; the later stages use the next two
     data: DataConfig
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     autoencoder_fit: FitConfig
@@ -323,7 +323,7 @@ def _put(table: dict[str, Any], changes: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Where the files of a configuration are: inputs, static fields, and those of each low-resolution source."""
+    """Paths of the files of a configuration: inputs, static fields, and those of each low-resolution source."""
 
     inputs: Sequence[Path]
     static: Sequence[Path] = ()

@@ -99,7 +99,7 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _is_copy(one: Path, other: Path) -> bool:
-    """If two folders hold the same bundle, as a checkout and the installed package do."""
+    """True if two folders hold the same bundle, as a checkout and the installed package do."""
     manifests = [path / MANIFEST for path in (one, other)]
     return manifests[1].is_file() and manifests[0].read_bytes() == manifests[1].read_bytes()
 

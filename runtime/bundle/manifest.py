@@ -38,6 +38,8 @@ Origin = Literal["hr", "lr"]  # what a denoiser learned from: its input `source`
 
 SOURCES: tuple[Origin, ...] = get_args(Origin)
 
+MONTH, DAY = "[0-9]{4}-(0[1-9]|1[0-2])", "(0[1-9]|[12][0-9]|3[01])"
+
 PLAIN = "[A-Za-z0-9_][A-Za-z0-9._+-]*"
 
 # One plain name, or one in the folder of compiled engines: nothing that could leave the bundle on any platform.
@@ -51,8 +53,8 @@ VariableName = Annotated[str, whole("[A-Za-z][A-Za-z0-9_]*", "a letter, then let
 Calendar = Annotated[str, one_of(*CALENDARS)]
 SamplerName = Annotated[str, one_of(*SAMPLERS)]
 Step = Annotated[str, whole(STEP, "a time step such as '1 month' or '6 hours'")]
-Day = Annotated[str, whole("[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])", "a date such as 1948-01-31")]
-MonthOrDay = Annotated[str, whole("[0-9]{4}-[0-9]{2}(-[0-9]{2})?", "a date such as 1948-01-31")]
+Day = Annotated[str, whole(f"{MONTH}-{DAY}", "a date such as 1948-01-31")]
+MonthOrDay = Annotated[str, whole(f"{MONTH}(-{DAY})?", "a date such as 1948-01-31")]
 Sha256 = Annotated[str, whole("[0-9a-f]{64}", "a SHA-256 in 64 hexadecimal digits")]
 Zoom = Annotated[int, Meta(ge=0, le=12)]
 
@@ -62,7 +64,7 @@ Rho = Annotated[float, Meta(ge=0.1, le=1e6)]
 
 
 def is_safe_path(path: str) -> bool:
-    """If a path of the manifest stays inside the bundle's folder.
+    """True if a path of the manifest stays inside the bundle's folder.
 
     >>> [is_safe_path(p) for p in ("tables.npz", "trt/encoder.engine", "../x", "/etc/passwd", "trt/../x", "a/b", "C:x")]
     [True, True, False, False, False, False, False]
@@ -98,7 +100,7 @@ class Variable(Record, frozen=True, kw_only=True):
     units: Line
     cell_methods: Line
     valid_range: tuple[Number, Number]
-    transform: Transform = "none"  # "sqrt" for what is never negative: learned as its square root, decoded as a square
+    transform: Transform = "none"  # "sqrt", for what is never negative: learned as its square root
     # A constant of the file format: models learn from complete fields only.
     missing: Annotated[bool, Meta(extra_json_schema={"const": False})] = False
 
@@ -136,8 +138,8 @@ class Forcing(Record, frozen=True, kw_only=True):
 class DenoiserFacts(Record, frozen=True, kw_only=True):
     """Shape of the diffusion model: `window` steps drawn jointly, given `previous` clean ones."""
 
-    window: OneOrMore
-    previous: Count
+    window: Annotated[int, Meta(ge=1, le=10_000)]
+    previous: Annotated[int, Meta(ge=0, le=10_000)]
     noise_features: OneOrMore
     forcing: Forcing
     sources: Annotated[tuple[Origin, ...], Meta(min_length=1)]
@@ -180,7 +182,7 @@ class Difference(Record, frozen=True, kw_only=True):
     variable: VariableName
     zoom: Zoom
     max_abs_error: NotNegative
-    rmse: NotNegative | None  # None where an older fsae did not keep it
+    rmse: NotNegative | None  # None if an older fsae did not record it
     tolerance: Positive  # of max_abs_error; `verify` uses it too
     units: Line
 
@@ -190,7 +192,7 @@ class Difference(Record, frozen=True, kw_only=True):
 
     @property
     def good(self) -> bool:
-        """If the largest error is inside the tolerance; NaN is not."""
+        """True if the largest error is within the tolerance; NaN is not."""
         return self.max_abs_error <= self.tolerance
 
 
@@ -203,7 +205,7 @@ NOT_RUN = "not run on a device"
 
 
 class Parity(Record, frozen=True, kw_only=True):
-    """What was measured of one graph in one precision.
+    """Measured differences of one graph in one precision.
 
     `device` and `backend` name what ran it; the device is "not run on a device" if none of the exporter's has that
     precision. Then `verify` on a device that has it measures there, and records it beside the bundle (verify.py).
@@ -211,7 +213,7 @@ class Parity(Record, frozen=True, kw_only=True):
 
     device: Line
     backend: Line
-    nodes: OneOrMore | None  # of the graph; None where an older fsae did not count them
+    nodes: OneOrMore | None  # of the graph; None if an older fsae did not count them
     differences: Annotated[tuple[Difference, ...], Meta(min_length=1)]  # of every variable and zoom
 
     @property
@@ -244,11 +246,11 @@ class Source(Record, frozen=True, kw_only=True):
 
 
 class Certificate(Record, frozen=True, kw_only=True):
-    """What the graphs of one precision were compared with and on: `parity` of the manifest has the outcome.
+    """The comparison behind the graphs of one precision; its outcome is in the manifest's `parity`.
 
-    `reference` gave what they should: the trained model in PyTorch, or the float32 graphs made of it before. `steps`
-    fields of `period` (first and last date, outside training) came from `data`, and ensembles were of `members` x
-    `ensemble_steps`.
+    `reference` is what they were compared with: the trained model in PyTorch, or float32 graphs exported from it
+    earlier. The inputs were `steps` fields of `period` (first and last date, outside training) from `data`; ensembles
+    had `members` x `ensemble_steps` fields.
     """
 
     date: Day
@@ -278,7 +280,7 @@ class Provenance(Record, frozen=True, kw_only=True):
 
 
 class Manifest(Record, frozen=True, kw_only=True):
-    """Everything a host must know of a bundle before it loads a graph."""
+    """Everything a host must know about a bundle before it loads a graph."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     name: PlainName

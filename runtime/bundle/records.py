@@ -1,8 +1,8 @@
 """Records of files (manifests, indexes, configurations): strict both ways, and one sentence for whatever is wrong.
 
-The annotations of a record are its checks: known keys, types, bounds, patterns. They hold where a file is read or
-written, not where a record is made in Python. What relates fields to one another stands in `__post_init__`, which
-raises ValueError (`check`) and holds everywhere.
+The annotations of a record are its checks: known keys, types, bounds, patterns. They hold when a file is read or
+written, not when a record is made in Python. Conditions between fields stand in `__post_init__`, which raises
+ValueError (`check`), and hold everywhere.
 """
 
 import json
@@ -87,7 +87,7 @@ def decode_record(kind: type[R], value: object, where: str, error: type[FsaeErro
 
 
 def plain(value: Any) -> object:
-    """A NumPy number as Python's own, and a text of a class of its own (`torch.__version__`) as a mere text."""
+    """A NumPy number as Python's own; an instance of a subclass of str, such as `torch.__version__`, as str."""
     return str(value) if isinstance(value, str) else value.item()
 
 
@@ -112,7 +112,7 @@ def json_schema(kind: type, title: str) -> str:
 
 
 def _explained(wrong: msgspec.ValidationError, kind: Any, value: Any) -> tuple[str, str]:
-    """What was found at which key, and what was expected there."""
+    """The fact, with its key, and the expectation."""
     parts = re.fullmatch(r"(.*?)(?: - at `(key` in `)?\$([^`]*)`)?", str(wrong), re.DOTALL)
     message, of_key, path = parts.groups() if parts else (str(wrong), None, None)
     name, kind, value = _place(kind, value, path or "")
@@ -133,7 +133,7 @@ def _explained(wrong: msgspec.ValidationError, kind: Any, value: Any) -> tuple[s
 
 
 def _place(kind: Any, value: Any, path: str) -> tuple[str, Any, Any]:
-    """Dotted name, type and value at a path of msgspec's such as ".files[...].size", which does not say what key."""
+    """Dotted name, type and value at a path such as ".files[...].size", in which msgspec leaves out keys of tables."""
     name = ""
     for field, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):
         kind = _bare(kind)
@@ -158,7 +158,7 @@ def _bare(kind: Any) -> Any:
 
 
 def _fits(value: object, kind: Any) -> bool:
-    """If a value can be converted to a type."""
+    """True if a value can be converted to a type."""
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError:

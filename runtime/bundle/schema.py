@@ -15,8 +15,8 @@ for the arrays of tables.npz and golden.npz. Compiled engines have an index with
 - It rises at most once between two releases. What was released is left alone: the step away from a schema (`STEPS`) and
   its golden bundle (tests/golden/bundle-schema-N) change no more.
 
-A step takes the JSON of one schema to that of the next. It knows both by itself and makes no record of manifest.py,
-because those describe the newest schema alone. `fsae-export upgrade` writes what the steps give.
+A step takes the JSON of one schema to that of the next. It uses no record of manifest.py, because those describe
+the newest schema alone. `fsae-export upgrade` writes what the steps give.
 
 Schema 2: `parity` holds a difference for every variable and zoom, with the device, the library and the nodes of the
 graph, and there are `certificates`. Schema 1: one figure for a graph. Its early bundles have no latent_season_std in
@@ -40,7 +40,7 @@ Json = dict[str, Any]
 
 
 def read_manifest(text: str) -> Json:
-    """The JSON object of a manifest as it stands; BundleError for other text, keys that stand twice, and NaN."""
+    """The JSON object of a manifest as written; BundleError for other text, keys given twice, and NaN."""
     raw: Json = read_json(text, BAD, BundleError, ADVICE)
     if not isinstance(raw, dict):
         raise BundleError(f"{BAD}: the top level is another value", "a JSON object", ADVICE)
@@ -65,7 +65,7 @@ def schema_of(raw: Json) -> int:
 
 
 def migrate(raw: Json) -> Json:
-    """A manifest of any schema up to the newest as one of the newest; what is wrong in it stays so, or is BundleError.
+    """A manifest of any schema in the newest; what is wrong in it stays wrong, or is a BundleError.
 
     >>> newest = {"schema_version": SCHEMA_VERSION, "name": "mine"}
     >>> migrate(newest) == newest
@@ -107,7 +107,7 @@ def from_1(raw: Json) -> Json:
     decoder become the variable's, but for "1", which some of these bundles have; a denoiser is dimensionless.
     """
     if "certificates" in raw:
-        raise BundleError(f"{BAD}: it has schema version 1 and certificates, which came with 2", advice=ADVICE)
+        raise BundleError(f"{BAD}: it has schema version 1 but certificates, which came with version 2", advice=ADVICE)
     old = decode_record(ManifestOfSchema1, raw, BAD, BundleError, ADVICE)
     backend = f"onnxruntime {old.provenance.versions.get('onnxruntime', '')}".rstrip()
 
@@ -133,5 +133,5 @@ def from_1(raw: Json) -> Json:
     return {**raw, "schema_version": 2, "parity": parity, "certificates": {}}
 
 
-# By the schema that a step leaves behind.
+# By the schema that a step starts from.
 STEPS: dict[int, Callable[[Json], Json]] = {1: from_1}

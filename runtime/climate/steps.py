@@ -1,4 +1,4 @@
-"""Time steps such as "6 hours", and calendars, by name; here, because reading a manifest needs no dates."""
+"""Time steps such as "6 hours", and calendars, by name; apart from calendar.py, so that manifests need no cftime."""
 
 import re
 

@@ -302,7 +302,7 @@ BROKEN = [
         _set("provenance", "versions", to={"onnx": 1}),
         "provenance.versions.onnx is 1, expected text",
     ),
-    (_set("certificates", to={}), "it has schema version 1 and certificates, which came with 2"),
+    (_set("certificates", to={}), "it has schema version 1 but certificates, which came with version 2"),
 ]
 
 
