@@ -62,9 +62,9 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if (self.workers is None) == (self.scheduler is None):
-            raise UsageError("found workers and a scheduler, or neither: give one of them")
+            raise UsageError("found workers and a scheduler, or neither", advice="give one of them")
         if self.workers is not None and self.workers < 1:
-            raise UsageError(f"found {self.workers} workers, expected 1 or more")
+            raise UsageError(f"found {self.workers} workers", "1 or more")
 
 
 def cluster_to_file(
@@ -76,7 +76,7 @@ def cluster_to_file(
     *,
     progress: Callable[[int], None],
 ) -> None:
-    """Write a job by the workers of a cluster, who make it anew by its recipe, each with a session as this one.
+    """Write a job by the workers of a cluster, which make it anew by its recipe, each with a session like this one.
 
     `progress` is called with every shard that is finished. Errors as of `resume.to_file`; DeviceError if the cluster
     or a worker cannot be used.
@@ -155,8 +155,8 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             client = distributed.Client(cluster.scheduler, timeout=CONNECT_S, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             raise DeviceError(
-                f"found no dask scheduler at {cluster.scheduler} within {CONNECT_S:.0f} s ({reason(error)}): give "
-                "the address that `dask scheduler` prints, or --workers N for processes on this machine"
+                f"found no dask scheduler at {cluster.scheduler} within {CONNECT_S:.0f} s ({reason(error)})",
+                advice="give the address that `dask scheduler` prints, or --workers N for processes on this machine",
             ) from None
         with client:
             yield client
@@ -180,7 +180,7 @@ def check_versions(client: Any) -> None:
     for address, found in client.run(importlib.metadata.version, "fsae", on_error="return").items():
         if found != here:
             has = "no fsae" if isinstance(found, BaseException) else f"fsae {found}"
-            raise DeviceError(f"the dask worker {address} has {has}, expected {here}: install that version there")
+            raise DeviceError(f"the dask worker {address} has {has}", here, "install that version there")
 
 
 def _make_all(client: Any, work: Work, run: Run, progress: Callable[[int], None]) -> None:
@@ -210,11 +210,14 @@ def _raise_failure(client: Any, shard: Shard, future: Any) -> None:
         future.result()
     except distributed.scheduler.KilledWorker as error:
         raise FsaeError(
-            f"shard {shard} was given up: its dask workers ended {error.allowed_failures + 1} times, as where memory "
-            "runs out; give a smaller --batch or larger workers"
+            f"shard {shard} was given up: its dask workers ended {error.allowed_failures + 1} times, perhaps for "
+            "lack of memory",
+            advice="give a smaller --batch or larger workers",
         ) from None
     except (distributed.CancelledError, distributed.comm.CommClosedError):
-        raise DeviceError(f"the dask scheduler at {client.scheduler.address} is gone: start one again") from None
+        raise DeviceError(
+            f"the dask scheduler at {client.scheduler.address} is gone", advice="start one again"
+        ) from None
 
 
 def _end(client: Any, run: str, waiting: set[Any]) -> None:

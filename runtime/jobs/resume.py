@@ -49,7 +49,7 @@ FIELDS = "fields.zarr"
 
 ASSEMBLED = "fields.nc"
 
-PATIENCE_S = 60.0  # for the lock of the whole, which shards hold for moments
+PATIENCE_S = 60.0  # for the lock of the whole, which other shards hold for moments
 
 LONG_S = 1e9  # for it at the end: whoever holds it then publishes, or finds that this process is to do it
 
@@ -87,7 +87,7 @@ def to_file(
     with contextlib.closing(job), stopping(output, [shard]), contextlib.ExitStack() as held:
         check_place(output)
         wanted = identity(job.layout, inputs or {})
-        with locked(output.partial, PATIENCE_S):
+        with locked(output.partial, PATIENCE_S if shard.count > 1 else 0.0):
             if is_complete(job.layout, output, wanted):
                 pieces = pieces_of(job)
                 progress(pieces.fields(shard.part(pieces.count)))

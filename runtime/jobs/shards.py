@@ -24,7 +24,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise UsageError(f"found the shard {self}, expected 1/8 to 8/8 (shards count from 1)")
+            raise UsageError(f"found the shard {self}", "1/8 to 8/8 (shards count from 1)")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -51,7 +51,7 @@ def read_shard(text: str, environment: Mapping[str, str]) -> Shard:
         return _slurm_shard(environment)
     found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if found is None:
-        raise UsageError(f"found --shard {text}, expected 3/8 or the like, or auto in a SLURM array")
+        raise UsageError(f"found --shard {text}", "3/8 or the like, or auto in a SLURM array")
     return Shard(int(found[1]), int(found[2]))
 
 
@@ -59,15 +59,17 @@ def _slurm_shard(environment: Mapping[str, str]) -> Shard:
     names = {name: environment.get(f"{SLURM}{name}", "") for name in ("ID", "MIN", "MAX", "COUNT")}
     if not all(value.isdecimal() for value in names.values()):
         raise UsageError(
-            "found --shard auto outside a SLURM array: expected the variables "
-            f"{', '.join(SLURM + name for name in names)}; start the job with `sbatch --array=1-8`, or give --shard i/n"
+            "found --shard auto outside a SLURM array",
+            f"the variables {', '.join(SLURM + name for name in names)}",
+            "start the job with `sbatch --array=1-8`, or give --shard i/n",
         )
     task, least, most, count = (int(value) for value in names.values())
     tasks = range(least, most + 1, int(environment.get(f"{SLURM}STEP") or 1))
     if len(tasks) != count or task not in tasks:
         raise UsageError(
-            f"found --shard auto in an array of {count} tasks from {least} to {most}: some were not submitted, so "
-            "it is unknown which shard this is; give --shard i/n"
+            f"found --shard auto in an array of {count} tasks from {least} to {most}: some were not submitted, so it "
+            "is unknown which shard this is",
+            advice="give --shard i/n",
         )
     return Shard(tasks.index(task) + 1, count)
 

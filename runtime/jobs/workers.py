@@ -102,13 +102,14 @@ def _make_job(work: Work, worker: Any) -> Job:
     found = importlib.metadata.version("fsae")
     if found != work.version:
         raise DeviceError(
-            f"the dask worker {worker.address} has fsae {found}, expected {work.version}: install that version there"
+            f"the dask worker {worker.address} has fsae {found}", work.version, "install that version there"
         )
     bundle = open_bundle(work.folder)
     if bundle.manifest_sha256 != work.manifest_sha256:
         raise BundleError(
-            f"the dask worker {worker.address} has another bundle in {work.folder}: expected the one whose manifest "
-            f"has the SHA-256 {work.manifest_sha256[:12]}...; copy it there"
+            f"the dask worker {worker.address} has another bundle in {work.folder}",
+            f"the one whose manifest has the SHA-256 {work.manifest_sha256[:12]}...",
+            "copy it there",
         )
     threads = work.threads or worker.state.nthreads
     graphs = open_graphs(bundle, work.device, precision=work.precision, threads=threads)
@@ -117,8 +118,8 @@ def _make_job(work: Work, worker: Any) -> Job:
     if other:
         job.close()
         raise DeviceError(
-            f"the dask worker {worker.address} would make another output: {other}; give it the same versions, files "
-            "and kind of device"
+            f"the dask worker {worker.address} would make another output, which differs in {other}",
+            advice="give it the same versions, files and kind of device",
         )
     return job
 
@@ -137,8 +138,8 @@ def make_shard(work: Work, shard: Shard) -> None:
     run = read_run(folder)
     if run is None:
         raise OutputError(
-            f"the dask worker {worker.address} finds no run in {folder}: the output must be on a file system that all "
-            "workers share"
+            f"the dask worker {worker.address} finds no run in {folder}",
+            advice="the output must be on a file system that all workers share",
         )
     with locked(run.place(shard), GHOST_S):
         write_shard(job_of(work, worker), run, work.path, shard, check)

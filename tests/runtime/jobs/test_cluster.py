@@ -323,13 +323,15 @@ def test_workers_with_another_bundle_or_backend(
 ) -> None:
     bundle = open_bundle(tiny_bundle_path)
     other = Bundle(folder=bundle.folder, manifest=bundle.manifest, manifest_sha256="0" * 64, written_schema=2)
-    with pytest.raises(BundleError, match=r"the dask worker tcp://\S+ has another bundle in \S+tiny: expected the one"):
+    with pytest.raises(BundleError, match=r"the dask worker tcp://\S+ has another bundle in \S+tiny, expected the one"):
         generate(Emulator(other, emulator.graphs), tmp_path / "out.zarr", cluster)
 
     class OtherGraphs(OnnxGraphs):
         backend = "onnxruntime 0.1"
 
-    with pytest.raises(DeviceError, match=r"would make another output: fsae_versions .*onnxruntime.* there"):
+    with pytest.raises(
+        DeviceError, match=r"would make another output, which differs in fsae_versions .*onnxruntime.* there"
+    ):
         generate(Emulator(bundle, OtherGraphs(bundle)), tmp_path / "out.zarr", cluster)
     assert names_in(tmp_path) == []
 

@@ -72,7 +72,7 @@ def test_the_place_in_an_array() -> None:  # oracle: what SLURM's manual says of
     assert read_shard("auto", environment(8, 1, 8, 8)) == Shard(8, 8)
     assert read_shard("auto", environment(5, 2, 8, 3, step=3)) == Shard(2, 3)
     for broken in ({}, environment(3, 1, 7, 3), environment(3, 1, 7, 4, step=3), environment(9, 1, 8, 8)):
-        with pytest.raises(UsageError, match=r"--shard auto .*; (start the job with|give) .*i/n"):
+        with pytest.raises(UsageError, match=r"--shard auto .*: (start the job with|give) .*i/n"):
             read_shard("auto", broken)
 
 
@@ -223,11 +223,11 @@ def test_shards_wait_for_the_lock_of_the_whole(
             generate(emulator, tmp_path / "out.zarr", Shard(1, 2))
     with contextlib.ExitStack() as held, ThreadPoolExecutor(1) as pool:
         held.enter_context(locked(partial))
-        found = pool.submit(generate, emulator, tmp_path / "out.zarr", Shard(1, 1))
+        found = pool.submit(generate, emulator, tmp_path / "out.zarr", Shard(1, 2))
         with pytest.raises(TimeoutError):
             found.result(0.2)
         held.close()
-        assert found.result(120).missing == ()
+        assert found.result(120).missing == (2,)
 
 
 def test_overwriting_keeps_the_old_output_until_the_new_one_is_whole(
