@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import xarray as xr
-from runs import Command, Ensemble, convert, finished, names_in, source_for
+from runs import LIMIT_S, Command, Ensemble, convert, finished, names_in, source_for
 from trees import tree
 
 from fsae.runtime.backends.onnx import OnnxGraphs
@@ -55,6 +55,7 @@ def client() -> Iterator[object]:
 
 @pytest.fixture
 def cluster(client: SimpleNamespace) -> Cluster:
+    client.wait_for_workers(2, timeout=LIMIT_S)  # one that was killed comes back some time
     return Cluster(scheduler=client.scheduler.address, threads=1)
 
 
@@ -88,7 +89,7 @@ def on_workers(client: Any, method: str, wrap: Callable[[Method, SimpleNamespace
     try:
         yield
     finally:
-        client.run(restore)
+        client.run(restore, on_error="ignore")  # one that was killed may be listed still
 
 
 DECODE = "fsae.runtime.backends.onnx:OnnxGraphs:decode"
@@ -96,10 +97,24 @@ DECODE = "fsae.runtime.backends.onnx:OnnxGraphs:decode"
 NEW_SESSION = "fsae.runtime.backends.onnx:OnnxGraphs:__init__"
 
 
-def slowly(decode: Method, worker: SimpleNamespace) -> Method:
-    import time
+def dying(marker: Path) -> Callable[[Method, SimpleNamespace], Method]:
+    """Let the first worker that gets to its eighth unit kill itself there, and leave its number in a file."""
 
-    return lambda *given: (time.sleep(0.03), decode(*given))[1]
+    def wrap(decode: Method, worker: SimpleNamespace) -> Method:
+        units = [0]
+
+        def method(*given: object) -> object:
+            units[0] += 1
+            if units[0] == 8:
+                with contextlib.suppress(FileExistsError), marker.open("x") as file:
+                    file.write(str(os.getpid()))
+                    file.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return decode(*given)
+
+        return method
+
+    return wrap
 
 
 def counted(make: Method, worker: SimpleNamespace) -> Method:
@@ -152,19 +167,11 @@ def test_the_other_verbs_on_a_cluster(
 def test_the_units_of_a_killed_worker_are_made_again(
     emulator: Emulator, client: SimpleNamespace, cluster: Cluster, whole: Path, tmp_path: Path
 ) -> None:  # oracle: one process
-    killed: list[int] = []
-
-    def kill(done: int, total: int) -> None:
-        if not killed and 10 < done < 100:
-            killed.append(min(client.run(os.getpid).values()))
-            os.kill(killed[0], signal.SIGKILL)
-
-    with on_workers(client, DECODE, slowly):
-        generate(emulator, tmp_path / "out.zarr", cluster, progress=kill)
-    assert killed
-    assert killed[0] not in client.run(os.getpid).values()
+    with on_workers(client, DECODE, dying(tmp_path / "killed")):
+        generate(emulator, tmp_path / "out.zarr", cluster)
+    assert int((tmp_path / "killed").read_text()) not in client.run(os.getpid, on_error="ignore").values()
     assert tree(tmp_path / "out.zarr") == tree(whole)
-    assert names_in(tmp_path) == ["out.zarr"]
+    assert names_in(tmp_path) == ["killed", "out.zarr"]
 
 
 def test_a_shard_whose_workers_end_again_and_again_is_given_up(
@@ -177,18 +184,11 @@ def test_a_shard_whose_workers_end_again_and_again_is_given_up(
 
         return int(client.run_on_scheduler(set_it))
 
-    killed: list[int] = []
-
-    def kill(done: int, total: int) -> None:
-        if done and not killed:
-            killed.append(min(client.run(os.getpid).values()))
-            os.kill(killed[0], signal.SIGKILL)
-
     before = allow(0)
     try:
         message = rf"shard \d/\d was given up: its dask workers ended 1 times, .*; \d+ of {FIELDS} fields are kept in"
-        with on_workers(client, DECODE, slowly), pytest.raises(FsaeError, match=message):
-            generate(emulator, tmp_path / "out.zarr", cluster, progress=kill)
+        with on_workers(client, DECODE, dying(tmp_path / "killed")), pytest.raises(FsaeError, match=message):
+            generate(emulator, tmp_path / "out.zarr", cluster)
     finally:
         allow(before)
     generate(emulator, tmp_path / "out.zarr", cluster, resume=True)
