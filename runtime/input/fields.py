@@ -301,7 +301,7 @@ class VariableReader:
             raise DataError(
                 f"{name} in {self.where} has {count} missing values in {values.shape[1]} steps",
                 "none",
-                "fill them first, or use a model that knows missing values",
+                "fill them first",
             )
         if count == values.size:
             return

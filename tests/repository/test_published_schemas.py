@@ -11,6 +11,7 @@ import pytest
 
 from fsae.export.cli.main import main as fsae_export
 from fsae.runtime.bundle.manifest import Manifest
+from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.training.cli.main import main as fsae_train
 from fsae.training.config import SHIPPED
 
@@ -47,8 +48,11 @@ def test_published_schemas_are_json_schemas(schema: tuple[str, str]) -> None:  #
     "path", [*ROOT.glob("engines/*/manifest.json"), *GOLDEN.glob("*/manifest.json")], ids=lambda path: path.parent.name
 )
 def test_every_manifest_here_fits_its_schema(path: Path) -> None:  # oracle: jsonschema
-    text = Manifest.from_json(path.read_text(encoding="utf-8")).to_json()  # of the newest schema
+    written = path.read_text(encoding="utf-8")
+    text = Manifest.from_json(written).to_json()  # of the newest schema
     assert problems(MANIFEST, json.loads(text)) == []
+    if json.loads(written)["schema_version"] == SCHEMA_VERSION:
+        assert text == written  # and what is read is written as it was, to the byte
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
