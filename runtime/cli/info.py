@@ -1,4 +1,4 @@
-"""What a bundle is, in lines for people: the text of `fsae-run info`."""
+"""The text of `fsae-run info`: a bundle in lines for people."""
 
 import importlib.metadata
 

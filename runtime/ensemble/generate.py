@@ -77,7 +77,7 @@ def default_start(manifest: Manifest) -> Date:
 
 
 def resolve(bundle: Bundle, graphs: Graphs, request: Request) -> Ensemble:
-    """What a request means for a bundle: its start follows the last step of `initial`, where there is one."""
+    """The ensemble that a request asks of a bundle: its start follows the last step of `initial`, if there is one."""
     manifest = bundle.manifest
     calendar, select = manifest.time.calendar, request.select
     choice = read_forcing(request.forcing, parts_of(manifest)[0].forcing, calendar)

@@ -102,7 +102,7 @@ def _record(given: Input, times: slice, digest: str) -> dict[str, Any]:
 
 
 def check_steps(fields: Fields, time: Time, name: str) -> None:
-    """Nothing, or DataError where the fields have another time step than the model."""
+    """Raise DataError if the fields have another time step than the model."""
     found = found_step(fields)
     if found is not None and not same_step(found, time.step):
         raise DataError(f"{name} has the time step {found}, expected {time.step} as the model: average or select first")

@@ -128,7 +128,7 @@ def _block(memory: int) -> int:
 
 
 class _Window:
-    """What is known of the members of one window so far; fields are (time, variable, point)."""
+    """Statistics of the members of one window so far; fields are (time, variable, point)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What is finished of a run that may be stopped at any moment, in the folder of its unfinished output.
+"""The finished part of a run that may be stopped at any moment, in the folder of its unfinished output.
 
     run.json                    what the run is, and in how many shards it is made
     shards/3-of-8/units.log     a line for every finished unit of the shard, written after its values

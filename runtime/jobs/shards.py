@@ -145,7 +145,7 @@ def check_divisible(job: Job) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What is left to do of some pieces, as a `Done`: all others count as done, as does what `done` has of these."""
+    """The rest of some pieces, as a `Done`: all others count as done, and so does what `done` has of these."""
 
     pieces: Pieces
     own: range

@@ -1,4 +1,4 @@
-"""What a dask worker does for a run of `cluster.py`: it makes the job once, and of it the shards it is given."""
+"""The part of a dask worker in a run of `cluster.py`: it makes the job once, and then the shards it is given."""
 
 import importlib.metadata
 import signal
@@ -41,7 +41,7 @@ def import_distributed() -> ModuleType:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a worker must know to make any shard of a run: where the output grows, and how the job is made anew."""
+    """All that a worker needs to make any shard of a run: where the output grows, and how to make the job again."""
 
     run: str  # a name for this attempt
     path: Path
@@ -70,7 +70,7 @@ def dask_setup(worker: Any) -> None:
 
 
 def jobs_of(worker: Any) -> Jobs:
-    """What a worker process keeps; it is made at the first call."""
+    """The jobs that a worker process keeps; the first call makes the record."""
     found: Jobs = vars(worker).setdefault(KEPT, Jobs())
     return found
 

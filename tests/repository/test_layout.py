@@ -1,6 +1,7 @@
 """The shape of the repository: imports point down, and what serves needs nothing of what trains."""
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from processes import python
 
 ROOT = Path(__file__).parents[2]
+MOST_ARGUMENTS = 7
 MOST_ROOMS, MOST_LINES = 11, 400
 LAYERS = ("runtime", "training", "export")  # each may import itself and what stands before it
 NEVER_IN_RUNTIME = {"torch", "healpy", "lightning", "pandas", "scores", "safetensors", "onnx", "onnxscript"}
@@ -79,6 +81,39 @@ def test_a_wing_has_at_most_eleven_rooms_of_at_most_400_lines(layer: str) -> Non
         if path.name != "__init__.py":
             rooms[path.parent] = rooms.get(path.parent, 0) + 1
     assert {folder.name: count for folder, count in rooms.items() if count > MOST_ROOMS} == {}
+
+
+def arguments_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Names of a function's arguments, without self and cls."""
+    named = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+    starred = [argument for argument in (function.args.vararg, function.args.kwarg) if argument is not None]
+    return [argument.arg for argument in named + starred if argument.arg not in ("self", "cls")]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_functions_take_at_most_seven_arguments(layer: str) -> None:
+    # oracle: the syntax tree; a network takes what its graph takes
+    functions = [
+        (path.relative_to(ROOT).as_posix(), node)
+        for path in modules(layer)
+        if path.parent not in (ROOT / "training" / "networks", ROOT / "export" / "graphs")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert [f"{path}: {node.name}" for path, node in functions if len(arguments_of(node)) > MOST_ARGUMENTS] == []
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_docstrings_begin_with_a_verb_or_a_noun(layer: str) -> None:  # oracle: rule 7 of the house style
+    refused = re.compile(r"Nothing\b|What\b.*\bis\b")
+    wrong = [
+        f"{path.relative_to(ROOT)}: {first}"
+        for path in modules(layer)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if refused.match(first := (ast.get_docstring(node) or "").partition("\n")[0])
+    ]
+    assert wrong == []
 
 
 def test_the_contract_of_the_wings_is_kept() -> None:  # oracle: import-linter

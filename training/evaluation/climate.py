@@ -38,7 +38,7 @@ LIKENESS = ("std", "low", "high")  # of which correlations are figures
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What is looked at: degrees 2 ... lmax, cells of zooms 1 ... `latent_zoom`, regions by weights (pixel,)."""
+    """Scales and places: degrees 2 ... lmax, cells of zooms 1 ... `latent_zoom`, regions by weights (pixel,)."""
 
     lmax: int
     latent_zoom: int

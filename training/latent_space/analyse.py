@@ -187,7 +187,7 @@ def analyse(name: str, months: Months) -> Analysis:
 
 
 def clouds(months: Months) -> tuple[Cloud, Cloud | None, Cloud]:
-    """What is drawn: the months, the months with the climatology put back, and annual means."""
+    """The clouds of points to draw: the months, the months with the climatology put back, and annual means."""
     index = months.index
     warm = {"strong El Niño": np.isin((index - 6) // 12, STRONG_EL_NINO)}  # July to June
     marks = {}
