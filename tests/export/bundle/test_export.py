@@ -1,4 +1,4 @@
-"""From a run to a bundle: what is in it, golden vectors, tables, manifest, and how it takes its place."""
+"""From a run to a bundle: its content, golden vectors, tables and manifest, and how it replaces an older one."""
 
 import hashlib
 import os
@@ -105,7 +105,7 @@ def test_date_of_a_certificate_can_be_set(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("seconds", ["", "yesterday", "1.5", "1e9", "99999999999999", "-99999999999999", "9" * 30])
-def test_a_date_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+def test_an_invalid_date_is_refused(monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
     with pytest.raises(UsageError, match=f"SOURCE_DATE_EPOCH is '{seconds}', expected whole seconds since 1970"):
         certify.date_of_export()
@@ -316,7 +316,7 @@ def test_a_bundle_moved_away_by_an_export_that_was_killed_comes_back(
     assert tree(tmp_path / "mine") == tree(tiny_bundle_path)
 
 
-def test_a_place_that_cannot_be_written_is_said_first(
+def test_a_place_that_cannot_be_written_is_reported_first(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # oracle: nothing is measured
     monkeypatch.setattr("fsae.export.bundle.write.certify", None)
@@ -328,7 +328,7 @@ def test_a_place_that_cannot_be_written_is_said_first(
         export_run(run, tmp_path / "new" / "engines")
 
 
-def test_what_is_no_bundle_is_not_replaced(run: Run, tmp_path: Path) -> None:
+def test_only_bundles_are_replaced(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputError, match="exists and is not a bundle"):
@@ -356,7 +356,7 @@ def test_full_disk_leaves_the_old_bundle(
     assert [p.name for p in tmp_path.iterdir()] == ["tiny-run"]
 
 
-def test_damaged_figures_are_said_first(
+def test_damaged_figures_are_reported_first(
     run: Run, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # oracle: nothing is measured
     monkeypatch.setattr("fsae.export.bundle.write.certify", None)

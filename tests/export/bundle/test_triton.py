@@ -1,4 +1,4 @@
-"""The Triton model repository: configurations by the server's schema, graphs that answer as they say, safe writing."""
+"""The Triton model repository: configurations in the server's schema, graphs that match them, safe writing."""
 
 import shutil
 from pathlib import Path
@@ -141,7 +141,7 @@ def test_graphs_that_the_server_cannot_batch_are_refused(tiny_bundle: Bundle, tm
         read_tensors(tmp_path / "model.onnx")
 
 
-def test_what_is_there_is_replaced_only_when_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_what_is_there_is_replaced_only_on_request(tiny_bundle: Bundle, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     repository.mkdir()  # an empty folder is as good as none
     write_repository(tiny_bundle, repository)

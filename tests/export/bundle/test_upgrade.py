@@ -1,4 +1,4 @@
-"""`fsae-export upgrade`: an older bundle in the newest schema where it lies, or exactly as it was."""
+"""`fsae-export upgrade`: an older bundle is in the newest schema afterwards, or exactly as it was."""
 
 import json
 import os
@@ -129,7 +129,7 @@ def test_a_damaged_bundle_stays_as_it_was(old: Path, name: str) -> None:
     assert tree(old) == before
 
 
-def test_every_precision_is_checked_but_the_one_of_no_cpu(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_precision_that_runs_on_cpus_is_checked(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     # oracle: fp32 graphs under three names pass in each, and miss in each where the golden field is another
     for precision in ("fp16", "bf16", "int8"):
         for graph in ("encoder", "decoder", "denoiser"):
@@ -221,7 +221,7 @@ def test_one_line_for_each_bundle(old: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == done + nothing + nothing
 
 
-def test_one_that_fails_does_not_keep_back_the_others(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_bundle_does_not_stop_the_others(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missed, whole = old.with_name("missed"), old.with_name("whole")
     shutil.copytree(old, missed)
     shutil.copytree(old, whole)

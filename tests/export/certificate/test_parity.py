@@ -1,4 +1,4 @@
-"""What is measured of a graph, what measures it, and what stops an export."""
+"""The measurements of a graph, the libraries that make them, and the differences that stop an export."""
 
 import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`fsae-export`: what it finds, what it prints, exit codes, and that engines need neither torch nor onnx."""
+"""`fsae-export`: its arguments, output and exit codes; engines need neither torch nor onnx."""
 
 import os
 import shutil
@@ -132,7 +132,7 @@ def test_mistakes_have_one_sentence_and_a_code(
 
 
 @pytest.mark.parametrize("source", ["mine", "engines/tiny"])
-def test_a_wrong_date_is_said_before_any_work(
+def test_a_wrong_date_is_reported_before_any_work(
     mine: Path, asked: list[Call], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
@@ -179,7 +179,7 @@ def test_an_export_that_ends_early_has_one_sentence_and_a_code(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_neither_tensorrt_is_said_before_any_work(
+def test_a_missing_tensorrt_is_reported_before_any_work(
     mine: Path, asked: list[Call], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in ("tensorrt", "tensorrt_rtx"):

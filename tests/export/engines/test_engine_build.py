@@ -1,4 +1,4 @@
-"""Engines built by TensorRT-RTX, which needs no GPU for that: indexed, kept, interrupted, never half there."""
+"""Engines built by TensorRT-RTX, which needs no GPU for it: indexed, kept, and complete even after interruptions."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_engines_are_built_indexed_and_kept(
 
 def test_another_workspace_is_another_engine(
     rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tiny_copy: Bundle
-) -> None:  # oracle: what the library is told, and what the index says of it
+) -> None:  # oracle: what the library gets, and what the index says
     limits: list[int] = []
     build = export_engines.build_engine
 
@@ -180,34 +180,34 @@ def test_an_interrupted_build_leaves_the_folder_as_it_was(
     if not first:
         build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(1, 1, 1), layers=True))
     before = tree(tiny_copy.folder)
-    told: list[str] = []
+    seen: list[str] = []
     monkeypatch.setattr(builder, "WAKE_S", 0.05)
 
     def interrupt(phase: str, done: int, total: int) -> None:
-        told.append(phase)
+        seen.append(phase)
         if phase == "decoder fp32: Building engine" and done == 1:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.3)  # for the other thread to see it
 
     with pytest.raises(KeyboardInterrupt):
         build_engines(tiny_copy, "trt-rtx", replace(SMALL, layers=True), progress=interrupt)
-    assert "encoder fp32: Building engine" in told
-    assert told[-1] == "decoder fp32: Building engine"  # nothing after the step it was in
-    assert told.count(told[-1]) == 2
+    assert "encoder fp32: Building engine" in seen
+    assert seen[-1] == "decoder fp32: Building engine"  # nothing after the step it was in
+    assert seen.count(seen[-1]) == 2
     assert tree(tiny_copy.folder) == before
     assert engine_folder(tiny_copy).exists() != first
 
 
 def test_what_progress_raises_ends_the_build(rtx: types.ModuleType, tiny_copy: Bundle) -> None:
-    told: list[str] = []
+    seen: list[str] = []
 
     def broken(phase: str, done: int, total: int) -> None:
-        told.append(phase)
+        seen.append(phase)
         raise OSError("stderr is gone")
 
     with pytest.raises(OSError, match="stderr is gone"):
         build_engines(tiny_copy, "trt-rtx", SMALL, progress=broken)
-    assert len(told) < 10
+    assert len(seen) < 10
     assert not engine_folder(tiny_copy).exists()
 
 
@@ -248,16 +248,16 @@ def test_timings_are_kept_for_the_next_build(
     assert [path.name for path in engine_folder(tiny_copy).glob(f"*{TIMINGS}")] == [cache.file]
 
 
-@pytest.mark.parametrize(("refused", "kept"), [(None, b""), (b"old", b""), (b"other", b"old")])
+@pytest.mark.parametrize(("refused", "kept"), [(None, b" new"), (b"old", b" new"), (b"other", b"old new")])
 def test_timings_the_library_refuses_are_replaced(refused: bytes | None, kept: bytes) -> None:
     # oracle: the library's two ways to refuse, no cache at all and a cache that is not taken
     class Config(MagicMock):
         def create_timing_cache(self, content: bytes) -> MagicMock | None:
-            return None if content and refused is None else MagicMock(serialize=lambda: content)
+            return None if content and refused is None else MagicMock(serialize=lambda: content + b" new")
 
         def set_timing_cache(self, cache: MagicMock, ignore_mismatch: bool) -> bool:
             assert not ignore_mismatch
-            return cache.serialize() != refused
+            return cache.serialize() != (refused or b"") + b" new" or refused is None
 
     trt = MagicMock(ILogger=Logger, IProgressMonitor=object)
     library = trt.Builder.return_value

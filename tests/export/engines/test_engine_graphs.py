@@ -1,4 +1,4 @@
-"""Graphs as TensorRT-RTX takes them: every one of the default bundle in each precision, and those it refuses."""
+"""TensorRT-RTX and graphs: it builds those of the default bundle in each precision, and refuses broken ones."""
 
 import shutil
 import types
@@ -134,7 +134,7 @@ def test_a_failed_build_names_the_layer(rtx: types.ModuleType) -> None:  # oracl
         build_engine(rtx, OnnxGraph(name="g", model=b"no graph"), target, FIXED)
 
 
-def test_too_small_a_workspace_is_said(rtx: types.ModuleType, default_bundle: Bundle) -> None:
+def test_too_small_a_workspace_is_reported(rtx: types.ModuleType, default_bundle: Bundle) -> None:
     _, target = build_target("trt-rtx")
     options = BuildOptions(profile=(8, 8, 8), workspace_bytes=1)
     with pytest.raises(DeviceError, match=r"within workspace limit.*\(it is 9\.31323e-10 GiB: allow more\)"):

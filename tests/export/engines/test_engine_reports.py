@@ -1,4 +1,4 @@
-"""What a build tells: its phases, on a terminal and in a log, and the layers of an engine in a file beside it."""
+"""Reports of a build: its phases, on a terminal and in a log, and the layers of an engine in a file beside it."""
 
 import io
 import json
@@ -21,13 +21,13 @@ from fsae.runtime.log import log, on_stderr
 SMALL = BuildOptions(profile=(2, 2, 2))
 
 
-def test_every_phase_is_told_and_never_beyond_its_end(rtx: types.ModuleType, tiny_copy: Bundle) -> None:
-    told: list[tuple[str, int, int]] = []
-    build_engines(tiny_copy, "trt-rtx", SMALL, progress=lambda *step: told.append(step))
-    assert {f"{graph} fp32: Building engine" for graph in tiny_copy.manifest.graphs} <= {phase for phase, _, _ in told}
-    for phase, done, total in told:
+def test_every_phase_is_reported_and_never_beyond_its_end(rtx: types.ModuleType, tiny_copy: Bundle) -> None:
+    seen: list[tuple[str, int, int]] = []
+    build_engines(tiny_copy, "trt-rtx", SMALL, progress=lambda *step: seen.append(step))
+    assert {f"{graph} fp32: Building engine" for graph in tiny_copy.manifest.graphs} <= {phase for phase, _, _ in seen}
+    for phase, done, total in seen:
         assert 0 <= done <= total, phase
-    steps = [done for phase, done, _ in told if phase == "encoder fp32: Building engine"]
+    steps = [done for phase, done, _ in seen if phase == "encoder fp32: Building engine"]
     assert steps == list(range(len(steps)))
     assert len(steps) > 3
 
@@ -38,7 +38,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_shows_the_phase_and_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    # oracle: what was said and told
+    # oracle: the lines of the log and the phase
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")

@@ -1,4 +1,4 @@
-"""The C++ program of export/examples: built here, it gives what the runtime gives."""
+"""The C++ program of export/examples, built here, gives the results of the runtime."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The networks in the form they are exported in, held to those that were trained."""
+"""The networks in the form that is exported, compared with the trained ones."""
 
 from typing import Any
 

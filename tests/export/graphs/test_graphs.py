@@ -1,4 +1,4 @@
-"""The graphs themselves: rules every backend relies on, rows that batches cannot change, bytes that come again."""
+"""The graphs: rules that every backend relies on, independence of the batch, and reproducible bytes."""
 
 import re
 from pathlib import Path
@@ -191,7 +191,7 @@ def test_second_copies_are_refused() -> None:
 OTHER = r"it holds the operators \[{}\], expected only those of fsae\.export\.graphs\.rules"
 
 
-def test_constants_are_no_nodes() -> None:  # oracle: the rule that all of them are initializers
+def test_constants_must_be_initializers() -> None:  # oracle: the rule that all of them are initializers
     stored = numpy_helper.from_array(np.arange(4, dtype=np.float32))
     nodes = [make_node("Constant", [], ["a"], value=stored), make_node("Add", ["latent", "a"], ["field"])]
     refused(OTHER.format("'Constant'"), nodes)

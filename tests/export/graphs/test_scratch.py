@@ -1,4 +1,4 @@
-"""Temporary files of an export: no folder stays behind, and a full or missing place for them is one sentence."""
+"""Temporary files of an export: no folder stays behind, and a full or missing place gives one sentence."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Graphs in 16 and 8 bits: what is computed in them and what stays in float32, and that they come again."""
+"""Graphs in 16 and 8 bits: what is computed in them, what stays in float32, and reproducible bytes."""
 
 import numpy as np
 import onnx
@@ -118,7 +118,7 @@ def test_int8_does_not_see_its_neighbours(bundle: Bundle) -> None:  # oracle: th
     assert np.abs(after[3] - before[3]).max() > 1
 
 
-def test_what_cannot_be_converted_is_said(bundle: Bundle) -> None:
+def test_graphs_that_cannot_be_converted_are_refused(bundle: Bundle) -> None:
     files = files_of(bundle, "encoder")
     with pytest.raises(UsageError, match="found precision 'fp8', expected one of fp16, bf16"):
         convert(files, "fp8")
