@@ -14,7 +14,7 @@ from fsae.runtime.sphere.healpix import zoom_of
 from fsae.training.config import Tolerance
 from fsae.training.evaluation.model import TrainedModel, draw
 from fsae.training.evaluation.periods import read_periods
-from fsae.training.metrics.ensembles import pointwise_crps
+from fsae.training.metrics.scores import pointwise_crps
 from fsae.training.metrics.spectra import power_spectrum
 
 MEMBERS, STEPS = 8, 24  # for months two years: each season twice, and several windows in a row

@@ -23,7 +23,7 @@ Examples:
   fsae-train                                  the default run on the sample data, into runs/
   fsae-train z5-ratio-64                      another shipped configuration: z5-ratio-4, -64, -256, z5-winds, z8-...
   fsae-train my-model.toml                    a configuration of your own
-  fsae-train                                  again after an interruption: it goes on where it stopped
+  fsae-train                                  again after an interruption: goes on where it stopped
   fsae-train evaluate                         figures of the newest run on its evaluation years
   fsae-train prepare IN.nc OUT.zarr --zoom 5  only put data on HEALPix
 """
@@ -50,7 +50,7 @@ class TrainGroup(click.Group):
 def cli() -> None:
     """Train a Field-Space Autoencoder and its latent diffusion model.
 
-    Without a command: prepare, statistics, autoencoder, diffusion, each skipped when it is done already; see
+    Without a command: prepare, statistics, autoencoder, diffusion, each skipped if it is done already; see
     `fsae-train fit --help` for the options.
     """
 
@@ -81,7 +81,7 @@ def training_arguments(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def find_training(config: Path | None, devices: int | None, changes: tuple[str, ...]) -> tuple["Config", "Files"]:
-    """The configuration that is to be trained, with its files; UsageError where one is missing."""
+    """The configuration to train, with its files; UsageError if one is missing."""
     from fsae.training.config import SHIPPED, Files, find_config, input_files, read_config
 
     source = find_config(config)
@@ -89,24 +89,26 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
     inputs = input_files(settings.data.inputs, source)
     static = input_files(settings.data.static, source)
     coarse = [input_files(part.inputs, source) for part in settings.sources.low_resolution]
-    missing = [str(path) for path in inputs if not path.exists()]
-    if missing and source.parent == SHIPPED:
+    if source.parent == SHIPPED and not all(path.exists() for path in inputs):
         raise UsageError(
             "the sample data is not part of the installed package: clone the project's repository and run fsae-train "
             "there, or give a configuration of your own, as fsae-train CONFIG.toml"
         )
-    if missing:
-        raise UsageError(f"data.inputs names {missing[0]}, which does not exist (paths are relative to {source})")
-    for key, paths in (("data.static", static), ("sources.low_resolution", [p for part in coarse for p in part])):
-        missing = [str(path) for path in paths if not path.exists()]
-        if missing:
-            raise UsageError(f"{key} names {missing[0]}, which does not exist (paths are relative to {source})")
+    named = {
+        "data.inputs": inputs,
+        "data.static": static,
+        "sources.low_resolution": [p for part in coarse for p in part],
+    }
+    for key, paths in named.items():
+        for path in paths:
+            if not path.exists():
+                raise UsageError(f"{key} names {path}, which does not exist (paths are relative to {source})")
     return settings, Files(inputs=inputs, static=static, low_resolution=coarse)
 
 
 @contextlib.contextmanager
 def logged(folder: Path) -> Iterator[bool]:
-    """Log on stderr and into the folder's train.log, in the first of a run's processes only; gives whether it is it."""
+    """Log on stderr and into train.log of the folder, and yield True, in the first of a run's processes only."""
     from fsae.training.fitting.processes import is_first
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,7 @@ def logged(folder: Path) -> Iterator[bool]:
 
 
 def shown(quiet: bool) -> bool:
-    """Whether to show progress bars."""
+    """True if progress bars are to be shown."""
     return not quiet and sys.stderr.isatty()
 
 

@@ -24,7 +24,7 @@ from .report import Climate, Memory, MemoryRange, Range, Stretches
 
 LAGS = 6  # [steps]
 
-LMAX = 60  # lowered to 2 nside where the grid is coarser
+LMAX = 60  # lowered to 2 nside on coarser grids
 
 NEAREST_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

@@ -107,7 +107,7 @@ def climate_checks(
 def _memory_check(found: Memory, true: Memory, span: MemoryRange) -> Check:
     """Check that the autocorrelation at every lag is in the range of real stretches or close to the true one.
 
-    The value is how far it is outside at the lag where that is most.
+    The value is the largest distance outside, over the lags.
     """
     low = np.minimum(span.low, np.array(true.autocorrelation) - MEMORY)
     high = np.maximum(span.high, np.array(true.autocorrelation) + MEMORY)

@@ -89,7 +89,7 @@ def model_of(name: str) -> TrainedModel:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` is that of a run; otherwise it names a bundle."""
+    """True if `folder` is that of a run; otherwise it names a bundle."""
     return (folder / "config.json").exists()
 
 
@@ -194,7 +194,7 @@ def rebuild(model: TrainedModel, period: Period, zoom: int) -> F32:
 def plan_of(
     model: TrainedModel, members: Sequence[int], start: Any, count: int, seed: int, initial: Initial | None = None
 ) -> Plan:
-    """What to generate: `count` steps from the one that holds the date `start` on, from `initial` states if given."""
+    """Plan `count` steps from the one that holds the date `start` on, after the `initial` states if there are any."""
     steps = timeline(model.time, model.generator.window, model.variables[0].cell_methods, start, count).steps
     return Plan(members=members, steps=steps, count=count, seed=seed, initial=initial)
 

@@ -32,7 +32,7 @@ def from_block_means(known: F32, truth: F32, zoom: int) -> tuple[Rebuilt, ...]:
     fine_zoom = zoom_of(truth.shape[-1])
     levels = fine_zoom - zoom
     seen, blocks = (coarsen(field.astype(np.float64), levels) for field in (known, truth))
-    features, wanted = seen.reshape(len(seen), -1), blocks.reshape(len(blocks), -1)
+    features, wanted = (field.reshape(len(field), -1).astype(np.float32) for field in (seen, blocks))
     smooth_seen, smooth = (baselines.bilinear(field, fine_zoom) for field in (seen, blocks))
     plain = baselines.fit_ridge(features, known.reshape(len(known), -1))
     corrected = baselines.fit_ridge(features, (known - smooth_seen).reshape(len(known), -1))
@@ -40,8 +40,8 @@ def from_block_means(known: F32, truth: F32, zoom: int) -> tuple[Rebuilt, ...]:
     return (
         ("means: nearest", numbers, refine(blocks, levels).astype(np.float32)),
         ("means: bilinear", numbers, smooth),
-        ("means: ridge", numbers, baselines.predict(plain, wanted).reshape(truth.shape)),
-        ("means: bilinear + ridge", numbers, smooth + baselines.predict(corrected, wanted).reshape(truth.shape)),
+        ("means: ridge", numbers, plain.predict(wanted).reshape(truth.shape)),
+        ("means: bilinear + ridge", numbers, smooth + corrected.predict(wanted).reshape(truth.shape)),
     )
 
 

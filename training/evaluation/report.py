@@ -12,7 +12,7 @@ from fsae.runtime.bundle.records import Record, plain
 # years, with as many coefficients.
 LARGEST_RMSE_K = {4: 0.105, 16: 0.29, 64: 0.52, 256: 0.80}
 
-GENERATED = "generated"  # name of the first row of the climate where the model generates
+GENERATED = "generated"  # name of the first row of the climate if the model generates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Climate(Record, frozen=True, kw_only=True):
     within_20: float
     within_10: float
     spectrum_median: float  # median of |ratio - 1|
-    cell_peak: float | None  # largest ratio at a cell's scale over those around it; None where the grid is too coarse
+    cell_peak: float | None  # largest ratio at a cell's scale over those around it; None if the grid is too coarse
     edge_jump: float  # largest of the jumps across cell edges over those within, over the truth's
     autocorrelation: tuple[float, ...]  # of the global mean, lags of 1, 2, ... steps
     memory: tuple[Memory, ...]
@@ -100,7 +100,7 @@ class MemoryRange(Record, frozen=True, kw_only=True):
 
 
 class Stretches(Record, frozen=True, kw_only=True):
-    """What stretches of the training years, as long as the evaluation, span among themselves."""
+    """The ranges that stretches of the training years, as long as the evaluation, span among themselves."""
 
     count: int
     steps: int  # of each
@@ -109,7 +109,7 @@ class Stretches(Record, frozen=True, kw_only=True):
     memory: tuple[MemoryRange, ...]
 
     def range_of(self, figure: str) -> Range | None:
-        """The range of a figure; None where the training years are too short for it."""
+        """The range of a figure; None if the training years are too short for it."""
         return next((found for found in self.ranges if found.figure == figure), None)
 
 
@@ -138,7 +138,7 @@ class VariableReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What `fsae-train evaluate` prints."""
+    """The report of `fsae-train evaluate`."""
 
     name: str
     training: tuple[str, str]  # first and last stamp
@@ -150,7 +150,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every figure that has a tolerance keeps it."""
+        """True if every figure that has a tolerance keeps it."""
         return all(check.passed for variable in self.variables for check in variable.checks)
 
 

@@ -1,9 +1,9 @@
-"""`fsae-train analyse`: what the compressed space tells of season, warming and eruptions, with pictures of it.
+"""`fsae-train analyse`: season, warming and eruptions in the compressed space, with pictures of it.
 
 Every test is made on the monthly latents as the encoder makes them and, beside them, on block means of the same
 anomalies at the latent's zoom, which are equally many numbers. The encoder sees fields without their climatology, if
-the run does not keep it: season is then left in how anomalies spread, not in where they lie. So season is tested once
-more with block means of the climatology put back.
+the run removes it: what is left of the season is then in the spread of the anomalies, not in their position. So season
+is tested once more with block means of the climatology put back.
 """
 
 import logging
@@ -69,12 +69,12 @@ class Months:
     blocks: F64
     cycle: F64
     means: F64
-    warmth: Warmth | None  # of the first variable in kelvin; None where there is none
+    warmth: Warmth | None  # of the first variable in kelvin; None if there is none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What `fsae-train analyse` prints."""
+    """The report of `fsae-train analyse`."""
 
     name: str
     period: tuple[str, str]
@@ -88,7 +88,7 @@ class Analysis:
 def analyse_run(folder: Path | None, out: Path | None, *, seed: int = 0, progress: bool = False) -> str:
     """The tables on the run in `folder` (default: the newest); writes pictures and analysis.json into `out`.
 
-    `out` is by default the folder `analysis` of the run. DataError where its data is not monthly or too short.
+    `out` is by default the folder `analysis` of the run. DataError if its data is not monthly or too short.
     """
     run = load_run(folder or latest_run())
     out = out or run.path / "analysis"
@@ -159,7 +159,7 @@ def in_parts(steps: slice) -> list[slice]:
 
 
 def temperatures(field: F64) -> F64:
-    """Global mean and Nino 3.4 (2, time) of (time, pixel); NaN for the second where no pixel centre lies in the box."""
+    """Global mean and Nino 3.4 (2, time) of (time, pixel); NaN for the second if no pixel centre lies in the box."""
     lat_deg, lon_deg = pixel_centres(zoom_of(field.shape[-1]))
     box = (np.abs(lat_deg) <= 5) & (lon_deg >= 190) & (lon_deg <= 240)
     el_nino = field[:, box].mean(axis=-1) if box.any() else np.full(len(field), np.nan)
@@ -167,7 +167,7 @@ def temperatures(field: F64) -> F64:
 
 
 def analyse(name: str, months: Months) -> Analysis:
-    """All figures; DataError where there are fewer than ten whole years."""
+    """All figures; DataError if there are fewer than ten whole years."""
     index, whole = months.index, whole_years(months.index)
     if len(whole) < LEAST_YEARS:
         raise DataError(f"found {len(whole)} whole years, expected at least {LEAST_YEARS}: some must be left out")
@@ -222,7 +222,7 @@ def clouds(months: Months) -> tuple[Cloud, Cloud | None, Cloud]:
 
 
 def mostly(inside: NDArray[np.bool_], index: Ints) -> NDArray[np.bool_]:
-    """Whether at least half of each whole year's months are inside."""
+    """True for each whole year with at least half of its months inside."""
     return np.asarray(annual_means(inside.astype(np.float64), index) >= 0.5)
 
 
@@ -310,7 +310,7 @@ def format_analysis(analysis: Analysis) -> str:
 
 
 def _shares(row: Season, place: int, classes: int) -> dict[str, object]:
-    """A row of the table of seasons: how well one of the two numbers of classes is told."""
+    """A row of the table of seasons: the scores of four or of twelve classes."""
     return {
         "space": row.space,
         "classes": classes,

@@ -59,7 +59,7 @@ class Map:
 def draw_pictures(name: str, monthly: Cloud, whole: Cloud | None, annual: Cloud, out: Path, *, seed: int) -> None:
     """Write six pictures into `out`: pca- and tsne-, by month, year and events.
 
-    Beside the months stand the months with their climatology, where there are any, or the annual means.
+    Beside the months stand the months with their climatology, if there are any, or the annual means.
     """
     for stem, method, words in (
         ("pca", principal_components, "on principal components"),

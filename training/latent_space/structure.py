@@ -18,17 +18,16 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from fsae.runtime.arrays import F64, Ints
-from fsae.training.metrics.baselines import FOLDS, fit_ridge, predict
+from fsae.training.metrics.baselines import FOLDS, fit_ridge
 
-MODES = 50  # leading principal components that season is told from
+MODES = 50  # leading principal components that season is predicted from
 
 WINDOW = 12  # [months]: in whole years any rest of the season cancels
 
 WINDOW_MODES = 10  # leading principal components of window means, in which their distance is measured
 
-TREND_DEGREE = (
-    3  # a straight line would leave the change of pace around 1975, which is as large as an eruption's effect
-)
+# A straight line would leave the change of pace around 1975, which is as large as an eruption's effect.
+TREND_DEGREE = 3
 
 EL_NINO_LAG = 3  # [months] the global mean follows Nino 3.4 by (Trenberth et al. 2002, J. Geophys. Res. 107, 4065)
 
@@ -40,7 +39,7 @@ ERUPTIONS = (("Agung", 1963, 5), ("El Chichón", 1982, 4), ("Pinatubo", 1991, 6)
 class Season:
     """Shares of months, in years left out, that were put into the right one of four seasons and of twelve months.
 
-    `linear` tells classes by their means, `quadratic` also by a covariance of each class, `nearest` by the nearest
+    `linear` separates classes by their means, `quadratic` also by a covariance of each, `nearest` takes the nearest
     month of the other years. `silhouette` is how much nearer own months are than others, -1 to 1.
     """
 
@@ -53,7 +52,7 @@ class Season:
 
 @dataclass(frozen=True, kw_only=True)
 class Warming:
-    """How well annual means tell their year: by the first principal component, and by ridge regression.
+    """How well annual means predict their year: by the first principal component, and by ridge regression.
 
     `r2` and `predicted_rank` are of years predicted by regressions that saw neither them nor the years of their block.
     """
@@ -108,7 +107,7 @@ def annual_means(space: F64, index: Ints) -> F64:
 
 
 def season_of(name: str, space: F64, index: Ints) -> Season:
-    """How well four seasons and twelve months are told from a space."""
+    """How well four seasons and twelve months are predicted from a space."""
     month, year = index % 12, index // 12
     seasons = (month + 1) // 3 % 4  # December to February is 0
     right = np.zeros((3, 2))
@@ -141,7 +140,7 @@ def nearest(known: F64, label: Ints, asked: F64) -> Ints:
 
 
 def quadratic(known: F64, label: Ints, asked: F64) -> Ints:
-    """Likeliest class of `asked` (point, number) where each is a Gaussian of its own and all are equally frequent.
+    """Likeliest class of `asked` (point, number) if each is a Gaussian of its own and all are equally frequent.
 
     Covariances are shrunk to a multiple of the identity as in Ledoit and Wolf (2004, J. Multivar. Anal. 88, 365).
     """
@@ -156,14 +155,14 @@ def quadratic(known: F64, label: Ints, asked: F64) -> Ints:
 
 
 def warming_of(name: str, means: F64, years: Ints) -> Warming:
-    """How well annual means (year, number) tell their year."""
+    """How well annual means (year, number) predict their year."""
     first = PCA(1, svd_solver="full").fit_transform(means)[:, 0]
     predicted = np.empty(len(years))
     for left_out in np.array_split(np.arange(len(years)), FOLDS):
         kept = np.setdiff1d(np.arange(len(years)), left_out)
         centre, middle = means[kept].mean(axis=0), years[kept].mean()
-        ridge = fit_ridge(means[kept] - centre, (years[kept] - middle)[:, None])
-        predicted[left_out] = predict(ridge, means[left_out] - centre)[:, 0] + middle
+        ridge = fit_ridge(means[kept] - centre, years[kept] - middle)
+        predicted[left_out] = ridge.predict(means[left_out] - centre) + middle
     unexplained = np.sum((predicted - years) ** 2) / np.sum((years - years.mean()) ** 2)
     return Warming(
         space=name,
@@ -224,7 +223,7 @@ def eruption_windows(latents: F64, blocks: F64, warmth: Warmth | None, index: In
         for after in (0, WINDOW):
             first = 12 * year + month + after  # starts the month after the last explosion
             others = np.abs(index[starts] - first) >= WINDOW
-            for chosen in np.flatnonzero(index[starts] == first).tolist():  # none where the months do not hold it
+            for chosen in np.flatnonzero(index[starts] == first).tolist():  # none if the months do not hold it
                 yield Window(
                     eruption=f"{name} {year}",
                     period=f"{month_name(first)} to {month_name(first + WINDOW - 1)}",

@@ -1,4 +1,4 @@
-"""What a sceptic would try first: block means, interpolation, ridge regression, EOFs, and EOF noise generators.
+"""Simple baselines: interpolation of block means, ridge regression, EOFs, and generators of EOF noise.
 
 Everything works on anomalies about the training climatology, in any unit, and is fitted on training years only.
 """
@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 import healpy
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold
 
 from fsae.runtime.arrays import F32, F64, Floating
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import npix, zoom_of
 
-PENALTIES = tuple(float(p) for p in np.logspace(-3.5, 0.5, 9))  # in units of the mean kernel diagonal
+PENALTIES = tuple(float(p) for p in np.logspace(-3.5, 0.5, 9))  # in units of the mean square of a step's features
+
+MODES = 20  # leading ones, which see each other in the linear inverse model
 
 FOLDS = 6  # contiguous stretches of years: shuffled months would leak through their autocorrelation
 
@@ -31,55 +34,16 @@ def bilinear(coarse: Floating, zoom: int) -> F32:
     return fine
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ridge:
-    """A fitted ridge regression in its dual form: prediction = (features @ training features') @ dual."""
+def fit_ridge(features: Floating, targets: Floating, penalties: Sequence[float] = PENALTIES) -> RidgeCV:
+    """Ridge regression of targets (time, target), or of a single one (time,), on features (time, feature).
 
-    features: F64  # (training time, feature)
-    dual: F32  # (training time, target)
-    penalty: float  # chosen by cross validation, in units of the mean kernel diagonal
-
-
-def fit_ridge(features: Floating, targets: Floating, penalties: Sequence[float] = PENALTIES) -> Ridge:
-    """Ridge regression of targets (time, target) on features (time, feature), without intercept: both are anomalies.
-
-    The penalty is the one of least mean square error in a cross validation over `FOLDS` contiguous parts of the
-    training time (Hoerl and Kennard 1970; dual form: Saunders et al. 1998).
+    Without intercept, for all of them are anomalies. The penalty is the one of least mean square error in a cross
+    validation over `FOLDS` contiguous parts of the training time (Hoerl and Kennard 1970); `penalties` are in units of
+    the mean square length of a step's features.
     """
-    x = features.astype(np.float64)
-    y = targets.astype(np.float32)
-    kernel = x @ x.T
-    unit = float(np.trace(kernel)) / len(kernel)
-    if len(penalties) > 1:
-        errors = sum(
-            _fold_errors(kernel, y, part, penalties, unit) for part in np.array_split(np.arange(len(x)), FOLDS)
-        )
-        penalty = penalties[int(np.argmin(errors))]
-    else:
-        penalty = penalties[0]
-    dual = linalg.solve(kernel + penalty * unit * np.eye(len(x)), y, assume_a="pos")
-    return Ridge(features=x, dual=dual.astype(np.float32), penalty=penalty)
-
-
-def _fold_errors(
-    kernel: F64, targets: F32, left_out: NDArray[np.int64], penalties: Sequence[float], unit: float
-) -> F64:
-    """Sum of squared errors on the rows `left_out` for each penalty, fitted on the other rows."""
-    kept = np.setdiff1d(np.arange(len(kernel)), left_out)
-    values, vectors = linalg.eigh(kernel[np.ix_(kept, kept)])  # one factorisation serves every penalty
-    projected = vectors.T.astype(np.float32) @ targets[kept]
-    towards = kernel[np.ix_(left_out, kept)] @ vectors
-    errors = []
-    for penalty in penalties:
-        predicted = (towards / (np.maximum(values, 0) + penalty * unit)).astype(np.float32) @ projected
-        errors.append(float(np.sum((predicted - targets[left_out]) ** 2, dtype=np.float64)))
-    return np.array(errors)
-
-
-def predict(ridge: Ridge, features: Floating) -> F32:
-    """Targets (time, target) of features (time, feature)."""
-    predicted: F32 = (features.astype(np.float64) @ ridge.features.T).astype(np.float32) @ ridge.dual
-    return predicted
+    alphas = np.array(penalties) * np.mean(np.sum(np.square(features, dtype=np.float64), axis=1))
+    ridge = RidgeCV(alphas, fit_intercept=False, cv=KFold(FOLDS), scoring="neg_mean_squared_error")
+    return ridge.fit(features, targets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,57 +83,84 @@ def gaussian_generator(eofs: Eofs, members: int, steps: int, seed: int) -> F32:
     return _to_fields(eofs, noise * std)
 
 
-def linear_inverse_generator(
-    eofs: Eofs, members: int, time_years: Floating, seed: int, *, modes: int = 20, trend: bool = False
-) -> F32:
-    """Ensemble (member, time, feature) of a linear inverse model (Penland and Sardeshmukh 1995, J. Climate 8, 1999).
+@dataclass(frozen=True, kw_only=True)
+class InverseModel:
+    """A linear inverse model (Penland and Sardeshmukh 1995, J. Climate 8, 1999) of EOF coefficients.
 
-    The leading `modes` coefficients follow the first-order vector autoregression, VAR(1), of the training years, the
-    others one of their own each. With `trend` each coefficient's linear trend over the training years is removed before
-    the fit and carried on to the wanted `time_years`, which must be spaced as the training steps are.
+    The leading modes follow x' = step x + noise, each of the others an autoregression of its own. x are coefficients
+    less their `line` (2, mode), value at `middle_year` and slope a year.
     """
-    design = np.stack([np.ones_like(eofs.time_years), eofs.time_years - eofs.time_years.mean()], axis=1)
-    line = np.linalg.lstsq(design, eofs.coefficients, rcond=None)[0] if trend else np.zeros((2, eofs.patterns.shape[0]))
-    departures = eofs.coefficients - design @ line
-    head, tail = departures[:, :modes], departures[:, modes:]
-    generator = np.random.default_rng(seed)
-    steps = len(time_years)
-    drawn = np.concatenate(
-        [_draw_vector(head, members, steps, generator), _draw_each(tail, members, steps, generator)], -1
-    )
-    later = np.stack([np.ones(steps), np.asarray(time_years) - eofs.time_years.mean()], axis=1)
-    return _to_fields(eofs, drawn + later @ line)
+
+    line: F64
+    middle_year: float
+    covariance: F64  # (leading mode, leading mode)
+    step: F64  # (leading mode, leading mode)
+    noise_root: F64  # (leading mode, leading mode): noise = root @ unit noise
+    variance: F64  # (other mode,)
+    memory: F64  # (other mode,)
+
+    def line_at(self, time_years: Floating) -> F64:
+        """The line (time, mode) at decimal years (time,)."""
+        return np.asarray(self.line[0] + (np.asarray(time_years)[:, None] - self.middle_year) * self.line[1])
+
+    def after(self, now: F64, noise: F64) -> F64:
+        """The departures (member, mode) one step after those of `now`, with unit `noise` (member, mode)."""
+        leading = len(self.step)
+        head = now[:, :leading] @ self.step.T + noise[:, :leading] @ self.noise_root.T
+        other_noise = np.sqrt(self.variance * (1 - self.memory**2)) * noise[:, leading:]
+        return np.concatenate([head, self.memory * now[:, leading:] + other_noise], axis=1)
 
 
-def _draw_vector(series: F64, members: int, steps: int, generator: np.random.Generator) -> F64:
-    """(member, time, mode) of x_{t+1} = A x_t + e, with A and the covariance of e from the series (time, mode)."""
-    covariance = series.T @ series / len(series)
-    lagged = series[1:].T @ series[:-1] / (len(series) - 1)
-    step = linalg.solve(covariance, lagged.T, assume_a="pos").T  # A = C(1) C(0)^-1
-    if np.abs(linalg.eigvals(step)).max() >= 1:
-        raise DataError(
-            f"found an autoregression of {len(covariance)} modes that does not decay, expected one: use fewer modes"
-        )
+def fit_inverse_model(eofs: Eofs, *, modes: int = MODES, trend: bool = False) -> InverseModel:
+    """The linear inverse model of the training years, with the trend of each coefficient over them or without."""
+    middle = float(eofs.time_years.mean())
+    design = np.stack([np.ones_like(eofs.time_years), eofs.time_years - middle], axis=1)
+    line: F64 = np.zeros((2, len(eofs.patterns)))
+    if trend:
+        line = np.linalg.lstsq(design, eofs.coefficients, rcond=None)[0].astype(np.float64)
+    series = eofs.coefficients - design @ line
+    head, tail = series[:, :modes], series[:, modes:]
+    covariance = head.T @ head / len(head)
+    lagged = head[1:].T @ head[:-1] / (len(head) - 1)
+    step = linalg.solve(covariance, lagged.T, assume_a="pos").T  # C(1) C(0)^-1
     values, vectors = linalg.eigh(covariance - step @ covariance @ step.T)
-    noise_root = vectors * np.sqrt(np.maximum(values, 0))  # sampling error can leave a slightly negative variance
-    first_root = linalg.cholesky(covariance, lower=True)  # the first state is drawn from the climate
-    noise = generator.standard_normal((members, steps, series.shape[1]))
-    out = np.empty_like(noise)
-    out[:, 0] = noise[:, 0] @ first_root.T
-    for time in range(1, steps):
-        out[:, time] = out[:, time - 1] @ step.T + noise[:, time] @ noise_root.T
-    return out
+    variance = np.mean(tail**2, axis=0)
+    memory = np.mean(tail[1:] * tail[:-1], axis=0) / variance  # within -1 ... 1 up to the ends of the series
+    return InverseModel(
+        line=line,
+        middle_year=middle,
+        covariance=covariance,
+        step=step,
+        noise_root=vectors * np.sqrt(np.maximum(values, 0)),  # sampling error can leave a slightly negative variance
+        variance=variance,
+        memory=np.clip(memory, -1, 1),
+    )
 
 
-def _draw_each(series: F64, members: int, steps: int, generator: np.random.Generator) -> F64:
-    """(member, time, mode) with one first-order autoregression per mode of the series (time, mode)."""
-    variance = np.mean(series**2, axis=0)
-    memory = np.mean(series[1:] * series[:-1], axis=0) / variance  # within -1 ... 1 up to the ends of the series
-    memory = np.clip(memory, -1, 1)
-    out: F64 = generator.standard_normal((members, steps, series.shape[1])) * np.sqrt(variance)
-    for time in range(1, steps):
-        out[:, time] = memory * out[:, time - 1] + np.sqrt(1 - memory**2) * out[:, time]
-    return out
+def linear_inverse_generator(
+    eofs: Eofs, members: int, time_years: Floating, seed: int, *, modes: int = MODES, trend: bool = False
+) -> F32:
+    """Ensemble (member, time, feature) of the linear inverse model, whose first state is drawn from the climate.
+
+    With `trend` the linear trend over the training years is carried on to `time_years`, which must be spaced as the
+    training steps are. DataError if the leading modes do not decay.
+    """
+    model = fit_inverse_model(eofs, modes=modes, trend=trend)
+    leading, others = len(model.step), len(model.memory)
+    if np.abs(linalg.eigvals(model.step)).max() >= 1:
+        raise DataError(
+            f"found an autoregression of {leading} modes that does not decay, expected one", advice="use fewer modes"
+        )
+    generator = np.random.default_rng(seed)
+    noise = np.concatenate(
+        [generator.standard_normal((members, len(time_years), count)) for count in (leading, others)], axis=-1
+    )
+    first_root = linalg.cholesky(model.covariance, lower=True)
+    spread = np.sqrt(model.variance)
+    drawn = [np.concatenate([noise[:, 0, :leading] @ first_root.T, noise[:, 0, leading:] * spread], axis=1)]
+    for time in range(1, len(time_years)):
+        drawn.append(model.after(drawn[-1], noise[:, time]))
+    return _to_fields(eofs, np.stack(drawn, axis=1) + model.line_at(time_years))
 
 
 def _to_fields(eofs: Eofs, coefficients: F64) -> F32:

@@ -1,10 +1,9 @@
-"""Scores of ensembles, point by point or not in `scores`: spread against skill, ranks, the lead where skill ends.
+"""Scores of ensembles: spread against skill, ranks, the lead at which skill ends, energy score.
 
 Everywhere the member axis is the first one; a single member is a deterministic forecast.
 """
 
 import numpy as np
-import scores.continuous
 import scores.probability
 import xarray as xr
 from numpy.typing import NDArray
@@ -12,31 +11,11 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.errors import DataError
 
-
-def _labelled(array: Floating, *, members: bool) -> xr.DataArray:
-    axes = [f"axis{i}" for i in range(array.ndim - members)]
-    return xr.DataArray(array, dims=["member", *axes] if members else axes)
-
-
-def pointwise_crps(members: Floating, truth: Floating) -> F64:
-    """Fair CRPS (Ferro 2014) at every point of members (member, ...) against truth (...), in their unit.
-
-    Of a single member it is the absolute error, which the CRPS of a deterministic forecast is.
-    """
-    if len(members) == 1:
-        error = scores.continuous.mae(
-            _labelled(members[0], members=False), _labelled(truth, members=False), preserve_dims="all"
-        )
-        return np.asarray(error.values, dtype=np.float64)
-    forecast, known = _labelled(members, members=True), _labelled(truth, members=False)
-    score = scores.probability.crps_for_ensemble(
-        forecast, known, "member", method="fair", preserve_dims=list(known.dims)
-    )
-    return np.asarray(score.values, dtype=np.float64)
+from .scores import labelled
 
 
 def spread_skill(variance: Floating, square_error: Floating, members: int) -> F64:
-    """Spread over root mean square error of the ensemble mean: one where spread tells the error.
+    """Spread over root mean square error of the ensemble mean: one if the spread predicts the error.
 
     sqrt((M + 1) / M * mean variance / mean square error) (Fortin et al. 2014, J. Hydrometeor. 15, 1708): `variance` is
     the mean over cases of the members' unbiased variance, `square_error` that of the ensemble mean's square error; the
@@ -54,10 +33,9 @@ def rank_counts(members: Floating, truth: Floating) -> F64:
 
     Ties are shared out among the ranks they could have (Hamill 2001, Mon. Wea. Rev. 129, 550).
     """
-    known = _labelled(truth, members=False)
-    shares = scores.probability.rank_histogram(
-        _labelled(members, members=True), known, "member", preserve_dims=list(known.dims[:-1])
-    )
+    known = labelled(truth)
+    forecast = xr.DataArray(members, dims=["member", *known.dims])
+    shares = scores.probability.rank_histogram(forecast, known, "member", preserve_dims=list(known.dims[:-1]))
     counts: F64 = np.asarray(shares.transpose(..., "rank").values, dtype=np.float64) * truth.shape[-1]
     return counts
 
@@ -65,8 +43,8 @@ def rank_counts(members: Floating, truth: Floating) -> F64:
 def unevenness(counts: Floating) -> F64:
     """Reliability index of rank counts (..., rank), sum of |share - 1 / ranks|.
 
-    Delle Monache et al. (2006), J. Geophys. Res. 111, D24307.
-    0 for a flat histogram, near 2 where all cases have one rank; half of it is the share that would have to move.
+    Delle Monache et al. (2006), J. Geophys. Res. 111, D24307. 0 for a flat histogram, near 2 if all cases have one
+    rank; half of it is the share that would have to move.
 
     >>> unevenness(np.array([[5, 5], [10, 0]])).tolist()
     [0.0, 1.0]

@@ -2,7 +2,7 @@
 
 A pattern that is repeated in every cell has its power at the degree whose wavelength is a cell's side; offsets that
 differ from cell to cell have none there but make the field jump where cells meet. Both are compared with real fields.
-Which cells the blocks of a network work in is its own affair: every zoom from 1 to the latent's is looked at.
+Whichever cells the blocks of a network work in, every zoom from 1 to the latent's is examined.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from fsae.training.networks.halo import halo_table
 
 PEAK_WIDTH = 0.05  # share of the degree that counts as the peak; one degree at least
 
-NEIGHBOURS = 1.5  # the degrees around it reach to its 1.5-fold, where the spectrum does, and as far down
+NEIGHBOURS = 1.5  # the degrees around it reach up to 1.5 times it, if the spectrum does, and as far down
 
 
 def repeat_degree(zoom: int) -> float:
@@ -28,7 +28,7 @@ def repeat_degree(zoom: int) -> float:
 def cell_peak(ratio: F64, latent_zoom: int) -> F64 | None:
     """Largest peak (...) of the power ratio (..., degree) from l = 2 on, at the degrees of zooms 1 ... `latent_zoom`.
 
-    A peak is the mean ratio at those degrees over the median of the degrees around. None where the spectrum does not
+    A peak is the mean ratio at those degrees over the median of the degrees around. None if the spectrum does not
     reach beyond the first of them.
     """
     degrees = np.arange(2, 2 + ratio.shape[-1])
@@ -36,7 +36,7 @@ def cell_peak(ratio: F64, latent_zoom: int) -> F64 | None:
     for zoom in range(1, latent_zoom + 1):
         centre = repeat_degree(zoom)
         at = np.abs(degrees - centre) <= max(1.0, PEAK_WIDTH * centre)
-        reach = min(NEIGHBOURS, degrees[-1] / centre)  # the same on both sides: a slope is no peak
+        reach = min(NEIGHBOURS, degrees[-1] / centre)  # the same on both sides: a slope is not a peak
         if reach < 1 + 2 * PEAK_WIDTH:
             break
         around = (degrees >= centre / reach) & (degrees <= centre * reach) & ~at

@@ -1,4 +1,4 @@
-"""Forecasts that need no network: climatologies, persistence, damped persistence, and an autoregression of EOFs.
+"""Forecasts without a network: climatologies, persistence, damped persistence, and an autoregression of EOFs.
 
 All of them know the training years and the last step before the start, nothing later. Fields are departures from the
 training climatology (time, variable, pixel); a forecast is (member, lead, variable, pixel) for one start.
@@ -9,20 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError
 
-from .baselines import Eofs, fit_eofs
+from .baselines import Eofs, InverseModel, fit_eofs, fit_inverse_model
 
 Forecast = Callable[[int], F32]  # (position of lead 1 in the series) -> (member, lead, variable, pixel)
 
 CLIMATOLOGY_YEARS = 30  # the length that the World Meteorological Organization takes for a climatological normal
 
 RECENT_YEARS = 10
-
-MODES = 20  # that see each other, as in baselines.linear_inverse_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +37,7 @@ class Observed:
         return np.floor(self.time_years).astype(np.int64)
 
     def last_training_years(self, count: int) -> NDArray[np.int64]:
-        """Up to `count` of the last training years, never the first one: whoever looks back a few steps finds them."""
+        """Up to `count` of the last training years, never the first one, so that there are steps before each."""
         years = np.unique(self.year[: self.known])[1:]
         if len(years) < 2:
             raise DataError(f"found {len(years) + 1} training years, expected 3 at least for a climatology")
@@ -62,7 +59,7 @@ class Observed:
 def reference_forecasts(series: Observed, leads: int, members: int, seed: int) -> dict[str, Forecast]:
     """The forecasts by name; the first is the climatology, the second the climatology of the recent mean."""
     scale = np.sqrt(np.mean(series.values[: series.known] ** 2, axis=(0, 2), dtype=np.float64)).astype(np.float32)
-    normal = series.values / scale[:, None]  # so that no variable's unit rules the EOFs
+    normal = series.values / scale[:, None]  # so that no variable dominates the EOFs because of its unit
     flat = normal.reshape(len(normal), -1)
     eofs = fit_eofs(flat[: series.known], series.time_years[: series.known])
 
@@ -72,7 +69,7 @@ def reference_forecasts(series: Observed, leads: int, members: int, seed: int) -
         def forecast(start: int) -> F32:
             generator = np.random.default_rng((seed, start))
             times = series.time_years[start - 1 : start + leads]
-            drawn = draw_from_state(model, flat[start - 1], times, members, generator)
+            drawn = draw_from_state(eofs, model, flat[start - 1], times, members, generator)
             return np.asarray(drawn.reshape(members, leads, *normal.shape[1:]) * scale[:, None])
 
         return forecast
@@ -141,60 +138,15 @@ def damped_persistence(series: Observed, leads: int) -> Forecast:
     return forecast
 
 
-@dataclass(frozen=True, kw_only=True)
-class InverseModel:
-    """A linear inverse model: x' = step x + noise for the leading modes, one autoregression for each of the others.
-
-    x are coefficients less their `line` (2, mode): value at `middle_year` and slope a year.
-    """
-
-    eofs: Eofs
-    line: F64
-    middle_year: float
-    step: F64  # (leading mode, leading mode)
-    noise_root: F64  # (leading mode, leading mode): noise = root @ unit noise
-    memory: F64  # (other mode,)
-    other_noise: F64  # (other mode,), standard deviation
-
-
-def fit_inverse_model(eofs: Eofs, *, modes: int = MODES, trend: bool = False) -> InverseModel:
-    """The model of `baselines.linear_inverse_generator` (Penland and Sardeshmukh 1995), to be started from a state."""
-    middle = float(eofs.time_years.mean())
-    design = np.stack([np.ones_like(eofs.time_years), eofs.time_years - middle], axis=1)
-    line: F64 = np.zeros((2, len(eofs.patterns)))
-    if trend:
-        line = np.linalg.lstsq(design, eofs.coefficients, rcond=None)[0].astype(np.float64)
-    series = eofs.coefficients - design @ line
-    head, tail = series[:, :modes], series[:, modes:]
-    covariance = head.T @ head / len(head)
-    lagged = head[1:].T @ head[:-1] / (len(head) - 1)
-    step = linalg.solve(covariance, lagged.T, assume_a="pos").T
-    values, vectors = linalg.eigh(covariance - step @ covariance @ step.T)
-    variance = np.mean(tail**2, axis=0)
-    memory = np.clip(np.mean(tail[1:] * tail[:-1], axis=0) / variance, -1, 1)
-    return InverseModel(
-        eofs=eofs,
-        line=line,
-        middle_year=middle,
-        step=step,
-        noise_root=vectors * np.sqrt(np.maximum(values, 0)),
-        memory=memory,
-        other_noise=np.sqrt(variance * (1 - memory**2)),
-    )
-
-
 def draw_from_state(
-    model: InverseModel, state: F32, time_years: F64, members: int, generator: np.random.Generator
+    eofs: Eofs, model: InverseModel, state: F32, time_years: F64, members: int, generator: np.random.Generator
 ) -> F32:
     """Fields (member, lead, feature) that go on from `state` (feature,), which the first of `time_years` stamps."""
-    lines = model.line[0] + (np.asarray(time_years)[:, None] - model.middle_year) * model.line[1]  # (1 + lead, mode)
-    leading = len(model.step)
-    now = np.repeat((model.eofs.patterns.astype(np.float64) @ state - lines[0])[None], members, axis=0)
+    lines = model.line_at(time_years)  # (1 + lead, mode)
+    now = np.repeat((eofs.patterns.astype(np.float64) @ state - lines[0])[None], members, axis=0)
     drawn = []
     for line in lines[1:]:
-        noise = generator.standard_normal(now.shape)
-        head = now[:, :leading] @ model.step.T + noise[:, :leading] @ model.noise_root.T
-        now = np.concatenate([head, model.memory * now[:, leading:] + model.other_noise * noise[:, leading:]], axis=1)
+        now = model.after(now, generator.standard_normal(now.shape))
         drawn.append(now + line)
-    fields: F32 = np.stack(drawn, axis=1).astype(np.float32) @ model.eofs.patterns
+    fields: F32 = np.stack(drawn, axis=1).astype(np.float32) @ eofs.patterns
     return fields

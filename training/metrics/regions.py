@@ -1,4 +1,4 @@
-"""Parts of the sphere that regional means and patterns are taken over, as weights of pixels."""
+"""Regions for means and patterns, as weights of pixels."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,16 @@ Mask = NDArray[np.bool_]
 
 TROPICS_DEG = 23.5  # latitude of the tropics
 
-# Where El Nino is looked for: east of Australia, whose dry interior varies for itself, to the coast of South America.
+# The region of El Nino: from east of Australia, whose dry interior varies independently, to the coast of South America.
 PACIFIC_LAT_DEG = 30.0
 
 PACIFIC_LON_DEG = (150.0, 280.0)
 
 
 def region_weights(zoom: int, land: F64 | None = None) -> dict[str, F64]:
-    """Weights (pixel,) by name of the region: the sphere, tropics and extratropics; land and ocean where `land` is.
+    """Weights (pixel,) by name of the region: the sphere, tropics and extratropics; land and ocean if `land` is given.
 
-    `land` is the land fraction (pixel,), 0 to 1. DataError where it is of another zoom.
+    `land` is the land fraction (pixel,), 0 to 1. DataError if it has another zoom.
 
     >>> list(region_weights(1))
     ['global', 'tropics', 'north', 'south']

@@ -7,20 +7,22 @@ import numpy as np
 import scores.continuous
 import scores.probability
 import xarray as xr
-from numpy.typing import NDArray
 
-from fsae.runtime.arrays import Floating
+from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.sphere.healpix import coarsen
 from fsae.runtime.sphere.pyramid import decompose
 
 CRPS_CHUNK = 12  # time steps at once: the sorted copies of a large ensemble would not fit otherwise
 
 
+def labelled(array: Floating, *last: str) -> xr.DataArray:
+    """The array as `scores` wants it: its last axes by their names, those before them numbered."""
+    return xr.DataArray(array, dims=[*(f"axis{i}" for i in range(array.ndim - len(last))), *last])
+
+
 def rmse(forecast: Floating, truth: Floating) -> float:
     """Root of the mean square difference over every axis, in the unit of the fields."""
-    axes = [f"axis{i}" for i in range(truth.ndim)]
-    difference = scores.continuous.rmse(xr.DataArray(forecast, dims=axes), xr.DataArray(truth, dims=axes))
-    return float(difference)
+    return float(scores.continuous.rmse(labelled(forecast), labelled(truth)))
 
 
 def weighted_rmse(difference: Floating, weights: Floating) -> float:
@@ -37,45 +39,41 @@ def weighted_rmse(difference: Floating, weights: Floating) -> float:
 
 def correlation(forecast: Floating, truth: Floating) -> float:
     """Pearson correlation over every axis: the pattern correlation of two maps (pixel,), their means removed."""
-    axes = [f"axis{i}" for i in range(truth.ndim)]
-    return float(
-        scores.continuous.correlation.pearsonr(xr.DataArray(forecast, dims=axes), xr.DataArray(truth, dims=axes))
-    )
+    return float(scores.continuous.correlation.pearsonr(labelled(forecast), labelled(truth)))
 
 
-def map_rmse(maps: Floating, truth: Floating) -> NDArray[np.float64]:
+def map_rmse(maps: Floating, truth: Floating) -> F64:
     """Root mean square difference (..., map) of maps (..., map, pixel), each from the true one (map, pixel)."""
-    found = scores.continuous.rmse(*_maps(maps, truth), reduce_dims="pixel")
-    return np.asarray(found, dtype=np.float64)
+    pair = (labelled(array, "map", "pixel") for array in (maps, truth))
+    return np.asarray(scores.continuous.rmse(*pair, reduce_dims="pixel"), dtype=np.float64)
 
 
-def map_correlation(maps: Floating, truth: Floating) -> NDArray[np.float64]:
+def map_correlation(maps: Floating, truth: Floating) -> F64:
     """Pattern correlation (..., map) of maps (..., map, pixel), each with the true one (map, pixel), means removed."""
-    found = scores.continuous.correlation.pearsonr(*_maps(maps, truth), reduce_dims="pixel")
-    return np.asarray(found, dtype=np.float64)
+    pair = (labelled(array, "map", "pixel") for array in (maps, truth))
+    return np.asarray(scores.continuous.correlation.pearsonr(*pair, reduce_dims="pixel"), dtype=np.float64)
 
 
-def _maps(maps: Floating, truth: Floating) -> tuple[xr.DataArray, xr.DataArray]:
-    dims = [*(f"axis{i}" for i in range(maps.ndim - 2)), "map", "pixel"]
-    return xr.DataArray(maps, dims=dims), xr.DataArray(truth, dims=dims[-2:])
+def pointwise_crps(members: Floating, truth: Floating) -> F64:
+    """Fair CRPS (Ferro 2014) at every point of members (member, ...) against truth (...), in their unit.
+
+    Fair: its expectation does not depend on the number of members. Of a single member it is the absolute error, which
+    the CRPS of a deterministic forecast is.
+    """
+    if len(members) == 1:
+        return np.abs(np.asarray(members[0], dtype=np.float64) - truth)
+    known = labelled(truth)
+    forecast = xr.DataArray(members, dims=["member", *known.dims])
+    score = scores.probability.crps_for_ensemble(
+        forecast, known, "member", method="fair", preserve_dims=list(known.dims)
+    )
+    return np.asarray(score.values, dtype=np.float64)
 
 
 def fair_crps(members: Floating, truth: Floating) -> float:
-    """Mean fair CRPS (Ferro 2014) of an ensemble (member, time, pixel) against (time, pixel), in the fields' unit.
-
-    Fair: its expectation does not depend on the number of members, of which two are needed at least.
-    """
-    total = 0.0
-    for start in range(0, truth.shape[0], CRPS_CHUNK):
-        part = slice(start, start + CRPS_CHUNK)
-        score = scores.probability.crps_for_ensemble(
-            xr.DataArray(members[:, part], dims=["member", "time", "pixel"]),
-            xr.DataArray(truth[part], dims=["time", "pixel"]),
-            "member",
-            method="fair",
-        )
-        total += float(score) * truth[part].shape[0]
-    return float(total / truth.shape[0])
+    """Mean fair CRPS of an ensemble (member, time, pixel) against (time, pixel), in the fields' unit."""
+    parts = [slice(start, start + CRPS_CHUNK) for start in range(0, len(truth), CRPS_CHUNK)]
+    return sum(float(pointwise_crps(members[:, part], truth[part]).sum()) for part in parts) / truth.size
 
 
 def psnr_db(error: float, truth: Floating) -> float:
@@ -99,11 +97,11 @@ def worst_pixel(difference: Floating) -> float:
 
 
 def cell_mean_error(difference: Floating, levels: int) -> float:
-    """Largest absolute mean of `difference` over a cell `levels` zooms coarser: zero where cell means are conserved."""
+    """Largest absolute mean of `difference` over a cell `levels` zooms coarser: zero if cell means are conserved."""
     return float(np.abs(coarsen(difference.astype(np.float64), levels)).max())
 
 
-def nearest_distances(fields: Floating, library: Floating, exclude_near: int | None = None) -> NDArray[np.float64]:
+def nearest_distances(fields: Floating, library: Floating, exclude_near: int | None = None) -> F64:
     """Root mean square distance of each field (time, pixel) to the nearest of `library` (entry, pixel).
 
     With `exclude_near` the fields are the library itself and entries less than that many steps away do not count.
@@ -117,5 +115,5 @@ def nearest_distances(fields: Floating, library: Floating, exclude_near: int | N
     if exclude_near is not None:
         steps = np.arange(len(library))
         distance[np.abs(steps[:, None] - steps[None, :]) < exclude_near] = np.inf
-    nearest: NDArray[np.float64] = np.sqrt(np.maximum(distance.min(axis=1), 0) / fields.shape[-1])
+    nearest: F64 = np.sqrt(np.maximum(distance.min(axis=1), 0) / fields.shape[-1])
     return nearest

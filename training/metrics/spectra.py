@@ -39,7 +39,7 @@ def share_within(ratio: Floating, tolerance: float) -> float:
 def autocorrelation(series: Floating, lags: int) -> Spectrum:
     """Autocorrelation at lags 1 ... `lags` of (..., time): covariance over variance, the series' own mean removed.
 
-    The usual estimator sum(x_t x_{t+k}) / sum(x_t**2): k terms are missing, so it leans towards zero by k / n.
+    The usual estimator sum(x_t x_{t+k}) / sum(x_t**2): k terms are missing, so it is biased towards zero by k / n.
 
     >>> autocorrelation(np.array([1.0, -1.0, 1.0, -1.0]), 2).tolist()
     [-0.75, 0.5]
@@ -70,8 +70,8 @@ def cross_power(one: Coefficients, other: Coefficients) -> Spectrum:
 def coherence(one: Coefficients, other: Coefficients) -> Spectrum:
     """Squared coherence |sum a_lm conj(b_lm)|**2 / (sum |a_lm|**2 sum |b_lm|**2) of each degree l = 0 ... lmax.
 
-    The sums run over all fields and orders m = -l ... l: one where the waves of that degree agree in phase and, up to
-    one factor, in amplitude. NaN where either has no power.
+    The sums run over all fields and orders m = -l ... l: one if the waves of that degree agree in phase and, up to
+    one factor, in amplitude. NaN if either has no power.
     """
     power = cross_power(one, one) * cross_power(other, other)
     both = cross_power(one, other) ** 2

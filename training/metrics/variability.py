@@ -48,10 +48,10 @@ def extremes(own: Floating) -> F64:
 
 
 def skewness_and_kurtosis(own: Floating) -> tuple[F64, F64]:
-    """Maps (pixel,) of the skewness and the excess kurtosis over time: zero for a Gaussian, but for the sample's size.
+    """Maps (pixel,) of the skewness and the excess kurtosis over time: zero for a large Gaussian sample.
 
-    The usual moments m3 / m2**1.5 and m4 / m2**2 - 3; kurtosis of n values leans low by about 6 / n. Zero where nothing
-    varies.
+    The usual moments m3 / m2**1.5 and m4 / m2**2 - 3; the kurtosis of n values is too low by about 6 / n. Zero where
+    nothing varies.
     """
     skewness, kurtosis = np.zeros(own.shape[-1]), np.zeros(own.shape[-1])
     for member in own:

@@ -49,7 +49,7 @@ class RunSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Whether a field-space autoencoder at four times the ratio is at least as good as a CNN-VAE, on the same grid."""
+    """A CNN-VAE, and a field-space autoencoder of four times its ratio: is that at least as good on the same grid?"""
 
     run: str
     ratio: int
@@ -73,7 +73,7 @@ class VariableComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `fsae-train compare` prints."""
+    """The report of `fsae-train compare`."""
 
     training_years: tuple[int, int]
     evaluation_years: tuple[int, int]
@@ -145,7 +145,7 @@ def check_same_data(runs: Sequence[Run]) -> None:
 
 
 def _data(run: Run) -> Iterator[tuple[str, object]]:
-    """What runs must have in common, by name."""
+    """The data that runs must have in common, by name."""
     data = run.config.data
     files = run.facts.inputs[: len(data.inputs)]  # the rest are static fields, which some of the models read
     yield "inputs (SHA-256)", [f"{file.name} {file.sha256[:12]}" for file in files]
@@ -164,7 +164,7 @@ def _grid(run: Run) -> LatLonGrid | None:
 
 
 def has_cnn_vae(run: Run) -> bool:
-    """Whether a CNN-VAE was trained beside the run's autoencoder."""
+    """True if a CNN-VAE was trained beside the run's autoencoder."""
     return (run.path / "cnn_vae.safetensors").exists()
 
 

@@ -20,7 +20,7 @@ from fsae.training.metrics import scores, spectra
 
 from .places import COAST, EVERYWHERE, STEEP, Points, points_of
 
-LMAX = 60  # lowered to 2 nside where the grid is coarser
+LMAX = 60  # lowered to 2 nside on coarser grids
 
 LOWEST_DEGREE = 2  # l = 0 is the global mean and l = 1 little more
 
@@ -31,7 +31,7 @@ COHERENT = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The truth that every method is compared with, and the places where it is."""
+    """The truth that every method is compared with, and the places where errors are taken."""
 
     values: F32  # (time, variable, pixel) true fields, as the model sees them
     zooms: tuple[int, ...]
@@ -70,7 +70,7 @@ class Band:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Figures of one way to store and rebuild a variable, in its unit; `None` where a figure does not apply."""
+    """Figures of one way to store and rebuild a variable, in its unit; `None` if a figure does not apply."""
 
     method: str
     run: str | None  # None: a baseline
@@ -79,7 +79,7 @@ class Row:
     parameters: int  # fitted numbers
     rmse: float  # by area, on the method's own grid
     lat_lon_rmse: float | None  # at the points of the source grid, by the cosine of latitude
-    psnr_db: float | None  # range of the true fields over rmse; None where the error is zero
+    psnr_db: float | None  # range of the true fields over rmse; None if the error is zero
     level_rmse: tuple[float, ...]  # of each pyramid level of the error
     worst_pixel: float  # largest RMSE over time of any pixel or point
     steep_rmse: float | None

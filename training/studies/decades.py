@@ -104,7 +104,7 @@ class VariableDecades:
 
 @dataclass(frozen=True, kw_only=True)
 class DecadesReport:
-    """What `fsae-train decades` prints."""
+    """The report of `fsae-train decades`."""
 
     name: str
     members: int
@@ -276,7 +276,7 @@ def _counter(total: int, progress: Progress | None) -> Moved:
 
 
 def decade_years(period: Period) -> list[tuple[int, int]]:
-    """First and last year of each calendar decade of a period; those of which it has less than five years are left out.
+    """First and last year of each calendar decade of a period; those with fewer than five years in it are left out.
 
     Of 1948 to 2004 these are 1950-1959 ... 1990-1999 and 2000-2004.
     """

@@ -80,7 +80,7 @@ class VariableHindcast:
 
 @dataclass(frozen=True, kw_only=True)
 class HindcastReport:
-    """What `fsae-train hindcast` prints."""
+    """The report of `fsae-train hindcast`."""
 
     name: str
     members: int

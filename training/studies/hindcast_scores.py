@@ -1,7 +1,7 @@
-"""Forecasts from many starts scored lead by lead: over the globe, its parts, and at the index of El Nino."""
+"""Scores of forecasts from many starts, lead by lead: over the globe, its parts, and of the index of El Nino."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,10 @@ from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError
 from fsae.runtime.progress import Progress
 from fsae.runtime.sphere.healpix import pixel_centres, zoom_of
-from fsae.training.metrics.ensembles import pointwise_crps, rank_counts
+from fsae.training.metrics.ensembles import rank_counts
 from fsae.training.metrics.reference_forecasts import Forecast, Observed, recent_mean
 from fsae.training.metrics.regions import region_weights
+from fsae.training.metrics.scores import pointwise_crps
 
 NINO34 = "Nino 3.4"
 
@@ -23,7 +24,8 @@ RANK_ZOOM = 2  # ranks are counted at one pixel for each cell of this zoom: neig
 class Scored:
     """Means of a forecast's scores over each domain, (start, lead, variable, domain), and the ranks of the truth.
 
-    Squares and products are those of departures from the recent training mean, so that warming alone is no skill.
+    Squares and products are those of departures from the recent training mean, so that warming alone does not count as
+    skill.
     """
 
     crps: F64
@@ -37,7 +39,7 @@ class Scored:
 
 
 def domains(pixels: int) -> dict[str, F64]:
-    """Weights of the domains at the pixels and, behind them, at the Nino 3.4 index: (pixel + 1,), adding up to one."""
+    """Weights (pixel + 1,) of the domains, adding up to one: of the pixels and, after them, of the Nino 3.4 index."""
     regions = region_weights(zoom_of(pixels))
     parts = {name: regions[name] for name in ("global", "tropics")}
     parts["extratropics"] = parts["global"] - parts["tropics"]
@@ -117,14 +119,10 @@ def thinned(pixels: int) -> NDArray[np.int64]:
 
 
 def _collect(parts: Sequence[Scored]) -> Scored:
-    """Starts put together."""
+    """The scores of all starts, stacked; ranks are counted over all of them."""
+    means = [field.name for field in fields(Scored) if field.name not in ("ranks", "members")]
     return Scored(
-        crps=np.stack([part.crps for part in parts]),
-        square_error=np.stack([part.square_error for part in parts]),
-        variance=np.stack([part.variance for part in parts]),
-        product=np.stack([part.product for part in parts]),
-        square_mean=np.stack([part.square_mean for part in parts]),
-        square_truth=np.stack([part.square_truth for part in parts]),
-        ranks=np.sum([part.ranks for part in parts], axis=0),
         members=parts[0].members,
+        ranks=np.sum([part.ranks for part in parts], axis=0),
+        **{name: np.stack([getattr(part, name) for part in parts]) for name in means},
     )

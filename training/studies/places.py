@@ -1,4 +1,4 @@
-"""Places where errors are looked at: the whole sphere, steep orography and coasts, by pixel and by point of a grid."""
+"""Regions for error statistics: the whole sphere, steep orography and coasts, by pixel and by point of a grid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ def slope(orography_m: Floating) -> F64:
     The slope to a neighbour is the difference of the mean heights over the great-circle distance of the centres.
     """
     zoom = zoom_of(orography_m.shape[-1])
-    neighbours = halo_table(zoom, zoom)  # (pixel, 8); where one is lacking the pixel itself
+    neighbours = halo_table(zoom, zoom)  # (pixel, 8); the pixel itself for a missing one
     lat, lon = (np.radians(angle) for angle in pixel_centres(zoom))
     centre = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
     chord = np.linalg.norm(centre[neighbours] - centre[:, None], axis=-1)
@@ -47,7 +47,7 @@ def slope(orography_m: Floating) -> F64:
 def steep(orography_m: Floating) -> Mask:
     """The tenth of the sphere (pixel,) with the steepest slopes: as many pixels as come nearest to a tenth of its area.
 
-    DataError where fewer pixels have a slope at all.
+    DataError if fewer pixels have a slope at all.
     """
     steepness = slope(orography_m)
     count = round(STEEP_SHARE * steepness.size)
@@ -64,8 +64,8 @@ def steep(orography_m: Floating) -> Mask:
 def coasts(land: Floating) -> Mask:
     """Coastal pixels (pixel,) by their land fraction 0 ... 1: the mixed ones, and where land and sea pixels touch.
 
-    Mixed is a fraction strictly between 0.05 and 0.95; a pixel of one kind counts where one of its eight neighbours is
-    of the other kind. A land pixel beside a mixed one is no coast: the mixed one is.
+    Mixed is a fraction strictly between 0.05 and 0.95; a pixel of one kind counts if one of its eight neighbours is of
+    the other kind. A land pixel beside a mixed one is not a coast: the mixed one is.
 
     >>> coasts(np.array([0.0, 0.5, 1.0] + [0.0] * 45))[:3].tolist()
     [True, True, True]
@@ -79,7 +79,7 @@ def coasts(land: Floating) -> Mask:
 
 
 def places_of(static: Sequence[Path], zoom: int) -> dict[str, F64]:
-    """Weights (pixel,) of the whole sphere and of what the static files tell of."""
+    """Weights (pixel,) of the whole sphere and, if the static files describe them, of steep slopes and coasts."""
     fields = read_static(static, zoom) if static else {}
     places = {EVERYWHERE: np.ones(npix(zoom))}
     if "orog" in fields:
@@ -100,7 +100,7 @@ class Points:
 
 
 def points_of(grid: LatLonGrid, zoom: int, weights: Mapping[str, F64], method: str = "auto") -> Points:
-    """The points of a lat-lon grid beside the pixels of `zoom`; the `weights` of places (pixel,) are looked up."""
+    """The points of a lat-lon grid, which take the `weights` (pixel,) of places from the pixels of `zoom`."""
     lat_deg, lon_deg = (axis.ravel() for axis in np.meshgrid(grid.lat_deg, grid.lon_deg, indexing="ij"))
     pixel = pixel_of(zoom, lat_deg, lon_deg)
     area = np.maximum(np.cos(np.radians(lat_deg)), 0)

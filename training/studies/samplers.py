@@ -42,7 +42,7 @@ WITHIN = 0.02  # how far the energy scores of a default may be above the best on
 
 YEARS = 10  # the last of the training years, unless others are chosen
 
-BLOCK_ZOOM = 2  # 192 cells of some 1,600 km: what of a month's field can be told apart from noise
+BLOCK_ZOOM = 2  # 192 cells of some 1,600 km: as much of a monthly field as stands out from noise
 
 LMAX = 60
 
@@ -85,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerTable:
-    """What `fsae-train samplers` prints."""
+    """The report of `fsae-train samplers`."""
 
     name: str
     device: str
@@ -192,7 +192,7 @@ def samplers_of_model(
 
 
 def year_range(text: str) -> tuple[int, int]:
-    """First and last year of a text.
+    """First and last year in a text.
 
     >>> year_range("1995-2004")
     (1995, 2004)
@@ -204,7 +204,7 @@ def year_range(text: str) -> tuple[int, int]:
 
 
 def step_counts(text: str) -> tuple[int, ...]:
-    """Numbers of steps of a text.
+    """Numbers of steps in a text.
 
     >>> step_counts("4,8,32")
     (4, 8, 32)

@@ -29,14 +29,14 @@ def test_bilinear_is_a_weighted_mean_and_follows_a_smooth_field() -> None:
 
 
 def test_ridge_is_the_primal_solution() -> None:
-    # oracle: (X'X + p I)^-1 X'Y, the textbook form, which the module does not use
+    # oracle: (X'X + p I)^-1 X'Y, the textbook form
     rng = np.random.default_rng(RNG_SEED)
     x, y = rng.normal(size=(40, 6)), rng.normal(size=(40, 3))
     penalty = 0.3
     absolute = penalty * np.trace(x @ x.T) / 40
     expected = x @ np.linalg.solve(x.T @ x + absolute * np.eye(6), x.T @ y)
     fitted = baselines.fit_ridge(x, y, [penalty])
-    np.testing.assert_allclose(baselines.predict(fitted, x), expected, atol=2e-6)  # float32 targets
+    np.testing.assert_allclose(fitted.predict(x), expected, atol=2e-6)
 
 
 def test_cross_validation_trusts_a_law_and_distrusts_noise() -> None:
@@ -44,8 +44,9 @@ def test_cross_validation_trusts_a_law_and_distrusts_noise() -> None:
     x = rng.normal(size=(120, 30))
     law = baselines.fit_ridge(x, x @ rng.normal(size=(30, 50)))
     noise = baselines.fit_ridge(x, rng.normal(size=(120, 50)))
-    assert law.penalty == min(baselines.PENALTIES)
-    assert noise.penalty == max(baselines.PENALTIES)
+    unit = np.mean(np.sum(x**2, axis=1))
+    assert law.alpha_ == pytest.approx(min(baselines.PENALTIES) * unit)
+    assert noise.alpha_ == pytest.approx(max(baselines.PENALTIES) * unit)
 
 
 def test_eofs_of_a_rank_two_field_rebuild_it() -> None:

@@ -17,15 +17,15 @@ from fsae.training.evaluation.data import ModelWithData
 from fsae.training.evaluation.periods import joined
 from fsae.training.evaluation.report import as_json
 from fsae.training.metrics import ensembles as ensemble_scores
-from fsae.training.metrics.baselines import fit_eofs
+from fsae.training.metrics.baselines import fit_eofs, fit_inverse_model
 from fsae.training.metrics.reference_forecasts import (
     Observed,
     climatology,
     damped_persistence,
     draw_from_state,
-    fit_inverse_model,
     reference_forecasts,
 )
+from fsae.training.metrics.scores import pointwise_crps
 from fsae.training.studies.hindcast import (
     HindcastReport,
     LeadScores,
@@ -168,9 +168,10 @@ def test_an_autoregression_started_from_a_state_follows_its_law() -> None:
         states[time, :2] = step @ states[time - 1, :2] + rng.normal(size=2) * noise
         states[time, 2] = 0.5 * states[time - 1, 2] + rng.normal() * 0.1
     years = np.arange(4000) / 12
-    model = fit_inverse_model(fit_eofs(states, years), modes=2)
+    eofs = fit_eofs(states, years)
+    model = fit_inverse_model(eofs, modes=2)
     start = np.array([3.0, -1.0, 0.4], dtype=np.float32)
-    drawn = draw_from_state(model, start, years[:3], 4000, np.random.default_rng(0))
+    drawn = draw_from_state(eofs, model, start, years[:3], 4000, np.random.default_rng(0))
     np.testing.assert_allclose(drawn[:, 0].mean(0), [*(step @ start[:2]), 0.2], atol=0.12)
     np.testing.assert_allclose(drawn[:, 1].mean(0), [*(step @ step @ start[:2]), 0.1], atol=0.15)
     np.testing.assert_allclose(drawn[:, 0].std(0), [*noise, 0.1], rtol=0.06)
@@ -183,7 +184,7 @@ def test_the_trend_of_an_autoregression_is_carried_on() -> None:
     eofs = fit_eofs(noise + 0.1 * (years - 1975)[:, None] * [1.0, 2.0], years)
     model = fit_inverse_model(eofs, modes=2, trend=True)
     later = np.array([2010.0, 2020.0])
-    drawn = draw_from_state(model, np.array([3.5, 7.0], np.float32), later, 400, np.random.default_rng(0))
+    drawn = draw_from_state(eofs, model, np.array([3.5, 7.0], np.float32), later, 400, np.random.default_rng(0))
     np.testing.assert_allclose(drawn[:, 0].mean(0), [4.5, 9.0], atol=0.05)
 
 
@@ -210,8 +211,8 @@ def test_scores_of_normal_ensembles() -> None:
 def test_crps_of_hand_made_members() -> None:
     # oracles: of one member the absolute error; of 0 and 2 against 1 and 4 it is 1 - 1 and 3 - 1
     members = np.array([[0.0, 0.0], [2.0, 2.0]])
-    assert ensemble_scores.pointwise_crps(members[:1], np.array([-3.0, 4.0])).tolist() == [3, 4]
-    np.testing.assert_allclose(ensemble_scores.pointwise_crps(members, np.array([1.0, 4.0])), [0, 2])
+    assert pointwise_crps(members[:1], np.array([-3.0, 4.0])).tolist() == [3, 4]
+    np.testing.assert_allclose(pointwise_crps(members, np.array([1.0, 4.0])), [0, 2])
 
 
 def test_skill_ends_before_the_first_loss_and_doubt_counts_years() -> None:
