@@ -230,7 +230,7 @@ class Emulator:
         )
 
     def verify(self) -> list[Check]:
-        """Checks of all graphs on this device, after all hashes; ToleranceError where one is outside its tolerance.
+        """Check all hashes, then all graphs on this device; ToleranceError if a graph is outside its tolerance.
 
         Those of a precision that the exporter could run on no device are recorded beside the bundle, see verified.py.
         """

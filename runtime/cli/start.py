@@ -1,7 +1,7 @@
-"""Where the commands begin: their modules take a while to import, and Ctrl-C in the meantime is no traceback either.
+"""Console entry points, kept tiny so that Ctrl-C during the slow imports prints no traceback.
 
-Nothing but the standard library's smallest modules is imported here. Before this the interpreter is in charge, for some
-20 ms, and says of an interrupt what it likes.
+Only the smallest modules of the standard library are imported here. In the 20 ms before, while Python itself starts, an
+interrupt still prints a traceback.
 """
 
 import importlib
@@ -11,9 +11,9 @@ INTERRUPTED = 130  # what shells give for Ctrl-C: 128 + SIGINT
 
 
 def start(program: str, module: str, interrupted: int = INTERRUPTED) -> int:
-    """The exit code of `main` in a module, which is imported first; `interrupted` where Ctrl-C comes before or after.
+    """Import a module, run its `main` and return the exit code; `interrupted` if Ctrl-C comes before or after `main`.
 
-    Inside, `main` itself answers it and says what is left.
+    `main` itself handles Ctrl-C while it runs, and says what is left.
     """
     try:
         code: int = importlib.import_module(module).main()
@@ -24,5 +24,5 @@ def start(program: str, module: str, interrupted: int = INTERRUPTED) -> int:
 
 
 def main() -> int:
-    """The exit code of `fsae-run` with the arguments of the process."""
+    """Run `fsae-run` with the arguments of the process and return its exit code."""
     return start("fsae-run", "fsae.runtime.cli.main")

@@ -40,7 +40,7 @@ def size_of(path: Path) -> int:
 def prepare_output(out: str, overwrite: bool, inputs: Sequence[object]) -> Path:
     """The path of the output; OutputError before any work is done if it is an input or cannot be written.
 
-    Inputs that are not a source or a path, such as a number, are no files.
+    Inputs that are neither a source nor a path, such as a number, are ignored.
     """
     from fsae.runtime.output.files import check_output, partial_of
 

@@ -1,4 +1,4 @@
-"""Compressing, decompressing and super-resolving data as jobs: read, run and given out in the same time chunks."""
+"""Compression, decompression and super-resolution as jobs that read, compute and yield the same time chunks."""
 
 import contextlib
 import hashlib
@@ -32,7 +32,7 @@ LATENT = "latent"
 
 
 def latent_key(bundle: Bundle) -> str:
-    """What a latent and the bundle that can decompress it have in common: a hash of encoder and decoder."""
+    """A hash of encoder and decoder, which latents share with the bundles that can decompress them."""
     precision = bundle.manifest.precisions[0]
     graphs = [bundle.manifest.files[graph_file(graph, precision)].sha256 for graph in ("encoder", "decoder")]
     return hashlib.sha256(" ".join(graphs).encode()).hexdigest()
@@ -125,7 +125,7 @@ def superres_job(
 
 
 def _check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
-    """DataError where a dataset is not what this bundle's `compress` writes."""
+    """Raise DataError unless a dataset was written by this bundle's `compress`."""
     manifest = bundle.manifest
     if dataset.attrs.get("fsae_kind") != LATENT:
         raise DataError(f"{name} holds no latents: give what `fsae-run compress` wrote")
@@ -199,7 +199,9 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
     if phase.size != len(series) * len(stamps) or not np.isfinite(phase).all():
         raise DataError(f"{name} has no phase of the year for every step: it is incomplete, compress again")
     phases = phase.reshape(len(series), -1)  # (start, time)
-    notes = tuple(filter(None, [str(dataset.attrs.get("comment", ""))]))  # what was said of the latents holds on
+    notes = tuple(
+        filter(None, [str(dataset.attrs.get("comment", ""))])
+    )  # warnings about the latents hold for the fields too
     attributes = provenance(bundle, graphs, {"verb": "decompress", "input": name, **select.record()}, notes)
     if reference_times is not None:
         check_no_times(select.times)

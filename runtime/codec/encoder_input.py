@@ -1,4 +1,4 @@
-"""Data on its way into the encoder: opened, told from which climate it comes, and encoded."""
+"""Open the encoder's input, adapt it to the training climate and encode it."""
 
 import contextlib
 import dataclasses
@@ -108,7 +108,7 @@ def found_step(fields: Fields) -> str | None:
 
 
 def step_note(bundle: Bundle, fields: Fields) -> tuple[str, ...]:
-    """A warning where the data is averaged over other steps than the model's."""
+    """A warning if the data is averaged over other steps than the model's."""
     known, found = bundle.manifest.time.step, found_step(fields)
     if found is None or same_step(found, known):
         return ()

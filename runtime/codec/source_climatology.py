@@ -33,8 +33,8 @@ KIND = "climatology"
 TRAINING = "training"  # says that the data has the training data's own climatology
 
 UNKNOWN = (
-    "No climatology of the input's own source was given, so its bias against the training data is taken for anomaly: "
-    "make one with `fsae-run climatology`, or say --climatology training where the source is the same."
+    "No climatology of the input's own source was given, so its bias against the training data is treated as a signal: "
+    "make one with `fsae-run climatology`, or give --climatology training if the source is the same."
 )
 
 
@@ -48,7 +48,7 @@ def fit_source(fields: Fields, harmonics: int, transforms: Sequence[Transform]) 
     for times, values in fields.chunks(TIME_CHUNK):
         total += np.tensordot(solver[:, times], forward(values, transforms).mean(axis=0, dtype=np.float64), axes=1)
     if not np.isfinite(total).all():
-        raise DataError(f"found missing values in {fields.source}, expected none where a climatology is made")
+        raise DataError(f"found missing values in {fields.source}, expected none in data for a climatology")
     return np.ascontiguousarray(total.transpose(1, 0, 2), dtype=np.float32)
 
 
@@ -90,7 +90,7 @@ def read_source(source: "str | os.PathLike[str] | xr.Dataset", bundle: Bundle, z
 
 
 def _read_coefficients(dataset: "xr.Dataset", name: str, bundle: Bundle) -> F32:
-    """The coefficients in a dataset; DataError where it is no climatology of the bundle's variables."""
+    """The coefficients in a dataset; DataError if it is not a climatology of the bundle's variables."""
     if dataset.attrs.get("fsae_kind") != KIND:
         raise DataError(f"{name} holds no climatology: give a file made by `fsae-run climatology`")
     found = []

@@ -1,7 +1,7 @@
 """The forcing of an ensemble: the calendar year of its steps, a constant, or a series over time from a file.
 
-A series holds its values at its dates, in the middle of their bounds where a NetCDF file or Zarr store has such, and is
-linear in time between them. A date of another calendar is the same part of the same month in the bundle's.
+A series holds its values at its dates, or in the middle of their bounds if a NetCDF file or Zarr store has some, and is
+linear in time between them. A date in another calendar is the same part of the same month in the bundle's.
 """
 
 import csv
@@ -60,8 +60,8 @@ Choice = float | Series | None  # None: the calendar year of the steps
 def read_forcing(given: "float | str | os.PathLike[str] | xr.Dataset | None", known: Forcing, calendar: str) -> Choice:
     """The forcing that a number, its text, the path of a file or a dataset stands for; None stays the calendar year.
 
-    A text that reads as a number is one: a file of such a name is given as ./2000. UsageError for a number that is not
-    finite, DataError for all that cannot be read.
+    A text that reads as a number is one; a file of that name is given as ./2000. UsageError for a number that is not
+    finite, DataError for anything that cannot be read.
     """
     if given is None:
         return None
@@ -83,14 +83,14 @@ def read_forcing(given: "float | str | os.PathLike[str] | xr.Dataset | None", kn
 
 
 def _constant(number: float, known: Forcing) -> float:
-    """The number; UsageError where it is not finite."""
+    """The number; UsageError if it is not finite."""
     if not math.isfinite(number):
         raise UsageError(f"found the forcing {number}, expected a finite number in the unit {known.units!r}")
     return number
 
 
 def _number(text: str) -> float | None:
-    """The number that a text is, None where it is none."""
+    """Parse a number; None if the text is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -98,12 +98,12 @@ def _number(text: str) -> float | None:
 
 
 def _text(path: Path) -> str | None:
-    """The text of a file; None for a folder or a file that is none, such as NetCDF."""
+    """Read a text file; None for a folder or a binary file such as NetCDF."""
     if path.is_dir():
         return None
     try:
         with path.open("rb") as file:
-            if b"\0" in file.read(512):  # so begins every binary format that could be meant
+            if b"\0" in file.read(512):  # every binary format that holds a series has one there
                 return None
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -137,7 +137,7 @@ def _read_csv(text: str, name: str, calendar: str) -> Series:
 
 
 def _is_header(row: Sequence[str]) -> bool:
-    """Whether a line of a CSV file names columns: no entry of it begins with a digit, a sign or a point."""
+    """True if a line of a CSV file names columns: no entry begins with a digit, a sign or a point."""
     return len(row) == 2 and not any(entry.strip()[:1] in "+-.0123456789" for entry in row)
 
 
@@ -194,8 +194,7 @@ def position(date: Date, calendar: str) -> float:
 def forcing_at(choice: Choice, stamps: Sequence[Date], step: str, cell_methods: str, count: int) -> F32:
     """The forcing (step) in the middle of the period of each step, the steps being given as in `calendar.centres`.
 
-    Of a series the first `count` steps are asked for and must lie within it; where it ends before the others, they
-    hold its last value.
+    A series must cover the first `count` steps, the ones asked for; steps after its end hold its last value.
     """
     if choice is None:
         return decimal_year(stamps, step, cell_methods).astype(np.float32)
@@ -216,7 +215,7 @@ def forcing_at(choice: Choice, stamps: Sequence[Date], step: str, cell_methods: 
 
 
 def forcing_record(choice: Choice) -> str | float | dict[str, str]:
-    """What a request keeps of its forcing; a series by its name and a hash of its dates and values."""
+    """The forcing as the output records it; a series by its name and a hash of its dates and values."""
     if choice is None or isinstance(choice, float):
         return CALENDAR_YEAR if choice is None else choice
     calendar = str(choice.dates[0].calendar)
@@ -226,7 +225,7 @@ def forcing_record(choice: Choice) -> str | float | dict[str, str]:
 
 
 def _label(known: Forcing) -> str:
-    """What the output calls the forcing that was used."""
+    """The name of the forcing in the output."""
     return f"forcing: {known.name}"
 
 
@@ -237,7 +236,7 @@ def forcing_coordinate(known: Forcing, forcing: F32) -> Coordinate:
 
 
 def forcing_note(manifest: Manifest, forcing: F32) -> tuple[str, ...]:
-    """A warning where the forcing (step) leaves the range it was trained on."""
+    """A warning if the forcing (step) leaves the range of the training data."""
     known = parts_of(manifest)[0].forcing
     low, high = known.range
     least, most = float(forcing.min()), float(forcing.max())

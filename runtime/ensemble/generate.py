@@ -1,4 +1,4 @@
-"""Generating an ensemble as a job: what is asked for, the time axis it covers, and the units it gives."""
+"""An ensemble as a job: the request resolved for a bundle, its time axis, and the units it yields."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -77,7 +77,7 @@ def default_start(manifest: Manifest) -> Date:
 
 
 def resolve(bundle: Bundle, graphs: Graphs, request: Request) -> Ensemble:
-    """The ensemble that a request asks of a bundle: its start follows the last step of `initial`, if there is one."""
+    """Resolve a request for a bundle; the start follows the last step of `initial`, if there is one."""
     manifest = bundle.manifest
     calendar, select = manifest.time.calendar, request.select
     choice = read_forcing(request.forcing, parts_of(manifest)[0].forcing, calendar)
@@ -211,7 +211,7 @@ def _layout(
 
 
 def _record(ensemble: Ensemble, line: Timeline) -> dict[str, Any]:
-    """What the output keeps of an ensemble's request."""
+    """The request as the output records it."""
     record: dict[str, Any] = {
         "verb": "generate",
         "members": list(ensemble.members),

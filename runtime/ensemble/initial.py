@@ -1,4 +1,4 @@
-"""Known steps that an ensemble goes on from: found in a file, encoded as `compress` does, and whitened."""
+"""Known steps that an ensemble continues: found in a file, encoded as by `compress`, and whitened."""
 
 import hashlib
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class KnownSteps:
     """The last known steps as a denoiser takes them, and where the first step after them begins.
 
     `reference` is when the last of them is over, the stamp of instantaneous values; `record` is what a request keeps;
-    `labels` are those of the source's members, None where it has no such dimension.
+    `labels` are those of the source's members, None if it has no such dimension.
     """
 
     initial: Initial
@@ -55,7 +55,7 @@ def read_initial(
 ) -> KnownSteps:
     """Read the last steps of a source, or those just before the step that holds `start`.
 
-    DataError where the source has another time step, missing values or not all the steps needed.
+    DataError if the source has another time step, missing values, or not all the steps that are needed.
     """
     model = latent_model(bundle)
     if not model.previous:
@@ -93,7 +93,7 @@ def read_initial(
 
 
 def _record(given: Input, times: slice, digest: str) -> dict[str, Any]:
-    """What a request keeps: the source, its members and steps in words, and a hash of values and climatology."""
+    """The known steps as the output records them: source, members, times, and a hash of values and climatology."""
     record: dict[str, Any] = {key: given.request[key] for key in ("input", "zoom", "climatology")}
     labels = given.fields.members or ()
     record |= {"members": list(labels)} if len(labels) > 1 else {}
@@ -109,7 +109,7 @@ def check_steps(fields: Fields, time: Time, name: str) -> None:
 
 
 def last_steps(fields: Fields, time: Time, count: int, start: Date | None, name: str) -> tuple[slice, Date]:
-    """Where the last `count` consecutive steps before `start` stand, and where the step that holds `start` begins.
+    """Find the last `count` consecutive steps before `start`, and the beginning of the step that holds `start`.
 
     Without a start they are the source's last.
     """
@@ -143,7 +143,7 @@ def period_starts(fields: Fields, time: Time, name: str) -> Sequence[Date]:
 
 
 def in_calendar(date: Date, calendar: str, name: str) -> Date:
-    """The same date in another calendar; DataError where that has none such."""
+    """The same date in another calendar; DataError if it does not exist there."""
     try:
         return cftime.datetime(*date.timetuple()[:6], date.microsecond, calendar=calendar)
     except ValueError:
@@ -154,7 +154,7 @@ def in_calendar(date: Date, calendar: str, name: str) -> Date:
 
 
 def state_coordinate(known: KnownSteps, members: Sequence[int]) -> tuple[Coordinate, ...]:
-    """Which of the source's members each member (realization) goes on from; nothing where there is but one state."""
+    """The source's member that each member (realization) continues; empty if there is only one state."""
     if known.labels is None or len(known.labels) == 1:
         return ()
     labels = np.array([known.labels[known.initial.place(member)] for member in members], dtype=np.int64)

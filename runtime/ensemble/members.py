@@ -1,8 +1,8 @@
 """Ensemble members drawn from the latent diffusion, window after window, member by member reproducible.
 
-A member is a function of (seed, member, time) and of the windows before it: of nothing that depends on the batch, the
-order or the other members. The graphs keep rows apart (see session.py), the sampler is elementwise, and everything else
-is done for one member at a time, in shapes that are always the same.
+A member depends on (seed, member, time) and on the windows before it, never on batch, order or other members: graphs
+keep rows apart (see `backends.onnx`), the sampler is elementwise, and everything else is done for one member at a
+time in shapes that are always the same.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ DRAW = 0  # the first noise of a step; later draws are for stochastic samplers
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """What the model must know of consecutive time steps, one entry each."""
+    """Consecutive time steps as the model sees them, one entry each."""
 
     season: F32  # (step, 2K)
     index: NDArray[np.int64]  # (step), whole steps since a fixed date: names the noise
@@ -43,7 +43,7 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentModel:
-    """What a host must know of a diffusion model beside its graphs, from a bundle or from a training run."""
+    """A diffusion model without its graphs, from a bundle or a training run."""
 
     window: int
     previous: int
@@ -68,11 +68,11 @@ class Initial:
     Of S states the member of number m starts from the state m % S: it is the same in any set of members.
     """
 
-    white: F32  # (state, P, variable, latent pixel); anything where valid is 0
-    valid: F32  # (P,), 1 where the step is known, else 0: all known or none, as in training
+    white: F32  # (state, P, variable, latent pixel); anything if valid is 0
+    valid: F32  # (P,), 1 if the step is known, else 0: all known or none, as in training
 
     def place(self, member: int) -> int:
-        """Which of the states a member starts from."""
+        """The index of the state that a member starts from."""
         return member % len(self.white)
 
 
@@ -92,7 +92,7 @@ class Plan:
 
 
 def latent_model(bundle: Bundle, fast: bool = False) -> LatentModel:
-    """The diffusion model of a bundle, or its distilled one; BundleError where it has none."""
+    """The diffusion model of a bundle, or its distilled one; BundleError if it has none."""
     manifest, tables = bundle.manifest, bundle.tables
     denoiser, sampler = parts_of(manifest)
     if fast:
@@ -123,7 +123,7 @@ def windows_needed(steps: int, window: int) -> int:
 
 
 def parts_of(manifest: Manifest) -> tuple[DenoiserFacts, Sampler]:
-    """The manifest's denoiser and sampler; BundleError where the bundle does not generate."""
+    """The manifest's denoiser and sampler; BundleError if the bundle does not generate."""
     if manifest.denoiser is None or manifest.sampler is None:
         raise BundleError(f"bundle {manifest.name} has no denoiser, so it cannot generate: take one that has")
     return manifest.denoiser, manifest.sampler

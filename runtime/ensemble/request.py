@@ -1,4 +1,4 @@
-"""What a user asks of an ensemble, before a bundle has had its say."""
+"""The request for an ensemble, before it is resolved for a bundle."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,18 @@ MOST_MEMBERS = 10_000_000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """An ensemble as it is asked for.
+    """A description of an ensemble.
 
     `members`: how many, or their numbers from 0 on. A member depends on (seed, number, time, forcing, initial) alone.
     `start`: a date such as 2005-01, by default the beginning of the last training year, or the step after those of
     `initial`; with `steps`, by default 12, it says which steps, and so does `select.times` in place of both.
     `forcing`: a constant or a series over time (NetCDF, Zarr, CSV), by default the calendar year of the steps.
-    `initial`: fields whose last steps, or those before `start`, every member goes on from; of several members in them,
-    member m of the ensemble from the one at place m modulo their number. `climatology` and `names` are theirs, as in
-    `Emulator.compress`. `sampler`: "fast" is the distilled denoiser, where the bundle has one: several times cheaper
-    and a little worse (see its model card).
-    `select`: part and grid of the fields. `statistics`: in place of the members, their mean, std, min, max, q05 and
-    the like, or quantiles, which stands for q05, q25, q50, q75, q95.
+    `initial`: fields whose last steps, or those before `start`, every member continues; if they have several members,
+    member m of the ensemble continues the one at place m modulo their number. `climatology` and `names` describe them,
+    as in `Emulator.compress`. `sampler`: "fast" is the distilled denoiser, if the bundle has one: several times cheaper
+    and slightly worse (see its model card).
+    `select`: part and grid of the fields. `statistics`: instead of the members, some of their mean, std, min, max and
+    quantiles such as q05; "quantiles" stands for q05, q25, q50, q75, q95.
     """
 
     members: int | Sequence[int] = DEFAULT_MEMBERS

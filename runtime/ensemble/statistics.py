@@ -1,7 +1,7 @@
-"""Statistics over the members of an ensemble, made window by window while it is drawn: no member is kept.
+"""Statistics over the members of an ensemble, computed window by window while it is drawn: no member is kept.
 
 Mean and standard deviation are summed in float64 over the members in their order, so that nothing depends on the batch;
-quantiles are exact, of all values of one window, which lie in memory or, where they are too many, in a file.
+quantiles are exact, of all values of one window, which lie in memory or, if they are too many, in a file.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class Statistics:
 
 
 def read_statistics(names: Sequence[str]) -> Statistics | None:
-    """The statistics of names such as mean, std, min, max, q05, q97.5 and quantiles; None where there is none.
+    """The statistics of names such as mean, std, min, max, q05, q97.5 and quantiles; None if there are none.
 
     >>> read_statistics(["q95", "mean", "q50"]).record()
     ['mean', 'q50', 'q95']
@@ -98,7 +98,7 @@ def summarised(
     """Units (1, time, slot, point) of the statistics of a window's members, given as by `members.generate` by window.
 
     The slots are those of the variables one after another, as `variables_of` names them. The values that quantiles need
-    are kept in `memory` [bytes] where they fit, else in a file without a name in `folder`, by default the system's.
+    are kept in `memory` [bytes] if they fit, else in a file without a name in `folder`, by default the system's.
     """
     window: _Window | None = None
     with contextlib.ExitStack() as files:
@@ -128,7 +128,7 @@ def _block(memory: int) -> int:
 
 
 class _Window:
-    """Statistics of the members of one window so far; fields are (time, variable, point)."""
+    """Running statistics of the members of one window; fields are (time, variable, point)."""
 
     def __init__(
         self,
