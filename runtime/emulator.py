@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 
 PathLike = str | os.PathLike[str]
-
 MakeJob = Callable[[Bundle, Graphs], Job]
 
 

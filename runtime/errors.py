@@ -1,4 +1,4 @@
-"""What can go wrong, one class per exit code.
+"""The errors of `fsae`, one class per exit code.
 
     FsaeError                  any failure a user can act on
     ├── UsageError      2      contradicting or unknown options, bad configuration

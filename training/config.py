@@ -38,13 +38,9 @@ from fsae.training.networks.autoencoder import AutoencoderConfig
 from fsae.training.networks.denoiser import DenoiserConfig
 
 SHIPPED = Path(__file__).parent / "configs"
-
 DEFAULT = SHIPPED / "default.toml"
-
 Year = Annotated[int, Meta(ge=0, le=9999)]
-
 Years = tuple[Year, Year]  # first and last, both included
-
 Inputs = Annotated[tuple[str, ...], Meta(min_length=1)]  # files, relative to the configuration
 
 

@@ -13,9 +13,7 @@ from fsae.training.evaluation.report import GENERATED, Climate, Stretches
 from fsae.training.evaluation.tables import Column, Table, format_climate, table
 
 FIDELITY = "## Fidelity of the graphs"
-
 RMSE = Column("RMSE", "rmse", ".4g")
-
 RECONSTRUCTION = Table((Column("reconstruction", "name"), Column("numbers per step", "numbers"), RMSE))
 
 CHECKS = Table(
@@ -288,7 +286,7 @@ def to_toml(record: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _is_tables(value: Any) -> bool:
-    """Whether a value is a list of objects."""
+    """True if a value is a list of objects."""
     return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 

@@ -17,7 +17,6 @@ from fsae.runtime.errors import OutputError, UsageError
 
 # Folders in which exports of this machine work: several machines may write to the same place.
 ASIDE = f".partial-{platform.node()}-"
-
 OLD = "old"  # inside, holds the folder that is being replaced
 
 
@@ -77,7 +76,7 @@ def _recover(out: Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether a process of this machine is running."""
+    """True if a process of this machine is running."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -18,11 +18,8 @@ from fsae.runtime.errors import BundleError, DeviceError, OutputError
 from .place import replacing
 
 log = logging.getLogger("fsae.export.bundle")
-
 CONFIG, VERSION, MODEL = "config.pbtxt", "1", "model.onnx"  # names that Triton prescribes; versions are integers
-
 MARK = "# Written by fsae-export "
-
 MAX_BATCH = 32  # rows of one request: the largest batch that engines are built for by default
 
 
@@ -144,7 +141,7 @@ def _write_model(bundle: Bundle, file: str, folder: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a path is the folder of a model that fsae-export wrote."""
+    """True if a path is the folder of a model that fsae-export wrote."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return (path / CONFIG).read_text(encoding="utf-8").startswith(MARK)
     return False

@@ -36,7 +36,6 @@ from .contents import make_manifest, make_tables
 from .place import place_of, replacing
 
 log = logging.getLogger("fsae.export.bundle")
-
 CARD = "MODEL_CARD.md"
 
 

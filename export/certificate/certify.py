@@ -36,7 +36,6 @@ RUNNERS = {
     "bf16": ("torch", "onnx"),
     "int8": ("onnxruntime",),
 }
-
 TOOLS = ("fsae", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -112,7 +111,7 @@ def _in_precision(exact: Files, precision: str, calibration: Inputs) -> Files:
 
 
 def _certificate(original: Original, date: str, ensembles: tuple[EnsembleParity, ...], steps: int) -> Certificate:
-    """The certificate of one precision, with ensembles of so many steps or without ensembles."""
+    """The certificate of one precision, with ensembles of this many steps or without ensembles."""
     first, last = original.years
     return Certificate(
         date=date,

@@ -18,7 +18,6 @@ from fsae.training.metrics.scores import pointwise_crps
 from fsae.training.metrics.spectra import power_spectrum
 
 MEMBERS, STEPS = 8, 24  # for months two years: each season twice, and several windows in a row
-
 LMAX = 60  # higher degrees have little power, at zoom 5 and finer
 
 

@@ -31,9 +31,7 @@ from fsae.training.fitting.run_folder import Run, sha256
 from .runners import run_rows
 
 STRETCHES = 4  # stretches of real fields on which every graph is compared
-
 STRETCH_STEPS = 8  # steps of a stretch if there is no denoiser, whose window decides otherwise
-
 NOISE_LEVELS = 5  # from the sampler's smallest to its largest
 
 

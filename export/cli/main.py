@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from fsae.export.bundle.write import Exported
 
 log = logging.getLogger("fsae.export.cli")
-
 RUNS, ENGINES = Path("runs"), Path("engines")
 
 EXAMPLES = """\b
@@ -53,7 +52,7 @@ Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     source: str | None
     out: Path | None

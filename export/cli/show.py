@@ -1,4 +1,4 @@
-"""What `fsae-export` shows: tables and the progress of builds on stderr, and the summary line for stdout."""
+"""Output of `fsae-export`: tables and the progress of builds on stderr, and the summary line for stdout."""
 
 import contextlib
 import sys

@@ -43,22 +43,18 @@ from .compile import BuildOptions, OnnxGraph, Progress, build_engine
 from .layer_report import SUFFIX, layer_report, report_name
 
 log = logging.getLogger("fsae.export.engines")
-
 FOR_CPUS = "int8"  # graphs of this precision round as CPUs do
 
 # What TensorRT-RTX compiles for by default (its support matrix): one engine runs on all of these.
 PORTABLE_CAPABILITIES = ("8.6", "8.9", "12.0")
-
 TIMINGS = ".timings"  # suffix of timing caches
-
 LOCK_FOLDER = f".{COMPILED}"  # beside the engines' folder, so that no lock file is left among them
-
 Write = Callable[[str, bytes], None]  # name of a file in the engines' folder, content
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workshop:
-    """What engines are built of, with and for."""
+    """The bundle that engines are built from, the library that builds them, and their target."""
 
     bundle: Bundle
     trt: ModuleType

@@ -18,17 +18,11 @@ from fsae.runtime.backends.tensorrt import make_logger
 from fsae.runtime.errors import DeviceError, UsageError
 
 DEFAULT_PROFILE = (1, 8, 32)
-
 GIB = 1 << 30
-
 WORKSPACE_BYTES = 2 * GIB  # scratch memory a kernel may use; far more than fields of these sizes need
-
 WAKE_S = 0.5  # on some systems a wait without a timeout does not notice Ctrl-C
-
 NO_DRIVER = "cudaError 35"  # TensorRT-RTX mentions the missing driver beside every error, but builds without one
-
 TIMED = "trt"  # the flavour with timing caches: TensorRT-RTX measures nothing, and its calls for them do nothing
-
 Progress = Callable[[str, int, int], None]  # phase, steps done, steps in total
 
 

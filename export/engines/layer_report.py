@@ -16,9 +16,7 @@ from fsae.runtime.errors import DeviceError
 from .compile import OnnxGraph, parse_graph
 
 SUFFIX = ".layers.json"
-
 FROM_ENGINE = "layers of the engine, from the library's inspector"
-
 FROM_GRAPH = "layers the library reads from the graph, not those of the engine, which could not be inspected here: "
 
 

@@ -20,11 +20,8 @@ from fsae.runtime.errors import BundleError
 from .scratch import scratch_errors, scratch_folder
 
 LIMIT_BYTES = 2**31 - 2**20  # protobuf's limit is 2**31 - 1, and libraries that copy a graph add a little
-
 INSIDE_BYTES = 1024  # smaller constants, such as shapes and axes, stay inside, for shape inference
-
 Files = Mapping[str, bytes]  # the graph first
-
 ALIGNMENT = 4096  # bytes, as onnx.proto recommends, so that weights can be mapped into memory
 
 

@@ -20,7 +20,6 @@ from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.evaluation.model import TrainedModel
 
 Inputs = dict[str, F32]
-
 BATCH = 8  # rows computed at once, to bound the memory; no result depends on it
 
 

@@ -12,7 +12,6 @@ import onnx
 from .external_data import content_of
 
 MAX_RANK = 6  # some execution providers support no more
-
 SMALL = 16  # elements; shapes and axes, which ONNX requires in int64, are smaller
 
 # The operators of all graphs, over all options of the models, precisions and opsets 18 to 22. Any other is refused
@@ -28,17 +27,12 @@ SMALL = 16  # elements; shapes and axes, which ONNX requires in int64, are small
 # - DynamicQuantizeLinear: its scale spans the batch, so a member would change with its neighbours.
 # - Attention (opset 23): TensorRT does not build it in float32.
 ARITHMETIC = frozenset(("Abs", "Add", "Clip", "Div", "Less", "Max", "Mul", "Pow", "Sqrt", "Sub", "Where"))
-
 SHAPES = frozenset(("Concat", "Expand", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
-
 NETWORK = frozenset(
     ("Erf", "Gather", "GatherElements", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Sigmoid", "Softmax")
 )
-
 SUMS = frozenset(("ReduceMean", "ReduceSum"))
-
 TYPES = frozenset(("Cast", "DequantizeLinear", "QuantizeLinear"))  # the latter two in int8
-
 OPERATORS = ARITHMETIC | SHAPES | NETWORK | SUMS | TYPES
 
 

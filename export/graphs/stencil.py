@@ -17,7 +17,6 @@ from .folded_layers import fetch
 
 # Steps to each neighbour in x (north-east) and y (north-west), in the order of `halo_table`: SW, S, SE, ...
 STEPS = ((-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1))
-
 CELL_STEPS = 3  # zooms from a pixel to its cell of 64: with larger cells the matrix costs more than it saves
 
 

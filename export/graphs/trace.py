@@ -29,9 +29,7 @@ from .tidy import tidy
 # All versions of ONNX Runtime and TensorRT in use read 18; at 23 attention becomes one operator, which TensorRT cannot
 # build.
 OPSET = 18
-
 OPSETS = range(18, 23)
-
 FOLDED = 8192  # elements of the largest result that the optimiser may compute from constants
 
 

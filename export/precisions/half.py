@@ -17,9 +17,7 @@ from fsae.runtime.errors import UsageError
 from .learned_maps import is_inside_map, is_map, module_of, no_maps
 
 TYPES = {"fp16": onnx_ir.DataType.FLOAT16, "bf16": onnx_ir.DataType.BFLOAT16}
-
 POINTWISE = frozenset(("Add", "Mul", "Div", "Erf", "Gelu"))  # biases and GELU
-
 MOVES = frozenset(("Reshape", "Transpose", "Split", "Slice", "Squeeze", "Unsqueeze", "Gather"))
 
 
@@ -66,7 +64,7 @@ def _is_floating(value: onnx_ir.Value) -> bool:
 
 
 def _is_number(value: onnx_ir.Value | None) -> bool:
-    """Whether a value is a constant of one element."""
+    """True if a value is a constant of one element."""
     return value is not None and value.const_value is not None and value.const_value.size == 1
 
 

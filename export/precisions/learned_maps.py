@@ -11,9 +11,7 @@ from fsae.runtime.errors import BundleError
 
 # Modules of fsae.training.networks that are learned maps. The products of attention belong to the blocks themselves.
 BLOCK = re.compile(r"(.*\.)?((encoder|decoder)_(fine|coarse)|blocks)\.\d+")
-
 MAP = re.compile(r"(.*\.)?(query_key_value|attention_out|mlp\.\d+|compress|decompress)")
-
 PRODUCTS = frozenset(("MatMul", "Gemm"))
 
 
@@ -23,12 +21,12 @@ def module_of(node: onnx_ir.Node) -> str:
 
 
 def is_inside_map(node: onnx_ir.Node) -> bool:
-    """Whether a node belongs to a learned map."""
+    """True if a node belongs to a learned map."""
     return MAP.fullmatch(module_of(node)) is not None
 
 
 def is_map(node: onnx_ir.Node) -> bool:
-    """Whether a node multiplies by learned weights, or is one of the two products of attention."""
+    """True if a node multiplies by learned weights, or is one of the two products of attention."""
     return node.op_type in PRODUCTS and (is_inside_map(node) or BLOCK.fullmatch(module_of(node)) is not None)
 
 

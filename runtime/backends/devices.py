@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """What drives a device: extra to install, Python module, and distributions, one of which must be installed."""
+    """The library of a device: extra to install, Python module, and distributions, one of which must be installed."""
 
     extra: str
     module: str
@@ -20,9 +20,6 @@ LIBRARIES = {
 }
 
 FLAVOURS = ("trt", "trt-rtx")  # of TensorRT; each is also the name of its device
-
 DEVICES = ("auto", *LIBRARIES)
-
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of graphs
-
 NOT_ON_CPUS = "bf16"  # ONNX Runtime has no kernels for it there

@@ -22,9 +22,7 @@ from fsae.runtime.bundle.records import Line, Record, check, decode_record, read
 from fsae.runtime.errors import BundleError, DeviceError
 
 INDEX = "index.json"
-
 INDEX_SCHEMA = 3  # 1 had no timing caches; 1 and 2 did not record the workspace
-
 PORTABLE = "portable"  # a TensorRT-RTX engine for every GPU that the library compiles for by default
 
 
@@ -45,7 +43,7 @@ class Target(Record, frozen=True, kw_only=True):
 class Engine(Record, frozen=True, kw_only=True):
     """One compiled graph; `profile` is the smallest, the best and the largest batch it takes.
 
-    `workspace_bytes` is the scratch memory that its kernels may use, None where it was built before that was told.
+    `workspace_bytes` is the scratch memory that its kernels may use, None if it was built before that was recorded.
     """
 
     graph: Line

@@ -27,7 +27,6 @@ INPUTS = {
     "denoiser": DenoiserInputs._fields,
     "fast": DenoiserInputs._fields,
 }
-
 OUTPUTS = {"encoder": "latent", "decoder": "field", "denoiser": "denoised", "fast": "denoised"}
 
 # A row's result must not depend on how many rows run beside it. On a CPU only a batch of one may use other kernels

@@ -20,7 +20,6 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 # TensorFloat-32 keeps ten bits of a product's factors: not what a bundle's float32 tolerance was measured with.
 PROVIDER_OPTIONS = {"CPUExecutionProvider": {}, "CUDAExecutionProvider": {"use_tf32": "0"}}
-
 GPU_BATCH = 16
 
 # More rows at once are no faster on a CPU, whose caches they leave, and take more memory; from zoom 7 on it is one.

@@ -24,11 +24,8 @@ MESSAGES = {
     "function": {7: "node", 11: "attribute"},
     "tensor": {13: "entry"},
 }
-
 KEY, VALUE = 1, 2  # fields of an entry of external data
-
 LOCATION = b"location"  # its key for the path
-
 VARINT, EIGHT_BYTES, COUNTED, FOUR_BYTES = 0, 1, 2, 5  # wire types of protobuf; groups (3, 4) have long been dropped
 
 

@@ -19,9 +19,7 @@ from .schema import ADVICE, read_manifest, schema_of
 from .tables import Tables, make_tables, read_arrays
 
 MANIFEST = "manifest.json"
-
 BLOCK_BYTES = 1 << 20  # of a file at a time, when it is hashed without being held in memory
-
 COMPILED = "trt"  # engines belong to one GPU and have an index of their own, so the manifest does not list them
 
 

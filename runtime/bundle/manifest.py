@@ -33,18 +33,13 @@ from .records import (
 from .schema import ADVICE, BAD, SCHEMA_VERSION, Json, migrate, read_manifest
 
 GRAPHS = ("encoder", "decoder", "denoiser")  # of every bundle that generates; "fast" is the distilled denoiser
-
 Origin = Literal["hr", "lr"]  # what a denoiser learned from: its input `source` counts them from 0
-
 SOURCES: tuple[Origin, ...] = get_args(Origin)
-
 MONTH, DAY = "[0-9]{4}-(0[1-9]|1[0-2])", "(0[1-9]|[12][0-9]|3[01])"
-
 PLAIN = "[A-Za-z0-9_][A-Za-z0-9._+-]*"
 
 # One plain name, or one in the folder of compiled engines: nothing that could leave the bundle on any platform.
 SAFE_PATH = f"(trt/)?{PLAIN}"
-
 PlainName = Annotated[str, whole(PLAIN, "a plain name: letters, digits, '.', '_', '+' and '-', not '.' first")]
 FilePath = Annotated[str, whole(SAFE_PATH, "a plain name inside the bundle")]
 Graph = Annotated[str, one_of(*GRAPHS, "fast")]

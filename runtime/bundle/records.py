@@ -18,11 +18,8 @@ from msgspec import Meta
 from fsae.runtime.errors import FsaeError
 
 R = TypeVar("R")
-
 MOST = 3e38  # what float32 holds; finite, so that a bound refuses NaN and infinity
-
 MOST_INTEGER = 2**63 - 1
-
 Number = Annotated[float, Meta(ge=-MOST, le=MOST)]
 Positive = Annotated[float, Meta(gt=0, le=MOST)]
 NotNegative = Annotated[float, Meta(ge=0, le=MOST)]

@@ -33,9 +33,7 @@ from fsae.runtime.errors import BundleError
 from .records import Record, decode_record, read_json, short
 
 SCHEMA_VERSION: Final = 2
-
 BAD, ADVICE = "bad manifest", "get the bundle again"
-
 Json = dict[str, Any]
 
 

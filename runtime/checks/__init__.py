@@ -1,1 +1,1 @@
-"""Whether a bundle is intact and this machine can run it: `verify` and `doctor`."""
+"""Checks that a bundle is intact and that this machine can run it: `verify` and `doctor`."""

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 
 AGAIN = "get the bundle again"
-
 REINSTALL = "pip install --force-reinstall fsae"
-
 USE_GPU = 'pip install "fsae[trt]" beside fsae[cpu], or "fsae[gpu]" in place of it'
 
 
@@ -224,14 +222,14 @@ def device_findings(
     findings = [Finding(section="devices", name=device, value=value) for device, value in works.items()]
     for device, reason in errors.items():
         found = problem("devices", device, reason, REINSTALL)
-        told = any(finding.value == found.value and finding.advice is not None for finding in [*known, *findings])
+        reported = any(finding.value == found.value and finding.advice is not None for finding in [*known, *findings])
         if device == "cpu":
             matters = chosen is None
         elif device in PROVIDERS:
             matters = gpu and _provided(device)
         else:  # library and GPU are there, and no engine of any flavour
             matters = not isinstance(here[device], str) and chosen not in here
-        findings.append(found if matters and not told else replace(found, advice=None))
+        findings.append(found if matters and not reported else replace(found, advice=None))
     findings.sort(key=lambda finding: AUTO.index(finding.name))
     if chosen is None:
         damaged = isinstance(errors["cpu"], BundleError)
@@ -276,9 +274,9 @@ def _examine_bundles(model: str | None, hashes: bool, findings: list[Finding]) -
     try:
         bundle = bundle_in_use(model, bundles)
     except BundleError as error:
-        told = error.reason in {finding.value for finding in listed}
+        reported = error.reason in {finding.value for finding in listed}
         used = problem("bundles", "in use", error, "give --model with one of those that are right")
-        findings += [used] if not told else []
+        findings += [used] if not reported else []
         findings += [*listed, *engines, Finding(section="devices", name="auto", value="not tried without a bundle")]
         return error
     findings += [Finding(section="bundles", name="in use", value=str(bundle.folder)), *listed, *engines]

@@ -17,18 +17,13 @@ from fsae.runtime.backends.devices import LIBRARIES
 from fsae.runtime.errors import DeviceError, FsaeError
 
 CPU_INFO = Path("/proc/cpuinfo")
-
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of a container or a batch job; the word "max" if there is none
-
 DRIVER = Path("/proc/driver/nvidia/version")
 
 # What fast kernels ask for: wide products (avx2, avx512f; neon and sve on ARM) and int8 or bf16 ones (the others).
 CPU_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16")
-
 ARM_FEATURES = ("asimd", "sve", "asimddp", "i8mm", "bf16")
-
 NEEDED = ("numpy", "xarray", "zarr", "h5netcdf", "cftime")  # without which nothing runs
-
 UNKNOWN = "cannot be read here"
 
 

@@ -82,7 +82,6 @@ def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
 
 
 VERIFIED = "verified.json"
-
 RECORDS_SCHEMA = 1
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
 Values = dict[str, Any]  # of options, by their names
 
 

@@ -19,11 +19,8 @@ from fsae.runtime.errors import DataError, UsageError
 from .steps import MONTHS, SECONDS, format_step, parse_step
 
 Date: TypeAlias = cftime.datetime
-
 Bounds: TypeAlias = Sequence[tuple[Date, Date]]
-
 UNITS = ("year", "month", "day", "hour", "minute", "second")  # the parts of a date
-
 START = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2})(?:[T ](\d{1,2})(?::(\d{2}))?(?::(\d{2}))?Z?)?)?)?")
 
 # Stamps of monthly means wander by this much around whole months: 28 days of February, 15th against 16th.

@@ -12,7 +12,6 @@ from fsae.runtime.errors import DataError
 
 # Beyond this a fit amplifies noise: even coverage of the year gives 1.4, six harmonics from monthly means give 49.
 MAX_CONDITION = 30.0
-
 BLOCK = 64  # time steps worked on at once, in float64
 
 

@@ -15,11 +15,8 @@ CALENDARS = (
     "366_day",
     "360_day",
 )
-
 STEP = "([1-9][0-9]{0,5}) (minute|hour|day|month|year)s?"
-
 SECONDS = {"minute": 60, "hour": 3600, "day": 86_400}
-
 MONTHS = {"month": 1, "year": 12}
 
 

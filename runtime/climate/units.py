@@ -10,12 +10,10 @@ from fsae.runtime.errors import DataError
 
 # Powers of kilogram, metre, second, kelvin and mole.
 Dimension = tuple[int, int, int, int, int]
-
 NONE: Dimension = (0, 0, 0, 0, 0)
 
 # A layer of water of one metre weighs 1000 kg m-2: precipitation is given as either.
 WATER_DENSITY_KG_M3 = 1000.0
-
 WATER: Dimension = (1, -3, 0, 0, 0)
 
 # Symbol -> (its size in SI units, dimension); CF takes them from UDUNITS.
@@ -47,7 +45,6 @@ SYMBOLS: dict[str, tuple[float, Dimension]] = {
     "W": (1.0, (1, 2, -3, 0, 0)),
     "knot": (1852.0 / 3600.0, (0, 1, -1, 0, 0)),
 }
-
 ALIASES = {
     "metre": "m", "metres": "m", "meter": "m", "meters": "m", "millimeter": "mm", "millimetre": "mm",
     "kilometer": "km", "kilometre": "km", "gram": "g", "kilogram": "kg",

@@ -87,7 +87,7 @@ def _in_steps_of(bundle: Bundle, fields: Fields) -> Fields:
 
 
 def weight_maker(bundle: Bundle) -> WeightMaker:
-    """What makes weights to HEALPix, once for a grid: those of the training data's own grid are in the bundle."""
+    """A maker of weights to HEALPix, once per grid; those of the training data's own grid are in the bundle."""
     tables, finest = bundle.tables, bundle.manifest.grid.zoom
 
     def weights(grid: LatLonGrid, wanted_zoom: int, method: str) -> Weights:

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 
 KIND = "climatology"
-
 TRAINING = "training"  # says that the data has the training data's own climatology
-
 UNKNOWN = (
     "No climatology of the input's own source was given, so its bias against the training data is treated as a signal: "
     "make one with `fsae-run climatology`, or give --climatology training if the source is the same."

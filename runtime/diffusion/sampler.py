@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F32
 
 Denoiser = Callable[[F32, float], F32]
-
 NOISE_FEATURES = 16
 
 

@@ -1,1 +1,1 @@
-"""What `generate` does: members drawn from the diffusion model, their forcing, initial state and statistics."""
+"""Generation of ensembles: members drawn from the diffusion model, their forcing, initial state and statistics."""

@@ -22,17 +22,11 @@ from fsae.runtime.sphere.healpix import npix
 from .members import LatentModel
 
 Batch: TypeAlias = int | Literal["auto"]
-
 LARGEST = 16
-
 PIXEL_BYTES = (5 << 20) / npix(5)  # of a row in a graph: 5 MiB at zoom 5 as measured, fewer bytes a pixel beyond
-
 COPIES = 8  # of a window of latents that a member in flight holds: noise, state and what the sampler holds beside them
-
 GIB = 1 << 30
-
 SHARE = 0.5  # of the available memory, if no limit is given: other programs run here too
-
 ROOT = Path("/")
 
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 
 CALENDAR_YEAR = "calendar year"
-
 ROUNDING_DAYS = 1e-5  # a second: dates of two calendars meet to rounding
 
 

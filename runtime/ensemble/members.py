@@ -78,7 +78,7 @@ class Initial:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to draw: members by their numbers, `count` time steps, and where they start.
+    """A plan of what to draw: members by their numbers, `count` time steps, and where they start.
 
     `steps` covers whole windows, so it may be longer than `count`; what is beyond is drawn but not given out. Without
     `initial` the first window is drawn from the climate.

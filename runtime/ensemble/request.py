@@ -17,7 +17,6 @@ DEFAULT_MEMBERS, DEFAULT_STEPS = 100, 12
 
 
 MOST_STEPS = 10_000_000  # all their dates are known before the first is drawn
-
 MOST_MEMBERS = 10_000_000
 
 

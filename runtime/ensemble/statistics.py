@@ -22,17 +22,11 @@ from fsae.runtime.output.layout import Unit
 from fsae.runtime.output.store import Attribute
 
 MOMENTS = ("mean", "std", "min", "max")
-
 QUANTILES = ("q05", "q25", "q50", "q75", "q95")  # what the word "quantiles" stands for
-
 FORM = re.compile(r"q(\d{2}(?:\.\d+)?)")
-
 METHODS = {"mean": "mean", "std": "standard_deviation", "min": "minimum", "max": "maximum"}  # CF appendix E
-
 LONG_NAMES = {"mean": "mean", "std": "standard deviation", "min": "least", "max": "largest"}
-
 LEAST_BLOCK_BYTES, BLOCK_BYTES = 1 << 20, 1 << 26  # of values whose quantiles are found at once
-
 SORTING = 3  # times these values are in memory then
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 Reader = Callable[[slice, int | None], F32]  # (times, member or all) -> (realization, time, pixel)
-
 BLOCK_VALUES = 1 << 22  # source values held at once, in float64
 
 

@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 
 
 LEADS = ("step", "lead_time", "leadtime", "lead", "prediction_timedelta", "forecast_period")
-
 REFERENCES = ("forecast_reference_time", "init_time", "initial_time", "reference_time", "base_time", "init", "time")
-
 VALID = "valid_time"
-
 FROM_TIME = ("step", "prediction_timedelta")  # leads beside which the reference time is called `time`
 
 

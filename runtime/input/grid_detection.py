@@ -18,13 +18,9 @@ if TYPE_CHECKING:
 
 
 LAT_NAMES = ("lat", "latitude", "nav_lat", "y", "rlat")
-
 LON_NAMES = ("lon", "longitude", "nav_lon", "x", "rlon")
-
 CELL_NAMES = ("cell", "cells", "ncells", "pix", "pixel", "healpix", "hp", "hpx", "healpix_index", "values")
-
 ORDERS = {"nested": "nested", "nest": "nested", "ring": "ring"}
-
 LON_TOLERANCE = 0.02  # of the spacing: float32 axes and axes written with two digits
 
 

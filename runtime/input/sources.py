@@ -17,15 +17,10 @@ if TYPE_CHECKING:
 
 
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]  # or patterns
-
 Given: TypeAlias = "Source | Paths | xr.Dataset"
-
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-
 GRIB_MAGIC = b"GRIB"
-
 GRIB_SUFFIXES = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")  # for files with a heading before the messages
-
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")  # every group has one of these
 
 # Raised for damaged files, on opening or reading, by xarray, h5netcdf, h5py and zarr.

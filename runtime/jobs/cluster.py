@@ -41,11 +41,8 @@ from .shards import Shard, check_divisible, pieces_of
 from .workers import Work, forget, import_distributed, make_shard, stop
 
 SHARDS_PER_WORKER = 4  # so that all workers are busy until nearly the end, and little is lost with one of them
-
 UNKNOWN_WORKERS = 16  # for a cluster that begins with none and starts them for the tasks it gets
-
 CONNECT_S = 5.0
-
 STOP_S = 10.0  # for workers to finish their units after an interruption
 
 

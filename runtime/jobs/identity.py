@@ -1,4 +1,4 @@
-"""What tells runs apart: one goes on with another only if both would give the same output."""
+"""The identity of a run: one continues another only if both would give the same output."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ def _identity_of(attributes: Mapping[str, Attribute]) -> dict[str, str]:
 
 
 def identity(layout: Layout, inputs: Mapping[str, object]) -> dict[str, str]:
-    """What two runs must have in common for one to go on with the other: attributes, each part of the request, inputs.
+    """The facts that two runs must share for one to continue the other: attributes, each part of the request, inputs.
 
     `inputs` are the files read, by name; of data in memory nothing is known but what the request says. Coordinates and
     shapes are in it as one hash.
@@ -57,14 +57,14 @@ def _stamp_of(path: Path) -> str:
 
 
 def same_request(layout: Layout, attributes: Mapping[str, Attribute]) -> str:
-    """What differs, in words, between a layout's attributes and those of finished output; empty if nothing does."""
+    """The difference, in words, between a layout's attributes and those of finished output; empty if there is none."""
     wanted = _identity_of(layout.attributes)
     found = _identity_of(attributes)
     return difference({key: found[key] for key in wanted if key in found}, wanted)
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What differs between two identities, in words; empty if nothing does.
+    """The difference between two identities, in words; empty if there is none.
 
     >>> difference({"request: seed": "1", "fsae_device": "cpu"}, {"request: seed": "2", "fsae_device": "cpu"})
     'request: seed (1 there, 2 here)'

@@ -81,7 +81,7 @@ NEW = Writing()  # nothing is there yet, and this call does all of it
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to write: a layout and, in one pass, the units that fill it, except those that are finished.
+    """A result to be made: a layout and, in one pass, the units that fill it, except those that are finished.
 
     `notes` are warnings for the user, `close` closes the input and is called when all is done or has failed. `missing`
     are the numbers of the shards that the output still waits for.
@@ -133,5 +133,5 @@ def checked(unit: Unit) -> Unit:
 
 
 def seen(view: View, unit: Unit) -> Unit:
-    """What a view takes of a unit of whole fields; ToleranceError as of `checked`."""
+    """The part of a unit of whole fields that a view selects; ToleranceError as of `checked`."""
     return dataclasses.replace(unit, values=view.take(checked(unit).values))

@@ -31,7 +31,6 @@ from .lock import SHARDS
 from .shards import Pieces, Shard
 
 FORMAT = 2
-
 LOG, STATES = "units.log", "states"
 
 

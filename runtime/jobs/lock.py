@@ -14,11 +14,8 @@ from filelock import lock_descriptor
 from fsae.runtime.errors import OutputError
 
 LOCK = "lock"
-
 SHARDS = "shards"  # a folder of folders, each locked by the process that makes a shard, see resume.py
-
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5  # between attempts to take a lock that another process holds
-
 ATTEMPTS = 100  # a folder can be removed between making it and locking in it, by a run that is just ending
 
 # What file systems without locks say, as some parallel ones are mounted.

@@ -46,11 +46,8 @@ from .shards import WHOLE, Part, Shard, check_divisible, listed, pieces_of
 from .writer import open_writer
 
 FIELDS = "fields.zarr"
-
 ASSEMBLED = "fields.nc"
-
 PATIENCE_S = 60.0  # for the lock of the whole, which other shards hold for moments
-
 LONG_S = 1e9  # for it at the end: whoever holds it then publishes, or finds that this process is to do it
 
 

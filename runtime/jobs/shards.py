@@ -11,7 +11,6 @@ from fsae.runtime.errors import UsageError
 from .job import Done, Job, nothing_done
 
 AUTO = "auto"
-
 SLURM = "SLURM_ARRAY_TASK_"
 
 

@@ -22,7 +22,6 @@ from .resume import write_shard
 from .shards import Shard
 
 GHOST_S = 30.0  # for a task that was given up to end, before another one does it
-
 KEPT = "fsae_jobs"  # attribute of a dask worker
 
 
@@ -57,7 +56,7 @@ class Work:
 
 @dataclass
 class Jobs:
-    """What a worker process keeps between tasks: the jobs of runs, with their sessions, and runs that were stopped."""
+    """The state that a worker process keeps between tasks: jobs with their sessions, and runs that were stopped."""
 
     made: dict[str, Job] = field(default_factory=dict)
     stopped: set[str] = field(default_factory=set)

@@ -16,10 +16,9 @@ from .store import Attribute, Store
 from .zarr import ZarrStore
 
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
-
 RUN = "run.json"  # in the folder of a run that can go on after an interruption, see jobs/ledger.py
 
-# Other names that people give to NetCDF-4 files: a Zarr folder of such a name would surprise them.
+# Other suffixes of NetCDF-4 files: a Zarr folder with one of them would surprise.
 NEARLY_NETCDF = (".nc4", ".netcdf", ".h5")
 
 

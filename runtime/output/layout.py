@@ -23,11 +23,8 @@ if TYPE_CHECKING:
 
 
 TIME_CHUNK = 12  # steps worked on at once, and in one chunk of the output, unless the model sets a window
-
 LEAP_SECOND_CALENDARS = ("standard", "proleptic_gregorian", "julian")  # which may have leap seconds, CF 4.4.3
-
 LATITUDE: dict[str, Attribute] = {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}
-
 LONGITUDE: dict[str, Attribute] = {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"}
 
 

@@ -19,7 +19,6 @@ from fsae.runtime.sphere.regrid import METHODS, Weights, apply, cell_mean_weight
 from .layout import Cells
 
 NATIVE, SOURCE = "native", "source"
-
 NEAR_DEG = 1e-6  # a tenth of a metre: axes that were rounded
 
 

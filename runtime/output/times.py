@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from .store import Attribute, Coordinate
 
 REFERENCE, LEAD = "forecast_reference_time", "lead_time"  # dimensions of several forecasts
-
 REFERENCE_DATE = "1850-01-01 00:00:00"
-
 EIGHTH_OF_A_DAY_S = 10_800  # multiples of it are exact as binary fractions of a day
 
 

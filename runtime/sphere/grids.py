@@ -75,7 +75,6 @@ def supported_zoom(grid: Grid) -> int:
 
 
 MOST_POINTS = 1 << 25  # of a lat-lon grid: 0.05 degrees, 100 MiB a field
-
 FEWEST_ROWS = 4  # as for grids that are read
 
 

@@ -18,19 +18,14 @@ from .grids import LatLonGrid, is_same
 from .healpix import npix, pixel_centres, pixel_of, ring_to_nested
 
 METHODS = ("auto", "bilinear", "conservative")
-
 MIN_VALID = 0.5  # share of a target's weight that must be on valid values
 
 # Pieces of a cell along the edge of a pixel, and the fewest along the edge of a cell. Even numbers: otherwise a cell
 # centred on a boundary of pixels, such as longitude 0 or the equator, would have pieces with their middle on it.
 SAMPLES = 12
-
 MIN_PIECES = 4
-
 NEGLIGIBLE = 1e-13  # weights up to here are rounding errors of coordinates
-
 BALANCED = 1e-12  # largest relative error of an area when the balancing stops
-
 MAX_ROUNDS = 1000
 
 

@@ -113,7 +113,7 @@ def test_the_readme_names_what_is_there() -> None:  # oracle: the signatures
 
 
 def together(*calls: Callable[[], xr.Dataset]) -> list[xr.Dataset]:
-    """What the calls return, made by as many threads that start at once."""
+    """The results of the calls, made by as many threads that start at once."""
     found: dict[int, xr.Dataset] = {}
     start, errors = threading.Barrier(len(calls)), list[BaseException]()
 

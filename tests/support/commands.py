@@ -1,4 +1,4 @@
-"""What a command gives, and the one sentence of its error."""
+"""The result of a command, and the one sentence of its error."""
 
 from collections.abc import Callable
 

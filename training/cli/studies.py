@@ -11,9 +11,7 @@ from fsae.runtime.log import on_stderr
 from fsae.runtime.progress import progress_bar
 
 PATH = click.Path(path_type=Path)
-
 MEMBERS = click.IntRange(min=2)
-
 COUNT = click.IntRange(min=1)
 
 
@@ -40,7 +38,6 @@ def study(function: Callable[..., tuple[str, str]]) -> Study:
 
 
 model_argument = click.argument("model", required=False)
-
 runs_argument = click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN...")
 
 data_option = click.option(
@@ -124,7 +121,7 @@ def samplers(model: str | None, members: int, steps: str, years: str | None, dat
 @runs_argument
 @click.option("--members", type=MEMBERS, default=20, help="Members that every run draws.")
 def sources(runs: tuple[Path, ...], members: int) -> tuple[str, str]:
-    """What each source adds: ensembles of several RUNs on the evaluation years, side by side.
+    """Compare what each source adds: ensembles of several RUNs on the evaluation years, side by side.
 
     The runs share data and autoencoder; their diffusion models learned from other sources (table [sources]).
     """

@@ -19,7 +19,6 @@ from fsae.runtime.input.fields import Fields
 from fsae.training.config import Config, DataConfig
 
 log = logging.getLogger("fsae.training")
-
 HELD_VALUES = 1 << 23  # values worked on at once: 64 MiB in float64
 
 # Least scale of a pixel, in scales of its variable: if a field hardly varies, division would make signal of noise.

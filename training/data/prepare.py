@@ -24,7 +24,6 @@ from fsae.runtime.sphere.grids import Grid, is_same
 from fsae.runtime.sphere.healpix import MAX_ZOOM, npix
 
 log = logging.getLogger("fsae.training")
-
 CHUNK_VALUES = 1 << 18  # values of a chunk of one variable: 1 MiB, as training reads single steps at random
 
 

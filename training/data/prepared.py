@@ -20,7 +20,6 @@ from fsae.training.networks.autoencoder import Autoencoder
 from .normalisation import Series, normalised
 
 BATCH = 32  # steps encoded at once, fewer if fields are large
-
 BATCH_VALUES = 1 << 23  # their values: 32 MiB
 
 

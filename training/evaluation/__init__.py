@@ -1,1 +1,1 @@
-"""What all studies share: models, periods, figures, tables."""
+"""Shared by all studies: models, periods, figures, tables."""

@@ -23,16 +23,12 @@ from fsae.training.metrics.variability import extremes, leading_pattern, regiona
 from .report import Climate, Memory, MemoryRange, Range, Stretches
 
 LAGS = 6  # [steps]
-
 LMAX = 60  # lowered to 2 nside on coarser grids
-
 NEAREST_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 # Fields that spectra and edges are taken of, at most: those of 20 members of ten years are five times as many.
 LARGEST_SAMPLE = 480
-
 MAPS = ("mean", "low", "high", "skewness", "kurtosis")  # of which errors are figures
-
 LIKENESS = ("std", "low", "high")  # of which correlations are figures
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from .report import Check, Climate, Memory, MemoryRange, Stretches
 
 BIAS_K = 0.35  # [K], of the global mean
-
 MEMORY = 0.1  # difference of an autocorrelation from the truth's
 
 

@@ -11,7 +11,6 @@ from fsae.runtime.ensemble.members import Plan, windows_needed
 from .model import TrainedModel, departures, generated
 
 Pieces = Iterable[tuple[slice, slice, F32]]  # members, steps, departures (member, time, variable, pixel)
-
 Moved = Callable[[], None]  # called after every piece
 
 

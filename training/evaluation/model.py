@@ -28,7 +28,6 @@ from fsae.training.networks.torch_graphs import TorchGraphs
 from .periods import Period
 
 BATCH = 16  # steps per graph call
-
 MEMBERS_AT_ONCE = 20  # limits memory, never changes results
 
 

@@ -15,11 +15,8 @@ from .periods import Period
 from .report import FieldErrors, SuperResolution
 
 log = logging.getLogger("fsae.training")
-
 Rebuilt = tuple[str, int, F32]  # name of the method, numbers stored per step, anomalies (time, variable, pixel)
-
 MODEL = "field-space autoencoder"
-
 SEEN_STRIDE = 7  # every seventh training step: a seventh of the time, and all months of the year
 
 

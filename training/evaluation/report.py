@@ -11,7 +11,6 @@ from fsae.runtime.bundle.records import Record, plain
 # Largest RMSE [K] of monthly near-surface temperature at each ratio; at 64 and 256 what EOFs reach, fitted on the same
 # years, with as many coefficients.
 LARGEST_RMSE_K = {4: 0.105, 16: 0.29, 64: 0.52, 256: 0.80}
-
 GENERATED = "generated"  # name of the first row of the climate if the model generates
 
 

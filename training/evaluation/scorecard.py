@@ -37,15 +37,10 @@ from .report import (
 )
 
 log = logging.getLogger("fsae.training")
-
 Generate = Callable[[int, Any, int, int], F32]  # (members, start, steps, seed) -> (member, time, variable, pixel)
-
 PREVIOUS = "previous period"
-
 VAR = ("EOF, VAR(1)", "EOF, VAR(1) + trend")
-
 KELVIN = "K"  # the units that absolute tolerances are in
-
 CELL_MEAN_K = 1e-3  # [K], largest change of a cell mean
 
 

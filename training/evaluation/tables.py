@@ -11,7 +11,6 @@ import tabulate
 from .report import Climate, Report, Stretches, VariableReport
 
 WIDTH = 118
-
 tabulate.MIN_PADDING = 0  # its default makes headers two spaces wider than they need to be: too wide for a terminal
 
 
@@ -120,7 +119,6 @@ DISTRIBUTION = Table(
     "1 %, 99 %: RMSE of the map of that percentile, corr: its correlation with the truth's; skew, kurt: mean over "
     "pixels, RMSE: of the map.",
 )
-
 ENSEMBLE = Table(
     (
         NAME,
@@ -136,7 +134,6 @@ ENSEMBLE = Table(
     "energy: energy score of all pixels together; near: quantiles of the root mean square distance to the nearest "
     "training field; below: share that is nearer than the truth's 5 %. Memorised fields are near.",
 )
-
 QUANTILES = ("5 %", "25 %", "50 %", "75 %", "95 %")
 
 

@@ -24,13 +24,9 @@ from .processes import is_first
 from .run_folder import make_autoencoder, round_weights
 
 log = logging.getLogger("fsae.training")
-
 MAP_STEPS = 4096  # at most as many give the covariance of the dense maps
-
 SHARPEN_STEPS = 120
-
 SHARPEN_VALUES = 1 << 26  # of all these steps: 256 MiB
-
 MIXTURE_WAVES = 9  # spherical harmonics of degree 0 to 2: the weights of a mixture vary over some 5,000 km
 
 

@@ -38,12 +38,9 @@ from .run_folder import (
 )
 
 log = logging.getLogger("fsae.training")
-
 SPREAD_HARMONICS = 2
-
 PHASES = 12  # of the year, at which variances are taken
-
-KERNEL_YEARS = 1 / 12  # deviation of the Gaussian weight of steps around such a phase
+KERNEL_YEARS = 1 / 12  # standard deviation of the Gaussian weight of steps around a phase
 
 
 def latent_spread(latents: F32, season: F32, zooms: tuple[int, ...]) -> dict[str, F32]:

@@ -25,7 +25,6 @@ from fsae.runtime.errors import UsageError
 from fsae.training.networks.denoiser import Denoiser
 
 Loss = Callable[[Denoiser, dict[str, Tensor]], Tensor]
-
 CONDITIONS = ("season", "forcing", "source", "previous", "previous_valid")
 
 

@@ -32,9 +32,7 @@ from .processes import Processes, is_first, wait_for
 from .run_folder import save_weights
 
 log = logging.getLogger("fsae.training")
-
 Model = TypeVar("Model", bound=nn.Module)
-
 Loss = Callable[[Any, Any], Tensor]  # (model, batch) -> a number
 
 

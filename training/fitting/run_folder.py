@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 
 class Facts(Record, frozen=True, kw_only=True):
-    """What the input files say about themselves; `period` holds the first and last training date."""
+    """Facts that the input files state about themselves; `period` holds the first and last training date."""
 
     inputs: tuple[Source, ...]
     calendar: Calendar

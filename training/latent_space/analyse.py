@@ -44,13 +44,9 @@ from .structure import (
 )
 
 log = logging.getLogger("fsae.training")
-
 BATCH = 32  # months encoded at once
-
 LEAST_YEARS = 10
-
 YES, PARTLY = 0.5, 0.1  # skills, from 0 (chance, or the mean) to 1 (perfect), from which an answer is given
-
 RARE = 5.0  # [%] of cases in which chance alone may make an eruption stand out
 
 # Oceanic Nino Index of 1.5 K or more (NOAA CPC), here from July of the year to June of the next.

@@ -24,13 +24,9 @@ MONTH_COLOURS = (
     *("#2552aa", "#0068a3", "#008694", "#00a27c", "#63b55b", "#b3b934"),
     *("#e7ac2a", "#fa924e", "#ed7473", "#c75b90", "#964ca1", "#6248aa"),
 )
-
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
 TSNE_MODES = 50  # leading principal components that t-SNE sees (van der Maaten and Hinton 2008, J. Mach. Learn. Res. 9)
-
 PERPLEXITY = 30.0
-
 DPI = 150
 
 

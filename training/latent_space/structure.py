@@ -21,14 +21,11 @@ from fsae.runtime.arrays import F64, Ints
 from fsae.training.metrics.baselines import FOLDS, fit_ridge
 
 MODES = 50  # leading principal components that season is predicted from
-
 WINDOW = 12  # [months]: in whole years any rest of the season cancels
-
 WINDOW_MODES = 10  # leading principal components of window means, in which their distance is measured
 
 # A straight line would leave the change of pace around 1975, which is as large as an eruption's effect.
 TREND_DEGREE = 3
-
 EL_NINO_LAG = 3  # [months] the global mean follows Nino 3.4 by (Trenberth et al. 2002, J. Geophys. Res. 107, 4065)
 
 # Name, year and last month of strong explosions (Robock 2000, Rev. Geophys. 38, 191).

@@ -17,9 +17,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import npix, zoom_of
 
 PENALTIES = tuple(float(p) for p in np.logspace(-3.5, 0.5, 9))  # in units of the mean square of a step's features
-
 MODES = 20  # leading ones, which see each other in the linear inverse model
-
 FOLDS = 6  # contiguous stretches of years: shuffled months would leak through their autocorrelation
 
 

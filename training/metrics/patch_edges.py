@@ -12,7 +12,6 @@ from fsae.runtime.sphere.healpix import zoom_of
 from fsae.training.networks.halo import halo_table
 
 PEAK_WIDTH = 0.05  # share of the degree that counts as the peak; one degree at least
-
 NEIGHBOURS = 1.5  # the degrees around it reach up to 1.5 times it, if the spectrum does, and as far down
 
 

@@ -16,9 +16,7 @@ from fsae.runtime.errors import DataError
 from .baselines import Eofs, InverseModel, fit_eofs, fit_inverse_model
 
 Forecast = Callable[[int], F32]  # (position of lead 1 in the series) -> (member, lead, variable, pixel)
-
 CLIMATOLOGY_YEARS = 30  # the length that the World Meteorological Organization takes for a climatological normal
-
 RECENT_YEARS = 10
 
 

@@ -8,12 +8,10 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 
 Mask = NDArray[np.bool_]
-
 TROPICS_DEG = 23.5  # latitude of the tropics
 
 # The region of El Nino: from east of Australia, whose dry interior varies independently, to the coast of South America.
 PACIFIC_LAT_DEG = 30.0
-
 PACIFIC_LON_DEG = (150.0, 280.0)
 
 

@@ -8,7 +8,6 @@ from fsae.runtime.arrays import Floating
 from fsae.runtime.sphere.healpix import npix, zoom_of
 
 Spectrum = NDArray[np.float64]
-
 Coefficients = NDArray[np.complex128]
 
 

@@ -18,17 +18,13 @@ from torch.nn import functional
 from fsae.runtime.errors import UsageError
 
 KL_WEIGHT = 1e-6
-
 LOG_VARIANCE_START = -6.0  # latents begin with little noise, a deviation of 0.05; it can grow and shrink
-
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 # Grids of this many halvings belong to the network whatever the ratio: there it sees far and its weights cost little.
 # With the latent's grid as the coarsest one a step at ratio 4 would take five times the operations.
 HALVINGS = 3
-
 DOUBLINGS = 2  # how often channels double from one grid to the next coarser one
-
 BUDGET_TOLERANCE = 0.1
 
 

@@ -14,13 +14,9 @@ from fsae.runtime.climate.climatology import season
 from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, zoom_of
 
 LENGTH_RADIANS = 0.8  # of the Gaussian damping: 5,000 km
-
 FLOOR = 0.3  # share of the covariance that no distance takes away: patterns such as El Nino span the sphere
-
 PHASES = 12  # of the year, at which covariances are taken
-
-KERNEL_YEARS = 1 / 12  # deviation of the Gaussian weight of months around such a phase
-
+KERNEL_YEARS = 1 / 12  # standard deviation of the Gaussian weight of months around a phase
 NUGGET = 1e-6  # share of the mean variance added before latents are inverted
 
 

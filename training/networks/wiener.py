@@ -28,25 +28,15 @@ from .global_map import damping
 from .layers import decompose, recompose
 
 WAVES = 9  # of each variable: spherical harmonics of degree 0 to 2
-
 FUNCTIONS = 6  # leading empirical orthogonal functions
-
 LENGTH_RADIANS = 0.4  # of the Gaussian damping: 2,500 km
-
 FLOOR = 0.1  # share of the covariance that no distance takes away
-
 UNIT_SHARE = 0.05  # of the rest's covariance replaced by unit white noise of the same trace
-
 OWN_SHARE = 0.85  # least share of its variance in the series that a pattern keeps: about what later steps have of it
-
 OWN_MEMORY = 5  # leading patterns of the rest that have a memory of their own, those behind share with neighbours
-
 SHARED_MEMORY = 10  # neighbours on either side
-
 KNOTS = 6  # of the forcing: a decade each in sixty years; the state of the last one persists beyond
-
 PRIOR_STEPS = 3.0
-
 NUGGET = 1e-6  # share of the mean variance added before covariances are inverted
 
 

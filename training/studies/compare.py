@@ -28,11 +28,8 @@ from .compare_scores import Rebuilt, Row, row_of, scene_of
 from .places import places_of
 
 log = logging.getLogger("fsae.training")
-
 FSAE, UNSHARPENED, CNN = "FS-AE", "FS-AE, not sharpened", "CNN-VAE"
-
 EOF, BILINEAR, RIDGE = "EOF", "means: bilinear", "means: bilinear + ridge"
-
 BARRED = ("tas", "K")  # variable and units that the bars in kelvin hold for
 
 

@@ -21,11 +21,8 @@ from fsae.training.metrics import scores, spectra
 from .places import COAST, EVERYWHERE, STEEP, Points, points_of
 
 LMAX = 60  # lowered to 2 nside on coarser grids
-
 LOWEST_DEGREE = 2  # l = 0 is the global mean and l = 1 little more
-
 BANDS = ((2, 10), (11, 20), (21, 30), (31, 45), (46, 60))
-
 COHERENT = 0.5
 
 

@@ -25,11 +25,8 @@ from fsae.training.metrics.scores import correlation, rmse
 from .stability import Drift, stability, stability_steps
 
 log = logging.getLogger("fsae.training")
-
 SHORTEST_DECADE_YEARS = 5
-
 LAST_DECADE_YEARS = 10
-
 INSIDE_SHARE = 0.8  # of decades, at least, that lie within two spreads
 
 

@@ -27,9 +27,7 @@ from fsae.training.metrics.reference_forecasts import Forecast, Observed, refere
 from .hindcast_scores import Scored, domains, score_all
 
 log = logging.getLogger("fsae.training")
-
 MODEL = "model"
-
 Numbers = tuple[float, ...]  # one for each lead
 
 

@@ -16,7 +16,6 @@ from fsae.training.metrics.regions import region_weights
 from fsae.training.metrics.scores import pointwise_crps
 
 NINO34 = "Nino 3.4"
-
 RANK_ZOOM = 2  # ranks are counted at one pixel for each cell of this zoom: neighbours say the same
 
 

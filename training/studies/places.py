@@ -16,13 +16,9 @@ from fsae.training.data.static_fields import read_static
 from fsae.training.networks.halo import halo_table
 
 Mask = NDArray[np.bool_]
-
 EVERYWHERE, STEEP, COAST = "everywhere", "steep", "coast"
-
 EARTH_RADIUS_M = 6_371_229.0  # [m], GRIB2 shape 6
-
 STEEP_SHARE = 0.1  # of the sphere
-
 ALL_SEA, ALL_LAND = 0.05, 0.95  # land fractions up to and from which a pixel is of one kind
 
 

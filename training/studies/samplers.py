@@ -31,19 +31,12 @@ from fsae.training.metrics.scores import fair_crps
 from fsae.training.metrics.spectra import Spectrum, power_spectrum
 
 log = logging.getLogger("fsae.training")
-
 STEPS = (4, 6, 8, 12, 18, 32)
-
 SECOND_ORDER = ("dpm2m", "heun")
-
 DISTILLED = "fast"  # name of the distilled denoiser's graph and row
-
 WITHIN = 0.02  # how far the energy scores of a default may be above the best ones
-
 YEARS = 10  # the last of the training years, unless others are chosen
-
 BLOCK_ZOOM = 2  # 192 cells of some 1,600 km: as much of a monthly field as stands out from noise
-
 LMAX = 60
 
 

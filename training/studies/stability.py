@@ -14,19 +14,14 @@ from fsae.training.evaluation.report import Check
 from fsae.training.metrics.spectra import power_spectrum, share_within
 
 DECADE_YEARS = 10
-
 THIN = 5  # steps between the fields whose spectra are taken: they visit all months, and neighbours say the same
-
 LMAX = 60
 
 # A drift passes within two standard errors over members, or if it is too small to matter: this share of the scale, the
 # root mean square of a step's departures.
 NEGLIGIBLE = 0.03
-
 STD_RATIO = 0.05  # |ratio of the last decade's standard deviation to the first's - 1|
-
 SPECTRUM_MEDIAN = 0.05  # the same for the power, median over degrees
-
 SPECTRUM_SHARE = 0.9  # of degrees whose power keeps within 20 %
 
 

@@ -26,7 +26,6 @@ from fsae.training.metrics.scores import rmse
 from fsae.training.metrics.spectra import power_spectrum
 
 MAX_STEPS = 240  # of all members together, evenly spread: the rest would change the figures little
-
 BANDS = ((2, 10), (11, 20), (21, 30), (31, 45))  # degrees l
 
 

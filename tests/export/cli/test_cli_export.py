@@ -33,7 +33,7 @@ def here(tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """What was exported: run, out, name, precisions, opset; the exporter itself is replaced by the tiny bundle."""
+    """The request exported: run, out, name, precisions, opset; the exporter itself is replaced by the tiny bundle."""
     calls: list[Call] = []
 
     def exporter(run: Path, out: Path, name: str | None, *, precisions: tuple[str, ...], opset: int) -> Exported:
@@ -48,7 +48,7 @@ def asked(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 
 
 def make_run(path: Path, age_s: float = 0) -> Path:
-    """What `latest_run` takes for a finished run without a diffusion model."""
+    """A folder that `latest_run` accepts as a finished run without a diffusion model."""
     path.mkdir(parents=True)
     (path / "config.json").write_text("{}")
     (path / "autoencoder.safetensors").write_bytes(b"")

@@ -33,7 +33,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def rounding(expected: torch.Tensor) -> float:
-    """What sums in another order may differ by: some hundred roundings of the largest number."""
+    """The largest difference of sums in another order: some hundred roundings of the largest number."""
     return 100 * float(np.spacing(np.float32(expected.abs().max())))
 
 

@@ -74,7 +74,7 @@ def expected(tables: list[np.ndarray]) -> np.ndarray:
 
 
 def entries(graph: bytes) -> dict[str, dict[str, str]]:
-    """What the graph says of each constant outside it."""
+    """The entries of the graph about each constant outside it."""
     found = onnx.load_from_string(graph).graph.initializer
     return {c.name: {e.key: e.value for e in c.external_data} for c in found if c.external_data}
 
@@ -308,7 +308,7 @@ def split_encoder(folder: Path) -> dict[str, bytes]:
 
 
 def encode(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
-    """What the encoder gives, and what its closed form does."""
+    """The latent of the encoder, and that of its closed form."""
     season = season_of(np.array([0.1, 0.6]), HARMONICS)
     field = np.random.default_rng(4).normal(270, 5, size=(2, VARIABLES, PIXELS)).astype(np.float32)
     return OnnxGraphs(bundle).encode(field, season, np.ones((2, 3), np.float32)), tiny_encode(field, season)

@@ -71,7 +71,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 
 def ensemble(variable: str) -> dict[str, Any]:
-    """What a certificate says of a variable's ensembles, as JSON."""
+    """The entry of a certificate about a variable's ensembles, as JSON."""
     spectra = {"spectrum": 1e-6, "spectrum_tolerance": 1e-3}
     return {"variable": variable, "rmse": 0.1, **spectra, "crps": 0.5, "crps_fp32": 0.5, "crps_tolerance": 0.01}
 

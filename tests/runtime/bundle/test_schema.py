@@ -247,7 +247,7 @@ def test_unknown_keys_are_errors_in_every_schema(version: int, path: tuple[str |
 
 
 def _at(raw: Any, path: tuple[str | int, ...]) -> Any:
-    """What stands at a path of a manifest."""
+    """The value at a path of a manifest."""
     for key in path:
         raw = raw[key]
     return raw

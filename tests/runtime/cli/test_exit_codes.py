@@ -207,7 +207,7 @@ def classes(base: type[FsaeError] = FsaeError) -> dict[str, int]:
 
 
 def table(text: str, row: str) -> list[tuple[str, ...]]:
-    """What the pattern `row` finds in each line of a text."""
+    """The groups that the pattern `row` finds in each line of a text."""
     return [found.groups() for line in text.splitlines() if (found := re.fullmatch(row, line)) is not None]
 
 

@@ -56,7 +56,7 @@ def on_cells(zoom: int, order: str = "nested") -> xr.Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is known of a real file; the mean by the latitude weights of the whole file."""
+    """Known facts about a real file; the mean by the latitude weights of the whole file."""
 
     file: str
     specs: tuple[Spec, ...]

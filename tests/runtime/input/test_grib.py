@@ -52,7 +52,7 @@ def fields(*lead: int) -> np.ndarray:
 
 
 def regridded(values: np.ndarray) -> np.ndarray:
-    """What the reader should give (..., pixel)."""
+    """The fields that the reader should return (..., pixel)."""
     return apply(make_weights(tiny_grid(), ZOOM, "bilinear"), values.reshape(*values.shape[:-2], -1))
 
 

@@ -122,7 +122,7 @@ def without_centres(path: Path, place: Path) -> Path:
 
 
 def check_grid(said: str, zoom: int | None) -> None:
-    """What sinfon says of the grid is HEALPix of the zoom, or the training data's grid."""
+    """The grid that sinfon prints is HEALPix of the zoom, or the training data's grid."""
     if zoom is None:
         assert "points=312 (24x13)" in said
     elif wants_no_centres():

@@ -89,7 +89,7 @@ LEFT = {
 
 @pytest.fixture(scope="module")
 def remarks(outputs: Path) -> dict[str, list[tuple[int, str, str]]]:
-    """What the checker says of each file: weight, section, text. Zarr is checked as NetCDF written by xarray."""
+    """The findings of the checker for each file: weight, section, text. Zarr is checked as NetCDF written by xarray."""
     if importlib.util.find_spec("compliance_checker") is None:
         pytest.skip('the CF checker is not installed: pip install "fsae[dev]"')
     (outputs / "copies").mkdir()

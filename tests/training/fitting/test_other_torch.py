@@ -21,7 +21,7 @@ GRAPHS = ("encoder", "decoder", "denoiser")
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, np.ndarray]:
-    """What the older torch computed, named as in a bundle's golden.npz."""
+    """The outputs of the older torch, named as in a bundle's golden.npz."""
     with np.load(GOLDEN / "outputs.npz", allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
