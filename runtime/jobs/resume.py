@@ -150,6 +150,8 @@ def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int) ->
     folder, path = output.partial, output.path
     run, new = read_run(folder), Run(folder, count, pieces_of(job), wanted)
     if run is not None:
+        if run.count == count == 1:
+            check_kept(run, output, run.shards)
         try:
             _check_same(run, new)
             if run.fields(run.shards):
@@ -190,15 +192,20 @@ def _check_same(run: Run, new: Run) -> None:
         raise unfinished(run.folder, which, f"finish it with --resume and {how}, or start again with --overwrite")
 
 
+def check_kept(run: Run, output: Output, shards: Sequence[Shard]) -> None:
+    """Raise OutputError if finished work of some shards would be lost without `resume` or `overwrite`."""
+    done = run.fields(shards)
+    if done and not (output.resume or output.overwrite):
+        which = "" if len(shards) == run.count else f" of shard {shards[0]}"
+        advice = "--resume goes on with it, --overwrite starts again"
+        raise unfinished(run.folder, f", {done} of {run.total(shards)} fields{which}", advice)
+
+
 def begin_again(run: Run, output: Output, shards: Sequence[Shard]) -> None:
     """Discard what is finished of some shards, unless it is to be kept; OutputError if that is lost unasked."""
     if output.resume:
         return
-    done = run.fields(shards)
-    if done and not output.overwrite:
-        which = "" if len(shards) == run.count else f" of shard {shards[0]}"
-        advice = "--resume goes on with it, --overwrite starts again"
-        raise unfinished(run.folder, f", {done} of {run.total(shards)} fields{which}", advice)
+    check_kept(run, output, shards)
     for place in map(run.place, shards):
         if place.is_dir():
             clear(place)

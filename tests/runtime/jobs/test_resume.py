@@ -219,8 +219,9 @@ def test_an_unfinished_run_is_never_lost_unasked(emulator: Emulator, tmp_path: P
     out = tmp_path / "out.zarr"
     interrupted_run(emulator, out, 7)
     before = tree(tmp_path)
-    with pytest.raises(OutputError, match=rf"an unfinished run, 21 of {FIELDS} fields: --resume goes on with it"):
-        generate(emulator, out)
+    for other in ({}, {"seed": 4}):  # the same request and another one
+        with pytest.raises(OutputError, match=rf"an unfinished run, 21 of {FIELDS} fields: --resume goes on with it"):
+            generate(emulator, out, **other)
     assert tree(tmp_path).keys() == before.keys()
     with uninterrupted(), pytest.raises(OutputError, match="unfinished run"), stores.open_store(out, {}):
         pass
