@@ -150,7 +150,8 @@ def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int) ->
     folder, path = output.partial, output.path
     run, new = read_run(folder), Run(folder, count, pieces_of(job), wanted)
     if run is not None:
-        if run.count == count == 1:
+        if run.count == count == 1 and not output.resume:
+            check_idle(folder)  # a process at work on it is named first
             check_kept(run, output, run.shards)
         try:
             _check_same(run, new)
