@@ -12,6 +12,7 @@ import pytest
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
+from fsae.runtime.errors import Stopped
 from fsae.runtime.jobs.cluster import Cluster
 from fsae.runtime.jobs.job import Job, Writing
 from fsae.runtime.jobs.ledger import read_run
@@ -71,6 +72,10 @@ class Ensemble:
         return ["generate", *map(str, asked), *map(str, more)]
 
 
+SMALL = Ensemble(members=12, steps=12, batch=5)  # 48 units
+FIELDS = SMALL.fields
+
+
 def convert(
     emulator: Emulator,
     verb: str,
@@ -112,6 +117,14 @@ def fail_after(monkeypatch: pytest.MonkeyPatch, units: int, error: BaseException
         return decode(self, latent, season)
 
     monkeypatch.setattr(OnnxGraphs, "decode", failing)
+
+
+def interrupted_run(emulator: Emulator, path: Path, units: int) -> None:
+    """A run that was stopped after that many units."""
+    with pytest.MonkeyPatch.context() as patch:
+        fail_after(patch, units, KeyboardInterrupt())
+        with pytest.raises(Stopped, match=rf"stopped; {3 * units} of {FIELDS} fields are kept in \S+ the same command"):
+            SMALL.generate(emulator, path)
 
 
 def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:

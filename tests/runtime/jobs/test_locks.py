@@ -1,0 +1,136 @@
+"""Signals that come again, and two writers of one output."""
+
+import errno
+import itertools
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from nursery import Nursery, signalled
+from runs import (
+    SMALL,
+    Command,
+    finished,
+    wait_until,
+)
+
+from fsae.runtime.errors import OutputError
+from fsae.runtime.jobs.lock import locked
+from fsae.runtime.signals import termination_as_interrupt
+
+# --- signals that come again ---
+
+
+def test_a_signal_that_comes_again_changes_nothing() -> None:  # oracle: the order of events
+    events, before = [], [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with termination_as_interrupt():
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                events.append("stopped")
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            events.append("cleaned up")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with termination_as_interrupt(whole_process=True):
+            pass
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        events.append("ended")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with termination_as_interrupt():
+            signal.raise_signal(signal.SIGINT)  # a job in the background
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+    assert events == ["stopped", "cleaned up", "ended"]
+
+
+# --- two writers ---
+
+
+def test_two_writers_are_refused(nursery: Nursery, command: Command, tmp_path: Path) -> None:
+    # oracle: the kernel's lock, held by another process, and by none once that is killed
+    out = tmp_path / "out.zarr"
+    child = nursery.start(*SMALL.words(out), slow_s=5)
+    wait_until(lambda: finished(out) > 0, "some fields")
+    for more in ([], ["--resume"], ["--overwrite"]):
+        said = command(*SMALL.words(out, *more))
+        assert said.code == OutputError.exit_code, said.err
+        assert re.search(rf"out\.zarr\.partial(/shards/1-of-1)? is being written by process {child} on ", said.err)
+    assert signalled(child, signal.SIGKILL)
+    assert nursery.wait() == -signal.SIGKILL
+    assert command(*SMALL.words(out, "--resume")).code == 0
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:  # oracle: a counter that only one may raise
+    inside, most, done = [0], [0], [0]
+    refused: list[str] = []
+    tried: list[int] = []
+
+    def contend() -> None:
+        for number in itertools.count():
+            if number >= 200 and done[0] > 50:  # however busy the machine
+                return
+            tried.append(number)
+            try:
+                with locked(tmp_path / "folder"):
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    time.sleep(0.0001)
+                    inside[0] -= 1
+                    done[0] += 1
+            except OutputError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=contend) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
+    assert done[0] + len(refused) == len(tried) >= 800
+    assert [text for text in refused if "is being written by" not in text] == []  # as of a folder that has just gone
+    assert done[0] > 50
+    with locked(tmp_path / "folder"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_goes_while_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # oracle: the order of events, in which another run ends between the two looks of `mkdir`
+    folder, make, calls = tmp_path / "folder", os.mkdir, []
+    folder.mkdir()
+
+    def gone(path: Path, mode: int = 0o777) -> None:
+        calls.append(path)
+        try:
+            make(path, mode)
+        except FileExistsError:
+            folder.rmdir()
+            raise
+
+    monkeypatch.setattr(os, "mkdir", gone)
+    with locked(folder):
+        assert folder.is_dir()
+    assert calls == [folder, folder]
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    def none(number: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match="file/folder: Not a directory; is there space, and is it yours"):
+        locked(tmp_path / "file" / "folder").__enter__()
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(OutputError, match="its file system has no locks"), locked(tmp_path / "folder"):
+        pass
