@@ -1,5 +1,6 @@
 """Bundles on disk: found where they should be, and never used when they are not what the manifest says."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,15 @@ import pytest
 from tiny_bundle import LATENT_PIXELS, PIXELS, VARIABLES, tiny_climatology, tiny_manifest
 
 from fsae.runtime.bundle import files as bundle_module
-from fsae.runtime.bundle.files import Bundle, find_bundle, hash_files, open_bundle, write_manifest
+from fsae.runtime.bundle.files import (
+    BLOCK_BYTES,
+    Bundle,
+    find_bundle,
+    hash_file,
+    hash_files,
+    open_bundle,
+    write_manifest,
+)
 from fsae.runtime.bundle.tables import read_arrays
 from fsae.runtime.errors import BundleError
 from fsae.runtime.sphere.regrid import apply
@@ -130,3 +139,29 @@ def test_no_bundle_at_all_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BundleError, match=r"found no bundle in \./engines and none is shipped"):
         find_bundle()
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 2 * BLOCK_BYTES + 7])
+def test_hashes_in_blocks(tmp_path: Path, size: int) -> None:  # oracle: the hash of everything at once
+    data = np.random.default_rng(size).bytes(size)
+    (tmp_path / "file").write_bytes(data)
+    found = hash_file(tmp_path / "file")
+    assert (found.sha256, found.size) == (hashlib.sha256(data).hexdigest(), size)
+
+
+def test_check_refuses_what_read_refuses(copy: Path) -> None:  # oracle: `read`
+    bundle = open_bundle(copy)
+    assert bundle.check("golden.npz") == copy / "golden.npz"
+    data = (copy / "golden.npz").read_bytes()
+    for damaged in (data[:-1], data[:9] + bytes([data[9] ^ 1]) + data[10:], None):
+        if damaged is None:
+            (copy / "golden.npz").unlink()
+        else:
+            (copy / "golden.npz").write_bytes(damaged)
+        with pytest.raises(BundleError) as one:
+            bundle.read("golden.npz")
+        with pytest.raises(BundleError) as other:
+            bundle.check("golden.npz")
+        assert str(one.value) == str(other.value)
+    with pytest.raises(BundleError, match="has no file nothing"):
+        bundle.check("nothing")

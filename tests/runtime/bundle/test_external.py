@@ -1,6 +1,5 @@
 """Weights beside a graph: how they are split off, and that a host takes them from nowhere else."""
 
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from fsae.export.graphs.external_data import (
 )
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.bundle.external_data import MESSAGES, external_locations, read_graph
-from fsae.runtime.bundle.files import BLOCK_BYTES, Bundle, hash_file, open_bundle, write_manifest
+from fsae.runtime.bundle.files import Bundle, open_bundle, write_manifest
 from fsae.runtime.climate.climatology import season as season_of
 from fsae.runtime.errors import BundleError
 
@@ -383,29 +382,3 @@ def test_only_onnx_is_read(
     onnxruntime.InferenceSession(own_format, providers=["CPUExecutionProvider"])
     with pytest.raises(BundleError, match=rf"cannot load {NAME}"):
         encode(replaced(folder, {NAME: own_format}))
-
-
-@pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 2 * BLOCK_BYTES + 7])
-def test_hashes_in_blocks(tmp_path: Path, size: int) -> None:  # oracle: the hash of everything at once
-    data = np.random.default_rng(size).bytes(size)
-    (tmp_path / "file").write_bytes(data)
-    found = hash_file(tmp_path / "file")
-    assert (found.sha256, found.size) == (hashlib.sha256(data).hexdigest(), size)
-
-
-def test_check_refuses_what_read_refuses(folder: Path) -> None:  # oracle: `read`
-    bundle = open_bundle(folder)
-    assert bundle.check("golden.npz") == folder / "golden.npz"
-    data = (folder / "golden.npz").read_bytes()
-    for damaged in (data[:-1], data[:9] + bytes([data[9] ^ 1]) + data[10:], None):
-        if damaged is None:
-            (folder / "golden.npz").unlink()
-        else:
-            (folder / "golden.npz").write_bytes(damaged)
-        with pytest.raises(BundleError) as one:
-            bundle.read("golden.npz")
-        with pytest.raises(BundleError) as other:
-            bundle.check("golden.npz")
-        assert str(one.value) == str(other.value)
-    with pytest.raises(BundleError, match="has no file nothing"):
-        bundle.check("nothing")
