@@ -25,9 +25,8 @@ from fsae.runtime.backends.engine_index import (
     load_index,
     read_engine,
 )
-from fsae.runtime.bundle.files import COMPILED, Bundle, hash_files, open_bundle, write_manifest
+from fsae.runtime.bundle.files import COMPILED, VERIFIED, Bundle, hash_files, open_bundle, write_manifest
 from fsae.runtime.bundle.manifest import Manifest, graph_file
-from fsae.runtime.checks.verify import VERIFIED
 from fsae.runtime.errors import BundleError, DataError, UsageError
 from fsae.training.fitting.run_folder import Run
 

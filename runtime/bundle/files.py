@@ -6,21 +6,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from fsae.runtime.atomic import write_aside
 from fsae.runtime.errors import BundleError, OutputError
 
 from .manifest import FileEntry, Manifest
 from .schema import ADVICE, read_manifest, schema_of
-from .tables import Tables, make_tables, read_arrays
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .tables import Tables
 
 MANIFEST = "manifest.json"
 BLOCK_BYTES = 1 << 20  # of a file at a time, when it is hashed without being held in memory
 COMPILED = "trt"  # engines belong to one GPU and have an index of their own, so the manifest does not list them
+VERIFIED = "verified.json"  # what `verify` found on a device where the exporter could not run a precision
 
 
 def file_entry(data: bytes) -> FileEntry:
@@ -175,13 +179,17 @@ class Bundle:
     def _unreadable(self, name: str, error: OSError) -> BundleError:
         return BundleError(f"cannot read {self.folder / name}: {error.strerror}", advice=ADVICE)
 
-    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+    def arrays(self, name: str) -> "dict[str, NDArray[Any]]":
         """The arrays of an .npz file of the bundle."""
+        from .tables import read_arrays
+
         return read_arrays(self.read(name), str(self.folder / name))
 
     @cached_property
-    def tables(self) -> Tables:
+    def tables(self) -> "Tables":
         """The constants in tables.npz, read once."""
+        from .tables import make_tables
+
         return make_tables(self.arrays("tables.npz"), self.manifest, str(self.folder / "tables.npz"))
 
     @property

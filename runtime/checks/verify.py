@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from fsae.runtime.atomic import write_aside
 from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, Graphs, call_of
-from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.files import VERIFIED, Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Difference, worst_of
 from fsae.runtime.bundle.records import Line, Record, decode_record, read_json, to_json
 from fsae.runtime.errors import BundleError
@@ -81,7 +81,6 @@ def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
     return checks
 
 
-VERIFIED = "verified.json"
 RECORDS_SCHEMA = 1
 
 

@@ -1,6 +1,5 @@
 """`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology."""
 
-import importlib.metadata
 import logging
 import os
 import sys
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(importlib.metadata.version("fsae"), prog_name=PROGRAM)
+@click.version_option(package_name="fsae", prog_name=PROGRAM)
 @with_session
 def cli(session: Session) -> None:
     """Run a climate emulator: compress, decompress, super-resolve, generate.

@@ -17,9 +17,9 @@ from tiny_bundle import (
 
 import fsae.runtime
 import fsae.runtime.backends.tensorrt
-from fsae.runtime.bundle.files import Bundle, hash_files, open_bundle, write_manifest
+from fsae.runtime.bundle.files import VERIFIED, Bundle, hash_files, open_bundle, write_manifest
 from fsae.runtime.bundle.manifest import NOT_RUN
-from fsae.runtime.checks.verify import VERIFIED, read_records
+from fsae.runtime.checks.verify import read_records
 
 
 def test_info_and_verify_report(run: Run, tiny_bundle: Bundle) -> None:
