@@ -42,7 +42,7 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
 ) -> "Emulator":
-    """An emulator: a bundle (path or name; default the newest in ./engines, else the shipped one) on a device.
+    """An emulator: a bundle (path or name; default the newest exported to ./engines, else the shipped one) on a device.
 
     `device` is cpu, cuda, trt, trt-rtx or auto; a named one is used or DeviceError is raised. `precision` is one that
     the bundle has of fp32, fp16, bf16 and int8, by default fp32 or else its first. Which bundle and device were

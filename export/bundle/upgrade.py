@@ -14,7 +14,8 @@ import click
 from fsae.runtime.atomic import write_aside
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.backends.devices import NOT_ON_CPUS
-from fsae.runtime.bundle.files import MANIFEST, Bundle, hash_file, open_bundle
+from fsae.runtime.bundle.exported import remember, remembered
+from fsae.runtime.bundle.files import MANIFEST, Bundle, fingerprint, hash_file, open_bundle
 from fsae.runtime.bundle.manifest import Manifest
 from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.runtime.checks.verify import check_files, check_graphs
@@ -43,7 +44,10 @@ def upgrade_bundle(folder: str | os.PathLike[str]) -> Manifest:
         return bundle.manifest
     log.info("%s: %d files are intact", bundle.folder, check_files(bundle))
     _check_golden(bundle)
+    exported_here = fingerprint(bundle.folder) in remembered()
     _replace_manifest(bundle)
+    if exported_here:
+        remember(fingerprint(bundle.folder))
     return bundle.manifest
 
 

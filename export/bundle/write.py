@@ -16,7 +16,6 @@ from fsae.export.certificate.originals import original_bundle, original_run
 from fsae.export.engines.layer_report import report_name
 from fsae.export.graphs.trace import OPSET, OPSETS
 from fsae.runtime.backends.engine_index import (
-    INDEX,
     Engine,
     TimingCache,
     engine_folder,
@@ -25,7 +24,17 @@ from fsae.runtime.backends.engine_index import (
     load_index,
     read_engine,
 )
-from fsae.runtime.bundle.files import COMPILED, VERIFIED, Bundle, hash_files, open_bundle, write_manifest
+from fsae.runtime.bundle.exported import remember
+from fsae.runtime.bundle.files import (
+    COMPILED,
+    INDEX,
+    VERIFIED,
+    Bundle,
+    fingerprint,
+    hash_files,
+    open_bundle,
+    write_manifest,
+)
 from fsae.runtime.bundle.manifest import Manifest, graph_file
 from fsae.runtime.errors import BundleError, DataError, UsageError
 from fsae.training.fitting.run_folder import Run
@@ -69,6 +78,7 @@ def export_run(
         _write_card(new, model_card(draft, run.config, metrics=metrics))
         manifest = write_manifest(new, draft)
         _keep_from_older(folder, new)
+    remember(fingerprint(folder))
     return Exported(folder=folder, manifest=manifest, seconds=certified.seconds)
 
 
@@ -104,6 +114,7 @@ def export_bundle(
             _write_card(new, with_fidelity((new / CARD).read_text(encoding="utf-8"), draft))
         manifest = write_manifest(new, draft)
         _keep_from_older(folder, new)
+    remember(fingerprint(folder))
     return Exported(folder=folder, manifest=manifest, seconds=certified.seconds)
 
 

@@ -19,7 +19,6 @@ from fsae.runtime.atomic import write_aside
 from fsae.runtime.backends.cuda import find_gpu
 from fsae.runtime.backends.devices import FLAVOURS
 from fsae.runtime.backends.engine_index import (
-    INDEX,
     PORTABLE,
     Engine,
     Index,
@@ -33,8 +32,9 @@ from fsae.runtime.backends.engine_index import (
     this_platform,
 )
 from fsae.runtime.backends.tensorrt import import_tensorrt, this_target
+from fsae.runtime.bundle.exported import remember
 from fsae.runtime.bundle.external_data import read_graph
-from fsae.runtime.bundle.files import COMPILED, Bundle, file_entry
+from fsae.runtime.bundle.files import COMPILED, INDEX, Bundle, file_entry, fingerprint
 from fsae.runtime.bundle.manifest import graph_file
 from fsae.runtime.errors import BundleError, DeviceError, OutputError, UsageError
 from fsae.runtime.jobs.lock import locked
@@ -148,6 +148,7 @@ def _build_missing(shop: Workshop, precisions: Sequence[str]) -> list[Engine]:
             caches.append(_write_timings(write, shop.target, timings))
         write(INDEX, index_text(kept, caches).encode())
     _sweep(folder, kept, caches)
+    remember(fingerprint(bundle.folder))
     return built
 
 

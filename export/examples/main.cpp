@@ -4,6 +4,7 @@
 // units of the manifest, 12 * 4^zoom pixels in HEALPix's nested order; a generated window is (time, variable, pixel).
 
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 
 #include "generate.hpp"
@@ -30,6 +31,15 @@ void write_floats(const std::string& path, const Floats& numbers) {
     std::ofstream file(path, std::ios::binary);
     file.write(reinterpret_cast<const char*>(numbers.data()), static_cast<std::streamsize>(4 * numbers.size()));
     if (!file.flush()) throw std::runtime_error("cannot write " + path + ": is there space, and is the folder yours?");
+}
+
+// From 1.29 on ONNX Runtime writes a device id and looks up its telemetry host unless this is set before the first Env.
+void switch_telemetry_off() {
+#ifdef _WIN32
+    _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+    setenv("ORT_DISABLE_TELEMETRY", "1", 1);
+#endif
 }
 
 // The number that a whole text is, by std::stoull or std::stod.
@@ -87,6 +97,7 @@ int main(int count, char** arguments) {
         std::cerr << usage;
         return 2;
     }
+    switch_telemetry_off();
     try {
         run(words);
     } catch (const std::exception& error) {

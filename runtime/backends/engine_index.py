@@ -16,12 +16,11 @@ from pathlib import Path
 from msgspec.structs import asdict, replace
 
 from fsae.runtime.bundle.external_data import weights_file
-from fsae.runtime.bundle.files import COMPILED, Bundle, file_entry
+from fsae.runtime.bundle.files import COMPILED, INDEX, Bundle, file_entry
 from fsae.runtime.bundle.manifest import Manifest, PlainName, graph_file
 from fsae.runtime.bundle.records import Line, Record, check, decode_record, read_json, short, to_json
 from fsae.runtime.errors import BundleError, DeviceError
 
-INDEX = "index.json"
 INDEX_SCHEMA = 3  # 1 had no timing caches; 1 and 2 did not record the workspace
 PORTABLE = "portable"  # a TensorRT-RTX engine for every GPU that the library compiles for by default
 

@@ -1,5 +1,6 @@
 """ONNX Runtime on CPUs and CUDA GPUs: the graphs of a bundle as calls on NumPy arrays."""
 
+import os
 import threading
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,8 @@ from .graphs import INPUTS, MIN_BATCH, OUTPUTS, GraphCalls, pad_batch
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # to be set before the import
+
 # TensorFloat-32 keeps ten bits of a product's factors: not what a bundle's float32 tolerance was measured with.
 PROVIDER_OPTIONS = {"CPUExecutionProvider": {}, "CUDAExecutionProvider": {"use_tf32": "0"}}
 GPU_BATCH = 16
@@ -27,8 +30,12 @@ CPU_PIXELS = 8 * npix(5)
 
 
 def import_onnxruntime(device: str) -> ModuleType:
-    """Import onnxruntime with its telemetry off; DeviceError naming the extra if it is missing or broken."""
+    """Import onnxruntime with its telemetry off; DeviceError naming the extra if it is missing or broken.
+
+    From 1.29 on it decides once, when it is loaded, whether to write a device id and to look up its telemetry host.
+    """
     extra = LIBRARIES[device].extra
+    os.environ[NO_TELEMETRY] = "1"
     try:
         import onnxruntime
     except ImportError as error:
@@ -42,7 +49,7 @@ def import_onnxruntime(device: str) -> ModuleType:
             "onnxruntime is broken, as happens when onnxruntime and onnxruntime-gpu are both installed",
             advice=f'pip uninstall onnxruntime onnxruntime-gpu, then pip install "fsae[{extra}]"',
         )
-    if hasattr(onnxruntime, "disable_telemetry_events"):  # on in some of its builds, such as those for Windows
+    if hasattr(onnxruntime, "disable_telemetry_events"):  # the builds for Windows do not look at the environment
         onnxruntime.disable_telemetry_events()
     module: ModuleType = onnxruntime
     return module

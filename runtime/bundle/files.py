@@ -12,7 +12,9 @@ from msgspec.structs import replace
 
 from fsae.runtime.atomic import write_aside
 from fsae.runtime.errors import BundleError, OutputError
+from fsae.runtime.log import log
 
+from .exported import remembered
 from .manifest import FileEntry, Manifest
 from .schema import ADVICE, read_manifest, schema_of
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 BLOCK_BYTES = 1 << 20  # of a file at a time, when it is hashed without being held in memory
 COMPILED = "trt"  # engines belong to one GPU and have an index of their own, so the manifest does not list them
+INDEX = "index.json"  # in the folder of engines
 VERIFIED = "verified.json"  # what `verify` found on a device where the exporter could not run a precision
 
 
@@ -72,17 +75,29 @@ def bundles_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: (p / MANIFEST).stat().st_mtime_ns, reverse=True)
 
 
+def fingerprint(folder: Path) -> str:
+    """SHA-256 of a bundle's manifest, which has the hashes of its files, and of the index of its compiled engines."""
+    digest = hashlib.sha256((folder / MANIFEST).read_bytes())
+    index = folder / COMPILED / INDEX
+    if index.is_file():
+        digest.update(index.read_bytes())
+    return digest.hexdigest()
+
+
 def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
     """Folder of the bundle `model`: a path, or a name in ./engines or among the shipped ones.
 
-    Without one: the newest bundle in ./engines of the working folder that is not a copy of a shipped one, else the
-    shipped `default`.
+    Without one: the newest bundle in ./engines of the working folder, else the shipped `default`. ./engines counts only
+    for bundles that this user exported (see exported.py); what else it holds is named by its path.
     """
     local, shipped = Path("engines"), shipped_folder()
     if model is None:
-        nearby = [path for path in bundles_in(local) if not _is_copy(path, shipped / path.name)]
-        if nearby:
-            return nearby[0]
+        known = remembered()
+        for path in bundles_in(local):
+            if fingerprint(path) in known:
+                return path
+            if not _is_copy(path, shipped / path.name):
+                log.warning(f"{path} is passed over, as you did not export it here: name it with --model {path}")
         if (shipped / "default" / MANIFEST).is_file():
             return shipped / "default"
         raise BundleError(
@@ -91,13 +106,19 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
     path = Path(model)
     if path.name == MANIFEST:
         path = path.parent
-    for candidate in (path, local / path, shipped / path):
-        if (candidate / MANIFEST).is_file():
-            return candidate
+    if (path / MANIFEST).is_file():
+        return path
+    nearby = local / path
+    if (nearby / MANIFEST).is_file() and fingerprint(nearby) in remembered():
+        return nearby
+    if (shipped / path / MANIFEST).is_file():
+        return shipped / path
     if path.exists():
         raise BundleError(f"{path} is not a bundle (no {MANIFEST})")
-    known = sorted({p.name for p in (*bundles_in(local), *bundles_in(shipped))})
-    raise BundleError(f"found no bundle {str(model)!r}; known names: {', '.join(known) or 'none'}")
+    if (nearby / MANIFEST).is_file():
+        raise BundleError(f"you did not export {nearby} here", advice=f"name it by its path, --model {nearby}")
+    names = sorted({p.name for p in (*bundles_in(local), *bundles_in(shipped))})
+    raise BundleError(f"found no bundle {str(model)!r}; known names: {', '.join(names) or 'none'}")
 
 
 def _is_copy(one: Path, other: Path) -> bool:

@@ -4,7 +4,6 @@ Nothing here may fail: modules of the runtime that need a library are imported i
 raises is a finding.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,13 +65,23 @@ def open_whole(folder: Path, hashes: bool) -> "Bundle":
     return bundle
 
 
-def read_bundles(model: str | None, hashes: bool) -> "dict[Path, Bundle | BundleError]":
-    """The bundle of `model`, those in ./engines and the shipped ones; for a damaged one its error."""
-    from fsae.runtime.bundle.files import bundles_in, find_bundle, shipped_folder
+def folder_in_use(model: str | None) -> "Path | BundleError":
+    """Folder of the bundle that the commands use with this --model, or why there is none."""
+    from fsae.runtime.bundle.files import find_bundle
+
+    try:
+        return find_bundle(model)
+    except BundleError as error:
+        return error
+
+
+def read_bundles(used: "Path | BundleError", hashes: bool) -> "dict[Path, Bundle | BundleError]":
+    """The bundle in use, those in ./engines and the shipped ones; for a damaged one its error."""
+    from fsae.runtime.bundle.files import bundles_in, shipped_folder
 
     folders = [*bundles_in(Path("engines")), *bundles_in(shipped_folder())]
-    with contextlib.suppress(BundleError):  # `bundle_in_use` reports it
-        folders.insert(0, find_bundle(model))
+    if isinstance(used, Path):
+        folders.insert(0, used)
     once: dict[Path, Path] = {}
     for folder in folders:
         once.setdefault(folder.resolve(), folder)
@@ -85,19 +94,17 @@ def read_bundles(model: str | None, hashes: bool) -> "dict[Path, Bundle | Bundle
     return found
 
 
-def bundle_in_use(model: str | None, bundles: "dict[Path, Bundle | BundleError]") -> "Bundle":
-    """The bundle that the commands use with this --model; BundleError if it is damaged.
+def bundle_in_use(used: "Path | BundleError", bundles: "dict[Path, Bundle | BundleError]", named: bool) -> "Bundle":
+    """The bundle in use; BundleError if there is none or it is damaged.
 
-    By default also if it cannot generate; a bundle without a denoiser that is named is wanted for compression.
+    If it was not named also if it cannot generate; a bundle without a denoiser that is named is wanted for compression.
     """
-    from fsae.runtime.bundle.files import find_bundle
-
-    bundle = bundles[find_bundle(model)]
+    bundle = bundles[used] if isinstance(used, Path) else used
     if isinstance(bundle, BundleError):
         raise bundle
-    if model is None and bundle.manifest.denoiser is None:
+    if not named and bundle.manifest.denoiser is None:
         raise BundleError(
-            f"the newest bundle in ./engines, {bundle.folder}, has no denoiser and cannot generate",
+            f"the newest bundle exported to ./engines, {bundle.folder}, has no denoiser and cannot generate",
             advice="give --model with one that can, such as default",
         )
     return bundle
@@ -267,16 +274,17 @@ def examine(model: str | None = None, hashes: bool = False) -> Report:
 
 def _examine_bundles(model: str | None, hashes: bool, findings: list[Finding]) -> FsaeError | None:
     """Add what bundles, engines and devices give to `findings`; return the error that stops every device, or None."""
-    bundles, here = read_bundles(model, hashes), targets_here()
+    used = folder_in_use(model)
+    bundles, here = read_bundles(used, hashes), targets_here()
     listed = [bundle_finding(folder, bundle, hashes) for folder, bundle in bundles.items()]
     whole = [bundle for bundle in bundles.values() if not isinstance(bundle, BundleError)]
     engines = [finding for bundle in whole for finding in engine_findings(bundle, here, hashes)]
     try:
-        bundle = bundle_in_use(model, bundles)
+        bundle = bundle_in_use(used, bundles, named=model is not None)
     except BundleError as error:
         reported = error.reason in {finding.value for finding in listed}
-        used = problem("bundles", "in use", error, "give --model with one of those that are right")
-        findings += [used] if not reported else []
+        if not reported:
+            findings.append(problem("bundles", "in use", error, "give --model with one of those that are right"))
         findings += [*listed, *engines, Finding(section="devices", name="auto", value="not tried without a bundle")]
         return error
     findings += [Finding(section="bundles", name="in use", value=str(bundle.folder)), *listed, *engines]

@@ -78,8 +78,8 @@ def make_model(values: Values) -> str | None:
 
 
 MODEL = click.option(
-    "--model", metavar="PATH|NAME", help="Bundle: a folder, or the name of a shipped one.  [default: the newest in "
-    "./engines, else the shipped one named default]",
+    "--model", metavar="PATH|NAME", help="Bundle: a folder, or the name of a shipped one.  [default: the newest "
+    "that you exported to ./engines, else the shipped one named default]",
 )  # fmt: skip
 
 with_model = packed("model", make_model, MODEL)

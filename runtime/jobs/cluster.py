@@ -138,6 +138,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
                 n_workers=cluster.workers,
                 threads_per_worker=1,
                 processes=True,
+                security=_key_of_this_run(),
                 dashboard_address="127.0.0.1:0",
                 memory_limit=None,  # a worker killed at some limit would only be killed again
                 silence_logs=logging.CRITICAL,
@@ -157,6 +158,17 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             ) from None
         with client:
             yield client
+
+
+def _key_of_this_run() -> Any:
+    """A certificate and key made for this run and kept in memory: a scheduler runs whatever a client hands it."""
+    distributed = import_distributed()
+    try:
+        return distributed.Security.temporary()
+    except ImportError as error:
+        raise DeviceError(
+            f"--workers needs cryptography, which cannot be imported ({error})", advice='pip install "fsae[dask]"'
+        ) from None
 
 
 @contextlib.contextmanager

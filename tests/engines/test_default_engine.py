@@ -9,7 +9,8 @@ import xarray as xr
 
 import fsae.runtime
 from fsae.runtime.backends.choose import open_graphs
-from fsae.runtime.bundle.files import COMPILED, Bundle, find_bundle, open_bundle, shipped_folder
+from fsae.runtime.bundle.exported import remember
+from fsae.runtime.bundle.files import COMPILED, Bundle, find_bundle, fingerprint, open_bundle, shipped_folder
 from fsae.runtime.cli.main import main
 from fsae.runtime.climate.climatology import evaluate, season
 from fsae.runtime.codec.encoder_input import open_fields
@@ -118,4 +119,5 @@ def test_the_default_is_the_default_beside_its_relatives(
     monkeypatch.chdir(tmp_path)
     assert find_bundle().name == "default"
     shutil.copytree(tiny_bundle_path, tmp_path / "engines" / "mine")
+    remember(fingerprint(tmp_path / "engines" / "mine"))
     assert find_bundle() == Path("engines/mine")

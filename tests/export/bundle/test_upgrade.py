@@ -17,7 +17,8 @@ from fsae.export.bundle import upgrade as module
 from fsae.export.bundle.upgrade import upgrade_bundle
 from fsae.export.cli.main import main
 from fsae.runtime.backends.engine_index import Engine, Target, find_engine, graph_hash, index_text
-from fsae.runtime.bundle.files import file_entry, open_bundle
+from fsae.runtime.bundle.exported import remember
+from fsae.runtime.bundle.files import file_entry, find_bundle, fingerprint, open_bundle
 from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.runtime.errors import BundleError, OutputError, ToleranceError
 
@@ -33,6 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(GOLDEN / name, tmp_path / "engines" / name)
         path = tmp_path / "engines" / name / "manifest.json"
         os.utime(path, (path.stat().st_mtime - 86400, path.stat().st_mtime - 86400))
+        remember(fingerprint(path.parent))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -219,6 +221,7 @@ def test_one_line_for_each_bundle(old: Path, capsys: pytest.CaptureFixture[str])
     nothing = f"{old}: schema {SCHEMA_VERSION}, nothing to do\n"
     assert main(["upgrade", "bundle-schema-1", f"{old}/manifest.json", str(old)]) == 0
     assert capsys.readouterr().out == done + nothing + nothing
+    assert find_bundle("bundle-schema-1") == old  # it is still known as exported here
 
 
 def test_a_failing_bundle_does_not_stop_the_others(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,6 +229,7 @@ def test_a_failing_bundle_does_not_stop_the_others(old: Path, capsys: pytest.Cap
     shutil.copytree(old, missed)
     shutil.copytree(old, whole)
     change_golden(missed, "denoiser.denoised", 1.0)
+    remember(fingerprint(missed))
     before = tree(missed)
     assert main(["upgrade", str(old), "missed", "nowhere", "whole"]) == ToleranceError.exit_code == 6
     out, err = capsys.readouterr()

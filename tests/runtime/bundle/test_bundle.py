@@ -10,10 +10,12 @@ import pytest
 from tiny_bundle import LATENT_PIXELS, PIXELS, VARIABLES, tiny_climatology, tiny_manifest
 
 from fsae.runtime.bundle import files as bundle_module
+from fsae.runtime.bundle.exported import remember
 from fsae.runtime.bundle.files import (
     BLOCK_BYTES,
     Bundle,
     find_bundle,
+    fingerprint,
     hash_file,
     hash_files,
     open_bundle,
@@ -121,8 +123,10 @@ def test_default_is_the_newest_nearby_else_the_shipped_one(
     assert find_bundle() == shipped / "default"
     for age, name in ((200, "old"), (0, "new"), (100, "between")):
         folder = Path(shutil.copytree(tiny_bundle_path, tmp_path / "engines" / name))
+        (folder / "manifest.json").write_text((folder / "manifest.json").read_text() + "\n" * age)  # another bundle
         stamp = (folder / "manifest.json").stat().st_mtime - age
         os.utime(folder / "manifest.json", (stamp, stamp))
+        remember(fingerprint(folder))
     (tmp_path / "engines" / "no_bundle").mkdir()
     assert find_bundle() == Path("engines/new")
     assert find_bundle("old") == Path("engines/old")
@@ -132,6 +136,31 @@ def test_default_is_the_newest_nearby_else_the_shipped_one(
         find_bundle("missing")
     with pytest.raises(BundleError, match=r"is not a bundle \(no manifest\.json\)"):
         find_bundle("engines/no_bundle")
+
+
+def test_a_bundle_that_the_user_did_not_export_is_used_only_by_its_path(
+    tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # oracle: which of two bundles is found
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(bundle_module, "shipped_folder", lambda: tmp_path / "shipped")
+    shipped = Path(shutil.copytree(tiny_bundle_path, tmp_path / "shipped" / "default"))
+    foreign = Path(shutil.copytree(tiny_bundle_path, Path("engines", "default")))
+    (foreign / "manifest.json").write_text((foreign / "manifest.json").read_text() + "\n")
+    for model in (None, "default"):
+        assert find_bundle(model) == shipped
+    assert caplog.messages == [
+        "engines/default is passed over, as you did not export it here: name it with --model engines/default"
+    ]
+    assert find_bundle("engines/default") == foreign
+    foreign.rename("engines/mine")
+    with pytest.raises(BundleError, match="you did not export engines/mine here: name it by its path"):
+        find_bundle("mine")
+    remember(fingerprint(Path("engines/mine")))
+    assert find_bundle() == find_bundle("mine") == Path("engines/mine")
+    (Path("engines/mine") / "trt").mkdir()
+    (Path("engines/mine") / "trt" / "index.json").write_text("{}")  # engines of somebody else: they are code
+    assert find_bundle() == shipped
 
 
 def test_no_bundle_at_all_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ from tiny_bundle import make_tiny_bundle, tiny_manifest
 
 from fsae.export.cli import main as export_cli
 from fsae.runtime import errors
-from fsae.runtime.bundle.files import write_manifest
+from fsae.runtime.bundle.exported import remember
+from fsae.runtime.bundle.files import fingerprint, write_manifest
 from fsae.runtime.cli import main as run_cli
 from fsae.runtime.errors import FsaeError
 from fsae.training.cli import main as train_cli
@@ -94,6 +95,8 @@ def here(tmp_path: Path, tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
     golden["decoder.field"] += 1.0
     np.savez(other / "golden.npz", **golden)
     write_manifest(other, tiny_manifest())
+    for folder in engines.iterdir():
+        remember(fingerprint(folder))
     (tmp_path / "fields.nc").write_text("not data")
     (tmp_path / "latents.zarr").mkdir()
     (tmp_path / "there.nc").write_text("somebody's work")

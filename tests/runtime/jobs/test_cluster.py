@@ -281,15 +281,53 @@ def test_a_scheduler_that_is_not_there(emulator: Emulator, tmp_path: Path, monke
     assert names_in(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("missing", "needed"),
+    [
+        ("distributed", "--workers and --scheduler need dask.distributed"),
+        ("cryptography", "--workers needs cryptography"),
+    ],
+)
 def test_a_missing_extra(
-    tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_bundle_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    missing: str,
+    needed: str,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "distributed", None)
+    for name in [name for name in sys.modules if name.startswith(f"{missing}.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, missing, None)
     words = ["--model", str(tiny_bundle_path), "generate", "--members", "1", "--out", str(tmp_path / "out.zarr")]
     assert main([*words, "--workers", "2"]) == DeviceError.exit_code
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "--workers and --scheduler need dask.distributed" in last
+    assert needed in last
     assert last.endswith('pip install "fsae[dask]"')
+
+
+def test_a_local_scheduler_takes_no_other_client(
+    emulator: Emulator, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: distributed's own client, with no key and with a key of its own
+    started: list[Any] = []
+    local_cluster = distributed.LocalCluster
+
+    def start(**options: Any) -> object:
+        started.append(local_cluster(**options))
+        return started[-1]
+
+    def intrude(done: int, total: int) -> None:
+        address = started[0].scheduler_address
+        for key in (None, distributed.Security.temporary()):
+            with pytest.raises(OSError, match=r"Connection|TLS|closed"):
+                distributed.Client(address.replace("tls://", "tls://" if key else "tcp://"), security=key, timeout=2)
+            attempts.append(key)
+
+    attempts: list[object] = []
+    monkeypatch.setattr(distributed, "LocalCluster", start)
+    generate(emulator, tmp_path / "out.zarr", Cluster(workers=1, threads=1), progress=intrude)
+    assert len(attempts) >= 2
+    assert tree(tmp_path / "out.zarr") == tree(whole)
 
 
 def test_workers_of_another_version(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
