@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle, open_bundle
-from fsae.runtime.checks.verify import Check, check_files, check_graphs, record_checks
+from fsae.runtime.checks.verify import Check, check_files, check_graphs, missed, record_checks
 from fsae.runtime.codec.compress import compress_job, decompress_job, superres_job
 from fsae.runtime.codec.encoder_input import Reading, open_fields
 from fsae.runtime.codec.source_climatology import TRAINING, write_source
@@ -24,7 +24,6 @@ from fsae.runtime.jobs.resume import Output, to_file
 from fsae.runtime.jobs.shards import WHOLE, Shard, pieces_of
 from fsae.runtime.output.selection import EVERYTHING, Selection
 
-from .errors import ToleranceError
 from .log import log
 
 if TYPE_CHECKING:
@@ -228,25 +227,26 @@ class Emulator:
             whole_members=whole_members,
         )
 
-    def verify(self) -> list[Check]:
-        """Check all hashes, then all graphs on this device; ToleranceError if a graph is outside its tolerance.
+    def check(self) -> list[Check]:
+        """Check all hashes, then all graphs on this device; BundleError for a file that differs.
 
-        Those of a precision that the exporter could run on no device are recorded beside the bundle, see verified.py.
+        Those of a precision that the exporter could run on no device are recorded beside the bundle if all are good.
         """
         check_files(self.bundle)
         checks = check_graphs(self.bundle, self.graphs)
         for check in checks:
             log.info(str(check))
-        missed = [check for check in checks if not check.good]
-        if missed:
-            found = "; ".join(f"the {check.graph} by {check.worst}" for check in missed)
-            raise ToleranceError(
-                f"device {self.graphs.device} misses the golden vectors of the trained model: {found}; take another "
-                "--device or --precision, or update the driver and libraries"
-            )
         recorded = record_checks(self.bundle, self.graphs, checks)
         if recorded is not None:
             log.info(f"recorded in {recorded}")
+        return checks
+
+    def verify(self) -> list[Check]:
+        """Check as `check` does; ToleranceError if a graph is outside its tolerance."""
+        checks = self.check()
+        failure = missed(checks, self.graphs.device)
+        if failure is not None:
+            raise failure
         return checks
 
     def _result(self, job: Job, data: "xr.Dataset") -> "xr.Dataset":

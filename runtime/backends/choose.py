@@ -12,8 +12,9 @@ AUTO = ("trt", "trt-rtx", "cuda", "cpu")  # the order in which `auto` tries: eng
 
 
 def open_graphs(bundle: Bundle, device: str = "auto", *, precision: str = "fp32", threads: int | None = None) -> Graphs:
-    """Graphs of the bundle on `device`, one of `devices.DEVICES`; what `auto` chooses, and why, is logged.
+    """Graphs of the bundle on `device`, one of `devices.DEVICES`; what `auto` chooses is logged.
 
+    Why it takes no other is what `checks/doctor.py` finds out.
     Raises DeviceError or BundleError if a named device cannot run it, or if none can.
     """
     if device not in DEVICES:
@@ -21,22 +22,16 @@ def open_graphs(bundle: Bundle, device: str = "auto", *, precision: str = "fp32"
     if device != "auto":
         return _open(bundle, device, precision, threads)
     *better, last = AUTO
-    refused: list[str] = []
     for name in better:
         try:
             graphs = _open(bundle, name, precision, threads)
         except (DeviceError, BundleError) as error:
-            refused.append(
-                f"{name} {error.reason}" if isinstance(error, DeviceError) and error.device else error.reason
-            )
+            log.debug(f"device {name} is not used: {error.reason}")
             continue
-        if name in PROVIDERS:
-            log.info(f"device {name}: no valid TensorRT engine ({'; '.join(refused)})")
-        else:
-            log.info(f"device {name}: a valid engine is there")
+        log.info(f"device {name}")
         return graphs
     graphs = _open(bundle, last, precision, threads)
-    log.info(f"device {last}: no other can be used ({'; '.join(refused)})")
+    log.info(f"device {last} (fsae-run doctor says what a GPU would need)")
     return graphs
 
 

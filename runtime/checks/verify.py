@@ -17,7 +17,7 @@ from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, Graphs, call_of
 from fsae.runtime.bundle.files import VERIFIED, Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Difference, worst_of
 from fsae.runtime.bundle.records import Line, Record, decode_record, read_json, to_json
-from fsae.runtime.errors import BundleError
+from fsae.runtime.errors import BundleError, ToleranceError
 from fsae.runtime.sphere.healpix import coarsen
 
 
@@ -79,6 +79,17 @@ def check_graphs(bundle: Bundle, graphs: Graphs) -> list[Check]:
         first = parity[graph].device == NOT_RUN
         checks.append(Check(graph=graph, precision=precision, worst=worst_of(found_here), first=first))
     return checks
+
+
+def missed(checks: Sequence[Check], device: str) -> ToleranceError | None:
+    """The error that the checks which failed on a device amount to; None if all are good."""
+    found = "; ".join(f"the {check.graph} by {check.worst}" for check in checks if not check.good)
+    if not found:
+        return None
+    return ToleranceError(
+        f"device {device} misses the golden vectors of the trained model: {found}",
+        advice="take another --device or --precision, or update the driver and libraries",
+    )
 
 
 RECORDS_SCHEMA = 1

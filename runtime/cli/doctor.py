@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import with_model
+from .options import with_json, with_model
 
 if TYPE_CHECKING:
     from fsae.runtime.checks.doctor import Report
@@ -38,7 +38,7 @@ def report_json(report: "Report") -> str:
 
 @click.command()
 @click.option("--hashes", is_flag=True, help="Compare every file of the bundles with its hash, not just its size.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_json
 @with_model
 def doctor(hashes: bool, as_json: bool, model: str | None) -> None:
     """Check this machine.

@@ -134,7 +134,7 @@ def generate(
     Examples:
       fsae-run generate --members 100
       fsae-run generate --members 20 --start 2005-01 --steps 120 --seed 7 --out decade.zarr
-      fsae-run generate --member-ids 37,90-99 --out some.nc --grid source
+      fsae-run generate --member-ids 37,90-99 --out some.nc --grid training
       fsae-run generate --members 1000 --times 2005/2014 --statistics mean,std,q05,q95 --out climate.nc
       fsae-run generate --grid 1.5 --bbox -10,35,30,70 --variables tas --out europe.nc
       fsae-run generate --members 1000 --sampler fast --out many.zarr

@@ -1,11 +1,21 @@
-"""The text of `fsae-run info`: a bundle in lines for people."""
+"""What `fsae-run info` and `verify` print: lines for people, and JSON for programs."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import asdict
 
 from fsae.runtime.backends.devices import LIBRARIES
 from fsae.runtime.bundle.files import COMPILED, VERIFIED, Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN
+from fsae.runtime.bundle.records import to_json
+from fsae.runtime.errors import FsaeError
+
+if TYPE_CHECKING:
+    from fsae.runtime.backends.graphs import Graphs
+    from fsae.runtime.checks.verify import Check
 
 
 def installed(names: tuple[str, ...]) -> str | None:
@@ -85,3 +95,34 @@ def describe(bundle: Bundle) -> str:
         "manifest": f"sha256 {bundle.manifest_sha256}",
     }
     return "\n".join(f"{name:14}{text}" for name, text in rows.items())
+
+
+def info_json(bundle: Bundle) -> str:
+    """The bundle's folder, its size, the libraries of the devices (null: not installed) and its manifest, as JSON."""
+    return to_json(
+        {
+            "folder": str(bundle.folder),
+            "manifest_sha256": bundle.manifest_sha256,
+            "size_bytes": bundle.size,
+            "devices": {device: installed(needed.distributions) for device, needed in LIBRARIES.items()},
+            "compiled_engines": (bundle.folder / COMPILED).is_dir(),
+            "manifest": bundle.manifest,
+        }
+    )
+
+
+def verify_json(bundle: Bundle, graphs: "Graphs", checks: "Sequence[Check]", failure: FsaeError | None) -> str:
+    """The checks of a bundle on a device as JSON, with the `exit_code` and the `failure` behind it or null."""
+    found: dict[str, Any] = {
+        "bundle": bundle.manifest.name,
+        "folder": str(bundle.folder),
+        "manifest_sha256": bundle.manifest_sha256,
+        "files": len(bundle.manifest.files),
+        "device": graphs.device,
+        "backend": graphs.backend,
+        "precision": graphs.precision,
+        "graphs": [{"graph": check.graph, "good": check.good, **asdict(check.worst)} for check in checks],
+        "exit_code": 0 if failure is None else failure.exit_code,
+        "failure": None if failure is None else str(failure),
+    }
+    return to_json(found)

@@ -18,6 +18,7 @@ from .generate import generate
 from .options import (
     Session,
     from_file_to_file,
+    with_json,
     with_model,
     with_names,
     with_overwrite,
@@ -54,8 +55,9 @@ def cli(session: Session) -> None:
 
 
 @cli.command()
+@with_json
 @with_model
-def info(model: str | None) -> None:
+def info(as_json: bool, model: str | None) -> None:
     """Describe a bundle.
 
     That is its variables, zooms, compression ratio, training period, devices, parity and size.
@@ -64,17 +66,20 @@ def info(model: str | None) -> None:
     Examples:
       fsae-run info
       fsae-run info --model engines/default
+      fsae-run info --json
     """
     from fsae.runtime.bundle.files import open_bundle
 
-    from .info import describe
+    from .info import describe, info_json
 
-    click.echo(describe(open_bundle(model)))
+    bundle = open_bundle(model)
+    click.echo(info_json(bundle) if as_json else describe(bundle))
 
 
 @cli.command()
+@with_json
 @with_session
-def verify(session: Session) -> None:
+def verify(as_json: bool, session: Session) -> None:
     """Check a bundle on this machine.
 
     Its files must have the hashes in the manifest, and its graphs must give the golden vectors on the chosen device.
@@ -84,11 +89,22 @@ def verify(session: Session) -> None:
     Examples:
       fsae-run verify
       fsae-run verify --device cuda --precision bf16
+      fsae-run verify --json
     """
+    from fsae.runtime.checks.verify import missed
+
+    from .info import verify_json
+
     emulator = open_emulator(session)
-    checks = emulator.verify()
+    graphs, checks = emulator.graphs, emulator.check()
+    failure = missed(checks, graphs.device)
+    if as_json:
+        click.echo(verify_json(emulator.bundle, graphs, checks, failure))
+    if failure is not None:
+        raise failure
+    if as_json:
+        return
     files = len(emulator.bundle.manifest.files)
-    graphs = emulator.graphs
     click.echo(
         f"verified {emulator.bundle.manifest.name}: {files} files, "
         f"{len(checks)} {graphs.precision} graphs within tolerance on {graphs.device} ({graphs.backend})"
@@ -135,7 +151,7 @@ def decompress(source: Source, out: str, select: "Selection", writing: "Writing"
     \b
     Examples:
       fsae-run decompress latents.zarr fields.zarr
-      fsae-run decompress latents.zarr fields.nc --grid source
+      fsae-run decompress latents.zarr fields.nc --grid training
       fsae-run decompress latents.zarr europe.nc --grid 1.5 --bbox -10,35,30,70 --times 2005/2010
     """
     write_output(
@@ -165,7 +181,7 @@ def superres(
     Examples:
       fsae-run climatology coarse.nc coarse-climatology.nc
       fsae-run superres coarse.nc fine.zarr --climatology coarse-climatology.nc
-      fsae-run superres tas-2005-2014.nc fine.nc --zoom 3 --climatology training --grid source
+      fsae-run superres tas-2005-2014.nc fine.nc --zoom 3 --climatology training --grid training
     """
     write_output(
         "super-resolved",

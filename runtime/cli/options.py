@@ -132,6 +132,8 @@ with_climatology = click.option(
     "the training data.",
 )
 
+with_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
 with_overwrite = click.option("--overwrite", is_flag=True, help="Replace existing output.")
 
 
@@ -208,8 +210,8 @@ with_selection = packed(
         metavar="GRID",
         default="native",
         show_default=True,
-        help="native: HEALPix, as the model computes; source: lat-lon grid of the training data; or a regular lat-lon "
-        "grid such as 1.5 (degrees) or 120x240 (rows x columns).",
+        help="native: HEALPix, as the model computes; training: lat-lon grid of the training data; or a regular "
+        "lat-lon grid such as 1.5 (degrees) or 120x240 (rows x columns).",
     ),
     click.option(
         "--regrid",

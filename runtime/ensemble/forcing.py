@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 CALENDAR_YEAR = "calendar year"
+FAR = 3.0  # times the width of the training range: further outside the emulator says nothing about the climate
 ROUNDING_DAYS = 1e-5  # a second: dates of two calendars meet to rounding
 
 
@@ -235,13 +236,19 @@ def forcing_coordinate(known: Forcing, forcing: F32) -> Coordinate:
 
 
 def forcing_note(manifest: Manifest, forcing: F32) -> tuple[str, ...]:
-    """A warning if the forcing (step) leaves the range of the training data."""
+    """A warning if the forcing (step) leaves the range of the training data; UsageError if it is `FAR` outside."""
     known = parts_of(manifest)[0].forcing
     low, high = known.range
     least, most = float(forcing.min()), float(forcing.max())
     if low <= least and most <= high:
         return ()
     runs = f"is {least:.2f}" if least == most else f"runs from {least:.2f} to {most:.2f}"
+    if max(low - least, most - high) > FAR * (high - low):
+        raise UsageError(
+            f"the forcing ({known.name}) {runs} {known.units}",
+            f"values near the {low:.2f} to {high:.2f} that the model was trained on",
+            f"--forcing {high:g} holds it at the end of that range",
+        )
     return (
         f"The forcing ({known.name}) {runs} {known.units}, outside the {low:.2f} to {high:.2f} the model was trained "
         "on: it is extrapolated there.",

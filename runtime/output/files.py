@@ -18,8 +18,7 @@ from .zarr import ZarrStore
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
 RUN = "run.json"  # in the folder of a run that can go on after an interruption, see jobs/ledger.py
 
-# Other suffixes of NetCDF-4 files: a Zarr folder with one of them would surprise.
-NEARLY_NETCDF = (".nc4", ".netcdf", ".h5")
+SUFFIXES = (".nc", ".zarr")  # NetCDF-4 and Zarr: a Zarr folder with the suffix of another format would surprise
 
 
 def is_netcdf(path: Path) -> bool:
@@ -56,11 +55,11 @@ def unfinished(folder: Path, which: str, advice: str) -> OutputError:
 def check_output(path: Path, overwrite: bool) -> None:
     """Raise OutputError if the path exists (without `overwrite`) or cannot be written.
 
-    UsageError if its suffix means NetCDF-4 but is not `.nc`. Only what looks like earlier output is ever replaced: a
+    UsageError if its suffix is not one of `SUFFIXES`. Only what looks like earlier output is ever replaced: a
     file by NetCDF, a Zarr store by Zarr.
     """
-    if path.suffix.lower() in (".nc", *NEARLY_NETCDF) and not is_netcdf(path):
-        raise UsageError(f"found the output {path}", advice="use .nc for NetCDF-4, or .zarr for Zarr")
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"found the output {path}", "a name that ends in .nc for NetCDF-4, or in .zarr for Zarr")
     if path.is_symlink() or path.exists():
         if not overwrite:
             raise OutputError(f"{path} exists", advice="give another path or --overwrite")

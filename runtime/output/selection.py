@@ -18,7 +18,8 @@ from fsae.runtime.sphere.regrid import METHODS, Weights, apply, cell_mean_weight
 
 from .layout import Cells
 
-NATIVE, SOURCE = "native", "source"
+NATIVE, TRAINING = "native", "training"
+ALIASES = {"source": TRAINING}
 NEAR_DEG = 1e-6  # a tenth of a metre: axes that were rounded
 
 
@@ -26,10 +27,10 @@ NEAR_DEG = 1e-6  # a tenth of a metre: axes that were rounded
 class Selection:
     """The wanted part of a model's fields; its values are those of the same points without a selection.
 
-    `grid`: "native" (HEALPix, as the model computes), "source" (the lat-lon grid of its training data), or a regular
-    lat-lon grid by the degrees between points ("1.5") or by rows and columns ("120x240"). `regrid`: the way to a
-    lat-lon grid, one of `regrid.METHODS`; by default the bundle's own way to "source", and to other grids conservative
-    if their cells are larger than two of the model's, else bilinear.
+    `grid`: "native" (HEALPix, as the model computes), "training" (the lat-lon grid of its training data; "source" is an
+    alias), or a regular lat-lon grid by the degrees between points ("1.5") or by rows and columns ("120x240").
+    `regrid`: the way to a lat-lon grid, one of `regrid.METHODS`; by default the bundle's own way to "training", and to
+    other grids conservative if their cells are larger than two of the model's, else bilinear.
     `variables`: some of the model's by name; none means all. `bbox`: west, south, east and north [degrees]; a box whose
     west is greater than its east crosses the date line. `times`: first and last date, as in "2005-01/2010".
     """
@@ -40,9 +41,14 @@ class Selection:
     bbox: tuple[float, float, float, float] | None = None
     times: str | None = None
 
+    @property
+    def on(self) -> str:
+        """The grid by its name without an alias."""
+        return ALIASES.get(self.grid, self.grid)
+
     def record(self) -> dict[str, Any]:
         """The selection as a request keeps it: the grid, and what differs from the defaults."""
-        found: dict[str, Any] = {"grid": self.grid}
+        found: dict[str, Any] = {"grid": self.on}
         found |= {"regrid": self.regrid} if self.regrid != "auto" else {}
         found |= {"variables": list(self.variables)} if self.variables else {}
         found |= {"bbox": list(self.bbox)} if self.bbox is not None else {}
@@ -81,12 +87,12 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
     if selection.grid == NATIVE:
         if selection.regrid != "auto":
             raise UsageError(
-                "found a way of regridding for the native grid", advice="give --grid source, or such as 1.5"
+                "found a way of regridding for the native grid", advice="give --grid training, or such as 1.5"
             )
         zoom = bundle.manifest.grid.zoom
         cells = None if selection.bbox is None else cells_inside(zoom, selection.bbox)
         return View(variables=chosen, places=places, grid=Cells(zoom=zoom, chosen=cells))
-    grid = _source_grid(bundle) if selection.grid == SOURCE else regular_grid(selection.grid)
+    grid = _source_grid(bundle) if selection.on == TRAINING else regular_grid(selection.grid)
     rows, columns, lon_deg = np.arange(grid.lat_deg.size), np.arange(grid.lon_deg.size), grid.lon_deg
     if selection.bbox is not None:
         rows, columns, lon_deg = rows_and_columns(grid, selection.bbox)
@@ -123,7 +129,7 @@ def _source_grid(bundle: Bundle) -> LatLonGrid:
 def _weights(bundle: Bundle, grid: LatLonGrid, selection: Selection, rows: Ints, columns: Ints) -> Weights:
     """Weights from the model's cells to the points of some rows and columns of a grid, flattened (lat, lon)."""
     zoom, points = bundle.manifest.grid.zoom, (rows[:, None] * grid.lon_deg.size + columns).reshape(-1)
-    if selection.grid == SOURCE and selection.regrid == "auto":
+    if selection.on == TRAINING and selection.regrid == "auto":
         return target_rows(bundle.tables.to_source, points)
     method = selection.regrid
     if method == "auto":  # as for input, the other way round

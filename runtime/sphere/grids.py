@@ -89,7 +89,7 @@ def regular_grid(text: str) -> LatLonGrid:
     >>> regular_grid("5x8").lat_deg.tolist()
     [-90.0, -45.0, 0.0, 45.0, 90.0]
     """
-    form = f"found the grid {text!r}, expected native, source, degrees such as 1.5, or rows x columns such as 120x240"
+    form = f"found the grid {text!r}, expected native, training, degrees such as 1.5, or rows x columns such as 120x240"
     pair = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.strip())
     if pair is not None:
         rows, columns = int(pair[1]), int(pair[2])

@@ -145,7 +145,7 @@ def test_a_device_that_computes_otherwise_is_exit_code_6(run: Run, tmp_path: Pat
     shifted_golden(bundle, decoder_field=(1, 0.1))
     lines = verified_wrong(run, bundle).splitlines()
     sentence = "device cpu misses the golden vectors of the trained model: the decoder by 0.1 m s-1 in uas at zoom 2,"
-    assert f"{sentence} allowed 0.001;" in lines[-1]
+    assert f"{sentence} allowed 0.001: take another" in lines[-1]
     verdicts = [line.split(",")[0] for line in lines if " fp32: " in line]  # all of them, and then the error
     assert verdicts == [
         "fsae-run: encoder fp32: pass",
@@ -197,3 +197,28 @@ def test_means_over_coarse_cells_are_verified_too(run: Run, tmp_path: Path) -> N
     write_manifest(bundle, msgspec.structs.replace(manifest, parity=parity))
     sentence = verified_wrong(run, bundle).splitlines()[-1]
     assert "the decoder by 0.5 K in tas at zoom 0, allowed 0.001" in sentence
+
+
+def test_json_for_programs(run: Run, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    # oracle: the manifest itself, and the exit codes of the command without --json
+    code, out, _ = run("info", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["manifest"] == json.loads((tiny_bundle.folder / "manifest.json").read_text())
+    assert (found["manifest_sha256"], found["size_bytes"]) == (tiny_bundle.manifest_sha256, tiny_bundle.size)
+    assert found["devices"]["cpu"] == f"onnxruntime {onnxruntime.__version__}"
+    code, out, _ = run("verify", "--json")
+    found = json.loads(out)
+    assert (code, found["exit_code"], found["failure"], found["files"]) == (0, 0, None, 6)
+    assert [(graph["graph"], graph["good"]) for graph in found["graphs"]] == [
+        ("encoder", True), ("decoder", True), ("denoiser", True)
+    ]  # fmt: skip
+    bundle = make_tiny_bundle(tmp_path / "missed")
+    golden = dict(np.load(bundle / "golden.npz"))
+    np.savez(bundle / "golden.npz", **golden | {"decoder.field": golden["decoder.field"] + 1})
+    write_manifest(bundle, tiny_manifest())
+    code, out, err = run("verify", "--json", model=bundle)
+    found = json.loads(out)
+    assert code == found["exit_code"] == 6
+    assert [graph["good"] for graph in found["graphs"]] == [True, False, True]
+    assert err.splitlines()[-1].endswith(found["failure"])

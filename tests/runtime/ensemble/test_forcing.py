@@ -21,7 +21,7 @@ from fsae.runtime.cli.main import main
 from fsae.runtime.ensemble.forcing import Series, forcing_at, forcing_note, read_forcing
 from fsae.runtime.ensemble.generate import timeline
 from fsae.runtime.ensemble.request import Request
-from fsae.runtime.errors import DataError
+from fsae.runtime.errors import DataError, UsageError
 
 KNOWN = Forcing(name="calendar year", units="year", range=(1948.0, 2005.0))
 NOLEAP_DAYS = np.cumsum([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
@@ -239,7 +239,12 @@ def test_another_forcing_is_another_request(emulator: fsae.runtime.Emulator, tmp
     assert kept(None) == "calendar year"
     assert kept("1990") == kept(1990) == 1990.0
     records = []
-    for text in ("1990,1\n1991,2\n", "1990,1\n1991,2.5\n", "1990,1\n1992,2\n", "date,value\n1990-01,1.0\n1991-01,2\n"):
+    for text in (
+        "1990,1971\n1991,1972\n",
+        "1990,1971\n1991,1972.5\n",
+        "1990,1971\n1992,1972\n",
+        "date,value\n1990-01,1971.0\n1991-01,1972\n",
+    ):
         (tmp_path / "f.csv").write_text(text)
         records.append(kept(tmp_path / "f.csv"))
     assert {record["name"] for record in records} == {"f.csv"}
@@ -249,6 +254,19 @@ def test_another_forcing_is_another_request(emulator: fsae.runtime.Emulator, tmp
 
 
 # --- what is refused ---
+
+
+def test_a_forcing_far_outside_of_the_training_is_refused(emulator: fsae.runtime.Emulator) -> None:
+    # oracle: the range of the manifest, 1948 to 2005, and three times its width beyond
+    for request in (
+        Request(members=1, steps=1, forcing=2177.0),
+        Request(members=1, steps=1, forcing=1776.0),
+        Request(members=1, steps=1, start="2300"),
+    ):
+        with pytest.raises(UsageError, match=r"near the 1948\.00 to 2005\.00 .*: --forcing 2005 holds it at the end"):
+            emulator.generate(request)
+    warned = emulator.generate(Request(members=1, steps=1, forcing=2175.0))
+    assert "it is extrapolated there" in warned.attrs["comment"]
 
 
 def _made(path: Path, data: xr.Dataset) -> Path:

@@ -16,7 +16,7 @@ from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.output.selection import Selection, cells_inside, parse_bbox, rows_and_columns, steps_inside, view_of
-from fsae.runtime.sphere.grids import LatLonGrid, regular_grid
+from fsae.runtime.sphere.grids import LatLonGrid, is_same, regular_grid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 from fsae.runtime.sphere.regrid import apply, cell_areas, cell_mean_weights, conservative_weights, target_rows
 
@@ -219,7 +219,7 @@ def test_boxes_hold_points_on_their_edges() -> None:  # oracle: multiples of 15 
         (Selection(bbox=(float("nan"), 0.0, 1.0, 5.0)), "found the box nan"),
         (Selection(bbox=(1.0, 1.0, 2.0, 2.0)), "found no centre of a cell of zoom 2 in the box 1,1,2,2"),
         (Selection(grid="30", bbox=(1.0, 1.0, 2.0, 2.0)), "found no row and column of the 6 x 12 lat-lon grid"),
-        (Selection(grid="cubed"), "found the grid 'cubed', expected native, source, degrees such as 1.5"),
+        (Selection(grid="cubed"), "found the grid 'cubed', expected native, training, degrees such as 1.5"),
         (Selection(grid="0"), "found the grid '0'"),
         (Selection(grid="7"), "expected degrees that 90 is a whole multiple of"),
         (Selection(grid="-1.5"), "found the grid '-1.5'"),
@@ -287,3 +287,9 @@ def test_a_part_goes_on_to_the_same_bytes(
     code, _, err = command(*words, "--bbox", "0,0,90,80", "--resume")
     assert code == 7
     assert "request: bbox" in err
+
+
+def test_source_is_another_word_for_training(tiny_bundle: Bundle) -> None:  # oracle: each other
+    words = [view_of(tiny_bundle, Selection(grid=name)).grid for name in ("training", "source")]
+    assert is_same(words[0], words[1])
+    assert Selection(grid="source").record() == Selection(grid="training").record() == {"grid": "training"}
