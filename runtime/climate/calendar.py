@@ -116,20 +116,29 @@ def centres(
     stamp's calendar month or year for steps of one of them, of its calendar day for daily values with a method along
     time in `cell_methods`, of longer steps of months that begin at the stamp; in all other cases the stamp itself.
     """
-    if bounds is not None:
-        return [start + (end - start) / 2 for start, end in bounds]
+    known = averaging_periods(times, step, cell_methods) if bounds is None else bounds
+    return list(times) if known is None else [start + (end - start) / 2 for start, end in known]
+
+
+def averaging_periods(
+    times: Sequence[Date], step: str | None = None, cell_methods: str = ""
+) -> list[tuple[Date, Date]] | None:
+    """Beginning and end of the averaging period of each stamp, as `centres` takes it; None if it is not known.
+
+    >>> stamps = [cftime.datetime(2005, 2, 1, calendar="noleap")]
+    >>> [str(date)[:10] for date in averaging_periods(stamps, "1 month")[0]]
+    ['2005-02-01', '2005-03-01']
+    """
     method = time_method(cell_methods)
     if step is None or method == "point":
-        return list(times)
+        return None
     count, unit = parse_step(step)
     if unit not in MONTHS and (step != "1 day" or not method):
-        return list(times)
-    middle = []
-    for stamp in times:
-        start = _floor(stamp, count, unit)
-        inside = count == 1 or stamp == start
-        middle.append(start + (_shift(start, count, unit) - start) / 2 if inside else stamp)
-    return middle
+        return None
+    starts = [_floor(stamp, count, unit) for stamp in times]
+    if count > 1 and starts != list(times):
+        return None
+    return [(start, _shift(start, count, unit)) for start in starts]
 
 
 def _year_fraction(date: Date) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.climate.calendar import infer_step
+from fsae.runtime.climate.calendar import centres, infer_step
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.climate.steps import same_step
 from fsae.runtime.errors import DataError, UsageError
@@ -158,7 +158,15 @@ class Input:
         return phases[0] if self.reference_times is None else phases
 
     def time(self, steps: slice = slice(None)) -> TimeAxis:
-        """The encoded times of some steps of all series."""
+        """The encoded times of some steps of all series.
+
+        Averages of one series are stamped in the middle of their period, as generated ones are, whatever the input's
+        stamps; the times of forecasts stay the sum of reference time and lead time.
+        """
+        if self.reference_times is None:
+            periods = self.fields.periods
+            middles = centres(self.fields.times, bounds=periods)
+            return encode_times(middles[steps], periods and periods[steps], self.fields.calendar)
         times = [fields.times[steps] for fields in self.series]
         bounds = [fields.bounds and fields.bounds[steps] for fields in self.series]
         return encode_series(times, bounds, self.fields.calendar, self.reference_times)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32, Floating
-from fsae.runtime.climate.calendar import Bounds, Date, decimal_year, infer_step, year_phase
+from fsae.runtime.climate.calendar import Bounds, Date, averaging_periods, decimal_year, infer_step, year_phase
 from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import Grid, LatLonGrid, supported_zoom
@@ -68,6 +68,11 @@ class Fields:
     def source(self) -> str:
         """Name and grid of the source, in words."""
         return f"{self.name}: {self.way}"
+
+    @property
+    def periods(self) -> Bounds | None:
+        """Beginning and end of each averaging period, from the source or its steps; None if they are not known."""
+        return averaging_periods(self.times, self.step, self.cell_methods) if self.bounds is None else self.bounds
 
     @property
     def phase(self) -> NDArray[np.float64]:

@@ -129,6 +129,26 @@ def test_without_a_climatology_the_user_and_the_file_are_told(run: Run, source: 
         assert found.attrs["comment"].startswith("No climatology of the input's own source was given")
 
 
+@pytest.mark.parametrize("day", [1, 16, 28])
+@pytest.mark.parametrize("with_bounds", [True, False])
+def test_months_are_stamped_as_generated_ones(run: Run, tmp_path: Path, day: int, with_bounds: bool) -> None:
+    # oracle: the time axis of `generate` for the same months, whatever the stamps of the input
+    months = [cftime.datetime(2005 + m // 12, m % 12 + 1, 1, calendar="standard") for m in range(STEPS + 1)]
+    bounds = list(itertools.pairwise(months)) if with_bounds else None
+    time = encode_times([month.replace(day=day) for month in months[:-1]], bounds, "standard")
+    source = write_fields(tmp_path / "in.nc", fields(), dataclasses.replace(field_layout(), time=time))
+    assert run("compress", source, tmp_path / "latents.zarr", "--climatology", "training")[0] == 0
+    assert run("decompress", tmp_path / "latents.zarr", tmp_path / "again.nc")[0] == 0
+    assert run("superres", source, tmp_path / "fine.nc", "--zoom", "1", "--climatology", "training")[0] == 0
+    words = ("--members", "1", "--start", "2005-01", "--steps", str(STEPS), "--out", tmp_path / "drawn.nc")
+    assert run("generate", *words)[0] == 0
+    with xr.open_dataset(tmp_path / "drawn.nc", engine="h5netcdf") as drawn:
+        for name in ("again.nc", "fine.nc"):
+            with xr.open_dataset(tmp_path / name, engine="h5netcdf") as found:
+                for axis in ("time", "time_bnds"):
+                    np.testing.assert_array_equal(found[axis].values, drawn[axis].values)
+
+
 def test_lat_lon_goes_in_and_comes_out_by_the_bundles_own_weights(
     run: Run, tiny_bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -112,9 +112,9 @@ def test_killed_while_publishing(
             with pytest.raises(OutputError, match=f"broken; {FIELDS} of {FIELDS} fields are kept"):
                 generate(emulator, ready / name)
     if case == "over another":
-        emulator.generate_file(ready / "old", Request(members=1, steps=1))
-        (ready / "old").rename(ready / name) if zarr_out else (ready / name).write_bytes(b"old")
-        shutil.rmtree(ready / "old", ignore_errors=True)
+        emulator.generate_file(ready / "old.zarr", Request(members=1, steps=1))
+        (ready / "old.zarr").rename(ready / name) if zarr_out else (ready / name).write_bytes(b"old")
+        shutil.rmtree(ready / "old.zarr", ignore_errors=True)
         more += ["--overwrite"]
     shutil.copytree(ready, tmp_path / "count")
     nursery.start(*SMALL.words(tmp_path / "count" / name, *more), fatal=-1, folder=tmp_path / "count")

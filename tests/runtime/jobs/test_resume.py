@@ -54,7 +54,7 @@ def test_an_unfinished_run_is_never_lost_unasked(emulator: Emulator, tmp_path: P
         (("--seed", "4"), r"request: seed \(3 there, 4 here\)"),
         (("--steps", "11"), r"request: steps \(12 there, 11 here\)"),
         (("--member-ids", "0-10,12"), "request: members"),
-        (("--grid", "source"), r"request: grid \(\"native\" there, \"source\" here\)"),
+        (("--grid", "training"), r"request: grid \(\"native\" there, \"training\" here\)"),
         (("--forcing", "1990.5"), "request: forcing"),
     ],
 )
