@@ -1,10 +1,28 @@
 """Files that are whole or not there, however the process that writes them ends."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
+
+
+def force(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk, so that a loss of power does not undo what was written."""
+    try:
+        number = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if os.name == "nt" and path.is_dir():  # Windows does not open folders, and keeps their names by itself
+            return
+        raise
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # as some file systems say of folders
+            raise
+    finally:
+        os.close(number)
 
 
 @contextlib.contextmanager

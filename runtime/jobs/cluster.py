@@ -21,7 +21,7 @@ from fsae.runtime.output.files import output_errors
 from fsae.runtime.signals import uninterrupted
 
 from . import workers
-from .identity import identity
+from .identity import check_inputs, identity
 from .job import Job, Recipe
 from .ledger import Run, read_run
 from .lock import check_idle, locked
@@ -83,7 +83,7 @@ def cluster_to_file(
     recipe = recipe.absolute()
     with contextlib.closing(job), stopping(output), contextlib.ExitStack() as held:
         check_place(output)
-        wanted = identity(job.layout, recipe.inputs)
+        wanted = identity(job.layout)
         held.enter_context(locked(output.partial))
         if is_complete(job.layout, output, wanted):
             progress(job.fields)
@@ -120,6 +120,7 @@ def cluster_to_file(
         except BaseException:
             leave_nothing(run)
             raise
+        check_inputs(job.layout, recipe.inputs)
         publish_run(job.layout, run, output)
 
 

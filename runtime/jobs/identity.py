@@ -1,59 +1,62 @@
 """The identity of a run: one continues another only if both would give the same output."""
 
+import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from fsae.runtime.input.sources import ZARR_MARKS, Source
-from fsae.runtime.output.layout import Layout, coordinates
+from fsae.runtime.errors import DataError
+from fsae.runtime.input.fingerprint import fingerprint
+from fsae.runtime.output.layout import Layout, coordinates, normalised
 from fsae.runtime.output.store import Attribute
 
 REQUEST = "fsae_request"
+INPUTS = "fsae_inputs"  # what was read: by name the fingerprint of each input, see input/fingerprint.py
+PARTS = {REQUEST: "request", INPUTS: "file of the input"}  # attributes that are compared part by part
+
+
+def with_inputs(layout: Layout, inputs: Mapping[str, object]) -> Layout:
+    """The layout, whose attributes say what was read; `inputs` are files or datasets by name."""
+    found = fingerprints(inputs)
+    return dataclasses.replace(layout, attributes={**layout.attributes, INPUTS: normalised(found)}) if found else layout
+
+
+def fingerprints(inputs: Mapping[str, object]) -> dict[str, str]:
+    """The fingerprints, by name, of inputs that have one."""
+    return {name: found for name, given in inputs.items() if (found := fingerprint(given))}
+
+
+def check_inputs(layout: Layout, inputs: Mapping[str, object]) -> None:
+    """Raise DataError if inputs are no longer what they were when the layout was made."""
+    before, now = json.loads(str(layout.attributes.get(INPUTS, "{}"))), fingerprints(inputs)
+    if other := difference(before, now):
+        raise DataError(
+            f"the input changed while it was read: {other}",
+            advice="start again with --overwrite once nothing writes it",
+        )
 
 
 def _identity_of(attributes: Mapping[str, Attribute]) -> dict[str, str]:
-    """Attributes as text, each part of the request by itself."""
-    found = {key: str(value) for key, value in attributes.items() if key != REQUEST}
-    request = json.loads(str(attributes.get(REQUEST, "{}")))
-    return found | {f"request: {key}": json.dumps(value) for key, value in request.items()}
+    """Attributes as text, each part of the request and each input by itself."""
+    found = {key: str(value) for key, value in attributes.items() if key not in PARTS}
+    for key, what in PARTS.items():
+        for part, value in json.loads(str(attributes.get(key, "{}"))).items():
+            found[f"{what}: {part}"] = json.dumps(value)
+    return found
 
 
-def identity(layout: Layout, inputs: Mapping[str, object]) -> dict[str, str]:
+def identity(layout: Layout) -> dict[str, str]:
     """The facts that two runs must share for one to continue the other: attributes, each part of the request, inputs.
 
-    `inputs` are the files read, by name; of data in memory nothing is known but what the request says. Coordinates and
-    shapes are in it as one hash.
+    Coordinates and shapes are in it as one hash.
     """
     whole = hashlib.sha256(repr((layout.dims, layout.shape, layout.chunks, tuple(layout.variables))).encode())
     for item in coordinates(layout):
         whole.update(repr((item.name, item.dims, item.values.dtype.str, item.values.shape)).encode())
         whole.update(np.ascontiguousarray(item.values).tobytes())
-    stamps = {f"file of the {name}": _stamp(given) for name, given in inputs.items()}
-    return _identity_of(layout.attributes) | stamps | {"coordinates": whole.hexdigest()}
-
-
-def _stamp(given: object) -> str:
-    """Size and modification time of a file, or of the metadata of a Zarr store; of several files one hash of those.
-
-    Empty for what is not a file.
-    """
-    if not isinstance(given, Source | str | os.PathLike | list | tuple):
-        return ""
-    stamps = [_stamp_of(path) for path in Source.of(given).paths]
-    if not stamps:
-        return ""
-    whole = hashlib.sha256("; ".join(stamps).encode()).hexdigest()
-    return stamps[0] if len(stamps) == 1 else f"{whole} of {len(stamps)} files"
-
-
-def _stamp_of(path: Path) -> str:
-    parts = [path, *(path / mark for mark in ZARR_MARKS)] if path.is_dir() else [path]
-    found = [part.stat() for part in parts if part.exists()]
-    return ", ".join(f"{stat.st_size} bytes of {stat.st_mtime_ns}" for stat in found)
+    return _identity_of(layout.attributes) | {"coordinates": whole.hexdigest()}
 
 
 def same_request(layout: Layout, attributes: Mapping[str, Attribute]) -> str:

@@ -16,6 +16,8 @@ from fsae.runtime.input.sources import Source
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.selection import View
 
+from .identity import with_inputs
+
 if TYPE_CHECKING:
     from .cluster import Cluster
     from .shards import Shard
@@ -109,8 +111,9 @@ class Recipe:
     inputs: Mapping[str, Any]
 
     def job(self, bundle: Bundle, graphs: Graphs) -> Job:
-        """The job."""
-        return self.make(bundle, graphs, self.inputs)
+        """The job, whose layout says what was read."""
+        job = self.make(bundle, graphs, self.inputs)
+        return dataclasses.replace(job, layout=with_inputs(job.layout, self.inputs))
 
     def absolute(self) -> "Recipe":
         """The recipe with absolute paths, as processes that began in other folders need them."""

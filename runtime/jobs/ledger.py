@@ -4,43 +4,52 @@
     shards/3-of-8/units.log     a line for every finished unit of the shard, written after its values
     shards/3-of-8/states/       by member, what its next step needs of those before
 
-Only the log counts: a line is appended in one call after everything it speaks of is written, and a last line that is
-torn is cut off, so a process can be killed at any moment. Nothing is forced to the disk: after a loss of power the log
-may know more than the disk does, so a run that goes on first looks for the chunks of each unit. (The chunks alone would
-not do: how far each of thousands of shards is would take a look at every one of their files.)
+Only the log counts: a line is appended in one call after everything it speaks of is on the disk, so a process can be
+killed, or a machine lose its power, at any moment. A line holds the checksums of the unit's files and one of itself;
+one that is torn or damaged does not count. A run that goes on reads the files of each unit first: what is not as it was
+written is made again. (The chunks alone would not do: how far each of thousands of shards is would take a look at every
+one of their files.)
 """
 
 import errno
 import hashlib
 import io
-import itertools
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fsae.runtime.arrays import F32
+from fsae.runtime.atomic import force, write_aside
 from fsae.runtime.errors import OutputError
+from fsae.runtime.log import log
 from fsae.runtime.output.files import RUN
 from fsae.runtime.output.layout import Layout, Unit, coordinates, data_arrays
 
+from .chunks import checksum, chunk_names, keep
 from .lock import SHARDS
 from .shards import Pieces, Shard
 
-FORMAT = 2
+FORMAT = 3
 LOG, STATES = "units.log", "states"
 
 
 @dataclass(frozen=True)
 class Line:
-    """A finished unit of one member: its steps, from the first to the end, and the hash of the state after them."""
+    """A finished unit of one member: its steps, from the first to the end, and the hash of the state after them.
+
+    `sums` are the checksums of its files, in the order of `chunk_names`.
+    """
 
     member: int
     first: int
     end: int
+    sums: tuple[str, ...]
     state: str = ""
 
 
@@ -49,10 +58,14 @@ Lines = dict[tuple[int, int], Line]  # by member and first step
 
 @dataclass(frozen=True)
 class Ledger:
-    """The finished units of a shard, in its folder; `has`, `steps` and `state` as of `Done`."""
+    """The finished units of a shard, in its folder; `has`, `steps` and `state` as of `Done`.
+
+    `keep` makes the files of a unit last, and returns their checksums.
+    """
 
     folder: Path
     lines: Lines
+    keep: Callable[[int, slice], tuple[str, ...]]
 
     @property
     def fields(self) -> int:
@@ -79,13 +92,16 @@ class Ledger:
     def record(self, unit: Unit) -> None:
         """Count a unit as finished; its values are all written. Only units of one member have a state."""
         for member in range(unit.members.start, unit.members.stop):
-            line = Line(member, unit.times.start, unit.times.stop, "" if unit.state is None else _digest(unit.state))
+            state = "" if unit.state is None else _digest(unit.state)
+            line = Line(member, unit.times.start, unit.times.stop, self.keep(member, unit.times), state)
             if unit.state is not None:
                 np.save(self._state_path(member, line.end), unit.state, allow_pickle=False)
+                force(self._state_path(member, line.end))
             data = _text(line)
-            with (self.folder / LOG).open("ab", buffering=0) as log:
-                if log.write(data) != len(data):
+            with (self.folder / LOG).open("ab", buffering=0) as file:
+                if file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
             if unit.state is not None:
                 self._state_path(member, line.first).unlink(missing_ok=True)
             self.lines[member, line.first] = line
@@ -112,37 +128,70 @@ def _digest(state: F32) -> str:
     return hashlib.sha256(np.ascontiguousarray(state).tobytes()).hexdigest()
 
 
-def open_ledger(folder: Path, there: Callable[[Line], bool]) -> Ledger:
-    """The ledger of the shard in a folder, without the units that are not `there`; its log ends with a whole line."""
+def open_ledger(folder: Path, fields: Path, layout: Layout) -> Ledger:
+    """The ledger of the shard in a folder, without units whose files in the store `fields` are not as they were.
+
+    Its log holds whole lines only.
+    """
     (folder / STATES).mkdir(exist_ok=True)
-    lines = {place: line for place, line in read_lines(folder).items() if there(line)}
-    aside = folder / f"{LOG}.new"
-    aside.write_bytes(b"".join(map(_text, lines.values())))
-    aside.replace(folder / LOG)
-    return Ledger(folder, lines)
+    known = read_lines(folder)
+    lines = {place: line for place, line in known.items() if not damaged_files(fields, layout, line)}
+    if lost := _fields(known) - _fields(lines):
+        log.warning(f"{lost} fields of {folder} are damaged or missing: they are made again")
+    write_lines(folder, lines)
+
+    def kept(member: int, times: slice) -> tuple[str, ...]:
+        return keep(fields, chunk_names(layout, member, times))
+
+    return Ledger(folder, lines, kept)
+
+
+def damaged_files(fields: Path, layout: Layout, line: Line) -> list[str]:
+    """Files of a finished unit that are missing, or not as they were written."""
+    names = chunk_names(layout, line.member, slice(line.first, line.end))
+    if len(names) != len(line.sums):
+        return names
+    return [name for name, known in zip(names, line.sums, strict=True) if checksum(fields / name) != known]
+
+
+def write_lines(folder: Path, lines: Lines) -> None:
+    """Replace the log of the shard in a folder."""
+    with write_aside(folder / LOG) as aside:
+        aside.write_bytes(b"".join(map(_text, lines.values())))
+        force(aside)
+    force(folder)
 
 
 def read_lines(folder: Path) -> Lines:
-    """The finished units of the shard in a folder, as far as its log is whole; one that was made anew counts once."""
+    """The finished units of the shard in a folder, by the whole lines of its log; one made anew counts once."""
     lines: Lines = {}
     try:
         data = (folder / LOG).read_bytes()
     except OSError:
         return lines
-    for text in data.splitlines(keepends=True):
-        try:
-            line = Line(**json.loads(text))
-        except (ValueError, TypeError):
-            break
-        if not text.endswith(b"\n"):
-            break
-        lines[line.member, line.first] = line
+    for text in data.split(b"\n")[:-1]:  # after the last end of a line there is nothing, or a torn line
+        line = _line(text)
+        if line is not None:
+            lines[line.member, line.first] = line
     return lines
 
 
 def _text(line: Line) -> bytes:
-    """A line of the log."""
-    return json.dumps(asdict(line)).encode() + b"\n"
+    """A line of the log: a record and, after a space, its CRC-32."""
+    record = json.dumps(asdict(line)).encode()
+    return record + f" {zlib.crc32(record):08x}\n".encode()
+
+
+def _line(text: bytes) -> Line | None:
+    """The record of a line of the log; None if it is damaged."""
+    record, _, check = text.rpartition(b" ")
+    if check != f"{zlib.crc32(record):08x}".encode():
+        return None
+    try:
+        found = json.loads(record)
+        return Line(**(found | {"sums": tuple(found["sums"])}))
+    except (ValueError, TypeError, LookupError):
+        return None
 
 
 def _fields(lines: Lines) -> int:
@@ -190,16 +239,22 @@ def start_run(run: Run) -> None:
     """Write the record of a run; what its folder holds counts as that run from now on."""
     (run.folder / SHARDS).mkdir()
     record = {"format": FORMAT, "shards": run.count, "pieces": asdict(run.pieces), "identity": dict(run.identity)}
-    aside = run.folder / f"{RUN}.new"
-    aside.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-    aside.replace(run.folder / RUN)
+    with write_aside(run.folder / RUN) as aside:
+        text = json.dumps(record | {"sha256": _digest_of(record)}, indent=1, sort_keys=True)
+        aside.write_text(text, encoding="utf-8")
+        force(aside)
+    force(run.folder)
+
+
+def _digest_of(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def read_run(folder: Path) -> Run | None:
     """The run in a folder; None if there is none that this version can read."""
     try:
         record = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        if record.pop("format") != FORMAT:
+        if record.pop("sha256") != _digest_of(record) or record.pop("format") != FORMAT:
             return None
         return Run(folder, record["shards"], Pieces(**record["pieces"]), record["identity"])
     except (OSError, ValueError, TypeError, LookupError, AttributeError):
@@ -216,22 +271,6 @@ def check_frame(fields: Path, layout: Layout) -> None:
     if lost:
         found = f"{fields.parent} is damaged ({fields.name} lacks {lost[0] or 'all'})"
         raise OutputError(found, advice="start again with --overwrite")
-
-
-def is_there(fields: Path, layout: Layout, line: Line) -> bool:
-    """True if the store holds all chunks of a finished unit, of every variable."""
-    place = layout.place(slice(line.member, line.member + 1), slice(line.first, line.end))
-    for array in data_arrays(layout):
-        lead = len(array.shape) - len(layout.shape)  # quantiles stand before all others, in one chunk
-        starts = [
-            range(part.start // size, -(-part.stop // size))
-            for part, size in zip(place, array.chunks[lead:], strict=False)
-        ]
-        others = [range(1)] * (len(array.shape) - lead - len(place))
-        for index in itertools.product(*[range(1)] * lead, *starts, *others):
-            if not _holds(fields.joinpath(array.name, "c", *map(str, index))):
-                return False
-    return True
 
 
 def _holds(path: Path) -> bool:

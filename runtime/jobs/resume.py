@@ -12,7 +12,6 @@ becomes OUT by one renaming, after which the rest is removed; so the record outl
 """
 
 import contextlib
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +37,9 @@ from fsae.runtime.output.netcdf import NetcdfStore
 from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.signals import uninterrupted
 
-from .identity import difference, identity, same_request
+from .identity import check_inputs, difference, identity, same_request
 from .job import Job
-from .ledger import Ledger, Run, check_frame, is_there, open_ledger, read_run, start_run
+from .ledger import Ledger, Run, check_frame, open_ledger, read_run, start_run
 from .lock import check_idle, clear, locked
 from .shards import WHOLE, Part, Shard, check_divisible, listed, pieces_of
 from .writer import open_writer
@@ -83,7 +82,7 @@ def to_file(
         check_divisible(job)
     with contextlib.closing(job), stopping(output, [shard]), contextlib.ExitStack() as held:
         check_place(output)
-        wanted = identity(job.layout, inputs or {})
+        wanted = identity(job.layout)
         with locked(output.partial, PATIENCE_S if shard.count > 1 else 0.0):
             if is_complete(job.layout, output, wanted):
                 pieces = pieces_of(job)
@@ -101,6 +100,7 @@ def to_file(
                 leave_nothing(run)
             raise
         held.close()
+        check_inputs(job.layout, inputs or {})
         missing = tuple(one.number for one in run.missing())
         if missing:
             log.info(f"{run.count - len(missing)} of {run.count} shards are complete; missing: {listed(missing)}")
@@ -215,7 +215,7 @@ def begin_again(run: Run, output: Output, shards: Sequence[Shard]) -> None:
 def write_shard(job: Job, run: Run, path: Path, shard: Shard, progress: Callable[[int], None]) -> None:
     """Make what is missing of a shard. The caller holds the shard's lock."""
     with output_errors(path, ""):
-        ledger = open_ledger(run.place(shard), functools.partial(is_there, run.folder / FIELDS, job.layout))
+        ledger = open_ledger(run.place(shard), run.folder / FIELDS, job.layout)
     if ledger.fields:
         which = run.folder if run.count == 1 else f"shard {shard}"
         log.info(f"going on with {which}: {ledger.fields} of {run.total([shard])} fields are there")

@@ -113,7 +113,7 @@ def _make_job(work: Work, worker: Any) -> Job:
     threads = work.threads or worker.state.nthreads
     graphs = open_graphs(bundle, work.device, precision=work.precision, threads=threads)
     job = work.recipe.job(bundle, graphs)
-    other = difference(work.identity, identity(job.layout, work.recipe.inputs))
+    other = difference(work.identity, identity(job.layout))
     if other:
         job.close()
         raise DeviceError(

@@ -120,23 +120,29 @@ def test_other_failures_say_what_is_kept(emulator: Emulator, tmp_path: Path, mon
 # --- the ledger ---
 
 
-@pytest.mark.parametrize("damage", ["torn line", "line without its end", "no state", "other state"])
+@pytest.mark.parametrize(
+    "damage", ["torn line", "line without its end", "first line flipped", "no state", "other state"]
+)
 def test_a_damaged_ledger_costs_work_and_no_bytes(emulator: Emulator, tmp_path: Path, damage: str) -> None:
     # oracle: the undisturbed run
-    generate(emulator, tmp_path / "whole.zarr")
+    layout = generate(emulator, tmp_path / "whole.zarr").layout
     interrupted_run(emulator, tmp_path / "out.zarr", 13)
     place = tmp_path / "out.zarr.partial" / "shards" / "1-of-1"
     log, states = place / ledger.LOG, sorted((place / ledger.STATES).iterdir())
     assert len(states) == 5  # one for each member of the batch of five
-    if "line" in damage:
+    if damage == "first line flipped":
+        data = log.read_bytes()
+        log.write_bytes(data[:12] + bytes([data[12] ^ 1]) + data[13:])
+    elif "line" in damage:
         log.write_bytes(log.read_bytes()[: -20 if damage == "torn line" else -1])
     elif damage == "no state":
         states[0].unlink()
     else:
         np.save(states[1], np.load(states[1]) + 1)
-    found = open_ledger(place, lambda line: True)
+    found = open_ledger(place, place.parents[1] / resume.FIELDS, layout)
     assert found.fields == (36 if "line" in damage else 39)
-    assert (found.steps(0), found.steps(1)) == (0 if damage == "no state" else 9, 0 if damage == "other state" else 9)
+    anew = damage in ("first line flipped", "no state")
+    assert (found.steps(0), found.steps(1)) == (0 if anew else 9, 0 if damage == "other state" else 9)
     generate(emulator, tmp_path / "out.zarr", resume=True)
     assert_same(tmp_path / "out.zarr", tmp_path / "whole.zarr")
 

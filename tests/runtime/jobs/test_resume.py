@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from damage import flip_last_bit
 from runs import (
     FIELDS,
     SMALL,
@@ -24,7 +25,7 @@ from trees import assert_same, tree
 from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
-from fsae.runtime.errors import OutputError, Stopped, UsageError
+from fsae.runtime.errors import DataError, OutputError, Stopped, UsageError
 from fsae.runtime.jobs.job import Writing
 from fsae.runtime.output import files as stores
 from fsae.runtime.signals import uninterrupted
@@ -99,17 +100,41 @@ def test_another_input_of_the_same_name_is_refused(emulator: Emulator, tmp_path:
         patch.setattr(OnnxGraphs, "encode", stopping)
         with pytest.raises(Stopped, match="24 of 60 fields"):
             emulator.compress_file(tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training")
-    stat = (tmp_path / "in.nc").stat()
-    os.utime(tmp_path / "in.nc", ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
-    with pytest.raises(UsageError, match="file of the input"):
+
+    def go_on() -> None:
         emulator.compress_file(
             tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training", writing=Writing(resume=True)
         )
-    os.utime(tmp_path / "in.nc", ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    emulator.compress_file(
-        tmp_path / "in.nc", tmp_path / "out.zarr", climatology="training", writing=Writing(resume=True)
-    )
+
+    before = (tmp_path / "in.nc").read_bytes()
+    fields.assign(tas=fields["tas"] + 1).to_netcdf(tmp_path / "in.nc", engine="h5netcdf")
+    with pytest.raises(UsageError, match="file of the input"):
+        go_on()
+    (tmp_path / "in.nc").write_bytes(before)
+    os.utime(tmp_path / "in.nc", (0, 0))  # as a copy has another date
+    go_on()
     assert_same(tmp_path / "out.zarr", tmp_path / "whole.zarr")
+    fields.assign(tas=fields["tas"] + 1).to_netcdf(tmp_path / "in.nc", engine="h5netcdf")
+    with pytest.raises(OutputError, match="the output of another run, which differs in file of the input"):
+        go_on()
+
+
+def test_an_input_that_changes_while_it_is_read_is_not_published(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: the order of events
+    fields = emulator.generate(Request(members=1, steps=30, start="1990-01"))
+    fields.to_zarr(tmp_path / "in.zarr", consolidated=False)
+    encode = OnnxGraphs.encode
+
+    def changing(self: OnnxGraphs, *given: np.ndarray) -> np.ndarray:
+        with (tmp_path / "in.zarr" / "zarr.json").open("a") as file:
+            file.write(" ")
+        return encode(self, *given)
+
+    monkeypatch.setattr(OnnxGraphs, "encode", changing)
+    with pytest.raises(DataError, match=r"the input changed while it was read: input .* start again with --overwrite"):
+        emulator.compress_file(tmp_path / "in.zarr", tmp_path / "out.zarr", climatology="training")
+    assert not (tmp_path / "out.zarr").exists()
 
 
 @pytest.mark.parametrize("verb", ["decompress", "superres"])
@@ -144,19 +169,33 @@ def test_resume_can_always_be_said(command: Command, tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["out.nc"]
 
 
-@pytest.mark.parametrize("loss", ["gone", "empty", "all"])
+@pytest.mark.parametrize("loss", ["gone", "empty", "shorter", "flipped", "exchanged", "all"])
 @pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
 def test_units_whose_chunks_are_lost_are_made_again(
-    emulator: Emulator, tmp_path: Path, name: str, loss: str
+    emulator: Emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, loss: str
 ) -> None:  # oracle: the undisturbed run
     whole, out = tmp_path / f"whole{Path(name).suffix}", tmp_path / name
     generate(emulator, whole)
     interrupted_run(emulator, out, 5)
     chunks = sorted(path for path in (tmp_path / f"{name}.partial").glob("fields.zarr/*as/c/**/*") if path.is_file())
     assert len(chunks) >= 10
-    for chunk in chunks if loss == "all" else (chunks[0], chunks[7]):
-        chunk.write_bytes(b"") if loss == "empty" else chunk.unlink()
+    first, second = chunks[0].read_bytes(), chunks[7].read_bytes()
+    for chunk, data in zip(chunks if loss == "all" else (chunks[0], chunks[7]), (first, second), strict=False):
+        match loss:
+            case "empty":
+                chunk.write_bytes(b"")
+            case "shorter":
+                chunk.write_bytes(data[:-1])
+            case "flipped":
+                flip_last_bit(chunk)
+            case "exchanged":
+                chunk.write_bytes(second if chunk == chunks[0] else first)
+            case "gone":
+                chunk.unlink()
+    for chunk in chunks if loss == "all" else []:
+        chunk.unlink()
     generate(emulator, out, resume=True)
+    assert f"6 fields of {out}.partial/shards/1-of-1 are damaged or missing" in caplog.text or loss == "all"
     assert_same(out, whole)
 
 

@@ -1,0 +1,51 @@
+"""The files that hold a finished unit in the store of a run: which they are, that they last, and their checksums."""
+
+import errno
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from fsae.runtime.atomic import force
+from fsae.runtime.output.layout import Layout, data_arrays
+
+
+def chunk_names(layout: Layout, member: int, times: slice) -> list[str]:
+    """Files of a unit of one member, of every variable, by their path below the store, such as tas/c/0/3/0."""
+    return [f"{name}/{chunk}" for name, chunk in _chunks(layout, member, times)]
+
+
+def _chunks(layout: Layout, member: int, times: slice) -> Iterator[tuple[str, str]]:
+    place = layout.place(slice(member, member + 1), times)
+    for array in data_arrays(layout):
+        lead = len(array.shape) - len(layout.shape)  # quantiles stand before all others, in one chunk
+        starts = [
+            range(part.start // size, -(-part.stop // size))
+            for part, size in zip(place, array.chunks[lead:], strict=False)
+        ]
+        others = [range(1)] * (len(array.shape) - lead - len(place))
+        for index in itertools.product(*[range(1)] * lead, *starts, *others):
+            yield array.name, "/".join(["c", *map(str, index)])
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file; empty if it is not there or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def keep(store: Path, names: list[str]) -> tuple[str, ...]:
+    """Force files of a store to the disk, with the folders they are in, and return their checksums."""
+    folders: dict[Path, None] = {}
+    for name in names:
+        force(store / name)
+        folders.update(dict.fromkeys((store / name).parents[: name.count("/")]))
+    for folder in folders:
+        force(folder)
+    sums = tuple(checksum(store / name) for name in names)
+    if not all(sums):
+        raise OSError(errno.EIO, f"{names[sums.index('')]} is gone as soon as it is written")
+    return sums
