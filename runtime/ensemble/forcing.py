@@ -251,5 +251,5 @@ def forcing_note(manifest: Manifest, forcing: F32) -> tuple[str, ...]:
         )
     return (
         f"The forcing ({known.name}) {runs} {known.units}, outside the {low:.2f} to {high:.2f} the model was trained "
-        "on: it is extrapolated there.",
+        "on: the nearer end of that range is used there.",
     )

@@ -1,8 +1,13 @@
-"""The README: its two commands are what CI runs, and the figures it quotes are those of the shipped engine."""
+"""The README: its commands run as they stand, and the figures it quotes are those of the shipped engine."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
+
+import pytest
+
+from fsae.runtime.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,3 +40,36 @@ def test_only_agreed_names_stand_at_the_top() -> None:  # oracle: the agreed sha
     expected = "training runtime export engines tests pyproject.toml constraints.txt"
     expected += " README.md LICENSE CHANGELOG.md CITATION.cff"
     assert top == set(expected.split())
+
+
+def commands() -> list[str]:
+    """The commands of `fsae-run` and `printf` in the README's shell blocks, in their order, without comments."""
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", "")
+    lines = [line.split("  #")[0].strip() for line in blocks.splitlines()]
+    return [line for line in lines if line.startswith(("fsae-run ", "printf "))]
+
+
+ELSEWHERE = {  # what the command needs that is not in a checkout
+    "--device trt-rtx": "a GPU",
+    "--scheduler": "a running cluster",
+    "more/default": "a bundle that fsae-export has made",
+    "--shard auto": "a SLURM array",
+}
+
+
+def test_the_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # oracle: the commands themselves, in their order, in a folder with the sample data; only fewer members
+    (tmp_path / "training").symlink_to(ROOT / "training")
+    monkeypatch.chdir(tmp_path)
+    done = 0
+    for line in commands():
+        if any(words in line for words in ELSEWHERE):
+            continue
+        if line.startswith("printf "):
+            subprocess.run(line, shell=True, check=True)  # noqa: S602
+            continue
+        fewer = re.sub(r" --members \d+", "", re.sub(r"--workers \d+", "--workers 1", line))
+        fewer += " --members 2" if " generate " in line else ""
+        assert main([*shlex.split(fewer)[1:]]) == 0, line
+        done += 1
+    assert done >= 14
