@@ -11,7 +11,7 @@ import click
 from fsae.runtime.backends.devices import DEVICES, PRECISIONS
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.sources import Source
-from fsae.runtime.input.variables import name_pairs
+from fsae.runtime.input.variables import pairs_of
 
 if TYPE_CHECKING:
     from fsae.runtime.codec.encoder_input import Reading
@@ -121,7 +121,7 @@ with_names = click.option(
     "names",
     metavar="TAS=TS",
     multiple=True,
-    callback=lambda context, parameter, given: name_pairs(given),
+    callback=lambda context, parameter, given: pairs_of("--name", given, "tas=ts"),
     help="Name in the input (TS) of a variable of the model (TAS). May be repeated.",
 )
 

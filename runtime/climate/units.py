@@ -5,6 +5,7 @@ reads "mb" as millibarns and "0-1" as -1.
 """
 
 import re
+import unicodedata
 
 from fsae.runtime.errors import DataError
 
@@ -30,6 +31,9 @@ SYMBOLS: dict[str, tuple[float, Dimension]] = {
     "cm": (1e-2, (0, 1, 0, 0, 0)),
     "mm": (1e-3, (0, 1, 0, 0, 0)),
     "s": (1.0, (0, 0, 1, 0, 0)),
+    "ms": (1e-3, (0, 0, 1, 0, 0)),
+    "us": (1e-6, (0, 0, 1, 0, 0)),
+    "ns": (1e-9, (0, 0, 1, 0, 0)),
     "min": (60.0, (0, 0, 1, 0, 0)),
     "h": (3600.0, (0, 0, 1, 0, 0)),
     "day": (86_400.0, (0, 0, 1, 0, 0)),
@@ -48,6 +52,8 @@ SYMBOLS: dict[str, tuple[float, Dimension]] = {
 ALIASES = {
     "metre": "m", "metres": "m", "meter": "m", "meters": "m", "millimeter": "mm", "millimetre": "mm",
     "kilometer": "km", "kilometre": "km", "gram": "g", "kilogram": "kg",
+    "milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns",
+    "millisecond": "ms", "microsecond": "us", "nanosecond": "ns",
     "sec": "s", "second": "s", "seconds": "s", "minute": "min", "minutes": "min",
     "hr": "h", "hour": "h", "hours": "h", "d": "day", "days": "day",
     "kelvin": "K", "Kelvin": "K", "degK": "K", "deg_K": "K", "degree_K": "K", "degrees_K": "K", "kelvins": "K",
@@ -59,10 +65,16 @@ ALIASES = {
 }  # fmt: skip
 
 # Spelling in lower case, size of a degree [K], zero of the scale [K].
+DEGREE = r"(deg(ree|rees|\.)?[_ ]?|[°o] ?)"
 SCALES = (
-    (re.compile(r"celsius|(deg|°)c|deg(ree|rees)?[_ ]c(elsius)?"), 1.0, 273.15),
-    (re.compile(r"fahrenheit|(deg|°)f|deg(ree|rees)?[_ ]f(ahrenheit)?"), 5 / 9, 459.67 * 5 / 9),
+    (re.compile(rf"celsius|celcius|centigrade|{DEGREE}c(el[sc]ius)?"), 1.0, 273.15),
+    (re.compile(rf"fahrenheit|{DEGREE}f(ahrenheit)?"), 5 / 9, 459.67 * 5 / 9),
+    (re.compile(rf"{DEGREE}k(elvins?)?"), 1.0, 0.0),
 )
+MOST_LETTERS, MOST_POWER = 100, 20  # in units of measured quantities
+
+IN_ANY_CASE = {text.lower(): text for text in SYMBOLS if len(text) > 2}
+IN_ANY_CASE |= {text.lower(): symbol for text, symbol in ALIASES.items() if len(text) > 2}
 
 TERM = re.compile(r"([A-Za-z%]+(?:_[A-Za-z]+)?|1(?![\d.]))(?:(?:\*\*|\^)?\(?([+-]?\d+)\)?)?")
 
@@ -73,27 +85,41 @@ def parse(units: str) -> tuple[float, float, Dimension]:
     >>> parse("hPa"), parse("m s**-1") == parse("m/s") == parse("m.s-1")
     ((100.0, 0.0, (1, -1, -2, 0, 0)), True)
     """
-    text = units.strip()
+    text = unicodedata.normalize("NFKC", units[: MOST_LETTERS + 1]).strip()  # a sign for degree Celsius is two then
+    if len(text) > MOST_LETTERS:
+        raise _unknown(units)
     for spelling, size, zero in SCALES:
         if spelling.fullmatch(text.lower()):
             return size, zero, SYMBOLS["K"][1]
     factor, dimension = 1.0, NONE
-    text = ALIASES.get(text, text) or "1"
+    text = _plain(text) or "1"
     for i, part in enumerate(text.split("/")):  # each part after a slash divides
         rest = re.sub(r"(?<!\*)\*(?!\*)|(?<=[A-Za-z\d])\.(?=[A-Za-z])|[\s·]+", " ", part.strip())
         for term in rest.split() or [""]:
             found = TERM.fullmatch(term)
             symbol = found[1] if found else ""
-            symbol = ALIASES.get(symbol, symbol)
-            if found is None or symbol not in SYMBOLS:
-                raise DataError(
-                    f"found the units {units!r}, which are not known here", advice="convert the data to SI units first"
-                )
+            symbol = _plain(symbol)
+            if found is None or symbol not in SYMBOLS or abs(int(found[2] or 1)) > MOST_POWER:
+                raise _unknown(units)
             power = int(found[2] or 1) * (-1 if i else 1)
             size, powers = SYMBOLS[symbol]
             factor *= size**power
             dimension = _add(dimension, powers, power)
     return factor, 0.0, dimension
+
+
+def _plain(text: str) -> str:
+    """The symbol that a spelling stands for; of spelled-out words, capitals do not matter."""
+    if text in ALIASES or text in SYMBOLS:
+        return ALIASES.get(text, text)
+    return IN_ANY_CASE.get(text.lower(), text)
+
+
+def _unknown(units: str) -> DataError:
+    shown = units if len(units) <= MOST_LETTERS else f"{units[:MOST_LETTERS]}..."
+    return DataError(
+        f"found the units {shown!r}, which are not known here", advice="convert the data to SI units first"
+    )
 
 
 def _add(one: Dimension, other: Dimension, times: int) -> Dimension:

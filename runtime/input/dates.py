@@ -1,8 +1,8 @@
 """Decode the time axis of a dataset: stamps, bounds and averaging periods of any CF calendar."""
 
+import dataclasses
 import datetime
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import cftime
 import numpy as np
 
 from fsae.runtime.climate.calendar import Date, as_dates
+from fsae.runtime.climate.time_units import ABSOLUTE, dates_of
 from fsae.runtime.errors import DataError
 
 from .sources import READ_ERRORS, reason
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 
 NOISE_US = 500  # times written as floating-point days are off by less than this
+MOST_YEARS = 99_999  # years of longer axes come from damaged files
+BARE = (("month as %Y%m.%f", 100_001, 1_000_000), ("day as %Y%m%d.%f", 10_000_101, 100_000_000))
+BOUNDS_NAMES = ("time_bnds", "time_bounds", "time_bound", "bounds_time", "time_centered_bounds")  # named by no axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,7 @@ class Dates:
     dim: str | None
     stamps: tuple[Date, ...]
     bounds: tuple[tuple[Date, Date], ...] | None
+    notes: tuple[str, ...] = ()  # for the user, on bounds that are not as they should be
 
 
 def is_time(variable: "xr.Variable") -> bool:
@@ -37,45 +42,95 @@ def is_time(variable: "xr.Variable") -> bool:
         return True
     if variable.dtype.kind == "O":
         return variable.size > 0 and isinstance(variable.values.reshape(-1)[0], cftime.datetime)
-    axis = str(variable.attrs.get("axis", "")).upper()
-    return axis == "T" or " since " in str(variable.attrs.get("units", ""))
+    units = str(variable.attrs.get("units", "")).lower()
+    return str(variable.attrs.get("axis", "")).upper() == "T" or " since " in units or ABSOLUTE.match(units) is not None
 
 
 def find_dates(array: "xr.DataArray", dataset: "xr.Dataset", where: str) -> Dates:
     """The dates of a variable, decoded in the calendar of its time axis and strictly rising."""
-    variables = dataset.variables
-    dim = next((str(d) for d in array.dims if d in variables and is_time(variables[d])), None)
-    name = dim
-    if name is None:
-        loose = [str(n) for n, c in array.coords.items() if c.ndim == 0 and is_time(c.variable)]
-        loose.sort(key=lambda n: (n != "time", standard(variables[n]) != "time"))  # not forecast_reference_time
-        name = loose[0] if loose else None
-    if name is None:
-        raise DataError(f"{array.name} in {where} has no time axis with CF units among its dimensions {array.dims}")
-    axis = variables[name]
+    dim, axis = _time_axis(array, dataset, where)
     stamps = decode_dates(axis, axis, f"the times of {array.name} in {where}")
     if not stamps:
         raise DataError(f"{array.name} in {where} has no time steps")
-    for before, after in itertools.pairwise(stamps):
-        if after <= before:
-            kind = "the same date twice" if after == before else "dates that do not rise"
+    for step, (before, after) in enumerate(itertools.pairwise(stamps), 1):
+        if after == before:
             raise DataError(
-                f"{array.name} in {where} has {kind} ({after} after {before})", advice="sort its times first"
+                f"{array.name} in {where} has the date {after} twice, in the steps {step} and {step + 1} of "
+                f"{len(stamps)}",
+                advice=f'leave one of them out, as in dataset.drop_duplicates("{dim}")',
             )
-    return Dates(dim=dim, stamps=stamps, bounds=_find_bounds(axis, dataset, len(stamps), where))
+        if after < before:
+            raise DataError(
+                f"{array.name} in {where} has dates that do not rise ({after} after {before})",
+                advice=f'sort it along time, as in dataset.sortby("{dim}")',
+            )
+    return _with_bounds(Dates(dim=dim, stamps=stamps, bounds=None), axis, dataset, where)
 
 
-def _find_bounds(
-    axis: "xr.Variable", dataset: "xr.Dataset", count: int, where: str
+def _time_axis(array: "xr.DataArray", dataset: "xr.Dataset", where: str) -> "tuple[str | None, xr.Variable]":
+    """The dimension of times (None: a single time) and the variable that holds them.
+
+    That is the coordinate of a dimension, one beside it (`valid_time` along `step`), or a single one.
+    """
+    variables = dataset.variables
+    own = next((str(d) for d in array.dims if d in variables and is_time(variables[d])), None)
+    if own is not None:
+        return own, variables[own]
+    beside = [(str(n), c) for n, c in array.coords.items() if c.ndim < 2 and is_time(c.variable)]
+    beside.sort(key=lambda item: (item[0] != "time", standard(item[1]) != "time", -item[1].ndim))  # not reference times
+    if beside:
+        _, found = beside[0]
+        return (str(found.dims[0]) if found.ndim else None), found.variable
+    named = [str(d) for d in array.dims if d in variables and str(d).lower() in ("time", "date", "t", "times")]
+    if named:
+        raise _no_units(variables[named[0]], f"the times of {array.name} in {where}")
+    raise DataError(
+        f"{array.name} in {where} has no time axis with CF units among its dimensions {array.dims}",
+        advice='add a coordinate with units such as "days since 1950-01-01"',
+    )
+
+
+def _with_bounds(dates: Dates, axis: "xr.Variable", dataset: "xr.Dataset", where: str) -> Dates:
+    """The dates with the bounds of their axis, or with those that stand in the file under another name."""
+    named = str(axis.attrs.get("bounds", axis.encoding.get("bounds", "")))
+    if named in dataset.variables:
+        return dataclasses.replace(dates, bounds=_decode_bounds(dataset, named, axis, dates, where))
+    missing = f"The time axis of {where} names the bounds {named!r}, which the file does not have: " if named else ""
+    for name in map(str, dataset.variables):
+        if name.lower() not in BOUNDS_NAMES or name == named:
+            continue
+        bounds = _decode_bounds(dataset, name, axis, dates, where)
+        if bounds and all(low <= date <= high for date, (low, high) in zip(dates.stamps, bounds, strict=True)):
+            note = f"{missing or f'The time axis of {where} names no bounds: '}those called {name!r} are taken."
+            return dataclasses.replace(dates, bounds=bounds, notes=(note,))
+    if not missing:
+        return dates
+    how = "months are told by the stamps alone."
+    if all((date.day, date.hour, date.minute, date.second) == (1, 0, 0, 0) for date in dates.stamps):
+        how = "its stamps are at the first instant of a month, which is taken for the one that begins there. "
+        how += "If the file stamps the end of a mean, each field is read as a month late: correct the bounds then."
+    return dataclasses.replace(dates, notes=(missing + how,))
+
+
+def _decode_bounds(
+    dataset: "xr.Dataset", name: str, axis: "xr.Variable", dates: Dates, where: str
 ) -> tuple[tuple[Date, Date], ...] | None:
-    """Bounds of the time axis; None if the file names none or lacks those it names."""
-    name = str(axis.attrs.get("bounds", axis.encoding.get("bounds", "")))
-    if name not in dataset.variables or dataset.variables[name].shape[-1:] != (2,):
+    """Beginning and end of each step from a variable (time, 2); None for one of another shape, or without lengths.
+
+    DataError if one ends before it begins.
+    """
+    variable = dataset.variables[name]
+    if variable.shape[-1:] != (2,) or variable.size != 2 * len(dates.stamps):
         return None
-    edges = decode_dates(dataset.variables[name], axis, f"the time bounds in {where}")
-    if len(edges) != 2 * count:
-        return None
-    return tuple(zip(edges[::2], edges[1::2], strict=True))
+    edges = decode_dates(variable, axis, f"the time bounds in {where}")
+    bounds = tuple(zip(edges[::2], edges[1::2], strict=True))
+    wrong = next((pair for pair in bounds if pair[1] < pair[0]), None)
+    if wrong is not None:
+        raise DataError(
+            f"the time bounds {name} in {where} end before they begin ({wrong[0]} to {wrong[1]})",
+            advice="correct them, or leave them out",
+        )
+    return None if all(low == high for low, high in bounds) else bounds
 
 
 def decode_dates(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tuple[Date, ...]:
@@ -89,13 +144,25 @@ def decode_dates(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tup
         units = axis.attrs.get("units", axis.encoding.get("units"))
         calendar = axis.attrs.get("calendar", axis.encoding.get("calendar", "standard"))
         if units is None:
-            raise DataError(f"{what} have no units", "such as 'days since 1950-01-01'")
-        dates: Sequence[Date] = np.atleast_1d(
-            cftime.num2date(values, str(units), str(calendar).lower(), only_use_cftime_datetimes=True)
-        ).tolist()
-        return tuple(map(_without_noise, dates))
-    except READ_ERRORS as error:
-        raise DataError(f"cannot decode {what}: {reason(error)}") from None
+            raise _no_units(axis, what)
+        dates = tuple(map(_without_noise, dates_of(values, str(units), str(calendar).lower())))
+    except (*READ_ERRORS, OverflowError) as error:
+        raise DataError(f"cannot decode {what}: {reason(error)}", advice="correct the time axis") from None
+    far = next((date for date in dates if abs(date.year) > MOST_YEARS), None)
+    if far is not None:
+        raise DataError(f"{what} reach the year {far.year}", advice="is the time axis damaged? Correct its units")
+    return dates
+
+
+def _no_units(axis: "xr.Variable", what: str) -> DataError:
+    """The error for times that are bare numbers; if these read as dates, its advice says how to mark them."""
+    values = np.asarray(axis.values).reshape(-1)
+    units = "days since 1950-01-01"
+    if values.dtype.kind in "iuf" and values.size and np.isfinite(values).all():
+        for form, low, high in BARE:
+            if ((values >= low) & (values < high)).all():
+                units = form
+    return DataError(f"{what} have no units", f"such as {units!r}", "set the attribute units of the time axis")
 
 
 def _without_noise(date: Date) -> Date:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from fsae.runtime.sphere.regrid import WeightMaker, apply, choose_method, once_a
 from .dates import find_dates
 from .forecasts import on_valid_times
 from .grid_detection import locate
+from .meaning import Origin, objections, origin_of, refuse_differences, refuse_small_temperatures
 from .sources import READ_ERRORS, Opened, reason
-from .variables import choose_variable, has_variable, member_dim
+from .variables import candidates, has_variable, member_coordinate, member_dim, member_label, no_choice
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Reader = Callable[[slice, int | None], F32]  # (times, member or all) -> (realization, time, pixel)
 BLOCK_VALUES = 1 << 22  # source values held at once, in float64
+HALVES = "expver"  # ECMWF: final data, and preliminary data of the last months, each missing where the other is
+SHORT_SCALES = {"C": "degC", "F": "degF"}  # of a temperature; else a coulomb and a farad
 
 
 class VariableSpec(Protocol):
@@ -37,6 +40,10 @@ class VariableSpec(Protocol):
     def name(self) -> str: ...
     @property
     def standard_name(self) -> str: ...
+    @property
+    def long_name(self) -> str: ...
+    @property
+    def cell_methods(self) -> str: ...
     @property
     def units(self) -> str: ...
     @property
@@ -60,9 +67,12 @@ class Fields:
     members: tuple[int, ...] | None  # labels; None without a dimension of members, of which `read` then gives one
     name: str  # of the source
     way: str  # the grids of the source, and how each comes to HEALPix, in words
+    origins: tuple[Origin, ...] = field(repr=False)  # one per variable: what was read, for the output's attributes
     readers: tuple[Reader, ...] = field(repr=False)  # one per variable
     close: Callable[[], None] = field(repr=False, default=lambda: None)  # closes the files opened for these fields
     notes: tuple[str, ...] = ()  # for the user, on how the source was read
+    label: str = ""  # of the one member that the source says it is, such as r1i1p1f1
+    model: str = ""  # that made the source, if it says so
 
     @property
     def source(self) -> str:
@@ -116,6 +126,7 @@ class Wanted:
 
     variables: Sequence[VariableSpec]
     names: Mapping[str, str] = field(default_factory=dict)  # what the source calls a variable, by the model's name
+    units: Mapping[str, str] = field(default_factory=dict)  # that a variable has, whatever the source says
     zoom: int | None = None  # None: the finest that every variable's grid supports, at most `finest_zoom`
     finest_zoom: int = 5
     method: str = "auto"
@@ -123,27 +134,51 @@ class Wanted:
     others: Sequence[str] = ()  # names of variables that are not taken for these
 
     def find(self, dataset: "xr.Dataset", where: str) -> "list[xr.DataArray]":
-        """The variables in a dataset; DataError for one that it does not hold."""
-        return [choose_variable(dataset, *look_for, where, self._taken) for look_for in self._look_for]
+        """The variables in a dataset; DataError for one that it does not hold, or that says it is something else."""
+        return [self._choose(dataset, spec, where) for spec in self.variables]
+
+    def _choose(self, dataset: "xr.Dataset", spec: VariableSpec, where: str) -> "xr.DataArray":
+        name, standard_name = self._look_for(spec)
+        found = candidates(dataset, name, standard_name, self._taken)
+        against = {one: objections(dataset[one], dataset, spec) for one in found if spec.name not in self.names}
+        fitting = [one for one in found if not against.get(one)] if len(found) > 1 else found
+        if len(fitting) != 1:
+            raise no_choice(dataset, found, name, standard_name, where)
+        (chosen,) = fitting
+        if against.get(chosen):
+            raise DataError(
+                f"{chosen} in {where} {against[chosen][0]}",
+                advice=f"if it is to be taken all the same, give --name {spec.name}={chosen}",
+            )
+        return dataset[chosen]
 
     def held(self, dataset: "xr.Dataset") -> list[bool]:
         """Which of the variables a dataset holds."""
-        return [has_variable(dataset, *look_for, self._taken) for look_for in self._look_for]
+        return [has_variable(dataset, *self._look_for(spec), self._taken) for spec in self.variables]
 
     def alone(self, variable: VariableSpec, zoom: int | None = None) -> "Wanted":
         """One of the variables, at a zoom."""
         return dataclasses.replace(self, variables=[variable], zoom=zoom, others=self._taken)
 
-    @property
-    def _look_for(self) -> list[tuple[str, str]]:
-        """Name and standard name of each variable; a name that was given is taken literally, and no standard name."""
-        return [
-            (self.names.get(v.name, v.name), "" if v.name in self.names else v.standard_name) for v in self.variables
-        ]
+    def _look_for(self, spec: VariableSpec) -> tuple[str, str]:
+        """Name and standard name of a variable; a name that was given is taken literally, and no standard name."""
+        return self.names.get(spec.name, spec.name), "" if spec.name in self.names else spec.standard_name
 
     @property
     def _taken(self) -> list[str]:
-        return [*(name for name, _ in self._look_for), *self.others]
+        return [*(self._look_for(spec)[0] for spec in self.variables), *self.others]
+
+    def said(self, array: "xr.DataArray", dataset: "xr.Dataset", spec: VariableSpec) -> tuple[str, ...]:
+        """Notes on what the user said of a variable against what the source says of it."""
+        notes = []
+        if spec.name in self.names:
+            against = objections(array, dataset, spec)
+            notes += [f"{array.name} {found}: it is read as {spec.name} because --name says so." for found in against]
+        if spec.name in self.units:
+            found = array.attrs.get("units")
+            was = "has no units" if found is None else f"has the units {str(found)[:100]!r}"
+            notes.append(f"{array.name} {was}: it is read in {self.units[spec.name]!r} because --units says so.")
+        return tuple(notes)
 
 
 def fields_of(opened: Opened, wanted: Wanted) -> Fields:
@@ -163,22 +198,35 @@ def fields_of(opened: Opened, wanted: Wanted) -> Fields:
     if len(sizes) > 1 or any(date.stamps != dates[0].stamps for date in dates):
         names = ", ".join(v.name for v in wanted.variables)
         raise DataError(f"the variables {names} of {where} differ in their times or members")
-    readers, ways = [], []
+    readers, origins, notes = [], [], [note for date in dates for note in date.notes]
     for spec, array, (grid, dims), date, member in zip(wanted.variables, arrays, places, dates, members, strict=True):
         convert, how = converter(grid, zoom, wanted.method, wanted.make_weights)
-        ways.append(f"{grid}{how}")
+        refuse_differences(array, spec, where)
+        units, more = _units(array, spec, where, wanted.units.get(spec.name))
+        halves = next((str(d) for d in array.dims if str(d).lower() == HALVES and array.sizes[d] > 1), None)
         reader = VariableReader(
             spec=spec,
-            array=_without_single_dims(array, {date.dim, member, *dims}, where),
+            array=_without_single_dims(array, {date.dim, member, halves, *dims}, where),
             time=date.dim,
             member=member,
+            halves=halves,
             points=(dims, grid.shape if isinstance(grid, LatLonGrid) else (grid.size,)),
-            units=_units(array, spec, where),
+            units=units,
             convert=convert,
             where=where,
         )
-        reader(slice(0, 1), None)
+        if halves is not None:
+            more.append(f"{array.name} has halves along {halves}: each value is the one that is not missing.")
+        more += wanted.said(array, dataset, spec)
+        values = reader(slice(0, 1), None)
+        if units[1]:
+            refuse_small_temperatures(values, array, spec, where)
         readers.append(reader)
+        origin = origin_of(array, dataset, where)
+        origins.append(
+            dataclasses.replace(origin, grid=f"{grid}{how}", notes=tuple(more), members=_label_texts(array, member))
+        )
+        notes += more
     first = arrays[0]
     return Fields(
         variables=tuple(v.name for v in wanted.variables),
@@ -189,10 +237,14 @@ def fields_of(opened: Opened, wanted: Wanted) -> Fields:
         calendar=str(dates[0].stamps[0].calendar),
         step=infer_step(dates[0].stamps, dates[0].bounds),
         cell_methods=str(first.attrs.get("cell_methods", "")),
-        members=_labels(first, members[0]),
+        members=_labels(first, members[0], where),
         name=where,
-        way=", ".join(dict.fromkeys(ways)),
+        way=", ".join(dict.fromkeys(one.grid for one in origins)),
+        origins=tuple(origins),
         readers=tuple(readers),
+        notes=tuple(dict.fromkeys(notes)),
+        label=member_label(dataset) if members[0] is None else "",
+        model=str(dataset.attrs.get("source_id", dataset.attrs.get("model_id", ""))),
     )
 
 
@@ -220,26 +272,43 @@ def _without_single_dims(array: "xr.DataArray", known: set[str | None], where: s
     return array.isel(dict.fromkeys(others, 0))
 
 
-def _labels(array: "xr.DataArray", dim: str | None) -> tuple[int, ...] | None:
+def _labels(array: "xr.DataArray", dim: str | None, where: str) -> tuple[int, ...] | None:
     """Labels of the members: their coordinate if it holds whole numbers, else 0, 1, ..."""
     if dim is None:
         return None
-    if dim in array.coords and array.coords[dim].dtype.kind in "iu":
-        return tuple(int(label) for label in array.coords[dim].values)
-    return tuple(range(array.sizes[dim]))
+    beside = member_coordinate(array, dim)
+    values = np.arange(array.sizes[dim]) if beside is None else beside.values
+    whole = values.dtype.kind in "iu" or (values.dtype.kind == "f" and bool((values == np.round(values)).all()))
+    labels = tuple(int(value) for value in (values if whole else range(array.sizes[dim])))
+    twice = next((label for label in labels if labels.count(label) > 1), None) if len(labels) < 10_000 else None
+    if twice is not None:
+        raise DataError(f"{array.name} in {where} has the member {twice} twice", advice="leave one of them out")
+    return labels
 
 
-def _units(array: "xr.DataArray", spec: VariableSpec, where: str) -> tuple[float, float]:
-    """Factor and offset from the variable's units to those asked for."""
-    found = array.attrs.get("units")
+def _label_texts(array: "xr.DataArray", dim: str | None) -> tuple[str, ...]:
+    """The labels of the members as the source has them."""
+    beside = None if dim is None else member_coordinate(array, dim)
+    return () if beside is None else tuple(map(str, beside.values.tolist()))
+
+
+def _units(
+    array: "xr.DataArray", spec: VariableSpec, where: str, said: str | None
+) -> tuple[tuple[float, float], list[str]]:
+    """Factor and offset from the variable's units, or those that the user says, to those asked for; and notes."""
+    found = array.attrs.get("units") if said is None else said
+    how = f"give them, as in --units {spec.name}={spec.units}"
     if found is None and spec.units != "1":
-        raise DataError(
-            f"{array.name} in {where} has no units", f"{spec.units!r} or what converts to it", advice="set them"
-        )
+        raise DataError(f"{array.name} in {where} has no units", f"{spec.units!r} or what converts to it", how)
+    text = str(found if found is not None else "1")
+    notes = []
+    if spec.units == "K" and text.strip() in SHORT_SCALES:
+        text, short = SHORT_SCALES[text.strip()], text.strip()
+        notes.append(f"The units {short!r} of {array.name} are taken for {text}.")
     try:
-        return conversion(str(found if found is not None else "1"), spec.units)
+        return conversion(text, spec.units), notes
     except DataError as error:
-        raise DataError(f"{array.name} in {where}: {error}") from None
+        raise DataError(f"{array.name} in {where}: {error.reason}", advice=f"if they are wrong, {how}") from None
 
 
 def converter(
@@ -266,6 +335,7 @@ class VariableReader:
     array: "xr.DataArray"
     time: str | None  # dimensions
     member: str | None
+    halves: str | None
     points: tuple[tuple[str, ...], tuple[int, ...]]  # dimensions of the grid, and the points that are used of each
     units: tuple[float, float]  # factor, offset
     convert: Callable[[Floating], Floating]
@@ -278,13 +348,15 @@ class VariableReader:
             part = part.isel({self.time: times})
         if self.member is not None and member is not None:
             part = part.isel({self.member: slice(member, member + 1)})
-        lead = [dim for dim in (self.member, self.time) if dim is not None]
+        lead = [dim for dim in (self.halves, self.member, self.time) if dim is not None]
         try:
             values = part.transpose(*lead, *self.points[0]).values
         except READ_ERRORS as error:
             raise DataError(
                 f"cannot read {self.array.name} in {self.where}: {reason(error)}; is it damaged or incomplete?"
             ) from None
+        if self.halves is not None:
+            values = self._merged(values)
         shape = (part.sizes[dim] if dim is not None else 1 for dim in (self.member, self.time))
         values = values.reshape(*shape, -1)  # (realization, time, source point)
         if values.dtype.kind not in "fiu":
@@ -295,6 +367,17 @@ class VariableReader:
             values = values * factor + offset
         self._check(values)
         return self.convert(values).astype(np.float32)
+
+    def _merged(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Of values (half, ...) the one of each place that is not missing; DataError if there are several."""
+        there = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(values.shape, dtype=bool)
+        if (there.sum(axis=0) > 1).any():
+            raise DataError(
+                f"{self.array.name} in {self.where} has more than one value along {self.halves} in the same place",
+                advice="select one entry of it first",
+            )
+        merged: NDArray[Any] = np.take_along_axis(values, there.argmax(axis=0)[None], axis=0)[0]
+        return merged
 
     def _check(self, values: Floating) -> None:
         """Raise DataError for infinite and implausible values, and for missing ones unless the model knows them."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LEADS = ("step", "lead_time", "leadtime", "lead", "prediction_timedelta", "forecast_period")
 REFERENCES = ("forecast_reference_time", "init_time", "initial_time", "reference_time", "base_time", "init", "time")
 VALID = "valid_time"
+MARKS = ("realization", "forecast_reference_time", "forecast_period")  # standard names of coordinates
 FROM_TIME = ("step", "prediction_timedelta")  # leads beside which the reference time is called `time`
 
 
@@ -36,6 +37,7 @@ def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
 
     DataError for several reference times with several lead times each, and for lead times without a reference time.
     """
+    dataset = _with_axes(dataset, where)
     lead = lead_of(dataset)
     if lead is None:
         return dataset
@@ -75,6 +77,57 @@ def on_valid_times(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
     return dataset if known[0] == "time" else dataset.rename({known[0]: "time"})
 
 
+def _with_axes(dataset: "xr.Dataset", where: str) -> "xr.Dataset":
+    """The dataset with members, reference and lead times as coordinates, on dimensions of their own.
+
+    Lead times called `time`, with a unit and no reference in it, become `lead_time`. Reference times along samples
+    become their dimension, or a single one if all are equal. Both along one dimension become the dates along that.
+    """
+    marked = [n for n, v in dataset.data_vars.items() if v.ndim < 2 and standard(v) in MARKS]
+    dataset = dataset.set_coords(marked) if marked else dataset
+    time = dataset.variables.get("time")
+    starts = [str(n) for n, v in dataset.variables.items() if n != "time" and v.ndim < 2 and _is_reference(v, str(n))]
+    if time is not None and time.dims == ("time",) and starts and not is_time(time) and _is_duration(time):
+        dataset = dataset.rename(time="lead_time")
+    for name in starts:
+        if dataset.variables[name].dims not in ((), (name,)):
+            dataset = _along_samples(dataset, name, where)
+    return dataset
+
+
+def _along_samples(dataset: "xr.Dataset", name: str, where: str) -> "xr.Dataset":
+    """The dataset with the reference times `name`, which stand along another dimension, in a place of their own."""
+    reference = dataset.variables[name]
+    (dim,) = map(str, reference.dims)
+    beside = {str(n): v for n, v in dataset.variables.items() if v.dims == (dim,)}
+    leads = [n for n, v in beside.items() if _is_lead(v, n)]
+    if leads and any(_is_valid_time(v, n) for n, v in beside.items()):
+        return dataset
+    if leads:
+        starts = decode_dates(reference, reference, f"the reference times of {where}")
+        periods = _durations(beside[leads[0]])
+        dates = np.empty(reference.size, dtype=object)
+        dates[:] = [date + period for date, period in zip(starts, periods, strict=True)]
+        valid = VALID if "time" in dataset.variables else "time"
+        return dataset.drop_vars([name, leads[0]]).assign_coords({valid: ((dim,), dates)})
+    if dataset.sizes[dim] == 1:
+        return dataset.isel({dim: 0})
+    if len(set(reference.values.tolist())) > 1:
+        return dataset.swap_dims({dim: name})
+    alike = [str(n) for n, v in dataset.variables.items() if n == name or (dim in v.dims and _is_valid_time(v, str(n)))]
+    return dataset.assign_coords({one: dataset[one].isel({dim: 0}, drop=True).variable for one in alike})
+
+
+def _is_reference(variable: "xr.Variable", name: str) -> bool:
+    """True if a variable holds reference times."""
+    marked = standard(variable) == "forecast_reference_time" or (name in REFERENCES[:-1] and not standard(variable))
+    return marked and is_time(variable)
+
+
+def _is_duration(variable: "xr.Variable") -> bool:
+    return variable.dtype.kind == "m" or (bool(variable.attrs.get("units")) and _seconds(variable) is not None)
+
+
 def lead_of(dataset: "xr.Dataset") -> str | None:
     """The coordinate of lead times: a dimension, or a single lead if the times are known to be reference times."""
     found = [str(n) for n, v in dataset.variables.items() if v.ndim < 2 and _is_lead(v, str(n))]
@@ -95,7 +148,7 @@ def lead_of(dataset: "xr.Dataset") -> str | None:
 def _is_lead(variable: "xr.Variable", name: str) -> bool:
     if is_time(variable) or (standard(variable) != "forecast_period" and name.lower() not in LEADS):
         return False
-    return variable.dtype.kind == "m" or _seconds(variable) is not None
+    return _is_duration(variable)
 
 
 def _seconds(variable: "xr.Variable") -> float | None:
@@ -162,6 +215,7 @@ def find_forecasts(opened: Sequence[Opened]) -> tuple[Forecast, ...]:
 
 def _forecasts_in(dataset: "xr.Dataset", where: str) -> Iterator[Forecast]:
     """The forecasts in a dataset; none if it has no lead times, or only one."""
+    dataset = _with_axes(dataset, where)
     lead = lead_of(dataset)
     reference = None if lead is None or dataset.sizes.get(lead, 1) < 2 else reference_of(dataset, lead)
     if lead is None or reference is None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,9 +16,11 @@ from fsae.runtime.sphere.regrid import WeightMaker, make_weights, once_a_grid
 
 from .fields import Fields, Reader, VariableSpec, Wanted, fields_of
 from .grid_detection import find_grid
+from .meaning import joined
 from .sources import Given, Opened, Source
 
 Key = tuple[int, ...]
+VARIANT = re.compile(r"r?(\d+)(\D.*)?")  # a realization, and what else CMIP says of a variant
 
 
 def read_fields(
@@ -89,7 +92,7 @@ def by_variable(opened: Sequence[Opened], wanted: Wanted) -> list[list[Fields]]:
 
 def join(name: str, parts: Sequence[Sequence[Fields]]) -> Fields:
     """One `Fields` out of files along time (inner) and variables (outer), each part holding one variable."""
-    series = [_join_time(own) for own in parts]
+    series = [_join_members(own) for own in parts]
     first = series[0]
     keys = [_keys(fields, _is_monthly([fields])) for fields in series]
     if len({_is_monthly([fields]) for fields in series}) > 1:
@@ -119,9 +122,79 @@ def join(name: str, parts: Sequence[Sequence[Fields]]) -> Fields:
         step=infer_step(times, bounds) or first.step,
         name=name,
         way="; ".join(dict.fromkeys(part.way for own in parts for part in own)),
+        origins=tuple(fields.origins[0] for fields in series),
         readers=tuple(readers),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _join_members(parts: Sequence[Fields]) -> Fields:
+    """The files of one variable joined along time and, if they hold different members, along those.
+
+    Files are of different members if each says which one it holds, or if they have other labels at the same dates.
+    """
+    if all(part.label for part in parts):
+        kinds: Sequence[object] = [part.label for part in parts]
+    else:
+        apart = len({part.times for part in parts}) < len(parts) and _are_apart(parts)
+        kinds = [part.members if apart else None for part in parts]
+    groups = [[part for part, own in zip(parts, kinds, strict=True) if own == kind] for kind in dict.fromkeys(kinds)]
+    series = [_join_time(group) for group in groups]
+    if len(series) == 1:
+        return series[0]
+    first, name = series[0], parts[0].variables[0]
+    names = [own.origins[0].files[0] for own in series]
+    for own, where in zip(series, names, strict=True):
+        if own.times != first.times or own.calendar != first.calendar:
+            raise DataError(
+                f"the members of {name} differ in their times: {own.times[0]} to {own.times[-1]} in {where}, "
+                f"{first.times[0]} to {first.times[-1]} in {names[0]}",
+                advice="give the same period of each member",
+            )
+    if len({own.model for own in series} - {""}) > 1:
+        models = sorted({own.model for own in series} - {""})
+        raise DataError(f"the files of {name} are of different models: {', '.join(models)}", advice="give those of one")
+    labels = _labels_of(series)
+    origin = joined([own.origins[0] for own in series])
+    members = tuple(text for own in series for text in ((own.label,) if own.label else own.origins[0].members))
+    return dataclasses.replace(
+        first,
+        members=labels,
+        label="",
+        origins=(dataclasses.replace(origin, members=members),),
+        readers=(_stacked([(own.readers[0], len(own.members or (0,))) for own in series]),),
+        notes=tuple(dict.fromkeys(note for own in series for note in own.notes)),
+    )
+
+
+def _are_apart(parts: Sequence[Fields]) -> bool:
+    """True if each file has members, and two files have either the same ones or none in common."""
+    kinds = {part.members for part in parts}
+    return all(kinds) and all(not set(one or ()) & set(other or ()) for one, other in itertools.combinations(kinds, 2))
+
+
+def _labels_of(series: Sequence[Fields]) -> tuple[int, ...]:
+    """Numbers of joined members: their own, or those of realizations r1, r2, ... that differ in nothing else."""
+    if all(own.members is not None for own in series):
+        return tuple(label for own in series for label in own.members or ())
+    found = [VARIANT.fullmatch(own.label) for own in series]
+    numbers = [int(one[1]) for one in found if one is not None]
+    alike = len({one[2] for one in found if one is not None}) == 1
+    whole = alike and len(numbers) == len(set(numbers)) == len(series)
+    return tuple(numbers) if whole else tuple(range(len(series)))
+
+
+def _stacked(parts: Sequence[tuple[Reader, int]]) -> Reader:
+    """A reader of the members of several readers, each with their number."""
+    places = [(reader, i) for reader, count in parts for i in range(count)]
+
+    def read(times: slice, member: int | None) -> F32:
+        if member is None:
+            return np.concatenate([reader(times, None) for reader, _ in parts], axis=0)
+        reader, place = places[member]
+        return reader(times, place)
+
+    return read
 
 
 def _join_time(parts: Sequence[Fields]) -> Fields:
@@ -153,8 +226,10 @@ def _join_time(parts: Sequence[Fields]) -> Fields:
         times=times,
         bounds=bounds,
         step=step,
+        origins=(joined([part.origins[0] for part in parts]),),
         readers=(_picked([(parts[p].readers[0], i) for _, p, i in places]),),
-        notes=_gaps([(date, parts[p].name) for date, p, _ in places], step),
+        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes))
+        + _gaps([(date, parts[p].name) for date, p, _ in places], step),
     )
 
 

@@ -1,15 +1,22 @@
-"""Find a variable of the model in a dataset, by its name or CF standard name."""
+"""Find a variable of the model in a dataset, by its name, CF standard name, or the names that others give it."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from fsae.runtime.errors import DataError, UsageError
 
+from .known_names import is_known_as
+
 if TYPE_CHECKING:
     import xarray as xr
 
 
-MEMBER_NAMES = ("realization", "member", "number", "ensemble", "ensemble_member", "member_id")
+MEMBER_NAMES = (
+    "realization", "realisation", "member", "members", "number", "ensemble", "ensembles", "ens", "sample",
+    "ensemble_member", "ens_member", "member_id", "ensemble_id", "realization_index", "variant_label", "perturbation",
+    "perturbationnumber",
+)  # fmt: skip
+UNKNOWN = ("", "unknown")  # standard names that say nothing
 
 
 def choose_variable(
@@ -19,30 +26,50 @@ def choose_variable(
 
     `others` are names of other variables that are asked for, which are not taken for this one.
     """
-    if name in dataset.variables:
-        return dataset[name]
-    same = _of_standard_name(dataset, standard_name, others)
+    same = candidates(dataset, name, standard_name, others)
     if len(same) == 1:
         return dataset[same[0]]
+    raise no_choice(dataset, same, name, standard_name, where)
+
+
+def no_choice(dataset: "xr.Dataset", same: Collection[str], name: str, standard_name: str, where: str) -> DataError:
+    """The error for a variable of which a dataset has none, or several that it could be."""
     if same:
-        raise DataError(
-            f"{where} has {len(same)} variables of standard name {standard_name!r}: {', '.join(same)}; "
-            f"expected one, or one called {name!r}"
+        return DataError(
+            f"{where} has {len(same)} variables of standard name {standard_name!r}: {', '.join(same)}",
+            f"one, or one called {name!r}",
+            f"name it, as in --name {name}={min(same)}",
         )
     there = [f"{n} ({standard(v)})" if standard(v) else str(n) for n, v in dataset.data_vars.items()]
     also = f" nor one of standard name {standard_name!r}" if standard_name else ""
-    raise DataError(f"{where} has no variable {name!r}{also}; it has {', '.join(there) or 'no variables'}")
+    fields = [str(n) for n, v in dataset.data_vars.items() if v.ndim > 1 and v.dtype.kind in "fiu"]
+    fields = [n for n in fields if not n.endswith(("_bnds", "_bounds"))]
+    advice = f"if one of them is it, give --name {name}={fields[0]}" if standard_name and fields else ""
+    return DataError(
+        f"{where} has no variable {name!r}{also}; it has {', '.join(there) or 'no variables'}", advice=advice
+    )
+
+
+def candidates(dataset: "xr.Dataset", name: str, standard_name: str, others: Collection[str] = ()) -> list[str]:
+    """Names of the variables that could be the one wanted.
+
+    It is the one of that name, else those of the standard name, else those known by their GRIB number or short name;
+    without a standard name that of the name alone.
+    """
+    if name in dataset.variables:
+        return [name]
+    if not standard_name:
+        return []
+    free = {str(n): v.variable for n, v in dataset.data_vars.items() if str(n) not in others}
+    same = [n for n, v in free.items() if standard(v) == standard_name]
+    open_ones = {n: v for n, v in free.items() if standard(v) in (*UNKNOWN, standard_name)}
+    known = [n for n, v in open_ones.items() if is_known_as(v, n, name, standard_name)]
+    return known if len(known) == 1 else same or known
 
 
 def has_variable(dataset: "xr.Dataset", name: str, standard_name: str, others: Collection[str] = ()) -> bool:
     """True if `choose_variable` would find something to choose."""
-    return name in dataset.variables or bool(_of_standard_name(dataset, standard_name, others))
-
-
-def _of_standard_name(dataset: "xr.Dataset", standard_name: str, others: Collection[str]) -> list[str]:
-    """Names of the data variables of a standard name, except `others`."""
-    same = [str(n) for n, v in dataset.data_vars.items() if standard_name and standard(v) == standard_name]
-    return [name for name in same if name not in others]
+    return bool(candidates(dataset, name, standard_name, others))
 
 
 def standard(variable: "xr.DataArray | xr.Variable") -> str:
@@ -51,20 +78,37 @@ def standard(variable: "xr.DataArray | xr.Variable") -> str:
 
 
 def member_dim(array: "xr.DataArray") -> str | None:
-    """The dimension of ensemble members, or None."""
-    for dim in map(str, array.dims):
-        if dim.lower() in MEMBER_NAMES or (dim in array.coords and standard(array.coords[dim]) == "realization"):
-            return dim
-    return None
+    """The dimension of ensemble members, or None: by CF attributes, else by its usual names."""
+    for name, beside in array.coords.items():
+        axis = str(beside.attrs.get("axis", "")).upper()
+        if beside.ndim == 1 and (standard(beside) == "realization" or (axis == "E" and name in array.dims)):
+            return str(beside.dims[0])
+    return next((str(dim) for dim in array.dims if str(dim).lower() in MEMBER_NAMES), None)
 
 
-def name_pairs(names: tuple[str, ...]) -> dict[str, str]:
-    """The input's names for variables, by the model's names.
+def member_coordinate(array: "xr.DataArray", dim: str) -> "xr.DataArray | None":
+    """The labels of the members along a dimension; None if there are none."""
+    beside = [value for value in array.coords.values() if value.dims == (dim,)]
+    beside.sort(key=lambda value: (value.name != dim, standard(value) != "realization"))
+    return beside[0] if beside and (beside[0].name == dim or standard(beside[0]) == "realization") else None
 
-    >>> name_pairs(("tas=ts",))
-    {'tas': 'ts'}
+
+def member_label(dataset: "xr.Dataset") -> str:
+    """The one member that a dataset says it holds, such as r1i1p1f1; empty if it says none."""
+    for name in ("variant_label", "realization_index", "realization", "ensemble_member"):
+        if str(dataset.attrs.get(name, "")):
+            return str(dataset.attrs[name])
+    single = [v for v in dataset.coords.values() if v.ndim == 0 and standard(v) == "realization"]
+    return str(single[0].values) if single else ""
+
+
+def pairs_of(option: str, texts: tuple[str, ...], example: str) -> dict[str, str]:
+    """What an option says of variables, by the model's names.
+
+    >>> pairs_of("--name", ("tas=ts",), "tas=ts"), pairs_of("--units", ("tas=K",), "tas=K")
+    ({'tas': 'ts'}, {'tas': 'K'})
     """
-    pairs = dict(name.partition("=")[::2] for name in names)
-    if not all(pairs) or not all(pairs.values()) or len(pairs) != len(names):
-        raise UsageError(f"found --name {' '.join(names)}", "such as tas=ts, once for a variable")
+    pairs = dict(text.partition("=")[::2] for text in texts)
+    if not all(pairs) or not all(pairs.values()) or len(pairs) != len(texts):
+        raise UsageError(f"found {option} {' '.join(texts)}", f"such as {example}, once for a variable")
     return pairs

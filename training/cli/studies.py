@@ -140,10 +140,10 @@ def superres(model: str, sources: tuple[Path, ...], coarse_zoom: int, names: tup
 
     Every SOURCE is averaged to a coarse zoom, super-resolved through its own climatology, and compared with itself.
     """
-    from fsae.runtime.input.variables import name_pairs
+    from fsae.runtime.input.variables import pairs_of
     from fsae.training.studies.superres import superres_of_sources
 
-    return superres_of_sources(model, sources, coarse_zoom, name_pairs(names))
+    return superres_of_sources(model, sources, coarse_zoom, pairs_of("--name", names, "tas=ts"))
 
 
 @study

@@ -165,6 +165,7 @@ def open_lat_lon(config: Config, inputs: Sequence[Path], folder: Path) -> Iterat
             members=None,
             name=points.name,
             way=points.way,
+            origins=points.origins,
             readers=points.readers,
         )
 

@@ -23,6 +23,8 @@ class Spec:
 
     name: str = "tas"
     standard_name: str = ""
+    long_name: str = ""
+    cell_methods: str = "time: mean"
     units: str = "K"
     valid_range: tuple[float, float] = (150.0, 350.0)
     missing: bool = False
@@ -268,7 +270,7 @@ def with_time(**changed: object) -> xr.Dataset:
             Spec(name="pr", standard_name="rain"),
             "no variable 'pr' nor one of standard name 'rain'; it has tas",
         ),
-        (twice(), Spec(name="x", standard_name="t"), "2 variables of standard name 't': a, b; expected one, or"),
+        (twice(), Spec(name="x", standard_name="t"), "2 variables of standard name 't': a, b, expected one, or"),
         (small(), Spec(units="m s-1"), "tas in dataset: found the units 'K', which cannot be converted to 'm s-1'"),
         (small(units="furlong"), TAS, "found the units 'furlong', which are not known here"),
         (without_units(), TAS, "tas in dataset has no units, expected 'K' or what converts to it"),
@@ -276,10 +278,10 @@ def with_time(**changed: object) -> xr.Dataset:
         (with_values(np.nan), TAS, "has 1 missing values in 1 steps, expected none"),
         (with_values(np.inf), Spec(valid_range=(-np.inf, np.inf)), "to inf K"),
         (small().isel(time=slice(None, None, -1)), TAS, "has dates that do not rise"),
-        (small().isel(time=[0, 0]), TAS, "has the same date twice"),
+        (small().isel(time=[0, 0]), TAS, "has the date 2001-01-01 00:00:00 twice"),
         (small().isel(time=[]), TAS, "has no time steps"),
         (small().isel(time=0, drop=True), TAS, "has no time axis with CF units"),
-        (with_time(units="months since 2000-01-01"), TAS, "cannot decode the times of tas in dataset"),
+        (with_time(units="fortnights since 2000-01-01"), TAS, "cannot decode the times of tas in dataset"),
         (with_time(calendar="mayan"), TAS, "cannot decode the times of tas in dataset"),
         (small().expand_dims(height=[2.0, 10.0]), TAS, r"has the dimensions height \(2\) too: select one entry"),
         (small().isel(lon=slice(0, 9)), TAS, "covers longitudes 0 to 80 only"),

@@ -100,7 +100,7 @@ def test_arrays_of_one_name_are_numbered(tmp_path: Path) -> None:
     with open_source(tmp_path / "two.grib") as (dataset, _):
         names = sorted(map(str, dataset.data_vars))
     assert names == ["t2m_1", "t2m_2", "u10"]
-    with pytest.raises(DataError, match="2 variables of standard name 'air_temperature': t2m_1, t2m_2; expected one"):
+    with pytest.raises(DataError, match="2 variables of standard name 'air_temperature': t2m_1, t2m_2, expected one"):
         read_fields(tmp_path / "two.grib", SPECS, finest_zoom=ZOOM)
     found = [read_fields(tmp_path / "two.grib", SPECS, finest_zoom=ZOOM, names={"tas": name}) for name in names[:2]]
     means = sorted(float(one.read()[0, 0, 0].mean()) for one in found)
