@@ -9,7 +9,7 @@ import numpy as np
 from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.manifest import EnsembleParity
 from fsae.runtime.errors import ToleranceError
-from fsae.runtime.input.fields import VariableSpec
+from fsae.runtime.input.reader import VariableSpec
 from fsae.runtime.sphere.healpix import zoom_of
 from fsae.training.config import Tolerance
 from fsae.training.evaluation.model import TrainedModel, draw

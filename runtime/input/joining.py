@@ -14,9 +14,10 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import supported_zoom
 from fsae.runtime.sphere.regrid import WeightMaker, make_weights, once_a_grid
 
-from .fields import Fields, Reader, VariableSpec, Wanted, fields_of
+from .fields import Fields, Reader, Wanted, fields_of
 from .grid_detection import find_grid
 from .meaning import joined
+from .reader import VariableSpec
 from .sources import Given, Opened, Source
 
 Key = tuple[int, ...]

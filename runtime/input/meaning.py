@@ -9,13 +9,14 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
 
+from .reader import VariableSpec
 from .variables import standard
 
 if TYPE_CHECKING:
@@ -70,21 +71,6 @@ IN_NAMES = {
     "standard_deviation": r".*_?(std|spread)",
 }
 ANOMALY_KELVIN = 6.0  # a global field of temperature in degC with a smaller mean and deviation is an anomaly
-
-
-class Wanted(Protocol):
-    """A variable as the model describes it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def standard_name(self) -> str: ...
-    @property
-    def long_name(self) -> str: ...
-    @property
-    def cell_methods(self) -> str: ...
-    @property
-    def units(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +159,7 @@ class Level(NamedTuple):
         return self.kind == "surface"
 
 
-def objections(array: "xr.DataArray", dataset: "xr.Dataset", wanted: Wanted) -> list[str]:
+def objections(array: "xr.DataArray", dataset: "xr.Dataset", wanted: VariableSpec) -> list[str]:
     """Sentences on what a variable says it is, where that is not what the model knows."""
     found = []
     known, levels = known_level(wanted), levels_of(array, dataset)
@@ -195,7 +181,7 @@ def _what(kinds: set[str]) -> str:
     return " and ".join(sorted(kinds)) or "mean"
 
 
-def refuse_differences(array: "xr.DataArray", wanted: Wanted, where: str) -> None:
+def refuse_differences(array: "xr.DataArray", wanted: VariableSpec, where: str) -> None:
     """Raise DataError for an anomaly, or a difference of temperatures, unless the model's variable is one."""
     own = [standard(array), str(array.name), *(str(array.attrs.get(key, "")) for key in ("long_name", "statistic"))]
     said = next((text for text in own if re.search(r"anom(al|_|$)", text, re.IGNORECASE)), None)
@@ -207,7 +193,7 @@ def refuse_differences(array: "xr.DataArray", wanted: Wanted, where: str) -> Non
         raise _difference(array, where, f"its units_metadata say {metadata!r}")
 
 
-def refuse_small_temperatures(values: np.ndarray, array: "xr.DataArray", wanted: Wanted, where: str) -> None:
+def refuse_small_temperatures(values: np.ndarray, array: "xr.DataArray", wanted: VariableSpec, where: str) -> None:
     """Raise DataError if a global field, in kelvin by a zero that was added, is at 0 degC everywhere: an anomaly."""
     celsius = values - conversion("degC", "K")[1]
     if wanted.units != "K" or not np.isfinite(celsius).any():
@@ -248,7 +234,7 @@ def _in_words(name: str, words: str) -> set[str]:
     return named | {kind for kind in IN_WORDS if re.search(rf"\b({STATISTICS[kind]})\b", words, re.IGNORECASE)}
 
 
-def known_level(wanted: Wanted) -> Level | None:
+def known_level(wanted: VariableSpec) -> Level | None:
     """The level of the model's variable by its name and long name; None if they tell none."""
     found = ON_PRESSURE.search(wanted.long_name) or PRESSURE_NAME.fullmatch(wanted.name)
     if found is not None and int(found[1]) >= LOWEST_NAMED_HPA:

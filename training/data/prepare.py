@@ -12,9 +12,10 @@ import numpy as np
 from fsae.runtime.climate.calendar import step_bounds, time_method
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.dates import find_dates
-from fsae.runtime.input.fields import Fields, VariableSpec, Wanted
+from fsae.runtime.input.fields import Fields, Wanted
 from fsae.runtime.input.grid_detection import find_grid
 from fsae.runtime.input.joining import by_variable, join
+from fsae.runtime.input.reader import VariableSpec
 from fsae.runtime.input.sources import Source, open_source
 from fsae.runtime.input.variables import standard
 from fsae.runtime.output.layout import Cells, Layout, Unit, open_output

@@ -9,8 +9,8 @@ import numpy as np
 
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.fields import VariableSpec
 from fsae.runtime.input.joining import read_fields
+from fsae.runtime.input.reader import VariableSpec
 from fsae.training.data.prepared import part_of
 
 
