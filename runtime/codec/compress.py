@@ -68,7 +68,7 @@ def compress_job(
     """Latents (time, cell) in float32 of the fields in `source`."""
     given = open_input(bundle, "compress", source, reading)
     manifest = bundle.manifest
-    attributes = provenance(bundle, graphs, given.request, given.notes)
+    attributes = provenance(bundle, graphs, given.request, given.notes, given.history)
     attributes |= {"fsae_kind": LATENT, "fsae_latent_key": latent_key(bundle)}
     layout = Layout(
         variables={v.name: {"long_name": f"compressed {v.long_name}", "units": "1"} for v in manifest.variables},
@@ -105,7 +105,7 @@ def superres_job(
     if given.reference_times is not None:
         check_no_times(select.times)
     steps = steps_inside(fields.times, select.times, fields.source)
-    attributes = provenance(bundle, graphs, {**given.request, **select.record()}, notes)
+    attributes = provenance(bundle, graphs, {**given.request, **select.record()}, notes, given.history)
     layout = Layout(
         variables=cf_attributes(view.variables),
         attributes=attributes,
@@ -202,7 +202,8 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
     notes = tuple(
         filter(None, [str(dataset.attrs.get("comment", ""))])
     )  # warnings about the latents hold for the fields too
-    attributes = provenance(bundle, graphs, {"verb": "decompress", "input": name, **select.record()}, notes)
+    request, history = {"verb": "decompress", "input": name, **select.record()}, str(dataset.attrs.get("history", ""))
+    attributes = provenance(bundle, graphs, request, notes, history)
     if reference_times is not None:
         check_no_times(select.times)
     steps, calendar = steps_inside(stamps, select.times, name), str(stamps[0].calendar)

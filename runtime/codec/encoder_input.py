@@ -144,6 +144,7 @@ class Input:
     own: F32 | None  # the source's own climatology at the fields' zoom
     notes: tuple[str, ...]
     request: dict[str, str | int | None]
+    history: str  # of the first file
     close: Callable[[], None]
 
     @property
@@ -207,6 +208,7 @@ def open_input(
             own=own,
             notes=(*((UNKNOWN,) if climatology is None else ()), *notes),
             request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
+            history=str(opened[0].dataset.attrs.get("history", "")),
             close=closing.pop_all().close,
         )
 

@@ -39,8 +39,8 @@ def check_inputs(layout: Layout, inputs: Mapping[str, object]) -> None:
 
 
 def _identity_of(attributes: Mapping[str, Attribute]) -> dict[str, str]:
-    """Attributes as text, each part of the request and each input by itself."""
-    found = {key: str(value) for key, value in attributes.items() if key not in PARTS}
+    """Attributes as text, each part of the request and each input by itself; `history` says it all once more."""
+    found = {key: str(value) for key, value in attributes.items() if key not in PARTS and key != "history"}
     for key, what in PARTS.items():
         for part, value in json.loads(str(attributes.get(key, "{}"))).items():
             found[f"{what}: {part}"] = json.dumps(value)

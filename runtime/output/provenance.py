@@ -1,6 +1,7 @@
 """CF attributes and provenance of an output."""
 
 import importlib.metadata
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,28 @@ def versions(graphs: Graphs | None) -> dict[str, str]:
     return found
 
 
-def origin(bundle: Bundle, graphs: Graphs | None, request: Mapping[str, Any]) -> dict[str, Attribute]:
+LONGEST_HISTORY = 20_000  # characters of the input's own that are kept
+
+
+def history(bundle: Bundle, request: Mapping[str, Any], before: str = "") -> str:
+    """The CF attribute `history`: this command as the first line, and below it the history of its input.
+
+    Without the time of day that other tools begin a line with: the same command writes the same bytes. Long values are
+    cut, such as the members; `fsae_request` has them in full.
+    """
+    texts = {key: json.dumps(value) for key, value in request.items() if key != "verb"}
+    options = " ".join(f"{key}={text if len(text) <= 100 else f'{text[:97]}...'}" for key, text in texts.items())
+    program = f"fsae {importlib.metadata.version('fsae')}, bundle {bundle.manifest.name}"
+    return "\n".join(filter(None, [f"{program}: {request['verb']} {options}", before.strip()[:LONGEST_HISTORY]]))
+
+
+def origin(bundle: Bundle, graphs: Graphs | None, request: Mapping[str, Any], before: str = "") -> dict[str, Attribute]:
     """Global attributes of every kind of output: bundle and its hash, request and versions; no clock, no batch size.
 
-    There is no CF `history`: its lines begin with the time of day, and would only repeat the request and the versions.
+    `before` is the history of the input.
     """
     return {
+        "history": history(bundle, request, before),
         "fsae_bundle": bundle.manifest.name,
         "fsae_manifest_sha256": bundle.manifest_sha256,
         "fsae_request": normalised(request),
@@ -38,14 +55,14 @@ def origin(bundle: Bundle, graphs: Graphs | None, request: Mapping[str, Any]) ->
 
 
 def provenance(
-    bundle: Bundle, graphs: Graphs, request: Mapping[str, Any], notes: tuple[str, ...]
+    bundle: Bundle, graphs: Graphs, request: Mapping[str, Any], notes: tuple[str, ...], before: str = ""
 ) -> dict[str, Attribute]:
-    """Global attributes that say how the numbers were made: enough to make them again."""
+    """Global attributes that say how the numbers were made: enough to make them again; `before` as in `origin`."""
     attributes: dict[str, Attribute] = {
         "title": f"{request['verb']} with {bundle.manifest.name}",
         "source": f"fsae bundle {bundle.manifest.name}",
         "license": bundle.manifest.licence,
-        **origin(bundle, graphs, request),
+        **origin(bundle, graphs, request, before),
         "fsae_device": graphs.device,
         "fsae_precision": graphs.precision,
     }

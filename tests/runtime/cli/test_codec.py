@@ -1,6 +1,7 @@
 """The commands compress, decompress, superres and climatology: what they give, and bad data with exit code 5."""
 
 import dataclasses
+import importlib.metadata
 import itertools
 import re
 from collections.abc import Callable
@@ -147,6 +148,19 @@ def test_months_are_stamped_as_generated_ones(run: Run, tmp_path: Path, day: int
             with xr.open_dataset(tmp_path / name, engine="h5netcdf") as found:
                 for axis in ("time", "time_bnds"):
                     np.testing.assert_array_equal(found[axis].values, drawn[axis].values)
+
+
+def test_history_grows_from_command_to_command(run: Run, source: Path, tmp_path: Path) -> None:
+    # oracle: the requests of the commands, newest first, then the history of the input
+    given = _changed(tmp_path / "in.nc", lambda data: data.assign_attrs(history="Mon Nov 2: ncks a b\nMon Nov 1: made"))
+    assert run("compress", given, tmp_path / "latents.zarr", "--climatology", "training")[0] == 0
+    assert run("decompress", tmp_path / "latents.zarr", tmp_path / "again.nc", "--variables", "tas")[0] == 0
+    with xr.open_dataset(tmp_path / "again.nc", engine="h5netcdf") as found:
+        newest, older, *before = found.attrs["history"].split("\n")
+    begin = f"fsae {importlib.metadata.version('fsae')}, bundle tiny: "
+    assert newest == f'{begin}decompress input="latents.zarr" grid="native" variables=["tas"]'
+    assert older.startswith(f'{begin}compress input="in.nc: ')
+    assert before == ["Mon Nov 2: ncks a b", "Mon Nov 1: made"]
 
 
 def test_lat_lon_goes_in_and_comes_out_by_the_bundles_own_weights(

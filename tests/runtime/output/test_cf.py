@@ -77,10 +77,6 @@ LEFT = {
     r"(tas|uas)_[a-z]+'s cell_methods name component realization does not match .*": (
         "CF 1.13, section 7.3, takes a standard name there, which realization is: the members have no coordinate left"
     ),
-    r"§2\.6\.2 global attribute history should exist and be a non-empty string": (
-        "each of its lines should begin with the time of day, and equal requests must give equal bytes: what it would "
-        "say is in fsae_request and fsae_versions"
-    ),
 }
 
 
