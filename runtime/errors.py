@@ -9,8 +9,42 @@
     ├── OutputError     7      output that exists, is full or cannot be written
     └── Stopped        75      interrupted; what is finished is kept
 
-Each error carries what was found, what was expected and what to do, and puts them together as its message.
+Each error carries what was found, what was expected and what to do, and puts them together as its message. Much of
+that comes from files and command lines, so a message is made fit for a terminal where it is composed: control
+characters are shown as escapes, and what is too long is cut in the middle.
 """
+
+import re
+
+MOST_OF_A_WORD = 200  # characters, of a path, a name, a number
+MOST_OF_A_QUOTE = 200  # characters between quotation marks
+MOST_OF_A_PART = 600  # characters of what was found, what was expected, what to do
+LONG_WORD = re.compile(rf"\S{{{MOST_OF_A_WORD + 1},}}")
+LONG_QUOTE = re.compile(rf"(?<!\w)(['\"])((?:(?!\1).){{{MOST_OF_A_QUOTE + 1},}})\1")
+
+
+def shown(text: str, most: int = MOST_OF_A_PART) -> str:
+    """A text as one line for a terminal: control characters as escapes, long words, quotes and the whole cut.
+
+    >>> shown("tas\\x1b[31m in\\n'my file.nc'")
+    "tas\\\\x1b[31m in\\\\n'my file.nc'"
+    >>> len(shown("m" * 1_000_000)), len(shown("m " * 1_000_000))
+    (200, 600)
+    """
+    text = _cut(text, 20 * most)  # before work is spent on it
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    text = LONG_WORD.sub(lambda word: _cut(word[0], MOST_OF_A_WORD), text)
+    text = LONG_QUOTE.sub(lambda quote: f"{quote[1]}{_cut(quote[2], MOST_OF_A_QUOTE)}{quote[1]}", text)
+    return _cut(text, most)
+
+
+def _cut(text: str, most: int) -> str:
+    """The text in at most that many characters, two thirds from its beginning and one from its end."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 3]}...{text[-end:]}"
 
 
 class FsaeError(Exception):
@@ -33,10 +67,11 @@ class FsaeError(Exception):
     @property
     def reason(self) -> str:
         """The message without the advice."""
-        return f"{self.found}, expected {self.expected}" if self.expected else self.found
+        found = shown(self.found)
+        return f"{found}, expected {shown(self.expected)}" if self.expected else found
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.advice}" if self.advice else self.reason
+        return f"{self.reason}: {shown(self.advice)}" if self.advice else self.reason
 
 
 class UsageError(FsaeError):
@@ -60,7 +95,7 @@ class DeviceError(FsaeError):
         self.args = (*self.args, device)
 
     def __str__(self) -> str:
-        return f"device {self.device} {super().__str__()}" if self.device else super().__str__()
+        return f"device {shown(self.device)} {super().__str__()}" if self.device else super().__str__()
 
 
 class BundleError(FsaeError):

@@ -6,9 +6,22 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from .errors import shown
+
+MOST_OF_A_RECORD = 2000  # characters
+
 log = logging.getLogger("fsae")
 
 log.addHandler(logging.NullHandler())  # else Python prints the warnings of a program that has no logging on stderr
+
+
+def one_line(record: logging.LogRecord) -> bool:
+    """Make a record's message fit for a terminal, see `errors.shown`: it may hold names and units from files."""
+    record.msg, record.args = shown(record.getMessage(), MOST_OF_A_RECORD), None
+    return True
+
+
+log.addFilter(one_line)  # whichever handlers a host program has
 
 
 class StderrHandler(logging.Handler):
@@ -17,12 +30,19 @@ class StderrHandler(logging.Handler):
     def __init__(self, prefix: str) -> None:
         super().__init__()
         self._prefix = prefix
+        self.addFilter(one_line)  # records of loggers below "fsae" pass no filter of it
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record; its level is named from warnings on."""
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
-            print(f"{self._prefix}{level}{record.getMessage()}", file=sys.stderr, flush=True)
+        say(f"{self._prefix}{level}{record.getMessage()}")
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, unless it is closed or nobody reads it any more."""
+    if sys.stderr is not None:  # else `print` would take stdout
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -43,6 +63,7 @@ def on_stderr(program: str = "") -> Iterator[None]:
 def in_file(path: Path) -> Iterator[None]:
     """Append the records of "fsae" to the file `path`, with date and time, while the block runs."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    handler.addFilter(one_line)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
     try:

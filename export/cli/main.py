@@ -21,8 +21,8 @@ from fsae.runtime.bundle.files import MANIFEST, Bundle, open_bundle
 from fsae.runtime.bundle.manifest import Manifest
 from fsae.runtime.bundle.records import json_schema
 from fsae.runtime.bundle.schema import SCHEMA_VERSION
-from fsae.runtime.cli.start import INTERRUPTED
-from fsae.runtime.errors import DeviceError, FsaeError, UsageError
+from fsae.runtime.cli.failures import Program, exit_code_of
+from fsae.runtime.errors import DeviceError, UsageError
 from fsae.runtime.log import on_stderr
 from fsae.runtime.signals import termination_as_interrupt
 
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fsae.export.cli")
 RUNS, ENGINES = Path("runs"), Path("engines")
+COMMAND = Program(
+    name="fsae-export",
+    mark="",
+    extra="export",
+    memory="free some, or export fewer precisions at once",
+    interrupted="interrupted, nothing was left half-written",
+)
 
 EXAMPLES = """\b
 Examples:
@@ -285,29 +292,19 @@ def schema() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run `fsae-export` with the arguments `argv` (default: those of the process); return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    try:
-        with on_stderr(), termination_as_interrupt():
+
+    def run() -> object:
+        with termination_as_interrupt():
             if arguments[:1] == ["upgrade"]:  # a run of that name is ./upgrade
                 from fsae.export.bundle.upgrade import upgrade
 
-                upgrade.main(args=arguments[1:], prog_name="fsae-export upgrade", standalone_mode=False)
-            elif arguments[:1] == ["schema"]:
-                schema.main(args=arguments[1:], prog_name="fsae-export schema", standalone_mode=False)
-            else:
-                command.main(args=arguments, prog_name="fsae-export", standalone_mode=False)
-    except FsaeError as error:
-        click.echo(f"fsae-export: {error}", err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("fsae-export: interrupted, nothing was left half-written", err=True)
-        return INTERRUPTED
-    except MemoryError:
-        click.echo("fsae-export: not enough memory: free some, or export fewer precisions at once", err=True)
-        return FsaeError.exit_code
-    return 0
+                return upgrade.main(args=arguments[1:], prog_name="fsae-export upgrade", standalone_mode=False)
+            if arguments[:1] == ["schema"]:
+                return schema.main(args=arguments[1:], prog_name="fsae-export schema", standalone_mode=False)
+            return command.main(args=arguments, prog_name="fsae-export", standalone_mode=False)
+
+    with on_stderr():
+        return exit_code_of(COMMAND, run)
 
 
 if __name__ == "__main__":

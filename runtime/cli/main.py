@@ -1,19 +1,17 @@
 """`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology."""
 
-import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from fsae.runtime.errors import FsaeError, Stopped
 from fsae.runtime.input.sources import Source
-from fsae.runtime.log import log, on_stderr
+from fsae.runtime.log import on_stderr
 from fsae.runtime.signals import termination_as_interrupt
 
 from .doctor import doctor
+from .failures import Program, exit_code_of
 from .generate import generate
 from .options import (
     Session,
@@ -28,13 +26,14 @@ from .options import (
     with_writing,
     with_zoom,
 )
-from .start import INTERRUPTED
 from .terminal import PROGRAM, open_emulator, prepare_output, size_of, write_output
 
 if TYPE_CHECKING:
     from fsae.runtime.codec.encoder_input import Reading
     from fsae.runtime.jobs.job import Writing
     from fsae.runtime.output.selection import Selection
+
+COMMAND = Program(name=PROGRAM, extra="cpu", memory="give a smaller --batch or --max-memory, or free some")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -246,32 +245,13 @@ def climatology(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `fsae-run` with these arguments (default: those of the process) and return its exit code."""
-    with on_stderr(PROGRAM):
-        return _main(argv)
 
-
-def _main(argv: Sequence[str] | None) -> int:
-    """The exit code of `main`, its errors logged."""
-    try:
+    def run() -> object:
         with termination_as_interrupt(whole_process=argv is None):
-            code = cli.main(args=None if argv is None else list(argv), prog_name=PROGRAM, standalone_mode=False)
-            return code if isinstance(code, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except FsaeError as error:
-        log.log(logging.INFO if isinstance(error, Stopped) else logging.ERROR, "%s", error)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        log.info("interrupted; nothing was finished")
-        return INTERRUPTED
-    except MemoryError as error:
-        notes = "; ".join(["", *getattr(error, "__notes__", ())])
-        log.error(f"not enough memory: give a smaller --batch or --max-memory, or free some{notes}")
-        return FsaeError.exit_code
-    except BrokenPipeError:  # the reader of stdout has gone, as in `fsae-run info | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FsaeError.exit_code
+            return cli.main(args=None if argv is None else list(argv), prog_name=PROGRAM, standalone_mode=False)
+
+    with on_stderr(PROGRAM):
+        return exit_code_of(COMMAND, run)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fsae.runtime.errors import DeviceError, FsaeError, OutputError, UsageError
+from fsae.runtime.cli.failures import Program, exit_code_of
+from fsae.runtime.errors import OutputError, Stopped, UsageError
 from fsae.runtime.log import in_file, on_stderr
 from fsae.runtime.progress import progress_bar
 
@@ -17,6 +18,7 @@ from .studies import STUDIES
 if TYPE_CHECKING:
     from fsae.training.config import Config, Files
 
+COMMAND = Program(name="fsae-train", extra="train", memory="set a smaller batch in the configuration, or free some")
 
 EXAMPLES = """\b
 Examples:
@@ -108,15 +110,26 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
 
 @contextlib.contextmanager
 def logged(folder: Path) -> Iterator[bool]:
-    """Log on stderr and into train.log of the folder, and yield True, in the first of a run's processes only."""
+    """Log on stderr and into train.log of the folder, and yield True, in the first of a run's processes only.
+
+    OutputError if the folder cannot be made, Stopped if the block is interrupted: what it finished is kept.
+    """
     from fsae.training.fitting.processes import is_first
 
-    folder.mkdir(parents=True, exist_ok=True)
-    if not is_first():
-        yield False
-        return
-    with on_stderr(), in_file(folder / "train.log"):
-        yield True
+    with contextlib.ExitStack() as logs:
+        first = is_first()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if first:
+                logs.enter_context(on_stderr())
+                logs.enter_context(in_file(folder / "train.log"))
+        except OSError as error:
+            found = f"cannot write the run {folder}: {error.strerror}"
+            raise OutputError(found, advice="give another --out or --name") from None
+        try:
+            yield first
+        except KeyboardInterrupt:
+            raise Stopped("stopped", advice="the same command goes on from what is finished") from None
 
 
 def shown(quiet: bool) -> bool:
@@ -215,24 +228,7 @@ for study in STUDIES:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; gives the exit code of `fsae.runtime.errors`."""
-    try:
-        cli.main(args=argv, prog_name="fsae-train", standalone_mode=False)
-    except FsaeError as error:
-        click.echo(f"fsae-train: error: {error}", err=True)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        click.echo(f'fsae-train: error: {error.name} is not installed: pip install "fsae[train]"', err=True)
-        return DeviceError.exit_code
-    except OSError as error:
-        click.echo(f"fsae-train: error: {error.filename or 'output'}: {error.strerror or error}", err=True)
-        return OutputError.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("fsae-train: stopped; the same command goes on from the last checkpoint", err=True)
-        return 75
-    return 0
+    return exit_code_of(COMMAND, lambda: cli.main(args=argv, prog_name=COMMAND.name, standalone_mode=False))
 
 
 if __name__ == "__main__":

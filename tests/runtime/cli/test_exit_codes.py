@@ -23,6 +23,7 @@ from fsae.runtime import errors
 from fsae.runtime.bundle.exported import remember
 from fsae.runtime.bundle.files import fingerprint, write_manifest
 from fsae.runtime.cli import main as run_cli
+from fsae.runtime.cli.start import INTERRUPTED
 from fsae.runtime.errors import FsaeError
 from fsae.training.cli import main as train_cli
 
@@ -222,8 +223,8 @@ def test_the_table_in_the_readme_is_that_of_the_classes() -> None:  # oracle: `e
     assert codes == sorted(set(codes))
     assert {name: int(code) for code, name, _ in rows if name and name != "KeyboardInterrupt"} == classes()
     others = {int(code): name for code, name, _ in rows if name not in classes()}
-    assert others == {0: None, run_cli.INTERRUPTED: "KeyboardInterrupt"}
-    assert run_cli.INTERRUPTED == export_cli.INTERRUPTED == 130
+    assert others == {0: None, INTERRUPTED: "KeyboardInterrupt"}
+    assert INTERRUPTED == 130
     assert {code for _, code, _ in CASES} <= set(codes)
 
 
