@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from fsae.runtime.errors import UsageError
+from fsae.runtime.input.sources import Source
 
 from .options import (
+    UNITS,
     Session,
     Values,
     packed,
@@ -35,6 +37,10 @@ def make_request(values: Values) -> "Request":
     members, ids, statistics = values.pop("members"), values.pop("member_ids"), values.pop("statistics")
     if members is not None and ids is not None:
         raise UsageError("found --members and --member-ids", advice="give one of them")
+    units, initial = values.pop("units"), values.pop("initial")
+    if units and initial is None:
+        raise UsageError("found --units without the file that they are of", advice="give --initial too")
+    values["initial"] = initial and Source.of(initial, units)
     numbers = members or DEFAULT_MEMBERS if ids is None else member_ids(ids)
     return Request(members=numbers, statistics=words(statistics), **values)
 
@@ -81,6 +87,7 @@ with_request = packed(
         "Several members in FILE take turns.",
     ),
     with_names,
+    UNITS,
     with_climatology,
     click.option(
         "--sampler",

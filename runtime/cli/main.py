@@ -23,6 +23,7 @@ from .options import (
     with_reading,
     with_selection,
     with_session,
+    with_units,
     with_writing,
     with_zoom,
 )
@@ -112,6 +113,7 @@ def verify(as_json: bool, session: Session) -> None:
 
 @cli.command()
 @from_file_to_file
+@with_units
 @with_reading
 @with_writing
 @with_session
@@ -165,6 +167,7 @@ def decompress(source: Source, out: str, select: "Selection", writing: "Writing"
 
 @cli.command()
 @from_file_to_file
+@with_units
 @with_reading
 @with_selection
 @with_writing
@@ -207,6 +210,7 @@ cli.add_command(doctor)
 
 @cli.command()
 @from_file_to_file
+@with_units
 @with_zoom
 @with_names
 @click.option(

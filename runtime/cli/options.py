@@ -125,6 +125,25 @@ with_names = click.option(
     help="Name in the input (TS) of a variable of the model (TAS). May be repeated.",
 )
 
+UNITS = click.option(
+    "--units",
+    metavar="TAS=K",
+    multiple=True,
+    callback=lambda context, parameter, given: pairs_of("--units", given, "tas=K"),
+    help="Units in the input (K) of a variable of the model (TAS), where it says none or wrong ones. May be repeated.",
+)
+
+
+def with_units(command: Command) -> Command:
+    """The command with units that the user says its input, IN, has."""
+
+    @functools.wraps(command)
+    def run(source: Source, units: dict[str, str], **given: Any) -> Any:
+        return command(source=Source.of(source, units), **given)
+
+    return UNITS(run)  # type: ignore[return-value]
+
+
 with_climatology = click.option(
     "--climatology",
     metavar="FILE|training",

@@ -18,7 +18,13 @@ from fsae.runtime.input.sources import READ_ERRORS, Given, open_source, reason
 from fsae.runtime.input.variables import member_dim
 from fsae.runtime.jobs.job import Done, Job, checked, seen, time_chunks
 from fsae.runtime.output.layout import TIME_CHUNK, Cells, Layout, Unit
-from fsae.runtime.output.provenance import cf_attributes, phase_coordinate, provenance
+from fsae.runtime.output.provenance import (
+    cf_attributes,
+    kept_attributes,
+    phase_coordinate,
+    provenance,
+    read_attributes,
+)
 from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, view_of
 from fsae.runtime.output.times import LEAD, REFERENCE, ReferenceTimes, encode_series, encode_times
 
@@ -69,9 +75,12 @@ def compress_job(
     given = open_input(bundle, "compress", source, reading)
     manifest = bundle.manifest
     attributes = provenance(bundle, graphs, given.request, given.notes, given.history)
+    read = read_attributes(given.origins)
     attributes |= {"fsae_kind": LATENT, "fsae_latent_key": latent_key(bundle)}
     layout = Layout(
-        variables={v.name: {"long_name": f"compressed {v.long_name}", "units": "1"} for v in manifest.variables},
+        variables={
+            v.name: {"long_name": f"compressed {v.long_name}", "units": "1", **read[v.name]} for v in manifest.variables
+        },
         attributes=attributes,
         time=given.time(),
         grid=Cells(zoom=manifest.latent.zoom),
@@ -107,7 +116,7 @@ def superres_job(
     steps = steps_inside(fields.times, select.times, fields.source)
     attributes = provenance(bundle, graphs, {**given.request, **select.record()}, notes, given.history)
     layout = Layout(
-        variables=cf_attributes(view.variables),
+        variables=cf_attributes(view.variables, read_attributes(given.origins)),
         attributes=attributes,
         time=given.time(steps),
         grid=view.grid,
@@ -211,7 +220,7 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
     bounds = [own.bounds and own.bounds[steps] for own in dates]
     time = encode_series([own.stamps[steps] for own in dates], bounds, calendar, reference_times)
     layout = Layout(
-        variables=cf_attributes(view.variables),
+        variables=cf_attributes(view.variables, kept_attributes(dataset)),
         attributes=attributes,
         time=time,
         grid=view.grid,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import Fields, Wanted, fields_of
 from fsae.runtime.input.forecasts import Forecast, find_forecasts
 from fsae.runtime.input.joining import join_opened, open_wanted
+from fsae.runtime.input.meaning import Origin, joined
 from fsae.runtime.input.sources import Given, Opened, Source
 from fsae.runtime.output.times import ReferenceTimes, TimeAxis, encode_series, encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
@@ -62,20 +63,22 @@ def open_fields(
     Data on the training data's own grid is regridded by the bundle's own weights. Where stamps and bounds do not tell
     the step, as for one stamp alone, it is taken for the model's: a monthly mean stays one whatever its stamp.
     """
-    return _in_steps_of(bundle, open_wanted(Source.of(source), _wanted(bundle, zoom, names)))
+    source = Source.of(source)
+    return _in_steps_of(bundle, open_wanted(source, _wanted(bundle, zoom, names, source.units)))
 
 
-def _wanted(bundle: Bundle, zoom: int | None, names: Mapping[str, str] | None) -> Wanted:
-    """The model's variables; UsageError for names of others."""
+def _wanted(bundle: Bundle, zoom: int | None, names: Mapping[str, str] | None, units: Mapping[str, str]) -> Wanted:
+    """The model's variables; UsageError for names or units of others."""
     known = [v.name for v in bundle.manifest.variables]
-    unknown = sorted(set(names or {}) - set(known))
-    if unknown:
-        raise UsageError(
-            f"found names for {', '.join(unknown)}, expected for variables of the model: {', '.join(known)}"
-        )
+    for what, given in (("names", names or {}), ("units", units)):
+        if unknown := sorted(set(given) - set(known)):
+            raise UsageError(
+                f"found {what} for {', '.join(unknown)}, expected for variables of the model: {', '.join(known)}"
+            )
     return Wanted(
         variables=bundle.manifest.variables,
         names=names or {},
+        units=units,
         zoom=zoom,
         finest_zoom=bundle.manifest.grid.zoom,
         make_weights=weight_maker(bundle),
@@ -143,7 +146,7 @@ class Input:
     reference_times: ReferenceTimes | None
     own: F32 | None  # the source's own climatology at the fields' zoom
     notes: tuple[str, ...]
-    request: dict[str, str | int | None]
+    request: dict[str, Any]
     history: str  # of the first file
     close: Callable[[], None]
 
@@ -157,6 +160,12 @@ class Input:
         """Phases of the year (time), or (start, time)."""
         phases = np.stack([fields.phase for fields in self.series])
         return phases[0] if self.reference_times is None else phases
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """What was read of each variable."""
+        each = zip(self.fields.variables, zip(*(one.origins for one in self.series), strict=True), strict=True)
+        return {name: joined(own) for name, own in each}
 
     def time(self, steps: slice = slice(None)) -> TimeAxis:
         """The encoded times of some steps of all series.
@@ -186,7 +195,7 @@ def open_input(
     Several reference times of several lead times are kept apart, or refused unless `side_by_side`.
     """
     source, climatology = Source.of(source), reading.climatology
-    wanted = _wanted(bundle, reading.zoom, reading.names)
+    wanted = _wanted(bundle, reading.zoom, reading.names, source.units)
     with contextlib.ExitStack() as closing:
         opened = source.open(closing)
         apart = side_by_side and all(all(wanted.held(file.dataset)) for file in opened)
@@ -201,13 +210,15 @@ def open_input(
         elif climatology is not None:
             own = read_source(climatology, bundle, fields.zoom)
             name = os.path.basename(climatology) if isinstance(climatology, str | os.PathLike) else "dataset"
+        given = {"names": dict(reading.names or {}), "units": dict(source.units)}
+        said = {key: value for key, value in given.items() if value}
         notes = dict.fromkeys(note for one in series for note in (*one.notes, *step_note(bundle, one)))
         return Input(
             series=series,
             reference_times=_axes(forecasts) if forecasts else None,
             own=own,
             notes=(*((UNKNOWN,) if climatology is None else ()), *notes),
-            request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
+            request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name, **said},
             history=str(opened[0].dataset.attrs.get("history", "")),
             close=closing.pop_all().close,
         )

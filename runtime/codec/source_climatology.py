@@ -20,7 +20,7 @@ from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.sources import READ_ERRORS, open_source, reason
 from fsae.runtime.output.files import open_store
 from fsae.runtime.output.layout import TIME_CHUNK, Cells, cell_coordinates
-from fsae.runtime.output.provenance import origin
+from fsae.runtime.output.provenance import origin, read_attributes
 from fsae.runtime.output.store import Attribute, Coordinate
 from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
 
@@ -60,6 +60,7 @@ def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, ove
         **origin(bundle, None, request),
     }
     names: dict[str, Attribute] = {"long_name": "0 is the mean, 2k - 1 and 2k the cosine and sine of k cycles a year"}
+    read = read_attributes(dict(zip(fields.variables, fields.origins, strict=True)))
     numbers = np.arange(1 + 2 * harmonics, dtype=np.int64)
     with open_store(path, attributes, overwrite) as store:
         store.put(Coordinate(name="coefficient", dims=("coefficient",), values=numbers, attributes=names))
@@ -71,6 +72,7 @@ def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, ove
                 "units": transformed_units(variable.units, variable.transform),
                 "grid_mapping": "crs",
                 "coordinates": "lat lon",
+                **read[variable.name],
             }
             store.put(Coordinate(name=variable.name, dims=("coefficient", "cell"), values=values, attributes=described))
 

@@ -94,7 +94,8 @@ def read_initial(
 
 def _record(given: Input, times: slice, digest: str) -> dict[str, Any]:
     """The known steps as the output records them: source, members, times, and a hash of values and climatology."""
-    record: dict[str, Any] = {key: given.request[key] for key in ("input", "zoom", "climatology")}
+    record: dict[str, Any] = {key: value for key, value in given.request.items() if key != "verb"}
+    record |= {"read": {name: origin.record() for name, origin in given.origins.items()}}
     labels = given.fields.members or ()
     record |= {"members": list(labels)} if len(labels) > 1 else {}
     stamps = [date.isoformat() for date in given.fields.times[times]]

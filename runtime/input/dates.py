@@ -103,13 +103,13 @@ def _with_bounds(dates: Dates, axis: "xr.Variable", dataset: "xr.Dataset", where
         if bounds and all(low <= date <= high for date, (low, high) in zip(dates.stamps, bounds, strict=True)):
             note = f"{missing or f'The time axis of {where} names no bounds: '}those called {name!r} are taken."
             return dataclasses.replace(dates, bounds=bounds, notes=(note,))
-    if not missing:
-        return dates
-    how = "months are told by the stamps alone."
-    if all((date.day, date.hour, date.minute, date.second) == (1, 0, 0, 0) for date in dates.stamps):
-        how = "its stamps are at the first instant of a month, which is taken for the one that begins there. "
-        how += "If the file stamps the end of a mean, each field is read as a month late: correct the bounds then."
-    return dataclasses.replace(dates, notes=(missing + how,))
+    if not missing or any((date.day, date.hour, date.minute, date.second) != (1, 0, 0, 0) for date in dates.stamps):
+        return dates  # a stamp inside a month, or none of a month, is clear without bounds
+    note = (
+        f"{missing}its stamps are at the first instant of a month, and the month that begins there is taken. If "
+        "the file stamps the end of a mean, each field is read as one of the next month: correct the bounds then."
+    )
+    return dataclasses.replace(dates, notes=(note,))
 
 
 def _decode_bounds(

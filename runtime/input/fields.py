@@ -122,9 +122,9 @@ class Wanted:
         name, standard_name = self._look_for(spec)
         found = candidates(dataset, name, standard_name, self._taken)
         against = {one: objections(dataset[one], dataset, spec) for one in found if spec.name not in self.names}
-        fitting = [one for one in found if not against.get(one)] if len(found) > 1 else found
+        fitting = [one for one in found if not against.get(one)] or found[:1]
         if len(fitting) != 1:
-            raise no_choice(dataset, found, name, standard_name, where)
+            raise no_choice(dataset, fitting, name, standard_name, where)
         (chosen,) = fitting
         if against.get(chosen):
             raise DataError(

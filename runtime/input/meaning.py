@@ -17,34 +17,19 @@ from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
 
 from .reader import VariableSpec
-from .variables import standard
+from .variables import is_near_surface, standard
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
-PREFIX = "fsae_input_"  # of the attributes that say what was read
 MOST_FILES, MOST_LETTERS = 20, 1000  # in an attribute
 NEAR_SURFACE_M = 10.5  # height of the wind; CMIP puts temperature at 1.5 m to 10 m
 NEAR_SURFACE_SIGMA = 0.99  # the lowest level of reanalyses is 0.995
-NEAR_SURFACE_NAMES = (
-    "tas",
-    "tasmin",
-    "tasmax",
-    "uas",
-    "vas",
-    "sfcwind",
-    "hurs",
-    "huss",
-    "tdps",
-    "ts",
-    "ps",
-    "psl",
-    "pr",
-)
 NEAR_SURFACE = re.compile(r"near[- ]surface|\b(2|10) ?m(et(re|er)s?)?\b|\bsurface\b|sea[- ]level", re.IGNORECASE)
 ON_PRESSURE = re.compile(r"(\d{2,4}) ?(hPa|mbar|mb|millibars?)\b", re.IGNORECASE)
 PRESSURE_NAME = re.compile(r"(?:ta|t|tmp|temp|ua|va|zg|z|hgt|hur|hus|wap|q|r)_?([1-9]\d{1,3})(hpa|mb)?", re.IGNORECASE)
+HEIGHT_NAME = re.compile(r"[a-z]+_?(\d{1,3})m", re.IGNORECASE)
 LOWEST_NAMED_HPA = 50  # t2 is a temperature at 2 m, t50 one at 50 hPa
 
 # The kinds of vertical coordinates, by standard name or by usual name in lower case.
@@ -88,13 +73,13 @@ class Origin:
     members: tuple[str, ...] = ()  # labels in the files
     notes: tuple[str, ...] = ()
 
-    def attributes(self) -> dict[str, str]:
-        """Attributes of the variable in an output; those that would be empty are left out."""
+    def record(self) -> dict[str, str]:
+        """The facts as texts of one line; those that would be empty are left out."""
         texts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         many = (*self.files[:1], f"... {len(self.files)} files ...", *self.files[-1:])
         files = self.files if len(self.files) <= MOST_FILES else many
         texts |= {"files": ", ".join(files), "members": ", ".join(self.members), "notes": " ".join(self.notes)}
-        return {f"{PREFIX}{name}": _one_line(text) for name, text in texts.items() if text}
+        return {name: _one_line(text) for name, text in texts.items() if text}
 
 
 def joined(origins: Sequence[Origin]) -> Origin:
@@ -239,7 +224,7 @@ def known_level(wanted: VariableSpec) -> Level | None:
     found = ON_PRESSURE.search(wanted.long_name) or PRESSURE_NAME.fullmatch(wanted.name)
     if found is not None and int(found[1]) >= LOWEST_NAMED_HPA:
         return Level("pressure", 100.0 * int(found[1]), f"{found[1]} hPa")
-    if wanted.name.lower() in NEAR_SURFACE_NAMES or NEAR_SURFACE.search(wanted.long_name):
+    if is_near_surface(wanted.name) or NEAR_SURFACE.search(wanted.long_name):
         return Level("surface", 0.0, "the surface")
     return None
 
@@ -253,8 +238,13 @@ def levels_of(array: "xr.DataArray", dataset: "xr.Dataset") -> list[Level]:
         number = _number(array.attrs.get("GRIB_level"))
         level = _named_level(kind.lower(), number, "", kind if number is None else f"{kind} {number:g}")
         found = [level] if level is not None else []
+    name = str(array.name)
+    if not found and is_near_surface(name):
+        found = [Level("surface", 0.0, "the surface by its name")]
+    if not found and (height := HEIGHT_NAME.fullmatch(name)):
+        found = [Level("height", float(height[1]), f"{height[1]} m by its name")]
     if not found:
-        named = ON_PRESSURE.search(str(array.attrs.get("long_name", ""))) or PRESSURE_NAME.fullmatch(str(array.name))
+        named = ON_PRESSURE.search(str(array.attrs.get("long_name", ""))) or PRESSURE_NAME.fullmatch(name)
         if named is not None and int(named[1]) >= LOWEST_NAMED_HPA:
             found = [Level("pressure", 100.0 * int(named[1]), f"{named[1]} hPa by its name")]
     return found

@@ -1,12 +1,13 @@
 """Input data as it is given, by files or in memory, and how its datasets are opened; failures are DataErrors."""
 
 import contextlib
+import dataclasses
 import glob
 import importlib
 import importlib.util
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -36,23 +37,26 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """Input data, resolved once where it enters: the files it is in, or a dataset in memory."""
+    """Input data, resolved once where it enters: the files it is in, or a dataset in memory; and its units as said."""
 
     paths: tuple[Path, ...] = ()  # none: a dataset in memory
     dataset: "xr.Dataset | None" = None
+    units: Mapping[str, str] = field(default_factory=dict)  # of variables by the model's names, whatever the data says
 
     @classmethod
-    def of(cls, given: "Given") -> "Source":
+    def of(cls, given: "Given", units: Mapping[str, str] | None = None) -> "Source":
         """The source that a path, a pattern such as tas_*.nc, several of either, or a dataset stands for.
 
         Files of a pattern come by name. An existing path is taken literally, even if it contains wildcards. DataError
         if a pattern fits nothing.
         """
         if isinstance(given, Source):
-            return given
+            return dataclasses.replace(given, units=units) if units else given
         if isinstance(given, str | os.PathLike):
-            return cls(paths=_files([given]))
-        return cls(paths=_files(given)) if isinstance(given, Sequence) else cls(dataset=given)
+            return cls(paths=_files([given]), units=units or {})
+        if isinstance(given, Sequence):
+            return cls(paths=_files(given), units=units or {})
+        return cls(dataset=given, units=units or {})
 
     @property
     def name(self) -> str:
@@ -68,7 +72,7 @@ class Source:
 
     def absolute(self) -> "Source":
         """The source by absolute paths, for other processes."""
-        return Source(paths=tuple(path.absolute() for path in self.paths), dataset=self.dataset)
+        return dataclasses.replace(self, paths=tuple(path.absolute() for path in self.paths))
 
     def open(self, closing: contextlib.ExitStack) -> list[Opened]:
         """Open each file once, to be closed with `closing`; a dataset in memory stays open."""

@@ -42,7 +42,7 @@ def no_choice(dataset: "xr.Dataset", same: Collection[str], name: str, standard_
     there = [f"{n} ({standard(v)})" if standard(v) else str(n) for n, v in dataset.data_vars.items()]
     also = f" nor one of standard name {standard_name!r}" if standard_name else ""
     fields = [str(n) for n, v in dataset.data_vars.items() if v.ndim > 1 and v.dtype.kind in "fiu"]
-    fields = [n for n in fields if not n.endswith(("_bnds", "_bounds"))]
+    fields = [n for n in fields if "bnds" not in n and "bound" not in n and "anom" not in f"{n} {standard(dataset[n])}"]
     advice = f"if one of them is it, give --name {name}={fields[0]}" if standard_name and fields else ""
     return DataError(
         f"{where} has no variable {name!r}{also}; it has {', '.join(there) or 'no variables'}", advice=advice
@@ -158,6 +158,12 @@ def other_names(name: str, standard_name: str) -> tuple[str, ...]:
         return known.names if standard_name in ("", known.standard_name) else ()
     found = LEVEL_NAME.fullmatch(name)
     return (f"{ON_LEVELS[found[1]]}{found[2]}",) if found and found[1] in ON_LEVELS else ()
+
+
+def is_near_surface(name: str) -> bool:
+    """True if a name is known as that of a variable near the surface, or of one without a level."""
+    near = ("tasmin", "tasmax", "sfcwindmax", "hurs", "huss", "pr")
+    return name.lower() in near or any(name.lower() in (cmip.lower(), *known.names) for cmip, known in KNOWN.items())
 
 
 def is_known_as(variable: "xr.Variable", found: str, name: str, standard_name: str) -> bool:

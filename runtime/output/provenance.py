@@ -3,17 +3,24 @@
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Variable
+from fsae.runtime.input.meaning import Origin
 
 from .layout import normalised
 from .store import Attribute, Coordinate
 from .times import LEAD, REFERENCE
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+READ = "fsae_input_"
 
 
 def versions(graphs: Graphs | None) -> dict[str, str]:
@@ -69,9 +76,29 @@ def provenance(
     return attributes | ({"comment": " ".join(notes)} if notes else {})
 
 
-def cf_attributes(variables: Sequence[Variable]) -> dict[str, dict[str, Attribute]]:
-    """CF attributes of variables of the model, by their names."""
-    return {variable.name: _cf_attributes(variable) for variable in variables}
+def cf_attributes(
+    variables: Sequence[Variable], read: Mapping[str, Mapping[str, Attribute]] | None = None
+) -> dict[str, dict[str, Attribute]]:
+    """CF attributes of variables of the model, by their names, and those that say what was `read` of them."""
+    return {
+        variable.name: _cf_attributes(variable) | dict((read or {}).get(variable.name, {})) for variable in variables
+    }
+
+
+def read_attributes(origins: Mapping[str, Origin]) -> dict[str, dict[str, Attribute]]:
+    """Attributes of variables, by their names, that say what was read of them: file, level, units, statistic, grid.
+
+    They are texts that begin with `fsae_input_`, without a clock, and the fields made of latents keep those of these.
+    """
+    return {name: {f"{READ}{part}": text for part, text in origin.record().items()} for name, origin in origins.items()}
+
+
+def kept_attributes(dataset: "xr.Dataset") -> dict[str, dict[str, Attribute]]:
+    """The attributes that say what the variables of an output were made of, by their names."""
+    return {
+        str(name): {key: str(text) for key, text in variable.attrs.items() if str(key).startswith(READ)}
+        for name, variable in dataset.data_vars.items()
+    }
 
 
 def _cf_attributes(variable: Variable) -> dict[str, Attribute]:
