@@ -172,7 +172,7 @@ def fields_of(opened: Opened, wanted: Wanted) -> Fields:
     dataset = on_valid_times(opened.dataset, where)
     arrays = wanted.find(dataset, where)
     places = [locate(array, dataset) for array in arrays]
-    zoom = _zoom(wanted, [grid for grid, _ in places], where)
+    zoom = _zoom(wanted, [place.grid for place in places], where)
     dates = [find_dates(array, dataset, where) for array in arrays]
     members = [member_dim(array) for array in arrays]
     sizes = {array.sizes[dim] if dim else 0 for array, dim in zip(arrays, members, strict=True)}
@@ -180,18 +180,18 @@ def fields_of(opened: Opened, wanted: Wanted) -> Fields:
         names = ", ".join(v.name for v in wanted.variables)
         raise DataError(f"the variables {names} of {where} differ in their times or members")
     readers, origins, notes = [], [], [note for date in dates for note in date.notes]
-    for spec, array, (grid, dims), date, member in zip(wanted.variables, arrays, places, dates, members, strict=True):
-        convert, how = converter(grid, zoom, wanted.method, wanted.make_weights)
+    for spec, array, place, date, member in zip(wanted.variables, arrays, places, dates, members, strict=True):
+        convert, how = converter(place.grid, zoom, wanted.method, wanted.make_weights)
         refuse_differences(array, spec, where)
         units, more = _units(array, spec, where, wanted.units.get(spec.name))
         halves = next((str(d) for d in array.dims if str(d).lower() == HALVES and array.sizes[d] > 1), None)
         reader = VariableReader(
             spec=spec,
-            array=_without_single_dims(array, {date.dim, member, halves, *dims}, where),
+            array=_without_single_dims(array, {date.dim, member, halves, *place.dims}, where),
             time=date.dim,
             member=member,
             halves=halves,
-            points=(dims, grid.shape if isinstance(grid, LatLonGrid) else (grid.size,)),
+            place=place,
             units=units,
             convert=convert,
             where=where,
@@ -205,14 +205,14 @@ def fields_of(opened: Opened, wanted: Wanted) -> Fields:
         readers.append(reader)
         origin = origin_of(array, dataset, where)
         origins.append(
-            dataclasses.replace(origin, grid=f"{grid}{how}", notes=tuple(more), members=_label_texts(array, member))
+            dataclasses.replace(origin, grid=f"{place}{how}", notes=tuple(more), members=_label_texts(array, member))
         )
         notes += more
     first = arrays[0]
     return Fields(
         variables=tuple(v.name for v in wanted.variables),
         zoom=zoom,
-        grid=places[0][0],
+        grid=places[0].grid,
         times=dates[0].stamps,
         bounds=dates[0].bounds,
         calendar=str(dates[0].stamps[0].calendar),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F32, Floating
 from fsae.runtime.errors import DataError
 
+from .lat_lon import Located
 from .sources import READ_ERRORS, reason
 
 if TYPE_CHECKING:
@@ -47,21 +48,19 @@ class VariableReader:
     time: str | None  # dimensions
     member: str | None
     halves: str | None
-    points: tuple[tuple[str, ...], tuple[int, ...]]  # dimensions of the grid, and the points that are used of each
+    place: Located
     units: tuple[float, float]  # factor, offset
     convert: Callable[[Floating], Floating]
     where: str
 
     def __call__(self, times: slice, member: int | None) -> F32:
         """The values of a time slice, of one member or of all."""
-        part = self.array.isel({dim: slice(0, n) for dim, n in zip(*self.points, strict=True)})
-        if self.time is not None:
-            part = part.isel({self.time: times})
+        part = self.array if self.time is None else self.array.isel({self.time: times})
         if self.member is not None and member is not None:
             part = part.isel({self.member: slice(member, member + 1)})
         lead = [dim for dim in (self.halves, self.member, self.time) if dim is not None]
         try:
-            values = part.transpose(*lead, *self.points[0]).values
+            values = self.place.points(part.transpose(*lead, *self.place.dims).values)
         except READ_ERRORS as error:
             raise DataError(
                 f"cannot read {self.array.name} in {self.where}: {reason(error)}; is it damaged or incomplete?"

@@ -30,13 +30,13 @@ def read_static(files: Sequence[Path], zoom: int) -> dict[str, F64]:
                 if name in found or not has_variable(dataset, name, standard_name):
                     continue
                 array = choose_variable(dataset, name, standard_name, where).squeeze(drop=True)
-                grid, dims = locate(array, dataset)
-                if supported_zoom(grid) < zoom:
-                    raise DataError(f"found {name} of {where} on a {grid}, expected one fine enough for zoom {zoom}")
-                values = np.asarray(array.transpose(*dims).values, dtype=np.float64).ravel()
+                place = locate(array, dataset)
+                if supported_zoom(place.grid) < zoom:
+                    raise DataError(f"found {name} of {where} on a {place.grid}", f"one fine enough for zoom {zoom}")
+                values = place.points(np.asarray(array.transpose(*place.dims).values, dtype=np.float64))
                 if not np.isfinite(values).all():
                     raise DataError(f"found missing values in {name} of {where}, expected a complete static field")
-                found[name] = np.asarray(converter(grid, zoom, "conservative", weights)[0](values[None])[0])
+                found[name] = np.asarray(converter(place.grid, zoom, "conservative", weights)[0](values[None])[0])
     if not found:
         names = ", ".join(path.name for path in files)
         raise DataError(f"found no orog (surface_altitude) and no lsm (land_binary_mask) in {names}")
