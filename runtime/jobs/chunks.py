@@ -1,13 +1,13 @@
 """The files that hold a finished unit in the store of a run: which they are, that they last, and their checksums."""
 
 import errno
-import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 from fsae.runtime.atomic import force
 from fsae.runtime.output.layout import Layout, data_arrays
+from fsae.runtime.output.seal import checksum
 
 
 def chunk_names(layout: Layout, member: int, times: slice) -> list[str]:
@@ -28,23 +28,18 @@ def _chunks(layout: Layout, member: int, times: slice) -> Iterator[tuple[str, st
             yield array.name, "/".join(["c", *map(str, index)])
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file; empty if it is not there or cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
+def keep(store: Path, names: list[str], known: set[Path]) -> tuple[str, ...]:
+    """Force files of a store to the disk, with the folders they are in, and return their checksums.
 
-
-def keep(store: Path, names: list[str]) -> tuple[str, ...]:
-    """Force files of a store to the disk, with the folders they are in, and return their checksums."""
-    folders: dict[Path, None] = {}
+    `known` are folders whose own names are on the disk already; those of these files join them.
+    """
     for name in names:
         force(store / name)
-        folders.update(dict.fromkeys((store / name).parents[: name.count("/")]))
-    for folder in folders:
-        force(folder)
+        for folder in (store / name).parents[: name.count("/")]:
+            force(folder)
+            if folder in known:
+                break
+            known.add(folder)
     sums = tuple(checksum(store / name) for name in names)
     if not all(sums):
         raise OSError(errno.EIO, f"{names[sums.index('')]} is gone as soon as it is written")

@@ -28,6 +28,7 @@ from .lock import check_idle, locked
 from .resume import (
     Output,
     begin_again,
+    check_complete,
     check_place,
     is_complete,
     keeping,
@@ -84,8 +85,9 @@ def cluster_to_file(
     with contextlib.closing(job), stopping(output), contextlib.ExitStack() as held:
         check_place(output)
         wanted = identity(job.layout)
-        held.enter_context(locked(output.partial))
+        whole = held.enter_context(locked(output.partial))
         if is_complete(job.layout, output, wanted):
+            check_complete(output.path)
             progress(job.fields)
             return
         known = read_run(output.partial)
@@ -95,7 +97,7 @@ def cluster_to_file(
             count = known.count
         else:
             count = min(_shards_for(client), pieces_of(job).count)
-        run = open_run(job, output, wanted, count)
+        run = open_run(job, output, wanted, count, whole)
         if not output.resume:
             check_idle(run.folder)
         begin_again(run, output, run.shards)
@@ -121,7 +123,7 @@ def cluster_to_file(
             leave_nothing(run)
             raise
         check_inputs(job.layout, recipe.inputs)
-        publish_run(job.layout, run, output)
+        publish_run(job.layout, run, output, whole)
 
 
 def _shards_for(client: Any) -> int:

@@ -14,11 +14,12 @@ one of their files.)
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.atomic import force, write_aside
 from fsae.runtime.errors import OutputError
 from fsae.runtime.log import log
-from fsae.runtime.output.files import RUN
-from fsae.runtime.output.layout import Layout, Unit, coordinates, data_arrays
+from fsae.runtime.output.files import RUN, output_errors
+from fsae.runtime.output.layout import Layout, Unit
+from fsae.runtime.output.seal import checksum
 
-from .chunks import checksum, chunk_names, keep
+from .chunks import chunk_names, keep
 from .lock import SHARDS
 from .shards import Pieces, Shard
 
@@ -60,12 +62,14 @@ Lines = dict[tuple[int, int], Line]  # by member and first step
 class Ledger:
     """The finished units of a shard, in its folder; `has`, `steps` and `state` as of `Done`.
 
-    `keep` makes the files of a unit last, and returns their checksums.
+    `store` is that of the run, `layout` its layout, and `known` the folders in it that are on the disk.
     """
 
     folder: Path
     lines: Lines
-    keep: Callable[[int, slice], tuple[str, ...]]
+    store: Path
+    layout: Layout
+    known: set[Path] = field(default_factory=set)
 
     @property
     def fields(self) -> int:
@@ -89,11 +93,18 @@ class Ledger:
             raise KeyError(member)
         return found
 
-    def record(self, unit: Unit) -> None:
-        """Count a unit as finished; its values are all written. Only units of one member have a state."""
-        for member in range(unit.members.start, unit.members.stop):
+    def keep(self, unit: Unit) -> dict[int, tuple[str, ...]]:
+        """Make the files of a unit last, and return their checksums by member."""
+        members = range(unit.members.start, unit.members.stop)
+        return {
+            member: keep(self.store, chunk_names(self.layout, member, unit.times), self.known) for member in members
+        }
+
+    def record(self, unit: Unit, sums: Mapping[int, tuple[str, ...]]) -> None:
+        """Count a unit as finished, whose files last and have these checksums. Only one of one member has a state."""
+        for member, own in sums.items():
             state = "" if unit.state is None else _digest(unit.state)
-            line = Line(member, unit.times.start, unit.times.stop, self.keep(member, unit.times), state)
+            line = Line(member, unit.times.start, unit.times.stop, own, state)
             if unit.state is not None:
                 np.save(self._state_path(member, line.end), unit.state, allow_pickle=False)
                 force(self._state_path(member, line.end))
@@ -139,11 +150,7 @@ def open_ledger(folder: Path, fields: Path, layout: Layout) -> Ledger:
     if lost := _fields(known) - _fields(lines):
         log.warning(f"{lost} fields of {folder} are damaged or missing: they are made again")
     write_lines(folder, lines)
-
-    def kept(member: int, times: slice) -> tuple[str, ...]:
-        return keep(fields, chunk_names(layout, member, times))
-
-    return Ledger(folder, lines, kept)
+    return Ledger(folder, lines, fields, layout)
 
 
 def damaged_files(fields: Path, layout: Layout, line: Line) -> list[str]:
@@ -239,10 +246,10 @@ def start_run(run: Run) -> None:
     """Write the record of a run; what its folder holds counts as that run from now on."""
     (run.folder / SHARDS).mkdir()
     record = {"format": FORMAT, "shards": run.count, "pieces": asdict(run.pieces), "identity": dict(run.identity)}
-    with write_aside(run.folder / RUN) as aside:
-        text = json.dumps(record | {"sha256": _digest_of(record)}, indent=1, sort_keys=True)
-        aside.write_text(text, encoding="utf-8")
-        force(aside)
+    aside = run.folder / f"{RUN}.new"
+    aside.write_text(json.dumps(record | {"sha256": _digest_of(record)}, indent=1, sort_keys=True), encoding="utf-8")
+    force(aside)
+    aside.replace(run.folder / RUN)
     force(run.folder)
 
 
@@ -261,21 +268,24 @@ def read_run(folder: Path) -> Run | None:
         return None
 
 
-# What an interrupted run left is checked before it goes on: a machine that lost its power may have lost files.
+def check_units(run: Run, fields: Path, layout: Layout) -> dict[str, str]:
+    """Checksums of all files of a run that is complete, by name, each of which is read.
 
-
-def check_frame(fields: Path, layout: Layout) -> None:
-    """Raise OutputError if the store in the folder `fields` lacks an array of its layout."""
-    names = [item.name for item in coordinates(layout)] + [array.name for array in data_arrays(layout)]
-    lost = [name for name in ("", *names) if not _holds(fields / name / "zarr.json")]
-    if lost:
-        found = f"{fields.parent} is damaged ({fields.name} lacks {lost[0] or 'all'})"
-        raise OutputError(found, advice="start again with --overwrite")
-
-
-def _holds(path: Path) -> bool:
-    """True if a file is there and not empty."""
-    try:
-        return path.stat().st_size > 0
-    except OSError:
-        return False
+    OutputError if some are not as they were written; their units do not count as finished any more. No other process
+    may be making a shard.
+    """
+    sums: dict[str, str] = {}
+    wrong: list[str] = []
+    for place in map(run.place, run.shards):
+        lines = read_lines(place)
+        damaged = {key: files for key, line in lines.items() if (files := damaged_files(fields, layout, line))}
+        if damaged:
+            with output_errors(fields.parent, ""):
+                write_lines(place, {key: line for key, line in lines.items() if key not in damaged})
+            wrong += itertools.chain.from_iterable(damaged.values())
+        for line in lines.values():
+            sums.update(zip(chunk_names(layout, line.member, slice(line.first, line.end)), line.sums, strict=False))
+    if wrong:
+        found = wrong[0] if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more files"
+        raise OutputError(f"{fields.parent} was damaged after it was written ({found})")
+    return sums

@@ -7,13 +7,16 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import lock_descriptor
 
 from fsae.runtime.errors import OutputError
 
 LOCK = "lock"
+HOLDER = 200  # bytes of its file that say who holds it; after them stands the token
 SHARDS = "shards"  # a folder of folders, each locked by the process that makes a shard, see resume.py
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5  # between attempts to take a lock that another process holds
 ATTEMPTS = 100  # a folder can be removed between making it and locking in it, by a run that is just ending
@@ -29,7 +32,7 @@ def holder(folder: Path) -> str:
     'another run'
     """
     try:
-        return (folder / LOCK).read_text(encoding="utf-8").strip() or "another run"
+        return (folder / LOCK).read_text(encoding="utf-8")[:HOLDER].strip() or "another run"
     except (OSError, UnicodeDecodeError):  # Windows does not let a locked file be read
         return "another run"
 
@@ -74,31 +77,86 @@ def _take_in_time(folder: Path, patience_s: float) -> int | None:
     return number
 
 
+class TakenOver(OutputError):
+    """Another process has taken over what this one was at work on."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A lock that is held. Its file has a token of whoever took it last.
+
+    Some file systems of many hosts take locks that only one host sees: then two processes hold one. The token tells
+    them apart: the one that came first sees that it is no longer its own, and stops.
+    """
+
+    folder: Path
+    text: bytes
+
+    def is_current(self) -> bool:
+        """True if no other process has taken the lock since."""
+        try:
+            return (self.folder / LOCK).read_bytes() == self.text
+        except PermissionError:
+            return os.name == "nt"  # which does not let a locked file be read: so the lock is seen
+        except OSError:
+            return False
+
+    def check(self) -> None:
+        """Raise TakenOver if another process has taken the lock since."""
+        if not self.is_current():
+            raise TakenOver(
+                f"another process has taken over {self.folder}, whose file system has no locks that all hosts see: "
+                "this one stops",
+                advice="let one process write an output, or give one on another file system",
+            )
+
+
+def _sign(folder: Path, number: int) -> Hold:
+    """Write into the file of a lock who holds it, with a new token; in one write, so that the last one stands whole."""
+    who = f"process {os.getpid()} on {platform.node()}".encode("ascii", "replace")[: HOLDER - 1]
+    text = who.ljust(HOLDER - 1) + f"\n{uuid4().hex}\n".encode()
+    if os.fstat(number).st_size > len(text):
+        os.ftruncate(number, 0)  # of an earlier version
+    os.lseek(number, 0, os.SEEK_SET)
+    if os.write(number, text) != len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    os.fsync(number)  # other hosts see it now
+    return Hold(folder, text)
+
+
 @contextlib.contextmanager
-def locked(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
+def locked(folder: Path, patience_s: float = 0.0) -> Iterator[Hold]:
     """Let the block alone write in the folder, which is made; OutputError naming the run that does so already.
 
     The other run is waited for that long. A killed run leaves no lock: the kernel takes it back. At the end of the
     block the folder is removed if nothing but the lock is in it.
     """
+    number = hold = None
     try:
-        number = _take_in_time(folder, patience_s)
-    except OSError as error:
-        why = f"{error.strerror}; is there space, and is it yours?"
-        if error.errno in NO_LOCKS:
-            why = "its file system has no locks; give an output on another file system"
-        raise OutputError(f"cannot lock {folder}: {why}") from None
-    if number is None:
-        raise _busy(folder)
-    try:
-        os.ftruncate(number, 0)
-        os.write(number, f"process {os.getpid()} on {platform.node()}\n".encode())
-        yield
+        try:
+            number = _take_in_time(folder, patience_s)
+            hold = None if number is None else _sign(folder, number)
+        except OSError as error:
+            why = f"{error.strerror}; is there space, and is it yours?"
+            if error.errno in NO_LOCKS:
+                why = "its file system has no locks; give an output on another file system"
+            raise OutputError(f"cannot lock {folder}: {why}") from None
+        if hold is None:
+            raise _busy(folder)
+        yield hold
     finally:
+        if number is not None:
+            _leave(folder, number, hold)
+
+
+def _leave(folder: Path, number: int, hold: Hold | None) -> None:
+    """Give a lock back; its folder goes if nothing else is in it, and no other process has taken it over."""
+    try:
         with contextlib.suppress(OSError):  # not empty, or on Windows in use: it goes with the folder next time
-            if [path.name for path in folder.iterdir()] == [LOCK]:
+            if (hold is None or hold.is_current()) and [path.name for path in folder.iterdir()] == [LOCK]:
                 (folder / LOCK).unlink()
                 folder.rmdir()
+    finally:
         os.close(number)
 
 

@@ -12,15 +12,14 @@ becomes OUT by one renaming, after which the rest is removed; so the record outl
 """
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fsae.runtime.atomic import force
 from fsae.runtime.errors import FsaeError, OutputError, Stopped, UsageError
 from fsae.runtime.log import log
 from fsae.runtime.output.files import (
-    CONVENTIONS,
     RUN,
     check_output,
     is_netcdf,
@@ -32,15 +31,15 @@ from fsae.runtime.output.files import (
     replaced_by,
     unfinished,
 )
-from fsae.runtime.output.layout import Layout, Unit, data_arrays, make_frame, write_unit
-from fsae.runtime.output.netcdf import NetcdfStore
+from fsae.runtime.output.layout import Layout, Unit, write_unit
+from fsae.runtime.output.seal import METADATA, assemble, damage_of, finish_zarr, frame_files, mend
 from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.signals import uninterrupted
 
 from .identity import check_inputs, difference, identity, same_request
 from .job import Job
-from .ledger import Ledger, Run, check_frame, open_ledger, read_run, start_run
-from .lock import check_idle, clear, locked
+from .ledger import Run, check_units, open_ledger, read_run, start_run
+from .lock import Hold, TakenOver, check_idle, clear, locked
 from .shards import WHOLE, Part, Shard, check_divisible, listed, pieces_of
 from .writer import open_writer
 
@@ -83,21 +82,27 @@ def to_file(
     with contextlib.closing(job), stopping(output, [shard]), contextlib.ExitStack() as held:
         check_place(output)
         wanted = identity(job.layout)
-        with locked(output.partial, PATIENCE_S if shard.count > 1 else 0.0):
-            if is_complete(job.layout, output, wanted):
-                pieces = pieces_of(job)
-                progress(pieces.fields(shard.part(pieces.count)))
-                return ()
-            run = open_run(job, output, wanted, shard.count)
-            held.enter_context(locked(run.place(shard)))
-            begin_again(run, output, [shard])
+        with locked(output.partial, PATIENCE_S if shard.count > 1 else 0.0) as whole:
+            complete = is_complete(job.layout, output, wanted)
+            if not complete:
+                run = open_run(job, output, wanted, shard.count, whole)
+                hold = held.enter_context(locked(run.place(shard)))
+                begin_again(run, output, [shard])
+        if complete:
+            check_complete(output.path)
+            pieces = pieces_of(job)
+            progress(pieces.fields(shard.part(pieces.count)))
+            return ()
         try:
             with keeping(run, [shard]):
-                write_shard(job, run, output.path, shard, progress)
+                write_shard(job, run, output.path, shard, hold, progress)
         except BaseException:
+            current = hold.is_current()
             held.close()
-            with contextlib.suppress(OutputError), locked(run.folder):
-                leave_nothing(run)
+            with contextlib.suppress(OutputError):
+                if current:
+                    with locked(run.folder):
+                        leave_nothing(run)
             raise
         held.close()
         check_inputs(job.layout, inputs or {})
@@ -137,11 +142,19 @@ def is_complete(layout: Layout, output: Output, wanted: Mapping[str, str]) -> bo
             if run is not None:  # it was killed while it published
                 remove(replaced_by(path))
             clear(output.partial)
-    log.info(f"{path} is complete: nothing was left to do")
     return True
 
 
-def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int) -> Run:
+def check_complete(path: Path) -> None:
+    """Raise OutputError if a finished output is not as it was written. All of it is read."""
+    damaged = damage_of(path)
+    if damaged:
+        found = f"{path} is damaged, or was changed after it was written: {damaged} does not fit its checksum"
+        raise OutputError(found, advice="--overwrite makes it anew")
+    log.info(f"{path} is complete: nothing was left to do")
+
+
+def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int, whole: Hold) -> Run:
     """The run to go on with, or a new one in `count` shards. The caller holds the lock of the whole.
 
     UsageError or OutputError if another run is there; with `overwrite` a new run takes its place, unless a process is
@@ -155,8 +168,6 @@ def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int) ->
             check_kept(run, output, run.shards)
         try:
             _check_same(run, new)
-            if run.fields(run.shards):
-                check_frame(folder / FIELDS, job.layout)
             return run
         except FsaeError:
             if run.fields(run.shards) and not output.overwrite:
@@ -164,6 +175,7 @@ def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int) ->
     elif (folder / RUN).exists() and not output.overwrite:
         raise unfinished(folder, " of another version, or damaged", "--overwrite starts again")
     check_idle(folder)
+    whole.check()
     with output_errors(path, ""):
         clear(folder)
         start_run(new)
@@ -212,8 +224,8 @@ def begin_again(run: Run, output: Output, shards: Sequence[Shard]) -> None:
             clear(place)
 
 
-def write_shard(job: Job, run: Run, path: Path, shard: Shard, progress: Callable[[int], None]) -> None:
-    """Make what is missing of a shard. The caller holds the shard's lock."""
+def write_shard(job: Job, run: Run, path: Path, shard: Shard, hold: Hold, progress: Callable[[int], None]) -> None:
+    """Make what is missing of a shard, as long as the caller holds its lock."""
     with output_errors(path, ""):
         ledger = open_ledger(run.place(shard), run.folder / FIELDS, job.layout)
     if ledger.fields:
@@ -221,28 +233,23 @@ def write_shard(job: Job, run: Run, path: Path, shard: Shard, progress: Callable
         log.info(f"going on with {which}: {ledger.fields} of {run.total([shard])} fields are there")
         progress(ledger.fields)
     part = Part(pieces=run.pieces, own=shard.part(run.pieces.count), done=ledger)
-    _fill(job, run, path, ledger, part, progress)
-
-
-def _fill(job: Job, run: Run, path: Path, ledger: Ledger, part: Part, progress: Callable[[int], None]) -> None:
-    """Write all units that are left of a part.
-
-    The thread that writes opens the store, while the first units are computed: zarr takes longer to import than to
-    write one.
-    """
     stores: list[ZarrStore] = []
 
+    # The thread that writes opens the store, while the first units are computed: zarr takes longer to import than to
+    # write one.
     def begin() -> None:
         with output_errors(path, ""):
-            if not (run.folder / FIELDS).is_dir():
-                with locked(run.folder, PATIENCE_S):
-                    make_store(run.folder, job.layout)
+            make_store(run.folder, job.layout)
             stores.append(ZarrStore(run.folder / FIELDS, None))
 
     def write(unit: Unit) -> None:
+        hold.check()
         with output_errors(path, ""):
             write_unit(stores[0], job.layout, unit)
-            ledger.record(unit)
+            sums = ledger.keep(unit)
+        hold.check()
+        with output_errors(path, ""):
+            ledger.record(unit, sums)
 
     def written(unit: Unit) -> None:
         progress(unit.values.shape[0] * unit.values.shape[1])
@@ -252,17 +259,18 @@ def _fill(job: Job, run: Run, path: Path, ledger: Ledger, part: Part, progress: 
         writer.begin(begin)
         for unit in units:
             writer.add(unit)
+    hold.check()
 
 
 def make_store(folder: Path, layout: Layout) -> None:
-    """Make the store of a run's fields, without values, if it is missing. The caller holds the lock of the whole."""
-    place = folder / FIELDS
-    if place.is_dir():
-        return
-    aside = folder / f"{FIELDS}.new"
-    remove(aside)  # of a process that was killed
-    make_frame(ZarrStore(aside, {"Conventions": CONVENTIONS, **layout.attributes}), layout)
-    aside.rename(place)
+    """Make the store of a run's fields, without values, or what is missing or damaged of it.
+
+    Processes may do that at the same time: each file comes whole, and is the same whoever writes it.
+    """
+    begun = (folder / FIELDS).is_dir()
+    mended = [name for name in mend(folder / FIELDS, frame_files(layout)) if name != METADATA]
+    if begun and mended:
+        log.info(f"{folder / FIELDS} lacked {mended[0]}, or it was damaged: made again")
 
 
 def leave_nothing(run: Run) -> None:
@@ -283,27 +291,35 @@ def _publish_once(job: Job, run: Run, output: Output) -> None:
     """
     if read_run(run.folder) is None:
         return
-    with locked(run.folder, LONG_S):
+    with locked(run.folder, LONG_S) as whole:
         # what is found may be gone, or the beginning of another run
         if read_run(run.folder) == run and not run.missing():
-            publish_run(job.layout, run, output)
+            publish_run(job.layout, run, output, whole)
 
 
-def publish_run(layout: Layout, run: Run, output: Output) -> None:
-    """Give the output, all of whose shards are complete, its name. The caller holds the lock of the whole."""
-    path, folder = output.path, run.folder
+def publish_run(layout: Layout, run: Run, output: Output, whole: Hold) -> None:
+    """Give the output, all of whose shards are complete, its name. The caller holds the lock of the whole.
+
+    Everything is looked at before: OutputError if it is not what was written and recorded.
+    """
+    path, folder, place = output.path, run.folder, run.folder / (ASSEMBLED if is_netcdf(output.path) else FIELDS)
     with keeping(run, run.shards):
         check_output(path, output.overwrite)
         with output_errors(path, ""):
             remove_torn(folder)
-            store = ZarrStore(folder / FIELDS, None)
-            store.close()
+        sums = check_units(run, folder / FIELDS, layout)
         if is_netcdf(path):
-            _assemble(store, layout, folder / ASSEMBLED, path)
+            _assemble(folder, layout, path)
+        else:
+            with output_errors(path, ""):
+                finish_zarr(place, layout, sums)
+        whole.check()
         with output_errors(path, ""):
-            publish(folder / (ASSEMBLED if is_netcdf(path) else FIELDS), path)
+            publish(place, path)
+            force(path.absolute().parent)
     with uninterrupted(), contextlib.suppress(OSError):  # the output is there, and this is no part of it
-        clear(folder)
+        if whole.is_current():
+            clear(folder)
 
 
 def remove_torn(folder: Path) -> None:
@@ -313,27 +329,18 @@ def remove_torn(folder: Path) -> None:
         torn.unlink()
 
 
-def _assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None:
-    """Make a NetCDF file of the store's chunks, one by one."""
-    with output_errors(path, ""):
-        file = NetcdfStore(place, {"Conventions": CONVENTIONS, **layout.attributes})
+def _assemble(folder: Path, layout: Layout, path: Path) -> None:
+    """Make a NetCDF file of the chunks in the folder of a run, and read it again."""
+    place = folder / ASSEMBLED
     try:
         with output_errors(path, ""):
-            make_frame(file, layout)
-        for array in data_arrays(layout):
-            lead = array.shape[: len(array.shape) - len(layout.grid.shape)]
-            blocks = [
-                [slice(first, min(first + size, length)) for first in range(0, length, size)]
-                for length, size in zip(lead, array.chunks, strict=False)
-            ]
-            for block in itertools.product(*blocks):
-                with output_errors(path, ""):
-                    file.write(array.name, block, parts.read(array.name, block))
-        with output_errors(path, ""):
-            file.close()
+            make_store(folder, layout)
+            store = ZarrStore(folder / FIELDS, None)
+        assemble(store, layout, place, path)
+        damaged = damage_of(place)
+        if damaged:
+            raise OutputError(f"{path} was damaged while it was written ({damaged})")
     except BaseException:
-        with contextlib.suppress(OSError, RuntimeError):
-            file.close()
         with contextlib.suppress(OSError):
             remove(place)
         raise
@@ -347,8 +354,8 @@ def keeping(run: Run, shards: Sequence[Shard]) -> Iterator[None]:
     """Add to an error of the block what is kept of some shards, and where, or that nothing is."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise  # see `stopping`
+    except (KeyboardInterrupt, TakenOver):
+        raise  # see `stopping`; what another process makes is not ours to speak of
     except BaseException as error:
         kept = run.kept(shards)
         if not kept:

@@ -140,5 +140,5 @@ def make_shard(work: Work, shard: Shard) -> None:
             f"the dask worker {worker.address} finds no run in {folder}",
             advice="the output must be on a file system that all workers share",
         )
-    with locked(run.place(shard), GHOST_S):
-        write_shard(job_of(work, worker), run, work.path, shard, check)
+    with locked(run.place(shard), GHOST_S) as hold:
+        write_shard(job_of(work, worker), run, work.path, shard, hold, check)

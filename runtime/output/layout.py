@@ -138,6 +138,11 @@ class Layout:
         return found
 
 
+def global_attributes(layout: Layout) -> dict[str, Attribute]:
+    """Global attributes of a file or store of a layout."""
+    return {"Conventions": CONVENTIONS, **layout.attributes}
+
+
 def coordinates(layout: Layout) -> list[Coordinate]:
     """The variables of a layout that are not data: realization, time, bounds, cells or axes, grid mapping."""
     found = []

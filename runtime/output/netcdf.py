@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
 
-def _short(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
+def short(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
     """The attributes, integers as int32 where they fit: CDO ignores a 64-bit `healpix_nside`."""
     limits = np.iinfo(np.int32)
     return {
@@ -61,14 +61,18 @@ class NetcdfStore:
 
         self._disk = _PatientFile(path, "w+b")
         self._file = h5netcdf.File(self._disk, "w")
-        self._file.attrs.update(_short(attributes))
+        self.describe(attributes)
+
+    def describe(self, attributes: Mapping[str, Attribute]) -> None:
+        """Add global attributes."""
+        self._file.attrs.update(short(attributes))
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""
         self._make_dimensions(item.dims, item.values.shape)
         variable = self._file.create_variable(item.name, item.dims, dtype=item.values.dtype)
         variable[...] = item.values
-        variable.attrs.update(_short(item.attributes))
+        variable.attrs.update(short(item.attributes))
         self._raise_failure()
 
     def create(self, array: Array) -> None:
@@ -83,7 +87,7 @@ class NetcdfStore:
             compression_opts=4,
             shuffle=True,
         )
-        variable.attrs.update(_short(array.attributes))
+        variable.attrs.update(short(array.attributes))
 
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
         """See `Store.write`."""

@@ -19,14 +19,27 @@ class ZarrStore:
     Without attributes it is the existing group at the path, to be continued.
     """
 
-    def __init__(self, path: Path, attributes: Mapping[str, Attribute] | None) -> None:
+    def __init__(self, path: "Path | Any", attributes: Mapping[str, Attribute] | None) -> None:
         import zarr
 
+        place = str(path) if isinstance(path, Path) else path
         if attributes is not None:
-            self._group = zarr.create_group(store=str(path), zarr_format=3, attributes=dict(attributes))
+            self._group = zarr.create_group(store=place, zarr_format=3, attributes=dict(attributes))
         else:
-            self._group = zarr.open_group(store=str(path), mode="r+", zarr_format=3, use_consolidated=False)
+            self._group = zarr.open_group(store=place, mode="r+", zarr_format=3, use_consolidated=False)
         self._arrays: dict[str, Any] = {}
+
+    @classmethod
+    def in_memory(cls, attributes: Mapping[str, Attribute]) -> "tuple[ZarrStore, dict[str, Any]]":
+        """A store that is not on the disk, and its files by name, each with a method `to_bytes`."""
+        from zarr.storage import MemoryStore
+
+        files: dict[str, Any] = {}
+        return cls(MemoryStore(files), attributes), files
+
+    def describe(self, attributes: Mapping[str, Attribute]) -> None:
+        """Add attributes of the group."""
+        self._group.update_attributes(dict(attributes))
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""

@@ -2,6 +2,7 @@
 
 import errno
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +63,13 @@ def test_a_full_disk_at_the_ledger_or_the_last_file_loses_nothing(
     generate(emulator, tmp_path / "whole.nc")
     record, calls = ledger.Ledger.record, [0]
 
-    def torn(self: ledger.Ledger, unit: Unit) -> None:
+    def torn(self: ledger.Ledger, unit: Unit, sums: Mapping[int, tuple[str, ...]]) -> None:
         calls[0] += 1
         if calls[0] == 6:
             with (self.folder / ledger.LOG).open("ab") as log:
                 log.write(b"[1, 3, ")  # all that went on the disk
             raise OSError(errno.ENOSPC, "No space left on device")
-        record(self, unit)
+        record(self, unit, sums)
 
     with monkeypatch.context() as patch:
         patch.setattr(ledger.Ledger, "record", torn)

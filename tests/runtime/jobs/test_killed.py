@@ -72,7 +72,7 @@ def test_killed_at_any_file_operation(
     while todo:
         number = rng.choice(sorted(todo))
         more = ["--resume", *(["--shard", f"{number}/{shards}"] if shards > 1 else [])]
-        nursery.start(*SMALL.words(folder / name, *more), fatal=rng.randrange(3, 300), folder=folder)
+        nursery.start(*SMALL.words(folder / name, *more), fatal=rng.randrange(3, 600 // min(shards, 2)), folder=folder)
         code = nursery.wait()
         assert code in (0, -signal.SIGKILL), nursery.log.read_text()
         if code == 0:

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import platform
 import re
 import signal
 import threading
@@ -15,11 +16,15 @@ from runs import (
     SMALL,
     Command,
     finished,
+    names_in,
     wait_until,
 )
+from trees import assert_same
 
+from fsae.runtime.emulator import Emulator
 from fsae.runtime.errors import OutputError
-from fsae.runtime.jobs.lock import locked
+from fsae.runtime.jobs import lock, resume
+from fsae.runtime.jobs.lock import TakenOver, holder, locked
 from fsae.runtime.signals import termination_as_interrupt
 
 # --- signals that come again ---
@@ -134,3 +139,56 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(OutputError, match="its file system has no locks"), locked(tmp_path / "folder"):
         pass
+
+
+# --- locks that only one host sees ---
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks that are always had, as by processes of two hosts on a file system that does not pass locks on."""
+    monkeypatch.setattr(lock, "lock_descriptor", lambda number, blocking: True)
+
+
+def test_who_is_superseded_knows(no_locks: None, tmp_path: Path) -> None:  # oracle: the order of events
+    with locked(tmp_path / "folder") as first:
+        first.check()
+        with locked(tmp_path / "folder") as second:
+            second.check()
+            with pytest.raises(TakenOver, match=r"another process has taken over .*/folder, .*: let one process write"):
+                first.check()
+            assert holder(tmp_path / "folder") == f"process {os.getpid()} on {platform.node()}"
+        assert not first.is_current()
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+@pytest.mark.parametrize("later_s", [0.0, 0.01, 0.1, 0.2])
+def test_without_locks_one_of_two_publishes(
+    no_locks: None,
+    emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    later_s: float,
+) -> None:  # oracle: the undisturbed run
+    whole, out, said, published = tmp_path / f"whole-{name}", tmp_path / name, list[str](), list[int]()
+    SMALL.generate(emulator, whole)
+    publish = resume.publish
+    monkeypatch.setattr(resume, "publish", lambda *given: (publish(*given), published.append(1)))
+
+    def run(wait_s: float) -> None:
+        time.sleep(wait_s)
+        try:
+            SMALL.generate(emulator, out, resume=True)
+        except OutputError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=run, args=(wait_s,)) for wait_s in (0.0, later_s)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert published == [1], said
+    assert len(said) <= 1
+    assert_same(out, whole)
+    assert names_in(tmp_path) == sorted([whole.name, out.name])

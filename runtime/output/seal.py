@@ -1,0 +1,218 @@
+"""The seal of an output: a checksum of every variable, in the global attribute `fsae_sha256`, by which damage shows.
+
+Of a Zarr array it is the SHA-256 of what `sha256sum` prints for its files by name, its metadata included:
+
+    cd OUT.zarr/tas && find * -type f | LC_ALL=C sort | xargs sha256sum | sha256sum
+
+Of a NetCDF variable it is the SHA-256 of its name, dimensions, type, shape and attributes, and of its values, chunk by
+chunk. So a finished output can be checked without the run that made it, and nothing but readers of Zarr and NetCDF.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+
+from fsae.runtime.arrays import F32
+from fsae.runtime.atomic import force
+from fsae.runtime.errors import OutputError
+from fsae.runtime.input.sources import READ_ERRORS
+
+from .files import output_errors
+from .layout import Layout, coordinates, data_arrays, global_attributes, make_frame, normalised
+from .netcdf import NetcdfStore, short
+from .store import Array
+from .zarr import ZarrStore
+
+SEAL = "fsae_sha256"
+METADATA = "zarr.json"
+BESIDE = ".partial"  # what zarr, too, is writing before it renames it
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file; empty if it is not there or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+# --- Zarr ---
+
+
+def frame_files(layout: Layout, sums: Mapping[str, str] | None = None) -> "Files":
+    """All files of a Zarr store but the chunks of its data, by their names in it; the metadata of the group last.
+
+    With the checksums of those chunks, by name, it is the frame of a finished store: sealed, its metadata consolidated.
+    """
+    store, held = ZarrStore.in_memory(global_attributes(layout))
+    make_frame(store, layout)
+    if sums is not None:
+        everything = {**{name: hashlib.sha256(value.to_bytes()).hexdigest() for name, value in held.items()}, **sums}
+        store.describe({SEAL: normalised(_seals(everything))})
+        store.close()
+    names = sorted(held, key=lambda name: (name == METADATA, name))
+    return {name: held[name].to_bytes() for name in names}
+
+
+Files = dict[str, bytes]
+
+
+def _seals(sums: Mapping[str, str]) -> dict[str, str]:
+    """The checksum of each array of a store, of those of all files in it, by name."""
+    parts: dict[str, list[str]] = {}
+    for name in sorted(sums):
+        array, _, rest = name.partition("/")
+        if rest:
+            parts.setdefault(array, []).append(f"{sums[name]}  {rest}\n")
+    return {array: hashlib.sha256("".join(lines).encode()).hexdigest() for array, lines in parts.items()}
+
+
+def mend(store: Path, files: Files) -> list[str]:
+    """Write those files of a store that are missing, or not as they should be, and return their names.
+
+    Each appears whole: any number of processes may do that at once.
+    """
+    wrong = [name for name, data in files.items() if not _holds(store / name, data)]
+    for name in wrong:
+        place = store / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        aside = place.with_name(f"{place.name}.{uuid4().hex}{BESIDE}")
+        aside.write_bytes(files[name])
+        force(aside)
+        aside.replace(place)
+    for folder in dict.fromkeys(folder for name in wrong for folder in (store / name).parents[: name.count("/") + 2]):
+        force(folder)
+    return wrong
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def finish_zarr(store: Path, layout: Layout, sums: Mapping[str, str]) -> None:
+    """Seal a store whose chunks have these checksums; OutputError if there is a file in it that is no part of it."""
+    files = frame_files(layout, sums)
+    mend(store, files)
+    for name in _files_in(store):
+        if name not in files and name not in sums and ("/" in name or name == METADATA):
+            raise OutputError(f"found {store / name}, which is no part of the output", advice="move it away")
+
+
+def _files_in(store: Path) -> Iterator[str]:
+    """The files of a store, by their names in it."""
+    for folder, inner, names in os.walk(store):
+        inner.sort()
+        for name in sorted(names):
+            yield Path(folder, name).relative_to(store).as_posix()
+
+
+def _damage_of_zarr(store: Path) -> str:
+    found = json.loads((store / METADATA).read_bytes())
+    sealed = json.loads(found["attributes"][SEAL])
+    seals = _seals({name: checksum(store / name) for name in _files_in(store)})
+    for name, known in sealed.items():
+        if seals.get(name) != known:
+            return str(name)
+        if found["consolidated_metadata"]["metadata"][name] != json.loads((store / name / METADATA).read_bytes()):
+            return METADATA
+    added = [name for name in seals if name not in sealed and (store / name / METADATA).exists()]
+    return added[0] if added else ""
+
+
+# --- NetCDF ---
+
+
+def _blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """The chunks of an array, one after the other."""
+    yield from itertools.product(
+        *(
+            [slice(first, min(first + size, length)) for first in range(0, length, size)]
+            for length, size in zip(shape, chunks, strict=True)
+        )
+    )
+
+
+def assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None:
+    """Make a sealed NetCDF file at `place` of a store, chunk by chunk; `path` is its name in messages."""
+
+    def copied(array: Array) -> Iterator[F32]:
+        for block in _blocks(array.shape, array.chunks):
+            with output_errors(path, ""):
+                values = parts.read(array.name, block)
+                file.write(array.name, block, values)
+            yield values
+
+    with output_errors(path, ""):
+        file = NetcdfStore(place, global_attributes(layout))
+    try:
+        with output_errors(path, ""):
+            make_frame(file, layout)
+        seals = {}
+        for item in coordinates(layout):
+            facts: Facts = (item.name, item.dims, item.values.dtype, item.values.shape, item.attributes)
+            seals[item.name] = _seal_of(facts, [item.values])
+        for array in data_arrays(layout):
+            facts = (array.name, array.dims, np.dtype("float32"), array.shape, array.attributes)
+            seals[array.name] = _seal_of(facts, copied(array))
+        with output_errors(path, ""):
+            file.describe({SEAL: normalised(seals)})
+            file.close()
+            force(place)
+    except BaseException:
+        with contextlib.suppress(OSError, RuntimeError):
+            file.close()
+        raise
+
+
+Facts = tuple[str, tuple[str, ...], np.dtype[Any], tuple[int, ...], Mapping[str, Any]]
+
+
+def _seal_of(facts: Facts, blocks: Iterable[np.ndarray]) -> str:
+    """The checksum of a variable: name, dimensions, type, shape and attributes, and values."""
+    name, dims, kind, shape, attributes = facts
+    described = {key: str(np.asarray(value).tolist()) for key, value in sorted(short(attributes).items())}
+    little = kind.newbyteorder("<")
+    content = hashlib.sha256(json.dumps([name, dims, little.str, shape, described]).encode())
+    for values in blocks:
+        content.update(np.ascontiguousarray(values, dtype=little).tobytes())
+    return content.hexdigest()
+
+
+def _damage_of_netcdf(path: Path) -> str:
+    import h5netcdf
+
+    with h5netcdf.File(path, "r") as file:
+        sealed = json.loads(file.attrs[SEAL])
+        for name in (*sealed, *file.variables):
+            if name not in sealed or name not in file.variables:
+                return str(name)
+            variable = file.variables[name]
+            chunks = variable.chunks or variable.shape
+            facts = (name, variable.dimensions, variable.dtype, variable.shape, dict(variable.attrs))
+            blocks = (variable[block] for block in _blocks(variable.shape, chunks)) if chunks else [variable[()]]
+            if _seal_of(facts, blocks) != sealed[name]:
+                return str(name)
+    return ""
+
+
+# --- both ---
+
+
+def damage_of(path: Path) -> str:
+    """The part of a sealed output that is not as it was written; empty if all is whole. Everything is read."""
+    try:
+        return _damage_of_zarr(path) if path.is_dir() else _damage_of_netcdf(path)
+    except (*READ_ERRORS, AttributeError):
+        return "its metadata"
