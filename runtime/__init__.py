@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import Stopped as Stopped
     from .errors import ToleranceError as ToleranceError
     from .errors import UsageError as UsageError
+    from .input.sources import Source as Source
     from .jobs.cluster import Cluster as Cluster
     from .jobs.job import Writing as Writing
     from .jobs.shards import Shard as Shard
@@ -38,6 +39,7 @@ __all__ = [
     "Request",
     "Selection",
     "Shard",
+    "Source",
     "Stopped",
     "ToleranceError",
     "UsageError",
@@ -54,7 +56,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = {"Emulator": "emulator", "load": "emulator", "Request": "ensemble.request", "Selection": "output.selection"}
-    homes |= {"Cluster": "jobs.cluster", "Shard": "jobs.shards", "Writing": "jobs.job"}
+    homes |= {"Source": "input.sources", "Cluster": "jobs.cluster", "Shard": "jobs.shards", "Writing": "jobs.job"}
     return getattr(importlib.import_module(f".{homes.get(name, 'errors')}", __name__), name)
 
 

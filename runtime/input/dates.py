@@ -51,7 +51,7 @@ def find_dates(array: "xr.DataArray", dataset: "xr.Dataset", where: str) -> Date
     dim, axis = _time_axis(array, dataset, where)
     stamps = decode_dates(axis, axis, f"the times of {array.name} in {where}")
     if not stamps:
-        raise DataError(f"{array.name} in {where} has no time steps")
+        raise DataError(f"{array.name} in {where} has no time steps", advice="give a file that has some")
     for step, (before, after) in enumerate(itertools.pairwise(stamps), 1):
         if after == before:
             raise DataError(
@@ -140,7 +140,7 @@ def decode_dates(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tup
         if values.dtype.kind not in "iuf":
             return tuple(map(_without_noise, as_dates(values)))
         if not np.isfinite(values).all():
-            raise DataError(f"{what} have missing values", "a date for each step")
+            raise DataError(f"{what} have missing values", "a date for each step", "leave out those without one")
         units = axis.attrs.get("units", axis.encoding.get("units"))
         calendar = axis.attrs.get("calendar", axis.encoding.get("calendar", "standard"))
         if units is None:

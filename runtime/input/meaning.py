@@ -232,6 +232,8 @@ def known_level(wanted: VariableSpec) -> Level | None:
 def levels_of(array: "xr.DataArray", dataset: "xr.Dataset") -> list[Level]:
     """The levels that a variable may be at: by its vertical coordinates, GRIB attributes, name and long name."""
     beside = {str(n): v for n, v in dataset.variables.items() if v.size == 1 and set(v.dims) <= set(array.dims)}
+    own = _named_coordinates(array, dataset)
+    beside = {name: v for name, v in beside.items() if v.ndim or own is None or name in own}
     found = [level for level in (_level(variable, name) for name, variable in beside.items()) if level is not None]
     kind = str(array.attrs.get("GRIB_typeOfLevel", ""))
     if kind and not found:
@@ -248,6 +250,12 @@ def levels_of(array: "xr.DataArray", dataset: "xr.Dataset") -> list[Level]:
         if named is not None and int(named[1]) >= LOWEST_NAMED_HPA:
             found = [Level("pressure", 100.0 * int(named[1]), f"{named[1]} hPa by its name")]
     return found
+
+
+def _named_coordinates(array: "xr.DataArray", dataset: "xr.Dataset") -> set[str] | None:
+    """The single coordinates that a variable of a file names; None if no variable of the dataset names any."""
+    told = {n: v.encoding.get("coordinates", v.attrs.get("coordinates")) for n, v in dataset.data_vars.items()}
+    return set(str(told.get(array.name) or "").split()) if any(told.values()) else None
 
 
 def _level(variable: "xr.Variable", name: str) -> Level | None:

@@ -12,8 +12,9 @@ from tiny_bundle import ZOOM
 
 import fsae.runtime
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.forecasts import on_valid_times
+from fsae.runtime.input.forecasts import find_forecasts, on_valid_times
 from fsae.runtime.input.joining import read_fields
+from fsae.runtime.input.sources import Opened
 
 FORMS = [ecmwf, cf, benchmark, one_lead, scalar_lead, noleap]
 
@@ -99,3 +100,46 @@ def test_members_are_kept(tiny_bundle_path: Path) -> None:  # oracle: each membe
     np.testing.assert_array_equal(
         back["tas"].values[1], emulator.decompress(latents.isel(realization=1, drop=True))["tas"].values
     )
+
+
+def along_one_dimension(data: xr.Dataset) -> xr.Dataset:
+    """Reference and lead times along one dimension without dates of its own."""
+    data = data.drop_vars("time")
+    starts = {"units": "days since 2003-02-01", "standard_name": "forecast_reference_time"}
+    hours = {"units": "hours", "standard_name": "forecast_period"}
+    reference = ("time", np.full(LEADS, 10.0), starts)
+    return data.assign(reftime=reference, leadtime=("time", np.arange(LEADS) * 24, hours))
+
+
+def samples(data: xr.Dataset) -> xr.Dataset:
+    """A start for each sample, leads of them called time, and dates (sample, time)."""
+    micro = (np.arange(LEADS) * 86_400_000_000).astype(np.int64)
+    start = int((FIRST - np.datetime64("1970-01-01")) / np.timedelta64(1, "us"))
+    since = {"units": "microseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
+    data = data.expand_dims("sample") if "number" not in data.dims else data.rename(number="sample")
+    data = data.assign_coords(time=("time", micro, {"units": "microseconds"}))
+    count = data.sizes["sample"]
+    return data.assign_coords(
+        init_time=("sample", np.full(count, start), since),
+        valid_time=(("sample", "time"), np.tile(start + micro, (count, 1)), since),
+    )
+
+
+@pytest.mark.parametrize("form", [along_one_dimension, samples])
+@pytest.mark.parametrize("members", [1, 2])
+def test_starts_along_other_dimensions(form: Callable[[xr.Dataset], xr.Dataset], members: int) -> None:
+    # oracle: the same days without a forecast
+    plain = read_fields(daily(members), SPECS, finest_zoom=ZOOM)
+    found = read_fields(form(daily(members)), SPECS, finest_zoom=ZOOM)
+    assert [str(date) for date in found.times] == [str(date) for date in plain.times]
+    np.testing.assert_array_equal(found.read(), plain.read())
+    assert found.members is None or len(found.members) == members
+
+
+def test_samples_of_several_starts_stay_side_by_side() -> None:  # oracle: the starts themselves
+    data = samples(daily(2))
+    later = data["init_time"].values + np.array([0, 86_400_000_000])
+    data["init_time"] = ("sample", later, data["init_time"].attrs)
+    data = data.drop_vars("valid_time")
+    found = find_forecasts([Opened(data, "peer.nc")])
+    assert [str(one.reference) for one in found] == ["2003-02-11 00:00:00", "2003-02-12 00:00:00"]

@@ -194,3 +194,80 @@ def test_only_what_was_opened_here_is_closed(tiny_bundle: Bundle, tmp_path: Path
     one.close()
     assert closed == []
     other.close()
+
+
+def member_files(folder: Path, labels: tuple[str, ...], edges: list[tuple[int, int]]) -> dict[str, xr.Dataset]:
+    """Files of each member, which their attribute variant_label names, cut along time; and the members in memory."""
+    members = {label: series() + 0.5 * place for place, label in enumerate(labels)}
+    for label, data in members.items():
+        for name in ("tas", "uas"):
+            data[name].attrs = series()[name].attrs
+        data["time"].attrs = series()["time"].attrs
+        data.attrs = {"variant_label": label, "source_id": "M"}
+        write(folder, data, edges, name=f"tas_{label}")
+    return members
+
+
+def test_members_in_files_of_their_own(tmp_path: Path) -> None:  # oracle: the same members in memory
+    members = member_files(tmp_path, ("r1i1p1f1", "r3i1p1f1", "r10i1p1f1"), [(0, 9), (9, 24)])
+    found = read_fields(str(tmp_path / "tas_*.nc"), SPECS, finest_zoom=ZOOM)
+    assert found.members == (10, 1, 3)  # by name, as the pattern gives them
+    assert found.origins[0].members == ("r10i1p1f1", "r1i1p1f1", "r3i1p1f1")
+    assert (found.step, len(found.times)) == ("1 month", 24)
+    for place, label in enumerate(found.origins[0].members):
+        plain = read_fields(members[label], SPECS, finest_zoom=ZOOM)
+        np.testing.assert_array_equal(found.read(slice(5, 12))[place], plain.read(slice(5, 12))[0])
+        np.testing.assert_array_equal(found.read(slice(5, 12), member=place)[0], plain.read(slice(5, 12))[0])
+    found.close()
+
+
+def test_members_of_other_kinds_are_numbered(tmp_path: Path) -> None:
+    member_files(tmp_path, ("r1i1p1f1", "r1i1p1f2"), [(0, 24)])
+    found = read_fields(str(tmp_path / "tas_*.nc"), SPECS, finest_zoom=ZOOM)
+    assert found.members == (0, 1)
+    assert found.origins[0].members == ("r1i1p1f1", "r1i1p1f2")
+    found.close()
+
+
+def test_members_must_be_of_one_model_and_period(tmp_path: Path) -> None:
+    member_files(tmp_path, ("r1i1p1f1", "r2i1p1f1"), [(0, 9), (9, 24)])
+    paths = sorted(tmp_path.glob("tas_*.nc"))
+    with pytest.raises(DataError, match=r"the members of tas differ in their times: .* give the same period of each"):
+        read_fields(paths[1:], SPECS, finest_zoom=ZOOM)
+    with xr.load_dataset(paths[0], engine="h5netcdf", decode_times=False) as one:
+        one.attrs |= {"variant_label": "r5i1p1f1", "source_id": "N"}
+        one.to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match="the files of tas are of different models: M, N: give those of one"):
+        read_fields([paths[0], tmp_path / "other.nc"], SPECS, finest_zoom=ZOOM)
+    one_member = read_fields(paths[:2], SPECS, finest_zoom=ZOOM)
+    assert one_member.members is None  # one member, in two files
+    one_member.close()
+
+
+def test_members_shared_among_files(tmp_path: Path) -> None:  # oracle: all of them in one file
+    parts = [(series() + 0.5 * place).expand_dims(number=[place]) for place in range(4)]
+    whole = xr.concat(parts, "number").assign_coords(time=series()["time"])
+    for name in ("tas", "uas"):
+        whole[name].attrs = series()[name].attrs
+    for first in (0, 2):
+        whole.isel(number=slice(first, first + 2)).to_netcdf(tmp_path / f"some_{first}.nc", engine="h5netcdf")
+    found, plain = (read_fields(source, SPECS, finest_zoom=ZOOM) for source in (str(tmp_path / "some_*.nc"), whole))
+    assert found.members == plain.members == (0, 1, 2, 3)
+    np.testing.assert_array_equal(found.read(slice(3, 8)), plain.read(slice(3, 8)))
+    found.close()
+
+
+@pytest.mark.parametrize("dim", ["ens", "ensemble", "sample", "realisation", "weird"])
+def test_dimensions_of_members(dim: str) -> None:  # oracle: the members themselves; CF marks what no name tells
+    data = xr.concat([series(), series() + 1], dim).assign_coords(time=series()["time"])
+    for name in ("tas", "uas"):
+        data[name].attrs = series()[name].attrs
+    if dim == "weird":
+        data = data.assign(run=(dim, np.array([4.0, 9.0]), {"standard_name": "realization"}))
+    found = read_fields(data, SPECS, finest_zoom=ZOOM)
+    assert found.members == ((4, 9) if dim == "weird" else (0, 1))
+    np.testing.assert_allclose(found.read()[1] - found.read()[0], 1, atol=1e-4)
+    twice = data.assign_coords({dim: [3, 3]})
+    if dim != "weird":
+        with pytest.raises(DataError, match="has the member 3 twice: leave one of them out"):
+            read_fields(twice, SPECS, finest_zoom=ZOOM)
