@@ -22,6 +22,7 @@ from fsae.runtime.jobs.job import NEW, Job, Recipe, Writing
 from fsae.runtime.jobs.results import in_memory, is_lazy, lazily, stream
 from fsae.runtime.jobs.resume import Output, to_file
 from fsae.runtime.jobs.shards import WHOLE, Shard, pieces_of
+from fsae.runtime.output.files import check_output
 from fsae.runtime.output.selection import EVERYTHING, Selection
 
 from .log import log
@@ -264,7 +265,8 @@ class Emulator:
         # the keyword, even if a file of that name exists
         files = {name: given for name, given in inputs.items() if not (isinstance(given, str) and given == TRAINING)}
         recipe = Recipe(make=make, inputs=files)
-        output = Output(path=Path(path), overwrite=writing.overwrite, resume=writing.resume)
+        read = {**files, "bundle": self.bundle.folder}
+        output = Output(path=Path(path), overwrite=writing.overwrite, resume=writing.resume, inputs=read)
         job, done, scale = _warned(recipe.job(self.bundle, self.graphs)), 0, writing.scale
         pieces = pieces_of(job)
         total = pieces.fields(scale.part(pieces.count)) if isinstance(scale, Shard) else job.fields
@@ -305,6 +307,7 @@ def write_climatology(
     fields = open_fields(bundle, source, zoom, names)
     _log_warnings(fields.notes)
     try:
+        check_output(Path(path), overwrite, {"input": source, "bundle": bundle.folder})
         write_source(bundle, fields, Path(path), harmonics or bundle.manifest.time.harmonics, overwrite)
     finally:
         fields.close()

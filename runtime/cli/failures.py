@@ -76,7 +76,7 @@ def _failure(program: Program, error: Exception) -> int:
 def _system_error(program: Program, error: OSError) -> int:
     """See `_failure`: stdout that cannot be written, a full disk, or what nobody foresaw."""
     why = shown(error.strerror or str(error))
-    if _stdout_failed():
+    if _stdout_failed(error):
         if isinstance(error, BrokenPipeError):  # its reader has gone, as in `fsae-run info | head -1`
             return FsaeError.exit_code
         return program.fail(f"cannot write to stdout: {why}: send it to another place")
@@ -86,16 +86,19 @@ def _system_error(program: Program, error: OSError) -> int:
     return unforeseen(program, error)
 
 
-def _stdout_failed() -> bool:
-    """True if stdout cannot be written; then it is replaced, so that Python does not complain when it ends."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()  # what could not be written is still waiting
-    except (OSError, ValueError):
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+def _stdout_failed(error: OSError) -> bool:
+    """True if stdout could not be written; then it is replaced, so that Python does not complain when it ends.
+
+    Only two places write to it: `click.echo`, and `exit_code_of` what was left in its buffer.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_globals["__name__"] not in (__name__, click.echo.__module__):
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def unforeseen(program: Program, error: BaseException) -> int:

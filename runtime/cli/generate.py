@@ -152,7 +152,7 @@ def generate(
     request = dataclasses.replace(request, select=select)
     write_output(
         "generated",
-        (request.forcing, request.initial),
+        {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology},
         out,
         session,
         writing,

@@ -131,7 +131,7 @@ def compress(source: Source, out: str, reading: "Reading", writing: "Writing", s
     """
     write_output(
         "compressed",
-        (source,),
+        {"input": source, "climatology": reading.climatology},
         out,
         session,
         writing,
@@ -157,7 +157,7 @@ def decompress(source: Source, out: str, select: "Selection", writing: "Writing"
     """
     write_output(
         "decompressed",
-        (source,),
+        {"input": source},
         out,
         session,
         writing,
@@ -187,7 +187,7 @@ def superres(
     """
     write_output(
         "super-resolved",
-        (source,),
+        {"input": source, "climatology": reading.climatology},
         out,
         session,
         writing,
@@ -240,7 +240,7 @@ def climatology(
 
     from fsae.runtime.emulator import write_climatology
 
-    path = prepare_output(out, overwrite, (source,))
+    path = prepare_output(out, overwrite, model, {"input": source})
     steps = write_climatology(
         source, path, model=model, zoom=zoom, names=names, harmonics=harmonics, overwrite=overwrite
     )

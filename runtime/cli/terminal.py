@@ -3,14 +3,12 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from fsae.runtime.errors import OutputError
-from fsae.runtime.input.sources import Source
 from fsae.runtime.progress import progress_bar
 
 from .options import Session
@@ -37,33 +35,29 @@ def size_of(path: Path) -> int:
     return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
 
 
-def prepare_output(out: str, overwrite: bool, inputs: Sequence[object]) -> Path:
-    """The path of the output; OutputError before any work is done if it is an input or cannot be written.
+def prepare_output(out: str, overwrite: bool, model: str | None, inputs: Mapping[str, object]) -> Path:
+    """The path of the output; OutputError before any work is done if it may not or cannot be written.
 
-    Inputs that are neither a source nor a path, such as a number, are ignored.
+    `inputs` is what the command reads beside its bundle, by what it is.
     """
-    from fsae.runtime.output.files import check_output, partial_of
+    from fsae.runtime.bundle.files import find_bundle
+    from fsae.runtime.output.files import check_output
 
     path = Path(out)
-    for given in inputs:
-        there = [one.resolve() for one in Source.of(given).paths] if isinstance(given, Source | str) else []
-        if path.resolve() in there or partial_of(path).resolve() in there:
-            whole = "the input" if len(there) == 1 else "one of the input files"
-            raise OutputError(f"{path} is {whole}", advice="give another path for the output")
-    check_output(path, overwrite)
+    check_output(path, overwrite, {**inputs, "bundle": find_bundle(model)})
     return path
 
 
 def write_output(
     done: str,
-    inputs: Sequence[object],
+    inputs: Mapping[str, object],
     out: str,
     session: Session,
     writing: "Writing",
     write: Callable[["Emulator", Path, "Writing"], "Job"],
 ) -> None:
     """Open an emulator, write its output with a progress bar, and print what was `done` in one line."""
-    path, began = prepare_output(out, writing.overwrite or writing.resume, inputs), time.monotonic()
+    path, began = prepare_output(out, writing.overwrite or writing.resume, session.model, inputs), time.monotonic()
     emulator = open_emulator(session)
     with progress_bar(str(click.get_current_context().info_name)) as progress:
         job = write(emulator, path, dataclasses.replace(writing, progress=progress))

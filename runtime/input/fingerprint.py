@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SMALL = 64 << 20  # [bytes]; reading them takes less than a tenth of a second, and the job reads them all anyway
 BLOCK = 4096  # [bytes]
 BLOCKS = 256  # of all files together, but at least the beginning, the middle and the end of each
+STEPS = 16  # of a large variable in memory, or of a dataset that reads its file on access
 SAMPLED = 4096  # files; opening each of a hundred thousand would take minutes on a file system of many hosts
 
 
@@ -95,14 +96,18 @@ def _sample(file: _File, blocks: int, content: Any) -> None:
 
 
 def _of_dataset(dataset: "xr.Dataset") -> str:
-    """The fingerprint of data in memory: names, shapes and values, of large variables a value of every so many."""
-    content = hashlib.sha256()
+    """The fingerprint of data in memory: names, shapes and values, of large variables those of a few steps."""
+    content, lazy = hashlib.sha256(), False
     for name in sorted(map(str, dataset.variables)):
         variable = dataset.variables[name]
         content.update(repr((name, variable.dims, variable.shape, str(variable.dtype))).encode())
-        if variable.chunks is None:
-            step = max(1, round((variable.nbytes / SMALL) ** (1 / max(variable.ndim, 1))))
-            values = variable[(slice(None, None, step),) * variable.ndim].values
+        if variable.chunks is not None:
+            lazy = True
+            continue
+        steps = [...] if variable.nbytes <= SMALL else np.linspace(0, len(variable) - 1, STEPS, dtype=int)
+        for step in steps:
+            values = variable[step].values
             whole = repr(values.tolist()).encode() if values.dtype == object else np.ascontiguousarray(values).tobytes()
             content.update(whole)
-    return f"{dataset.nbytes} bytes in memory, {content.hexdigest()[:32]}"
+    where = "computed on access" if lazy else "in memory"
+    return f"{dataset.nbytes} bytes {where}, {content.hexdigest()[:32]}"

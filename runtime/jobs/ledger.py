@@ -29,12 +29,11 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.atomic import force, write_aside
 from fsae.runtime.errors import OutputError
 from fsae.runtime.log import log
-from fsae.runtime.output.files import RUN, output_errors
+from fsae.runtime.output.files import RUN, SHARDS, output_errors
 from fsae.runtime.output.layout import Layout, Unit
 from fsae.runtime.output.seal import checksum
 
 from .chunks import chunk_names, keep
-from .lock import SHARDS
 from .shards import Pieces, Shard
 
 FORMAT = 3

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import platform
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from uuid import uuid4
 from filelock import lock_descriptor
 
 from fsae.runtime.errors import OutputError
+from fsae.runtime.output.files import LOCK, SHARDS
+from fsae.runtime.ownership import check_ours, kind, make_folder, open_own, remove_folder, stranger, sweep
 
-LOCK = "lock"
 HOLDER = 200  # bytes of its file that say who holds it; after them stands the token
-SHARDS = "shards"  # a folder of folders, each locked by the process that makes a shard, see resume.py
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5  # between attempts to take a lock that another process holds
 ATTEMPTS = 100  # a folder can be removed between making it and locking in it, by a run that is just ending
 
@@ -32,7 +31,8 @@ def holder(folder: Path) -> str:
     'another run'
     """
     try:
-        return (folder / LOCK).read_text(encoding="utf-8")[:HOLDER].strip() or "another run"
+        with open(open_own(folder / LOCK, os.O_RDONLY), encoding="utf-8") as file:
+            return file.read(HOLDER).strip() or "another run"
     except (OSError, UnicodeDecodeError):  # Windows does not let a locked file be read
         return "another run"
 
@@ -50,14 +50,13 @@ def _take(folder: Path) -> int | None:
     """
     for _ in range(ATTEMPTS):
         with contextlib.suppress(FileNotFoundError):
-            with contextlib.suppress(FileExistsError):  # not exist_ok=True: it fails if the folder goes meanwhile
-                folder.mkdir()
-            number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            _make(folder)
+            number = open_own(folder / LOCK, os.O_RDWR | os.O_CREAT)
             try:
                 if not lock_descriptor(number, blocking=False):
                     os.close(number)
                     return None
-                if os.path.samestat(os.fstat(number), os.stat(folder / LOCK)):
+                if os.path.samestat(os.fstat(number), os.lstat(folder / LOCK)):
                     return number
             except BaseException:
                 os.close(number)
@@ -66,6 +65,21 @@ def _take(folder: Path) -> int | None:
     if not folder.is_dir():  # no other run removes it that often
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     return None
+
+
+def _is_shard(folder: Path) -> bool:
+    """True for the folder of a shard, which lies in the marked folder of its run."""
+    return folder.parent.name == SHARDS
+
+
+def _make(folder: Path) -> None:
+    """Make a folder to lock if it is missing; OutputError if something stands there that is not ours."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir() if _is_shard(folder) else make_folder(folder)
+    if not _is_shard(folder):
+        check_ours(folder)
+    elif kind(folder) not in ("folder", ""):
+        raise stranger(folder, kind(folder))
 
 
 def _take_in_time(folder: Path, patience_s: float) -> int | None:
@@ -95,7 +109,8 @@ class Hold:
     def is_current(self) -> bool:
         """True if no other process has taken the lock since."""
         try:
-            return (self.folder / LOCK).read_bytes() == self.text
+            with open(open_own(self.folder / LOCK, os.O_RDONLY), "rb") as file:
+                return file.read() == self.text
         except PermissionError:
             return os.name == "nt"  # which does not let a locked file be read: so the lock is seen
         except OSError:
@@ -153,7 +168,12 @@ def _leave(folder: Path, number: int, hold: Hold | None) -> None:
     """Give a lock back; its folder goes if nothing else is in it, and no other process has taken it over."""
     try:
         with contextlib.suppress(OSError):  # not empty, or on Windows in use: it goes with the folder next time
-            if (hold is None or hold.is_current()) and [path.name for path in folder.iterdir()] == [LOCK]:
+            if hold is not None and not hold.is_current():
+                pass
+            elif not _is_shard(folder):
+                remove_folder(folder, (LOCK,))
+                sweep(folder.absolute().parent, (LOCK,))
+            elif [path.name for path in folder.iterdir()] == [LOCK]:
                 (folder / LOCK).unlink()
                 folder.rmdir()
     finally:
@@ -163,15 +183,6 @@ def _leave(folder: Path, number: int, hold: Hold | None) -> None:
 def check_idle(folder: Path) -> None:
     """Raise OutputError if a process is making a shard of the run in a folder."""
     for file in sorted(folder.glob(f"{SHARDS}/*/{LOCK}")):
-        with contextlib.suppress(FileNotFoundError), file.open("r+b") as lock:
+        with contextlib.suppress(FileNotFoundError), open(open_own(file, os.O_RDWR), "r+b") as lock:
             if not lock_descriptor(lock.fileno(), blocking=False):
                 raise _busy(file.parent)
-
-
-def clear(folder: Path) -> None:
-    """Remove all that is in a folder but its lock. Files go first: they say what the folders are."""
-    for path in sorted(folder.iterdir(), key=Path.is_dir):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()

@@ -1,61 +1,68 @@
 """One path from a job to its file: it can be stopped at any moment and goes on, and OUT is whole or not there.
 
-    OUT.partial/lock              held while a run is begun, joined or published, see lock.py
-    OUT.partial/run.json, shards/ what the run is and what is finished, see ledger.py
-    OUT.partial/fields.zarr       the output so far, a Zarr store whatever OUT is: shards write chunks of their own
-    OUT.partial/fields.nc         being put together from that at the end, if OUT is NetCDF
+    OUT.partial/made-by-fsae.json  says that the folder is ours, see ownership.py
+    OUT.partial/lock               held while a run is begun, joined or published, see lock.py
+    OUT.partial/run.json, shards/  what the run is and what is finished, see ledger.py
+    OUT.partial/fields.zarr        the output so far, a Zarr store whatever OUT is: shards write chunks of their own
+    OUT.partial/fields.nc          being put together from that at the end, if OUT is NetCDF
 
 A job of one process is a run of one shard. The processes of several shards may start in any order, at any time, on any
 hosts that share the file system and its locks; each holds the lock of its shard while it makes it. Who finishes and
 finds all shards complete publishes, under the lock of the whole and only while run.json is there: once. The store
-becomes OUT by one renaming, after which the rest is removed; so the record outlives every other step.
+becomes OUT by one renaming, after which the rest is removed; so the record outlives every other step. Earlier output
+changes places with it in that step, and is removed with the rest.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fsae.runtime.atomic import force
 from fsae.runtime.errors import FsaeError, OutputError, Stopped, UsageError
 from fsae.runtime.log import log
 from fsae.runtime.output.files import (
+    ASSEMBLED,
+    FIELDS,
+    LOCK,
     RUN,
     check_output,
-    is_netcdf,
+    clear,
     output_errors,
     partial_of,
     publish,
-    read_attributes,
-    remove,
-    replaced_by,
     unfinished,
 )
 from fsae.runtime.output.layout import Layout, Unit, write_unit
+from fsae.runtime.output.marks import is_netcdf, read_attributes
 from fsae.runtime.output.seal import METADATA, assemble, damage_of, finish_zarr, frame_files, mend
 from fsae.runtime.output.zarr import ZarrStore
+from fsae.runtime.ownership import check_plain, kind
 from fsae.runtime.signals import uninterrupted
 
 from .identity import check_inputs, difference, identity, same_request
 from .job import Job
 from .ledger import Run, check_units, open_ledger, read_run, start_run
-from .lock import Hold, TakenOver, check_idle, clear, locked
+from .lock import Hold, TakenOver, check_idle, locked
 from .shards import WHOLE, Part, Shard, check_divisible, listed, pieces_of
 from .writer import open_writer
 
-FIELDS = "fields.zarr"
-ASSEMBLED = "fields.nc"
+LEVELS = 4  # of folders in which links are looked for: down to the chunks of a member, of which there may be many
 PATIENCE_S = 60.0  # for the lock of the whole, which other shards hold for moments
 LONG_S = 1e9  # for it at the end: whoever holds it then publishes, or finds that this process is to do it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where a result goes: `overwrite` replaces what is there, `resume` goes on with an unfinished run of it."""
+    """Where a result goes: `overwrite` replaces what is there, `resume` goes on with an unfinished run of it.
+
+    `inputs` is all that is read, by what it is, and never touched.
+    """
 
     path: Path
     overwrite: bool = False
     resume: bool = False
+    inputs: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def partial(self) -> Path:
@@ -116,9 +123,7 @@ def to_file(
 
 def check_place(output: Output) -> None:
     """Raise an error if the output cannot be written, see `files.check_output`, or its unfinished run beside it."""
-    check_output(output.path, output.overwrite or output.resume)
-    if output.partial.is_file():  # of a file that was written without a run
-        output.partial.unlink()
+    check_output(output.path, output.overwrite or output.resume, output.inputs)
 
 
 def is_complete(layout: Layout, output: Output, wanted: Mapping[str, str]) -> bool:
@@ -127,11 +132,11 @@ def is_complete(layout: Layout, output: Output, wanted: Mapping[str, str]) -> bo
     OutputError if the output of another request is there.
     """
     path = output.path
-    if output.overwrite or not path.exists():
+    if output.overwrite or not kind(path):
         return False
     if not output.resume:  # came into being since it was checked
         raise OutputError(f"{path} exists", advice="give another path or --overwrite")
-    other = same_request(layout, read_attributes(path))
+    other = same_request(layout, read_attributes(path, is_netcdf(path)))
     if other:
         found = f"{path} exists and is the output of another run, which differs in {other}"
         raise OutputError(found, advice="give another path or --overwrite")
@@ -139,9 +144,7 @@ def is_complete(layout: Layout, output: Output, wanted: Mapping[str, str]) -> bo
     if run is None or run.identity == wanted:
         check_idle(output.partial)
         with output_errors(path, ""):
-            if run is not None:  # it was killed while it published
-                remove(replaced_by(path))
-            clear(output.partial)
+            clear(output.partial)  # of a run that was killed while it published
     return True
 
 
@@ -161,6 +164,7 @@ def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int, wh
     at work on it.
     """
     folder, path = output.partial, output.path
+    check_plain(folder, LEVELS)
     run, new = read_run(folder), Run(folder, count, pieces_of(job), wanted)
     if run is not None:
         if run.count == count == 1 and not output.resume:
@@ -172,7 +176,7 @@ def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int, wh
         except FsaeError:
             if run.fields(run.shards) and not output.overwrite:
                 raise
-    elif (folder / RUN).exists() and not output.overwrite:
+    elif kind(folder / RUN) and not output.overwrite:
         raise unfinished(folder, " of another version, or damaged", "--overwrite starts again")
     check_idle(folder)
     whole.check()
@@ -221,7 +225,7 @@ def begin_again(run: Run, output: Output, shards: Sequence[Shard]) -> None:
     check_kept(run, output, shards)
     for place in map(run.place, shards):
         if place.is_dir():
-            clear(place)
+            clear(place, [path.name for path in sorted(place.iterdir(), key=Path.is_dir) if path.name != LOCK])
 
 
 def write_shard(job: Job, run: Run, path: Path, shard: Shard, hold: Hold, progress: Callable[[int], None]) -> None:
@@ -304,7 +308,7 @@ def publish_run(layout: Layout, run: Run, output: Output, whole: Hold) -> None:
     """
     path, folder, place = output.path, run.folder, run.folder / (ASSEMBLED if is_netcdf(output.path) else FIELDS)
     with keeping(run, run.shards):
-        check_output(path, output.overwrite)
+        check_output(path, output.overwrite, output.inputs)
         with output_errors(path, ""):
             remove_torn(folder)
         sums = check_units(run, folder / FIELDS, layout)
@@ -315,16 +319,19 @@ def publish_run(layout: Layout, run: Run, output: Output, whole: Hold) -> None:
                 finish_zarr(place, layout, sums)
         whole.check()
         with output_errors(path, ""):
-            publish(place, path)
+            publish(place, path, output.overwrite)
             force(path.absolute().parent)
-    with uninterrupted(), contextlib.suppress(OSError):  # the output is there, and this is no part of it
-        if whole.is_current():
-            clear(folder)
+    try:
+        with uninterrupted():
+            if whole.is_current():
+                clear(folder)
+    except (OSError, OutputError) as error:  # the output is there, and this is no part of it
+        log.warning(f"{path} is complete, but {folder} stays: {error}")
 
 
 def remove_torn(folder: Path) -> None:
     """Remove half-written files left by killed writers. No other process may be writing."""
-    remove(folder / ASSEMBLED)
+    clear(folder, [ASSEMBLED])
     for torn in (folder / FIELDS).rglob("*.partial"):  # chunks that zarr was writing aside
         torn.unlink()
 
@@ -341,8 +348,8 @@ def _assemble(folder: Path, layout: Layout, path: Path) -> None:
         if damaged:
             raise OutputError(f"{path} was damaged while it was written ({damaged})")
     except BaseException:
-        with contextlib.suppress(OSError):
-            remove(place)
+        with contextlib.suppress(OSError, OutputError):
+            clear(folder, [ASSEMBLED])
         raise
 
 

@@ -2,49 +2,38 @@
 
 import contextlib
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from fsae.runtime import ownership
 from fsae.runtime.errors import OutputError, UsageError
-from fsae.runtime.input.sources import READ_ERRORS, ZARR_MARKS, reason
+from fsae.runtime.input.sources import Source, reason
+from fsae.runtime.ownership import check_ours, exchange, is_ours, kind, remove_tree, rename_new, stranger
 from fsae.runtime.signals import uninterrupted
 
+from .marks import foreign_reason, is_netcdf, marked, stranger_in
 from .netcdf import NetcdfStore
 from .store import Attribute, Store
 from .zarr import ZarrStore
 
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
-RUN = "run.json"  # in the folder of a run that can go on after an interruption, see jobs/ledger.py
+NOTHING: Mapping[str, object] = {}
+
+# In the folder of unfinished output, beside its mark and its lock:
+RUN = "run.json"  # of a run that can go on after an interruption, see jobs/ledger.py
+LOCK, SHARDS = "lock", "shards"  # see jobs/lock.py
+FIELDS, ASSEMBLED = "fields.zarr", "fields.nc"
+REPLACED = "replaced"  # earlier output, for a moment, on file systems that cannot exchange two names
+CONTENTS = (RUN, f"{RUN}.new", ASSEMBLED, SHARDS, FIELDS, REPLACED)  # in the order of removal
 
 SUFFIXES = (".nc", ".zarr")  # NetCDF-4 and Zarr: a Zarr folder with the suffix of another format would surprise
 
 
-def is_netcdf(path: Path) -> bool:
-    """True if the path asks for NetCDF-4."""
-    return path.suffix == ".nc"
-
-
 def partial_of(path: Path) -> Path:
     """Path of the output while it is not yet whole."""
-    if not path.name:
+    if path.name in ("", ".."):
         raise UsageError(f"found the output {str(path)!r}", "the name of a file or store, such as out.zarr")
     return path.with_name(path.name + ".partial")
-
-
-def read_attributes(path: Path) -> dict[str, Any]:
-    """Global attributes of a file or store; OutputError if it cannot be read."""
-    import h5netcdf
-    import zarr
-
-    try:
-        if is_netcdf(path):
-            with h5netcdf.File(path, "r") as file:
-                return dict(file.attrs)
-        return dict(zarr.open_group(path, mode="r").attrs)
-    except READ_ERRORS as error:
-        raise OutputError(f"{path} exists and cannot be read: {reason(error)}", advice="give another path") from None
 
 
 def unfinished(folder: Path, which: str, advice: str) -> OutputError:
@@ -52,21 +41,23 @@ def unfinished(folder: Path, which: str, advice: str) -> OutputError:
     return OutputError(f"{folder} holds an unfinished run{which}", advice=advice)
 
 
-def check_output(path: Path, overwrite: bool) -> None:
+def check_output(path: Path, overwrite: bool, inputs: Mapping[str, object] = NOTHING) -> None:
     """Raise OutputError if the path exists (without `overwrite`) or cannot be written.
 
-    UsageError if its suffix is not one of `SUFFIXES`. Only what looks like earlier output is ever replaced: a
-    file by NetCDF, a Zarr store by Zarr.
+    UsageError if its suffix is not one of `SUFFIXES`. With `overwrite` only our own output may be there. Neither it nor
+    the folder of unfinished output beside it may be, hold or lie in one of the `inputs`: all that is read, by its kind.
     """
     if path.suffix not in SUFFIXES:
         raise UsageError(f"found the output {path}", "a name that ends in .nc for NetCDF-4, or in .zarr for Zarr")
-    if path.is_symlink() or path.exists():
+    check_apart(path, inputs)
+    found = kind(path)
+    if found == "link":
+        raise OutputError(f"{path} is a link, which is not replaced", advice="give the path it leads to, or another")
+    if found:
         if not overwrite:
             raise OutputError(f"{path} exists", advice="give another path or --overwrite")
-        if is_netcdf(path) != path.is_file():
-            raise OutputError(f"{path} exists and is a {'file' if path.is_file() else 'folder'}: it is not replaced")
-        if path.is_dir() and any(path.iterdir()) and not any((path / mark).exists() for mark in ZARR_MARKS):
-            raise OutputError(f"{path} exists and is not a Zarr store: it is not replaced")
+        check_replaceable(path)
+    check_ours(partial_of(path))
     parent = path.absolute().parent
     if not parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {parent}")
@@ -74,35 +65,94 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise OutputError(f"cannot write {path}: no permission to write in {parent}")
 
 
-def remove(path: Path) -> None:
-    """Remove a file or folder if it exists."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def check_replaceable(path: Path) -> None:
+    """Raise OutputError unless our own output is at a path, whose suffix says its kind."""
+    why = foreign_reason(path, is_netcdf(path))
+    if why:
+        raise OutputError(f"{path} exists and {why}: it is not replaced", advice="move it away, or give another path")
 
 
-def replaced_by(path: Path) -> Path:
-    """Path of replaced output until its successor has taken the name."""
-    return path.with_name(path.name + ".replaced")
+def check_apart(path: Path, inputs: Mapping[str, object]) -> None:
+    """Raise OutputError if an output, finished or not, is one of the inputs, holds one or lies in one.
+
+    Files are compared as the file system knows them: through links, under other names and letters.
+    """
+    for name, given in inputs.items():
+        read = read_paths(given)
+        which = f"the {name}" if len(read) == 1 else f"one of the {name} files"
+        for one in read:
+            for place in (path, partial_of(path)):
+                if _lies_in(one, place):
+                    same = _lies_in(place, one)
+                    raise OutputError(
+                        f"{place} {'is' if same else 'holds'} {which}", advice="give another path for the output"
+                    )
+                if _lies_in(place, one):
+                    raise OutputError(f"{place} lies in {which}, {one}", advice="give another path for the output")
 
 
-def publish(partial: Path, path: Path) -> None:
-    """Give a finished file or store its name; what was there before is removed only then."""
-    if not path.exists():
-        partial.rename(path)
-    elif path.is_file():
-        partial.replace(path)
-    else:  # a folder cannot be replaced in one step
-        before = replaced_by(path)
-        remove(before)
-        path.rename(before)
+def read_paths(given: object) -> tuple[Path, ...]:
+    """The files and folders that an input is read from, as far as it tells: none for a number."""
+    if isinstance(given, Source | str | os.PathLike | list | tuple):
+        source = Source.of(given)
+        return source.paths if source.dataset is None else read_paths(source.dataset)
+    origin = getattr(given, "encoding", {}).get("source")  # of a dataset that xarray opened
+    return (Path(origin),) if isinstance(origin, str) else ()
+
+
+def _lies_in(inner: Path, outer: Path) -> bool:
+    """True if a path is the same file or folder as another one, or lies in it, by its own name or through links."""
+    try:
+        found = outer.stat()
+    except (OSError, ValueError):
+        return False
+    for way in (inner.absolute(), Path(os.path.realpath(inner))):
+        for step in (way, *way.parents):
+            with contextlib.suppress(OSError, ValueError):
+                if os.path.samestat(found, step.stat()):
+                    return True
+    return False
+
+
+def publish(new: Path, path: Path, overwrite: bool) -> None:
+    """Give a finished file or store its name; earlier output that it replaces takes its place.
+
+    OutputError, and nothing is changed, if something else has come to the path since it was checked.
+    """
+    if not kind(path) or not overwrite:
         try:
-            partial.rename(path)
-        except OSError:
-            before.rename(path)
-            raise
-    remove(replaced_by(path))  # also what a run left that was killed right here
+            rename_new(new, path)
+        except FileExistsError:
+            raise OutputError(f"{path} exists", advice="give another path or --overwrite") from None
+        return
+    aside = new.with_name(REPLACED)
+    exchange(new, path, aside)
+    try:
+        why = foreign_reason(new, is_netcdf(path))
+    except BaseException:
+        exchange(new, path, aside)
+        raise
+    if why:
+        exchange(new, path, aside)
+        raise OutputError(f"{path} exists and {why}: it is not replaced", advice="move it away, or give another path")
+
+
+def clear(folder: Path, names: Iterable[str] = CONTENTS) -> None:
+    """Remove what a folder of ours holds of these names, in this order, so that what says what it is goes first.
+
+    OutputError, and nothing is removed, if something that is not ours lies among it.
+    """
+    there = [folder / name for name in names if kind(folder / name)]
+    for path in there:
+        found = kind(path)
+        if found == "folder":
+            ownership.check_plain(path)
+        elif found != "file":
+            raise stranger(path, found)
+        if path.name == FIELDS and (name := stranger_in(path)):
+            raise stranger(path / name, kind(path / name))
+    for path in there:
+        remove_tree(path)
 
 
 @contextlib.contextmanager
@@ -123,23 +173,35 @@ def output_errors(path: Path, left: str = "; nothing was left there") -> Iterato
 def open_store(path: Path, attributes: Mapping[str, Attribute], overwrite: bool = False) -> Iterator[Store]:
     """An empty store, which gets its name when the block ends, and is removed if the block fails."""
     check_output(path, overwrite)
-    partial = partial_of(path)
-    if (partial / RUN).is_file():
-        raise unfinished(partial, "", "finish it with --resume, or remove it")
+    folder, netcdf = partial_of(path), is_netcdf(path)
+    if kind(folder / RUN):
+        raise unfinished(folder, "", "finish it with --resume, or remove it")
+    place = folder / (ASSEMBLED if netcdf else FIELDS)
     store: Store | None = None
+    made = ""
     try:
         with output_errors(path):
-            remove(partial)  # of a run that was killed
-            everything = {"Conventions": CONVENTIONS, **attributes}
-            store = NetcdfStore(partial, everything) if is_netcdf(path) else ZarrStore(partial, everything)
+            if is_ours(folder):  # of a run that was killed
+                discard(folder)
+            made = ownership.make_folder(folder)
+            everything = marked({"Conventions": CONVENTIONS, **attributes})
+            store = NetcdfStore(place, everything) if netcdf else ZarrStore(place, everything)
         yield store
         with output_errors(path):
             store.close()
-            publish(partial, path)
+            publish(place, path, overwrite)
+            discard(folder)
     except BaseException:
         with contextlib.suppress(OSError, RuntimeError):
             if store is not None:
                 store.close()
-        with contextlib.suppress(OSError):
-            remove(partial)
+        with contextlib.suppress(OSError, OutputError):
+            if made and made == ownership.nonce_of(folder):
+                discard(folder)
         raise
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder of unfinished output; whatever in it is not ours stays, and so does the folder then."""
+    clear(folder)
+    ownership.remove_folder(folder, (LOCK,))

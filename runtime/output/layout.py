@@ -15,6 +15,7 @@ from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 
 from .files import CONVENTIONS, open_store, output_errors
+from .marks import marked
 from .store import Array, Attribute, Coordinate, Store
 from .times import LEAD, REFERENCE, ReferenceTimes, TimeAxis, reference_coordinates
 
@@ -139,8 +140,8 @@ class Layout:
 
 
 def global_attributes(layout: Layout) -> dict[str, Attribute]:
-    """Global attributes of a file or store of a layout."""
-    return {"Conventions": CONVENTIONS, **layout.attributes}
+    """Global attributes of a file or store of a layout, with our mark."""
+    return marked({"Conventions": CONVENTIONS, **layout.attributes})
 
 
 def coordinates(layout: Layout) -> list[Coordinate]:
@@ -284,4 +285,4 @@ def to_dataset(layout: Layout, values: F32) -> "xr.Dataset":
         for array, slots in zip(data_arrays(layout), layout.slots.values(), strict=True)
     }
     variables |= {c.name: (c.dims, c.values, dict(c.attributes)) for c in coordinates(layout)}
-    return xr.decode_cf(xr.Dataset(variables, attrs={"Conventions": CONVENTIONS, **layout.attributes}))
+    return xr.decode_cf(xr.Dataset(variables, attrs=global_attributes(layout)))

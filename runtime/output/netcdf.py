@@ -59,7 +59,7 @@ class NetcdfStore:
     def __init__(self, path: Path, attributes: Mapping[str, Attribute]) -> None:
         import h5netcdf
 
-        self._disk = _PatientFile(path, "w+b")
+        self._disk = _PatientFile(path, "x+b")  # nothing may be there, a link neither
         self._file = h5netcdf.File(self._disk, "w")
         self.describe(attributes)
 

@@ -185,6 +185,11 @@ def test_lat_lon_goes_in_and_comes_out_by_the_bundles_own_weights(
         np.testing.assert_array_equal(found["lat"].values, grid.lat_deg)
 
 
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def _text(path: Path) -> Path:
     path.write_text("a,b\n1,2\n")
     return path
@@ -221,7 +226,7 @@ BAD_DATA = {
     "no file": (lambda p: p / "missing.nc", "found no file"),
     "text": (lambda p: _text(p / "bad.nc"), "neither NetCDF nor Zarr"),
     "truncated": (lambda p: _cut(_changed(p / "bad.nc", lambda d: d)), "cannot read"),
-    "plain folder": (lambda p: p, "not a Zarr store"),
+    "plain folder": (lambda p: _folder(p / "bad"), "not a Zarr store"),
     "no variable": (lambda p: _changed(p / "bad.nc", lambda d: d.drop_vars("uas")), "has no variable 'uas'"),
     "wrong units": (lambda p: _changed(p / "bad.nc", _in_units("m")), "cannot be converted to 'K'"),
     "unlikely values": (lambda p: _changed(p / "bad.nc", _in_units("degC")), "expected within 150 to 350 K"),

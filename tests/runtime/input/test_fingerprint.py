@@ -83,7 +83,7 @@ def test_of_a_large_file_blocks_are_read(tmp_path: Path, monkeypatch: pytest.Mon
         before = fingerprint(path)
 
 
-def test_data_in_memory_is_its_values() -> None:  # oracle: one value
+def test_data_in_memory_is_its_values(monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: one value
     def data(value: float) -> xr.Dataset:
         values = np.zeros((3, 4), dtype=np.float32)
         values[2, 3] = value
@@ -91,4 +91,8 @@ def test_data_in_memory_is_its_values() -> None:  # oracle: one value
 
     assert fingerprint(data(0)) == fingerprint(data(0)) != fingerprint(data(1))
     assert fingerprint(data(0).chunk()) == fingerprint(data(1).chunk())  # it would have to be computed
+    before = fingerprint(data(0))
+    monkeypatch.setattr(room, "SMALL", 0)
+    assert fingerprint(data(0)) != fingerprint(data(1))
+    assert before != fingerprint(data(1))
     assert fingerprint(1950.5) == fingerprint(None) == fingerprint("no such file") == ""

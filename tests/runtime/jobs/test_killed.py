@@ -108,13 +108,13 @@ def test_killed_while_publishing(
         more += ["--shard", "3/3"]
     else:
         with monkeypatch.context() as patch:
-            patch.setattr(resume, "publish", lambda partial, path: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+            patch.setattr(resume, "publish", lambda *given: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
             with pytest.raises(OutputError, match=f"broken; {FIELDS} of {FIELDS} fields are kept"):
                 generate(emulator, ready / name)
     if case == "over another":
-        emulator.generate_file(ready / "old.zarr", Request(members=1, steps=1))
-        (ready / "old.zarr").rename(ready / name) if zarr_out else (ready / name).write_bytes(b"old")
-        shutil.rmtree(ready / "old.zarr", ignore_errors=True)
+        earlier = ready / f"earlier{Path(name).suffix}"
+        emulator.generate_file(earlier, Request(members=1, steps=1))
+        earlier.rename(ready / name)
         more += ["--overwrite"]
     shutil.copytree(ready, tmp_path / "count")
     nursery.start(*SMALL.words(tmp_path / "count" / name, *more), fatal=-1, folder=tmp_path / "count")

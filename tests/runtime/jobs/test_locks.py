@@ -25,6 +25,7 @@ from fsae.runtime.emulator import Emulator
 from fsae.runtime.errors import OutputError
 from fsae.runtime.jobs import lock, resume
 from fsae.runtime.jobs.lock import TakenOver, holder, locked
+from fsae.runtime.ownership import remove_folder
 from fsae.runtime.signals import termination_as_interrupt
 
 # --- signals that come again ---
@@ -109,19 +110,19 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:  # oracle: a c
 
 
 def test_a_folder_that_goes_while_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # oracle: the order of events, in which another run ends between the two looks of `mkdir`
-    folder, make, calls = tmp_path / "folder", os.mkdir, []
-    folder.mkdir()
+    # oracle: the order of events, in which another run ends just when its folder was found
+    folder, make, calls = tmp_path / "folder", lock.make_folder, []
+    make(folder)
 
-    def gone(path: Path, mode: int = 0o777) -> None:
+    def gone(path: Path) -> str:
         calls.append(path)
         try:
-            make(path, mode)
+            return make(path)
         except FileExistsError:
-            folder.rmdir()
+            remove_folder(folder)
             raise
 
-    monkeypatch.setattr(os, "mkdir", gone)
+    monkeypatch.setattr(lock, "make_folder", gone)
     with locked(folder):
         assert folder.is_dir()
     assert calls == [folder, folder]

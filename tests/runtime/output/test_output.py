@@ -133,7 +133,7 @@ def test_overwrite_spares_what_is_no_output(tmp_path: Path) -> None:
     (tmp_path / "notes.zarr").write_text("a file")
     (tmp_path / "folder.nc").mkdir()
     for name, message in (
-        ("thesis.zarr", "is not a Zarr store"),
+        ("thesis.zarr", "is no output of fsae"),
         ("notes.zarr", "is a file"),
         ("folder.nc", "is a folder"),
     ):
