@@ -23,6 +23,8 @@ MARK = "fsae_mark"
 OWN = "fsae_"  # how our own attributes begin, which no program changes by itself
 BEFORE_MARKS = ("fsae_bundle", "fsae_manifest_sha256", "fsae_request", "fsae_versions")  # in the output of fsae 0.1.0
 
+METADATA = "zarr.json"
+
 # Files of a Zarr store: metadata, chunks, and what zarr writes before it renames it to one of them.
 IN_STORE = re.compile(r"(zarr\.json|zarr|[0-9]+|c)(\.[0-9a-f]{32}\.partial)?")
 
@@ -73,11 +75,9 @@ def _of_file(path: Path) -> tuple[dict[str, Any], set[str]]:
 
 
 def _of_store(path: Path) -> tuple[dict[str, Any], set[str]]:
-    """Attributes of a Zarr group, and the names of all attributes of its arrays."""
-    import zarr
-
-    group = zarr.open_group(path, mode="r")
-    return dict(group.attrs), {name for _, array in group.arrays() for name in array.attrs}
+    """Attributes of a Zarr group, and the names of all attributes of its arrays, as their metadata have them."""
+    own, *others = (json.loads(file.read_bytes()) for file in (path / METADATA, *sorted(path.glob(f"*/{METADATA}"))))
+    return dict(own["attributes"]), {name for found in others for name in found.get("attributes", {})}
 
 
 def foreign_reason(path: Path, netcdf: bool) -> str:

@@ -1,0 +1,164 @@
+"""What is not ours stays as it is: whatever stands where an output, its folder or a file in it belongs, links too."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from runs import SMALL, Command, interrupted_run
+
+from fsae.runtime.cli.main import main
+from fsae.runtime.emulator import Emulator, write_climatology
+from fsae.runtime.ensemble.request import Request
+from fsae.runtime.errors import OutputError
+
+MODES = [(), ("--resume",), ("--overwrite",), ("--shard", "1/2")]
+
+
+def snapshot(folder: Path) -> dict[str, object]:
+    """Everything below a folder: links by where they lead, files by content and time, folders by name."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name, status = str(path.relative_to(folder)), path.lstat()
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        else:
+            found[name] = (path.read_bytes(), status.st_mtime_ns) if path.is_file() else status.st_mode
+    return found
+
+
+def _folder(path: Path, mine: Path) -> None:
+    path.mkdir()
+    (path / "chapter1.tex").write_text("years of work")
+    (path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    (path / "run.json").write_text("{}")
+    (path / "lock").write_text("mine")
+
+
+PLANTED: dict[str, Callable[[Path, Path], object]] = {
+    "folder": _folder,
+    "empty folder": lambda path, mine: path.mkdir(),
+    "file": lambda path, mine: path.write_text("years of work"),
+    "link to a folder": lambda path, mine: path.symlink_to(mine),
+    "link to a file": lambda path, mine: path.symlink_to(mine / "chapter1.tex"),
+    "dangling link": lambda path, mine: path.symlink_to(mine / "nowhere"),
+}
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder of the user's, elsewhere."""
+    _folder(tmp_path / "mine", tmp_path)
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+@pytest.mark.parametrize("place", ["out.zarr", "out.nc", "out.zarr.partial", "out.nc.partial"])
+def test_what_stands_in_the_way_stays(command: Command, tmp_path: Path, mine: Path, place: str, kind: str) -> None:
+    # oracle: a snapshot of all that is there before
+    PLANTED[kind](tmp_path / place, mine)
+    before = snapshot(tmp_path)
+    for more in MODES:
+        said = command(*SMALL.words(tmp_path / place.removesuffix(".partial"), *more))
+        assert said.code == OutputError.exit_code, said
+        assert place in said.err.splitlines()[-1]
+        assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_other_names_beside_the_output_are_nobody_elses_business(
+    emulator: Emulator, tmp_path: Path, mine: Path, kind: str
+) -> None:  # oracle: a snapshot of the user's things before
+    names = ["out.zarr.replaced", "out.zarr.new", "out.zarr.lock", ".fsae-mine", ".fsae-" + "0" * 31]
+    for name in names:
+        PLANTED[kind](tmp_path / name, mine)
+    before = snapshot(tmp_path)
+    for overwrite in (False, True):
+        SMALL.generate(emulator, tmp_path / "out.zarr", overwrite=overwrite, seed=int(overwrite))
+        found = {name: was for name, was in snapshot(tmp_path).items() if not f"{name}/".startswith("out.zarr/")}
+        assert found == before
+
+
+@pytest.mark.parametrize(
+    "inside", ["lock", "run.json", "fields.zarr", "shards", "fields.zarr/tas", "fields.zarr/tas/c"]
+)
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+def test_links_in_our_own_folder_are_not_followed(
+    emulator: Emulator, command: Command, tmp_path: Path, mine: Path, name: str, inside: str
+) -> None:  # oracle: a snapshot of the folder that a link leads to
+    interrupted_run(emulator, tmp_path / name, 4)
+    place = tmp_path / f"{name}.partial" / inside
+    target = mine if place.is_dir() else mine / "chapter1.tex"
+    place.rename(tmp_path / "aside")
+    place.symlink_to(target)
+    before = snapshot(mine)
+    for more in MODES:
+        command(*SMALL.words(tmp_path / name, *more))
+        assert snapshot(mine) == before
+
+
+@pytest.mark.parametrize("name", ["theirs.zarr", "theirs.nc"])
+def test_only_output_of_ours_is_replaced(emulator: Emulator, command: Command, tmp_path: Path, name: str) -> None:
+    # oracle: what other programs write, from nothing or from our output, byte by byte
+    data = xr.Dataset({"tas": ("x", np.arange(3.0))})
+    ours = tmp_path / f"ours{Path(name).suffix}"
+    SMALL.generate(emulator, ours)
+    engine = "zarr" if name.endswith(".zarr") else "h5netcdf"
+    with xr.open_dataset(ours, engine=engine) as found:
+        again = found.load()
+
+    def write(theirs: xr.Dataset) -> None:
+        if engine == "zarr":
+            theirs.to_zarr(tmp_path / name, mode="w", consolidated=False)
+        else:
+            theirs.to_netcdf(tmp_path / name, engine=engine)
+
+    changed = again.assign_attrs(history="Mon Nov 2: cdo timmean in out\n" + again.attrs["history"])
+    for theirs in (data, again, changed):
+        write(theirs)
+        before = snapshot(tmp_path)
+        said = command(*SMALL.words(tmp_path / name, "--overwrite"))
+        assert said.code == OutputError.exit_code, said
+        assert "it is not replaced" in said.err
+        assert snapshot(tmp_path) == before
+    assert command(*SMALL.words(ours, "--overwrite")).code == 0
+
+
+def test_nothing_that_a_command_reads_is_replaced(
+    emulator: Emulator, command: Command, tmp_path: Path, tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # oracle: a snapshot of all inputs; each is an output of ours, so that only its use protects it
+    for name in ("fields.zarr", "fields.nc", "forcing.nc"):
+        emulator.generate_file(tmp_path / name, Request(members=1, start="1990-01", steps=12))
+    emulator.compress_file(tmp_path / "fields.nc", tmp_path / "latents.zarr", climatology="training")
+    write_climatology(tmp_path / "fields.nc", tmp_path / "climatology.nc", model=tiny_bundle_path)
+    os.link(tmp_path / "fields.nc", tmp_path / "hard.nc")
+    (tmp_path / "soft.nc").symlink_to("fields.nc")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    known = ("--climatology", "climatology.nc")
+    before = snapshot(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ("compress", "fields.zarr", "fields.zarr", *known),
+        ("compress", "fields.zarr", "folder/fields.zarr", *known),
+        ("compress", "fields.zarr", "fields.zarr/tas.zarr", *known),
+        ("compress", "fields.nc", "hard.nc", *known),
+        ("compress", "soft.nc", "fields.nc", *known),
+        ("compress", "fields.nc", "soft.nc", *known),
+        ("compress", "f*.nc", "forcing.nc", *known),
+        ("compress", "fields.nc", "climatology.nc", *known),
+        ("superres", "fields.nc", "climatology.nc", "--zoom", "1", *known),
+        ("decompress", "latents.zarr", "latents.zarr"),
+        ("generate", "--forcing", "forcing.nc", "--start", "1990-01", "--out", "forcing.nc"),
+        ("generate", "--initial", "fields.nc", *known, "--out", "fields.nc"),
+        ("generate", "--initial", "fields.nc", *known, "--out", "climatology.nc"),
+    ):
+        for more in ((), ("--overwrite",)):
+            said = command(*words, *more)
+            assert said.code == OutputError.exit_code, (words, said)
+            assert snapshot(tmp_path) == before, words
+    for out in ("fields.nc", "hard.nc"):
+        words = ["climatology", "fields.nc", out, "--overwrite", "--model", str(tiny_bundle_path)]
+        assert main(words) == OutputError.exit_code
+        assert snapshot(tmp_path) == before
