@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,12 +63,14 @@ def on_stderr(program: str = "") -> Iterator[None]:
 @contextlib.contextmanager
 def in_file(path: Path) -> Iterator[None]:
     """Append the records of "fsae" to the file `path`, with date and time, while the block runs."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.addFilter(one_line)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(handler)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
+    from .ownership import open_own  # no link is followed, and no pipe waited for
+
+    with open(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8") as file:
+        handler = logging.StreamHandler(file)
+        handler.addFilter(one_line)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)

@@ -46,22 +46,27 @@ def check_place(folder: Path, overwrite: bool) -> None:
         return
     if not folder.is_dir():
         raise OutputError(f"{folder} is a file", "a folder for the Triton repository", "choose another")
-    entries = sorted(folder.iterdir())
-    foreign = [path.name for path in entries if not _is_ours(path)]
-    if foreign:
+    why, entries = foreign_to_repository(folder), sorted(folder.iterdir())
+    if why:
         raise OutputError(
-            f"{folder} holds {foreign[0]}, which fsae-export did not write",
+            f"{folder} {why}",
             advice="choose another folder for --triton (the server accepts several --model-repository)",
         )
     if entries and not overwrite:
         raise OutputError(f"{folder} holds {entries[0].name} already: give --overwrite, or choose another folder")
 
 
+def foreign_to_repository(folder: Path) -> str:
+    """Why a folder is not taken for a repository of ours, in words; empty if all its models are, or if it is empty."""
+    foreign = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
+    return f"holds {foreign[0]}, which fsae-export did not write" if foreign else ""
+
+
 def write_repository(bundle: Bundle, folder: Path, *, overwrite: bool = False) -> list[str]:
     """Write the repository aside and put it in place as a whole; return the names of its models."""
     check_place(folder, overwrite)
     names = []
-    with replacing(folder.resolve()) as new:
+    with replacing(folder.resolve(), foreign_to_repository) as new:
         for precision in bundle.manifest.precisions:
             for graph in bundle.manifest.graphs:
                 name = model_name(bundle.manifest.name, graph, precision)
@@ -141,7 +146,11 @@ def _write_model(bundle: Bundle, file: str, folder: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """True if a path is the folder of a model that fsae-export wrote."""
+    """True if a path is the folder of a model that fsae-export wrote, and holds nothing else."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        return (path / CONFIG).read_text(encoding="utf-8").startswith(MARK)
+        if path.is_symlink() or not (path / CONFIG).read_text(encoding="utf-8").startswith(MARK):
+            return False
+        others = {entry.name for entry in path.iterdir()} - {CONFIG, VERSION}
+        weights = (path / VERSION).iterdir() if (path / VERSION).is_dir() else ()
+        return not others and all(entry.name == MODEL or ".onnx." in entry.name for entry in weights)
     return False

@@ -19,6 +19,8 @@ from fsae.runtime.atomic import write_aside
 from fsae.runtime.backends.cuda import find_gpu
 from fsae.runtime.backends.devices import FLAVOURS
 from fsae.runtime.backends.engine_index import (
+    BUILT,
+    LOCK_FOLDER,
     PORTABLE,
     Engine,
     Index,
@@ -34,13 +36,14 @@ from fsae.runtime.backends.engine_index import (
 from fsae.runtime.backends.tensorrt import import_tensorrt, this_target
 from fsae.runtime.bundle.exported import remember
 from fsae.runtime.bundle.external_data import read_graph
-from fsae.runtime.bundle.files import COMPILED, INDEX, Bundle, file_entry, fingerprint
+from fsae.runtime.bundle.files import INDEX, Bundle, file_entry, fingerprint
 from fsae.runtime.bundle.manifest import graph_file
 from fsae.runtime.errors import BundleError, DeviceError, OutputError, UsageError
 from fsae.runtime.jobs.lock import locked
+from fsae.runtime.ownership import kind
 
 from .compile import BuildOptions, OnnxGraph, Progress, build_engine
-from .layer_report import SUFFIX, layer_report, report_name
+from .layer_report import layer_report, report_name
 
 log = logging.getLogger("fsae.export.engines")
 FOR_CPUS = "int8"  # graphs of this precision round as CPUs do
@@ -48,7 +51,6 @@ FOR_CPUS = "int8"  # graphs of this precision round as CPUs do
 # What TensorRT-RTX compiles for by default (its support matrix): one engine runs on all of these.
 PORTABLE_CAPABILITIES = ("8.6", "8.9", "12.0")
 TIMINGS = ".timings"  # suffix of timing caches
-LOCK_FOLDER = f".{COMPILED}"  # beside the engines' folder, so that no lock file is left among them
 Write = Callable[[str, bytes], None]  # name of a file in the engines' folder, content
 
 
@@ -147,7 +149,8 @@ def _build_missing(shop: Workshop, precisions: Sequence[str]) -> list[Engine]:
         if timings:
             caches.append(_write_timings(write, shop.target, timings))
         write(INDEX, index_text(kept, caches).encode())
-    _sweep(folder, kept, caches)
+    before = {engine.file for engine in index.engines} | {cache.file for cache in index.timing_caches}
+    _sweep(folder, before, kept, caches)
     remember(fingerprint(bundle.folder))
     return built
 
@@ -277,11 +280,11 @@ def _cannot_write(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {error.strerror}; is there space, and is the folder yours?")
 
 
-def _sweep(folder: Path, engines: Sequence[Engine], caches: Sequence[TimingCache]) -> None:
-    """Remove engines, reports and timings that the index does not list, and what killed builds left behind."""
-    keep = {engine.file for engine in engines} | {cache.file for cache in caches}
+def _sweep(folder: Path, before: set[str], engines: Sequence[Engine], caches: Sequence[TimingCache]) -> None:
+    """Remove what the index does not list any more, its reports, and what killed builds left under names of theirs."""
+    keep = {INDEX, *(engine.file for engine in engines), *(cache.file for cache in caches)}
     keep |= {report_name(engine.file) for engine in engines}
+    listed = before | {report_name(file) for file in before}
     for path in folder.iterdir():
-        ours = path.name.endswith((".engine", SUFFIX, TIMINGS)) or ".partial-" in path.name
-        if ours and path.name not in keep:
+        if path.name not in keep and (path.name in listed or BUILT.fullmatch(path.name)) and kind(path) == "file":
             path.unlink(missing_ok=True)

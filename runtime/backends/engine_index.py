@@ -9,6 +9,7 @@ given to a library.
 import hashlib
 import json
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,11 @@ from fsae.runtime.bundle.files import COMPILED, INDEX, Bundle, file_entry
 from fsae.runtime.bundle.manifest import Manifest, PlainName, graph_file
 from fsae.runtime.bundle.records import Line, Record, check, decode_record, read_json, short, to_json
 from fsae.runtime.errors import BundleError, DeviceError
+
+LOCK_FOLDER = f".{COMPILED}"  # beside the engines' folder, so that no lock file is left among them
+
+# Names of what a build writes: each carries the beginning of its hash.
+BUILT = re.compile(r"(index\.json|.+\.[0-9a-f]{16}\.(engine|layers\.json|timings))(\.partial-\d+-[0-9a-f]{8})?")
 
 INDEX_SCHEMA = 3  # 1 had no timing caches; 1 and 2 did not record the workspace
 PORTABLE = "portable"  # a TensorRT-RTX engine for every GPU that the library compiles for by default

@@ -115,14 +115,17 @@ def logged(folder: Path) -> Iterator[bool]:
     OutputError if the folder cannot be made, Stopped if the block is interrupted: what it finished is kept.
     """
     from fsae.training.fitting.processes import is_first
+    from fsae.training.fitting.run_folder import LOG, check_run_folder
 
     with contextlib.ExitStack() as logs:
         first = is_first()
+        if first:
+            check_run_folder(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if first:
                 logs.enter_context(on_stderr())
-                logs.enter_context(in_file(folder / "train.log"))
+                logs.enter_context(in_file(folder / LOG))
         except OSError as error:
             found = f"cannot write the run {folder}: {error.strerror}"
             raise OutputError(found, advice="give another --out or --name") from None

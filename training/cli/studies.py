@@ -1,5 +1,6 @@
 """Subcommands of `fsae-train` that evaluate, compare and analyse trained models."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ class Study(click.Command):
         path: Path | None = ctx.params.pop("json_path")
         if path is not None and not path.parent.is_dir():
             raise OutputError(f"found no folder {path.parent} for --json", advice="make it first")
+        if path is not None and os.path.lexists(path):
+            raise OutputError(f"{path} exists", advice="give another path to --json, or move it away")
         with on_stderr():
             text, record = super().invoke(ctx)
         if path is not None:

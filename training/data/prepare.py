@@ -18,6 +18,7 @@ from fsae.runtime.input.joining import by_variable, join
 from fsae.runtime.input.reader import VariableSpec
 from fsae.runtime.input.sources import Source, open_source
 from fsae.runtime.input.variables import standard
+from fsae.runtime.output.files import check_output
 from fsae.runtime.output.layout import Cells, Layout, Unit, open_output
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.progress import Progress
@@ -101,6 +102,7 @@ def prepare(
     that every input supports. The store gets its name when it is complete.
     """
     source = Source(paths=tuple(inputs))
+    check_output(Path(output), overwrite, {"input": source})
     with contextlib.ExitStack() as closing:
         wanted = Wanted(variables=variables, zoom=zoom, finest_zoom=MAX_ZOOM, method=method)
         parts = by_variable(source.open(closing), wanted)

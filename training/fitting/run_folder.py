@@ -11,6 +11,7 @@ runs/<name>/config.json          the whole configuration, as resolved
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,12 +31,13 @@ from fsae.runtime.atomic import write_aside
 from fsae.runtime.bundle.manifest import Calendar, MonthOrDay, Sampler, Source, Step
 from fsae.runtime.bundle.records import Line, Number, Record, decode_record, read_json, to_json
 from fsae.runtime.diffusion.sampler import noise_levels
-from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.errors import DataError, OutputError, UsageError
 from fsae.training.config import Config
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 
 R = TypeVar("R")
+CONFIG, LOG = "config.json", "train.log"
 
 
 class Facts(Record, frozen=True, kw_only=True):
@@ -83,6 +85,24 @@ def sha256(path: Path) -> str:
 def hashed(path: Path) -> Source:
     """Name and hash of an input."""
     return Source(name=path.name, sha256=sha256(path))
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raise OutputError if something is at a path that is neither a run nor an empty folder, before it is written to.
+
+    A file config.json that is not that of a run is a UsageError.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} exists and is not a folder", advice="give another --out or --name")
+    if (folder / CONFIG).exists():
+        read_record(folder / CONFIG, Config)
+        return
+    others = sorted(path.name for path in folder.iterdir() if path.name != LOG)
+    if others:
+        found = f"{folder} is not a run, and holds {others[0]}"
+        raise OutputError(found, advice="give another --out or --name, or an empty folder")
 
 
 def write_record(path: Path, record: object) -> None:

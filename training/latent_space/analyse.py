@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.climate import climatology
-from fsae.runtime.errors import DataError
+from fsae.runtime.errors import DataError, OutputError
 from fsae.runtime.progress import progress_bar
 from fsae.runtime.sphere.healpix import coarsen, pixel_centres, zoom_of
 from fsae.training.data.normalisation import normalise, transforms_of
@@ -88,6 +88,8 @@ def analyse_run(folder: Path | None, out: Path | None, *, seed: int = 0, progres
     """
     run = load_run(folder or latest_run())
     out = out or run.path / "analysis"
+    if out.is_dir() and any(out.iterdir()) and not (out / "analysis.json").is_file():
+        raise OutputError(f"{out} holds something else than an analysis", advice="give an empty folder, or a new one")
     months = read_months(run, progress=progress)
     log.info("season, warming, eruptions")
     analysis = analyse(run.path.name, months)

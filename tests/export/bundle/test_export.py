@@ -34,6 +34,7 @@ from fsae.runtime.bundle.files import Bundle, open_bundle, shipped_folder
 from fsae.runtime.bundle.manifest import NOT_RUN, Source
 from fsae.runtime.checks.verify import check_files, check_graphs
 from fsae.runtime.errors import DataError, OutputError, ToleranceError, UsageError
+from fsae.runtime.ownership import write_mark
 from fsae.runtime.sphere.healpix import pixel_centres
 from fsae.runtime.sphere.regrid import apply
 from fsae.training.config import read_config
@@ -224,15 +225,19 @@ def test_bundle_replaces_an_older_one_and_keeps_valid_engines(
     reports = {report_name(engine.file): f"layers of {engine.file}".encode() for engine in engines[:3]}
     for name, report in reports.items():
         (engine_folder(older) / name).write_bytes(report)
-    (first.folder / "stray").write_text("from before")
+    for stray in (first.folder / "stray", engine_folder(older) / "notes.txt"):  # not of the bundle: nothing is replaced
+        stray.write_text("from before")
+        before = tree(first.folder)
+        with pytest.raises(OutputError, match=f"holds .*{stray.name}, which is no part of the bundle"):
+            export_run(run, tmp_path, "other")
+        assert tree(first.folder) == before
+        stray.unlink()
     path = first.folder / "decoder.fp32.onnx"
     whole = path.read_bytes()
     export_run(run, tmp_path, "other")
     again = open_bundle(first.folder)
     assert again.manifest.files == first.manifest.files  # the whole bundle is the same bytes again
     assert path.read_bytes() == whole
-    assert not (first.folder / "stray").exists()
-    assert "dropped with the older bundle: stray" in caplog.messages
     assert read_index(engine_folder(again)) == sorted(engines, key=lambda e: e.graph)
     assert {path.name: path.read_bytes() for path in engine_folder(again).glob("*.layers.json")} == reports
     (engine_folder(again) / engines[0].file).write_bytes(b"damaged")
@@ -309,6 +314,7 @@ def test_a_bundle_moved_away_by_an_export_that_was_killed_comes_back(
     for process, host, comes_back in ((os.getppid(), here, False), (ended.pid, "x", False), (ended.pid, here, True)):
         aside = tmp_path / f".partial-{host}-{process}-x"
         shutil.copytree(tiny_bundle_path, aside / "old" / "mine")
+        write_mark(aside, "0" * 32)
         with pytest.raises(UsageError, match="has its float32 graphs"):
             export_bundle(open_bundle(tiny_bundle_path), tmp_path, "mine", precisions=("fp32",))
         assert (tmp_path / "mine").exists() == comes_back
@@ -331,7 +337,7 @@ def test_a_place_that_cannot_be_written_is_reported_first(
 def test_only_bundles_are_replaced(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match="exists and is not a bundle"):
+    with pytest.raises(OutputError, match="exists and is not a bundle that can be read: it is not replaced"):
         export_run(run, tmp_path, "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
     for name in ("../up", "a/b", "", ".hidden"):

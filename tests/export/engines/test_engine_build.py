@@ -107,14 +107,15 @@ def test_another_workspace_is_another_engine(
 def test_two_builds_do_not_meet(rtx: types.ModuleType, monkeypatch: pytest.MonkeyPatch, tiny_copy: Bundle) -> None:
     # oracle: the kernel's lock; files are written aside and then renamed
     folder, build, refused = engine_folder(tiny_copy), export_engines.build_engine, []
+    half = "decoder.fp32.trt-rtx.0123456789abcdef.engine.partial-1-01234567"
 
     def interrupted(*given, **more):
         if not refused:
-            (folder / "decoder.engine.partial-1").write_bytes(b"half")
+            (folder / half).write_bytes(b"half")
             with pytest.raises(OutputError, match=rf"is being written by process {os.getpid()} on ") as failure:
                 build_engines(tiny_copy, "trt-rtx", BuildOptions(profile=(1, 1, 1)))
             refused.append(failure)
-            assert [path.name for path in folder.iterdir()] == ["decoder.engine.partial-1"]
+            assert [path.name for path in folder.iterdir()] == [half]
         return build(*given, **more)
 
     monkeypatch.setattr(export_engines, "build_engine", interrupted)

@@ -86,7 +86,7 @@ def test_layers_are_reported_on_request(
             assert found["dtype"] == "FLOAT"
             assert found["shape"][0] == -1
             assert any(layer["type"] == "MATRIX_MULTIPLY" for layer in report["layers"])
-    path = engine_folder(tiny_copy) / report_name("encoder.fp32.trt-rtx.0123.engine")
+    path = engine_folder(tiny_copy) / report_name("encoder.fp32.trt-rtx.0123456789abcdef.engine")
     path.write_text("of an engine that is gone")
     build_engines(tiny_copy, "trt-rtx", SMALL)
     assert not path.exists()
