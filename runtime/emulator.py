@@ -77,14 +77,16 @@ class Emulator:
         zoom: int | None = None,
         climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
+        force: bool = False,
     ) -> "xr.Dataset":
         """Latents (time, cell) of the fields in `data`, float32; `decompress` takes them back.
 
         `zoom`: HEALPix zoom the data is brought to (default the finest it supports). `climatology`: the one of the
         data's source, made by `fsae-run climatology`, or "training" if that is the training data's own. `names`:
-        what the data calls a variable, such as {"tas": "ts"}.
+        what the data calls a variable, such as {"tas": "ts"}. `force`: go on with fields, or a climatology, that are
+        further from the training data's climatology than real ones are, which is an error otherwise.
         """
-        reading = Reading(zoom=zoom, climatology=climatology, names=names)
+        reading = Reading(zoom=zoom, climatology=climatology, names=names, force=force)
         return self._result(compress_job(self.bundle, self.graphs, data, reading), data)
 
     def decompress(self, latents: "xr.Dataset", *, select: Selection = EVERYTHING) -> "xr.Dataset":
@@ -99,9 +101,10 @@ class Emulator:
         climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
         select: Selection = EVERYTHING,
+        force: bool = False,
     ) -> "xr.Dataset":
         """Fields at the model's zoom from coarser ones; arguments as in `compress` and `decompress`."""
-        reading = Reading(zoom=zoom, climatology=climatology, names=names)
+        reading = Reading(zoom=zoom, climatology=climatology, names=names, force=force)
         return self._result(superres_job(self.bundle, self.graphs, data, reading, select=select), data)
 
     def generate(
@@ -154,7 +157,9 @@ class Emulator:
         """
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
-            reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names)
+            reading = Reading(
+                zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=writing.force
+            )
             return compress_job(bundle, graphs, inputs["input"], reading)
 
         return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing)
@@ -188,7 +193,9 @@ class Emulator:
         """`superres` of a file or dataset to a file; `source` as in `compress_file`."""
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
-            reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names)
+            reading = Reading(
+                zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=writing.force
+            )
             return superres_job(bundle, graphs, inputs["input"], reading, select=select)
 
         return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing)
@@ -204,6 +211,7 @@ class Emulator:
     ) -> Job:
         """`generate` to a file."""
         request = _as_request(request)
+        request = dataclasses.replace(request, force=request.force or writing.force)
         make = self._generation(request, batch, max_memory_gib, scratch=Path(path).absolute().parent)
         inputs = {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology}
         # The request is read already: the files matter only to tell runs apart.

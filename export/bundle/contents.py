@@ -1,11 +1,11 @@
 """The manifest and the tables of a bundle, from a finished run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from fsae.export.certificate.certify import Certified
@@ -16,10 +16,12 @@ from fsae.runtime.bundle.manifest import (
     Grid,
     Latent,
     Manifest,
+    Plausible,
     Provenance,
     Time,
     Variable,
 )
+from fsae.runtime.bundle.tables import digest
 from fsae.runtime.diffusion.sampler import NOISE_FEATURES
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
@@ -88,6 +90,19 @@ def _latent(run: Run) -> Latent:
         ratio=4 ** (shape.zoom - shape.latent_zoom),
         shape=(len(run.config.data.variables), npix(shape.latent_zoom)),
     )
+
+
+def with_distances(manifest: Manifest, distances: Sequence[Plausible]) -> Manifest:
+    """The manifest with how far the training fields of each variable are from its climatology."""
+    pairs = zip(manifest.variables, distances, strict=True)
+    return replace(manifest, variables=tuple(replace(variable, plausible=found) for variable, found in pairs))
+
+
+def with_tables(manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Manifest:
+    """The manifest with the digest of the bundle's tables in the certificate of each precision."""
+    found = digest(arrays)
+    certificates = {name: replace(entry, tables=found) for name, entry in manifest.certificates.items()}
+    return replace(manifest, certificates=certificates)
 
 
 def make_manifest(run: Run, name: str, certified: Certified, files: Mapping[str, FileEntry]) -> Manifest:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fsae.export.certificate.certify import certify
 from fsae.export.certificate.originals import original_bundle, original_run
+from fsae.export.certificate.plausibility import learn_distances
 from fsae.export.engines.layer_report import report_name
 from fsae.export.graphs.trace import OPSET, OPSETS
 from fsae.runtime.backends.engine_index import (
@@ -40,7 +41,7 @@ from fsae.runtime.errors import BundleError, DataError, UsageError
 from fsae.training.fitting.run_folder import Run
 
 from .card import model_card, read_metrics, with_fidelity
-from .contents import make_manifest, make_tables
+from .contents import make_manifest, make_tables, with_distances, with_tables
 from .place import place_of, replacing
 
 log = logging.getLogger("fsae.export.bundle")
@@ -68,13 +69,15 @@ def export_run(
     if opset not in OPSETS:
         raise UsageError(f"found opset {opset}", f"{OPSETS[0]} to {OPSETS[-1]}")
     metrics = read_metrics(run.path / "metrics.json")  # fails now, not after minutes of exporting
-    certified = certify(original_run(run), precisions, opset)
+    original, tables = original_run(run), make_tables(run)
+    certified, distances = certify(original, precisions, opset), learn_distances(original)
     log.info("writing tables and manifest")
     with replacing(folder) as new:
         _write_files(new, certified.files)
-        _write_arrays(new / "tables.npz", make_tables(run))
+        _write_arrays(new / "tables.npz", tables)
         _write_arrays(new / "golden.npz", certified.golden)
         draft = make_manifest(run, folder.name, certified, hash_files(new))
+        draft = with_tables(with_distances(draft, distances), tables)
         _write_card(new, model_card(draft, run.config, metrics=metrics))
         manifest = write_manifest(new, draft)
         _keep_from_older(folder, new)
@@ -110,6 +113,7 @@ def export_bundle(
             parity={**bundle.manifest.parity, **certified.parity},
             certificates={**bundle.manifest.certificates, **certified.certificates},
         )
+        draft = with_tables(draft, bundle.arrays("tables.npz"))
         if (new / CARD).is_file():
             _write_card(new, with_fidelity((new / CARD).read_text(encoding="utf-8"), draft))
         manifest = write_manifest(new, draft)

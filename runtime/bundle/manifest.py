@@ -83,6 +83,22 @@ class Grid(Record, frozen=True, kw_only=True):
     order: Literal["nested"] = "nested"
 
 
+class Plausible(Record, frozen=True, kw_only=True):
+    """How far the training fields of a variable are from its climatology, and limits for others (plausibility.py).
+
+    The median, and the distance that 99 % of them stay below. In units of the transformed variable.
+    """
+
+    median: NotNegative
+    q99: Positive
+    warn_above: Positive
+    refuse_above: Positive
+
+    def __post_init__(self) -> None:
+        rising = [self.median, self.q99, self.warn_above, self.refuse_above]
+        check(rising == sorted(rising), f"the distances of plausible are {rising}, expected rising ones")
+
+
 class Variable(Record, frozen=True, kw_only=True):
     """One physical variable; `valid_range` in `units`.
 
@@ -98,6 +114,7 @@ class Variable(Record, frozen=True, kw_only=True):
     transform: Transform = "none"  # "sqrt", for what is never negative: learned as its square root
     # A constant of the file format: models learn from complete fields only.
     missing: Annotated[bool, Meta(extra_json_schema={"const": False})] = False
+    plausible: Plausible | None = None  # None: not learned, and input is not checked by it
 
     def __post_init__(self) -> None:
         low, high = self.valid_range
@@ -257,6 +274,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     ensemble_steps: Count
     ensembles: tuple[EnsembleParity, ...]  # of every variable; none of fp32, which the others are compared with
     versions: Mapping[Line, Line]
+    tables: Sha256 | None = None  # of the numbers in tables.npz (tables.py); None if an older fsae did not record it
 
     def __post_init__(self) -> None:
         check(self.period[0] <= self.period[1], f"period is {list(self.period)}, expected the first date first")

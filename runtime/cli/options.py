@@ -173,7 +173,12 @@ def make_writing(values: Values) -> "Writing":
     given = {name: values[name] for name in ("shard", "workers", "scheduler") if values[name] is not None}
     if len(given) > 1:
         raise UsageError(f"found {' and '.join(f'--{name}' for name in given)}", advice="give one of them")
-    return Writing(overwrite=values["overwrite"], resume=values["resume"], scale=_scale(given) if given else None)
+    return Writing(
+        overwrite=values["overwrite"],
+        resume=values["resume"],
+        force=values["force"],
+        scale=_scale(given) if given else None,
+    )
 
 
 def _scale(given: Values) -> "Shard | Cluster":
@@ -193,6 +198,7 @@ with_writing = packed(
     make_writing,
     with_overwrite,
     click.option("--resume", is_flag=True, help="Continue an interrupted run of the same command, if there is one."),
+    click.option("--force", is_flag=True, help="Go on with input that is too far from what real fields are."),
     click.option(
         "--shard",
         metavar="I/N|auto",

@@ -61,6 +61,7 @@ def _latents(
                 continue
             there = slice(first + times.start, first + times.stop)
             values = fields.read(there, member if fields.members else None)[0]  # (time, variable, pixel)
+            given.check(bundle.manifest, values, fields, there)
             latent, seasons = encode(bundle, graphs, given, values, phases[start, there])
             yield Unit(members=slice(row, row + 1), times=times, values=latent[None]), seasons
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Manifest
 from fsae.runtime.climate.calendar import centres, infer_step
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.climate.steps import same_step
@@ -23,6 +24,7 @@ from fsae.runtime.input.forecasts import Forecast, find_forecasts
 from fsae.runtime.input.joining import join_opened, open_wanted
 from fsae.runtime.input.meaning import Origin, joined
 from fsae.runtime.input.sources import Given, Opened, Source
+from fsae.runtime.log import log
 from fsae.runtime.output.times import ReferenceTimes, TimeAxis, encode_series, encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import refine
@@ -30,7 +32,8 @@ from fsae.runtime.sphere.pyramid import level_mask
 from fsae.runtime.sphere.regrid import WeightMaker, Weights, once_a_grid
 from fsae.runtime.sphere.regrid import make_weights as make_own_weights
 
-from .source_climatology import TRAINING, UNKNOWN, exchange, read_source
+from .plausibility import Expected, check_fields, expected_near, knows_distances, spread_out, went_on
+from .source_climatology import TRAINING, UNKNOWN, exchange, known_climatology, read_source
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -127,12 +130,13 @@ class Reading:
 
     `zoom`: HEALPix zoom that the data is brought to, by default the finest it supports. `climatology`: the one of the
     data's source, made by `fsae-run climatology`, or "training" if that is the training data's own. `names`: what the
-    data calls a variable, such as {"tas": "ts"}.
+    data calls a variable, such as {"tas": "ts"}. `force`: go on with fields too far from their climatology.
     """
 
     zoom: int | None = None
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
     names: Mapping[str, str] | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +149,7 @@ class Input:
     series: tuple[Fields, ...]
     reference_times: ReferenceTimes | None
     own: F32 | None  # the source's own climatology at the fields' zoom
+    expected: Expected | None  # what the fields are to be near; None if that is not checked
     notes: tuple[str, ...]
     request: dict[str, Any]
     history: str  # of the first file
@@ -181,6 +186,12 @@ class Input:
         bounds = [fields.bounds and fields.bounds[steps] for fields in self.series]
         return encode_series(times, bounds, self.fields.calendar, self.reference_times)
 
+    def check(self, manifest: Manifest, values: F32, fields: Fields, times: slice) -> None:
+        """DataError if `values` (time, variable, pixel) of some steps of a series are too far from the climatology."""
+        if self.expected is not None:
+            labels = [date.isoformat() for date in fields.times[times]]
+            check_fields(manifest, self.expected, values, fields.phase[times], fields.name, labels)
+
 
 def open_input(
     bundle: Bundle,
@@ -205,11 +216,13 @@ def open_input(
         else:
             series = (_in_steps_of(bundle, join_opened(source.name, opened, wanted)),)
         fields, own, name = series[0], None, None
+        notes = dict.fromkeys((UNKNOWN,) if climatology is None else ())
         if isinstance(climatology, str) and climatology == TRAINING:
             name = TRAINING
         elif climatology is not None:
-            own = read_source(climatology, bundle, fields.zoom)
+            own, warnings = read_source(climatology, bundle, fields.zoom, force=reading.force)
             name = os.path.basename(climatology) if isinstance(climatology, str | os.PathLike) else "dataset"
+<<<<<<< HEAD
         given = {"names": dict(reading.names or {}), "units": dict(source.units)}
         said = {key: value for key, value in given.items() if value}
         notes = dict.fromkeys(note for one in series for note in (*one.notes, *step_note(bundle, one)))
@@ -219,9 +232,67 @@ def open_input(
             own=own,
             notes=(*((UNKNOWN,) if climatology is None else ()), *notes),
             request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name, **said},
+=======
+            notes |= dict.fromkeys(warnings)
+        notes |= dict.fromkeys(note for one in series for note in (*one.notes, *step_note(bundle, one)))
+        given = Input(
+            series=series,
+            reference_times=_axes(forecasts) if forecasts else None,
+            own=own,
+            expected=_expected(bundle, fields, own),
+            notes=tuple(notes),
+            request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
+>>>>>>> f3fc237 (Input is held against the climatology of its time of year, by distances learned from the training fields)
             history=str(opened[0].dataset.attrs.get("history", "")),
-            close=closing.pop_all().close,
+            close=lambda: None,
         )
+        given = _checked(bundle, given, force=reading.force)
+        return dataclasses.replace(given, close=closing.pop_all().close)
+
+
+def _expected(bundle: Bundle, fields: Fields, own: F32 | None) -> Expected | None:
+    """What fields are to be near: their source's climatology, else the model's."""
+    manifest = bundle.manifest
+    if not knows_distances(manifest):
+        log.info(
+            f"bundle {manifest.name} does not know how far fields are from its climatology: nothing is checked by it"
+        )
+        return None
+    if own is not None:
+        return expected_near(manifest, own, None)
+    return expected_near(manifest, known_climatology(bundle, fields.zoom), found_step(fields))
+
+
+def _checked(bundle: Bundle, given: Input, *, force: bool) -> Input:
+    """The input with warnings about some of its fields; DataError if one is too far from its climatology.
+
+    With `force` that is a warning, and no field is checked any more.
+    """
+    notes: tuple[str, ...] = ()
+    if given.expected is not None:
+        steps, members = len(given.fields.times), len(given.fields.members or (0,))
+        values, phases, labels = list[F32](), list[float](), list[str]()
+        for place in spread_out(len(given.series) * members * steps):
+            row, step = divmod(place, steps)
+            fields = given.series[row // members]
+            values.append(fields.read(slice(step, step + 1), row % members if fields.members else None)[0, 0])
+            phases.append(fields.phase[step])
+            labels.append(fields.times[step].isoformat())
+        try:
+            notes = check_fields(
+                bundle.manifest, given.expected, np.stack(values), np.array(phases), given.fields.name, labels
+            )
+        except DataError as error:
+            if not force:
+                raise
+            notes = (went_on(error),)
+    forced = {"force": True} if force else {}
+    return dataclasses.replace(
+        given,
+        expected=None if force else given.expected,
+        notes=(*given.notes, *notes),
+        request={**given.request, **forced},
+    )
 
 
 def _side_by_side(bundle: Bundle, name: str, forecasts: Sequence[Forecast], wanted: Wanted) -> tuple[Fields, ...]:

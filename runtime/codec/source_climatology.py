@@ -24,6 +24,8 @@ from fsae.runtime.output.provenance import origin, read_attributes
 from fsae.runtime.output.store import Attribute, Coordinate
 from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
 
+from .plausibility import check_climatology, went_on
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -77,8 +79,18 @@ def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, ove
             store.put(Coordinate(name=variable.name, dims=("coefficient", "cell"), values=values, attributes=described))
 
 
-def read_source(source: "str | os.PathLike[str] | xr.Dataset", bundle: Bundle, zoom: int) -> F32:
-    """Coefficients (variable, 1 + 2K, pixel) at `zoom` from what `write_source` wrote at that zoom or a finer one."""
+def known_climatology(bundle: Bundle, zoom: int) -> F32:
+    """The training data's climatology (variable, 1 + 2K, pixel) at `zoom`: block means of mu are mu of block means."""
+    return coarsen(bundle.tables.climatology, bundle.manifest.grid.zoom - zoom).astype(np.float32)
+
+
+def read_source(
+    source: "str | os.PathLike[str] | xr.Dataset", bundle: Bundle, zoom: int, *, force: bool = False
+) -> tuple[F32, tuple[str, ...]]:
+    """Coefficients (variable, 1 + 2K, pixel) at `zoom` from what `write_source` wrote at that zoom or a finer one.
+
+    Also warnings, if they are far from the training data's. DataError if they are too far, unless `force` is given.
+    """
     with open_source(source) as (dataset, name):
         coefficients = _read_coefficients(dataset, name, bundle)
     levels = zoom_of(coefficients.shape[-1]) - zoom
@@ -86,7 +98,13 @@ def read_source(source: "str | os.PathLike[str] | xr.Dataset", bundle: Bundle, z
         raise DataError(
             f"{name} is at zoom {zoom + levels}, coarser than the input at zoom {zoom}: make it from the input"
         )
-    return coarsen(coefficients, levels).astype(np.float32)
+    own = coarsen(coefficients, levels).astype(np.float32)
+    try:
+        return own, check_climatology(bundle.manifest, own, known_climatology(bundle, zoom), name)
+    except DataError as error:
+        if not force:
+            raise
+        return own, (went_on(error),)
 
 
 def _read_coefficients(dataset: "xr.Dataset", name: str, bundle: Bundle) -> F32:
@@ -105,15 +123,27 @@ def _read_coefficients(dataset: "xr.Dataset", name: str, bundle: Bundle) -> F32:
             found.append(np.asarray(array.transpose("coefficient", "cell").values, dtype=np.float32))
         except READ_ERRORS as error:
             raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
+        if not np.isfinite(found[-1]).all():
+            raise DataError(
+                f"the climatology of {variable.name} in {name} has missing or infinite values: make it again"
+            )
+    for dim in ("coefficient", "cell"):
+        if dim in dataset.variables and not np.array_equal(dataset[dim].values, np.arange(dataset.sizes[dim])):
+            raise DataError(
+                f"{name} has its {dim}s in another order",
+                "0, 1, 2 and so on",
+                f'sort them with xarray\'s `sortby("{dim}")`, or make it again with `fsae-run climatology`',
+            )
+    if not dataset.sizes["coefficient"] % 2:
+        raise DataError(
+            f"{name} has {dataset.sizes['coefficient']} coefficients, expected an odd number: make it again"
+        )
     return np.stack(found)  # (variable, 1 + 2K, pixel)
 
 
 def exchange(values: F32, phase: np.ndarray, own: F32, bundle: Bundle) -> F32:
     """Fields (..., time, variable, pixel) with their source's climatology `own` exchanged for the training source's."""
-    zoom = zoom_of(values.shape[-1])
-    trained = coarsen(
-        bundle.tables.climatology, bundle.manifest.grid.zoom - zoom
-    )  # block means of mu are mu of block means
+    trained = known_climatology(bundle, zoom_of(values.shape[-1]))
     before = evaluate(own, season(phase, (own.shape[1] - 1) // 2))
     after = evaluate(trained, season(phase, bundle.manifest.time.harmonics))
     transforms = [variable.transform for variable in bundle.manifest.variables]

@@ -73,6 +73,7 @@ def read_initial(
         phase = given.phase[times]
         for member in range(len(given.fields.members or (0,))):
             values = given.fields.read(times, member)[0]  # (time, variable, pixel)
+            given.check(bundle.manifest, values, given.fields, times)
             digest.update(values.astype("<f4").tobytes())
             latent, season = encode(bundle, graphs, given, values, phase)
             white.append(whiten(latent, model.zooms, model.deviation(season), model.level_std).astype(np.float32))
@@ -98,6 +99,7 @@ def _record(given: Input, times: slice, digest: str) -> dict[str, Any]:
     record |= {"read": {name: origin.record() for name, origin in given.origins.items()}}
     labels = given.fields.members or ()
     record |= {"members": list(labels)} if len(labels) > 1 else {}
+    record |= {"force": True} if "force" in given.request else {}
     stamps = [date.isoformat() for date in given.fields.times[times]]
     return record | {"times": stamps, "values_sha256": digest}
 

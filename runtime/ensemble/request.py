@@ -30,8 +30,8 @@ class Request:
     `forcing`: a constant or a series over time (NetCDF, Zarr, CSV), by default the calendar year of the steps.
     `initial`: fields whose last steps, or those before `start`, every member continues; if they have several members,
     member m of the ensemble continues the one at place m modulo their number. `climatology` and `names` describe them,
-    as in `Emulator.compress`. `sampler`: "fast" is the distilled denoiser, if the bundle has one: several times cheaper
-    and slightly worse (see its model card).
+    as in `Emulator.compress`, and with `force` they may be far from any climatology. `sampler`: "fast" is the distilled
+    denoiser, if the bundle has one: several times cheaper and slightly worse (see its model card).
     `select`: part and grid of the fields. `statistics`: instead of the members, some of their mean, std, min, max and
     quantiles such as q05; "quantiles" stands for q05, q25, q50, q75, q95.
     """
@@ -44,6 +44,7 @@ class Request:
     initial: "Given | None" = None
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
     names: Mapping[str, str] | None = None
+    force: bool = False
     sampler: str = "default"
     select: Selection = EVERYTHING
     statistics: Sequence[str] = ()

@@ -69,11 +69,13 @@ class Writing:
 
     `overwrite`: replace existing output. `resume`: continue what an interrupted run of the same request has left beside
     the output. `scale`: a `Shard`, the part of the work that this call does while others do the rest, or a `Cluster`
-    that does all of it. `progress` is called with the number of fields done and of all.
+    that does all of it. `force`: go on with input that is too far from its climatology. `progress` is called with the
+    number of fields done and of all.
     """
 
     overwrite: bool = False
     resume: bool = False
+    force: bool = False
     scale: "Shard | Cluster | None" = None
     progress: Callable[[int, int], None] | None = None
 

@@ -1,0 +1,202 @@
+"""How far fields are from the climatology of their time of year: real ones are near it, wrong ones are not.
+
+Flipped latitudes, shifted longitudes or months, cells in another order, a constant: each leaves plausible values in
+implausible places. An export learns from the training fields how far real ones are; input is warned of or refused by
+that. Distances are those of transformed variables (transforms.py).
+"""
+
+import calendar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime.arrays import F32, F64
+from fsae.runtime.bundle.manifest import Manifest, Plausible
+from fsae.runtime.climate.climatology import evaluate, season
+from fsae.runtime.climate.steps import MONTHS, parse_step
+from fsae.runtime.climate.transforms import Transform, forward, inverse, transformed_units
+from fsae.runtime.errors import DataError
+from fsae.runtime.sphere.healpix import pixel_centres, pixel_of, ring_to_nested, zoom_of
+
+# Times the distance that 99 % of the training fields stay below. Months of other models, scenarios (4xCO2), decades and
+# skin temperatures reach 2.5 times, single hours and days too; a quarter turn of the longitudes begins at 4, flipped
+# latitudes at 6.
+WARN, REFUSE = 1.75, 3.0
+OFFSET = 0.5  # the weight of the global mean: a warmer world is a real one
+CLEARLY = 0.5  # a change that explains the distance at least halves it
+MONTH_NAMES = calendar.month_name[1:]
+SAMPLE = 8  # fields that are looked at before the work begins
+
+
+def distance(anomaly: F32) -> F64:
+    """Distance (...) of fields from their climatology, given the difference (..., pixel) in its units.
+
+    The root mean square over the sphere, as all pixels have the same area, with the global mean at half its weight.
+
+    >>> distance(np.array([3.0, -3.0, 3.0, -3.0])).item(), distance(np.array([3.0, 3.0, 3.0, 3.0])).item()
+    (3.0, 1.5)
+    """
+    offset = anomaly.mean(axis=-1, dtype=np.float64)
+    return np.asarray(np.hypot(anomaly.std(axis=-1, dtype=np.float64), OFFSET * offset))
+
+
+def plausible(distances: F64) -> Plausible:
+    """The manifest's entry for the distances of a variable's training fields."""
+    median, most = (float(f"{q:.4g}") for q in np.quantile(distances, [0.5, 0.99]))
+    return Plausible(
+        median=median, q99=most, warn_above=float(f"{WARN * most:.4g}"), refuse_above=float(f"{REFUSE * most:.4g}")
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expected:
+    """The climatology (variable, 1 + 2K, pixel) that fields are to be near; `yearly` fields are near its mean."""
+
+    climatology: F32  # of transformed variables, at the zoom of the fields
+    transforms: tuple[Transform, ...]
+    yearly: bool = False
+
+    def distances(self, values: F32, phase: NDArray[np.float64]) -> F64:
+        """Distances (time, variable) of physical fields (time, variable, pixel) at phases of the year (time)."""
+        waves = season(phase, (self.climatology.shape[1] - 1) // 2) * (not self.yearly)
+        found = [
+            distance(forward(field[None], self.transforms)[0] - evaluate(self.climatology, wave))
+            for field, wave in zip(values, waves, strict=True)
+        ]
+        return np.stack(found)
+
+
+def expected_near(manifest: Manifest, climatology: F32, step: str | None) -> Expected:
+    """What fields that are averaged over `step` are to be near."""
+    count, unit = parse_step(step or manifest.time.step)
+    return Expected(
+        climatology=climatology,
+        transforms=tuple(v.transform for v in manifest.variables),
+        yearly=count * MONTHS.get(unit, 0) >= MONTHS["year"],
+    )
+
+
+def check_fields(
+    manifest: Manifest, expected: Expected, values: F32, phase: NDArray[np.float64], where: str, labels: Sequence[str]
+) -> tuple[str, ...]:
+    """Warnings about fields (time, variable, pixel) far from the climatology; DataError if one is too far from it.
+
+    `labels` name the steps. Variables of which the bundle knows no distances are not looked at.
+    """
+    if not len(values) or not knows_distances(manifest):
+        return ()
+    distances, notes = expected.distances(values, phase), []
+    for v, variable in enumerate(manifest.variables):
+        limits = variable.plausible
+        if limits is None:
+            continue
+        worst = int(np.argmax(distances[:, v]))
+        found, units = float(distances[worst, v]), _units(transformed_units(variable.units, variable.transform))
+        fact = (
+            f"{variable.name} in {where} is {found:.3g}{units} (RMS) from its climatology at {labels[worst]}, where "
+            f"training fields have {limits.median:.3g}{units}, 99 % of them less than {limits.q99:.3g}{units}"
+        )
+        if found > limits.refuse_above:
+            reason = next(
+                _explanations(expected, values, phase, v, limits),
+                "are latitudes flipped, longitudes or months shifted, cells in another order, or is it another "
+                "variable, level or mean?",
+            )
+            raise DataError(fact, f"{limits.refuse_above:.3g}{units} at most", f"{reason} --force goes on with it")
+        if found > limits.warn_above:
+            notes.append(f"{fact}: is it the right variable and time of year?")
+    return tuple(notes)
+
+
+def check_climatology(manifest: Manifest, own: F32, known: F32, where: str) -> tuple[str, ...]:
+    """`check_fields` of the twelve months of a climatology (variable, 1 + 2K, pixel) against the `known` one.
+
+    DataError if they leave the valid range as well. Of the known one, only waves that the other has are counted.
+    """
+    transforms = tuple(v.transform for v in manifest.variables)
+    phase = (np.arange(12) + 0.5) / 12
+    months = inverse(evaluate(own, season(phase, (own.shape[1] - 1) // 2)), transforms)  # (month, variable, pixel)
+    for v, variable in enumerate(manifest.variables):
+        (low, high), least, most = variable.valid_range, float(months[:, v].min()), float(months[:, v].max())
+        if not (low <= least and most <= high):
+            units = _units(variable.units)
+            raise DataError(
+                f"the climatology of {variable.name} in {where} runs from {least:.4g} to {most:.4g}{units}",
+                f"values within {low:g} to {high:g}{units}",
+                "make it again with `fsae-run climatology`",
+            )
+    near = Expected(climatology=known[:, : own.shape[1]], transforms=transforms)
+    return check_fields(manifest, near, months, phase, f"the climatology {where}", MONTH_NAMES)
+
+
+def knows_distances(manifest: Manifest) -> bool:
+    """True if the bundle knows how far the training fields of any variable are from its climatology."""
+    return any(variable.plausible is not None for variable in manifest.variables)
+
+
+def _units(units: str) -> str:
+    return "" if units == "1" else f" {units}"
+
+
+def _explanations(
+    expected: Expected, values: F32, phase: NDArray[np.float64], v: int, limits: Plausible
+) -> Iterator[str]:
+    """Sentences on changes of the fields that would bring a variable near its climatology."""
+    spread = float(values[:, v].std(axis=-1).max())
+    if spread <= 1e-6 * float(np.abs(values[:, v]).max()):
+        yield "it has one value everywhere."
+        return
+    before = float(np.median(expected.distances(values, phase)[:, v]))
+    for change, name in CHANGES:
+        changed, when = change(values, phase)
+        after = float(np.median(expected.distances(changed, when)[:, v]))
+        if after <= min(limits.warn_above, CLEARLY * before):
+            yield f"{name} it would be {after:.3g}, so this seems to be wrong in the data."
+
+
+Change = Callable[[F32, NDArray[np.float64]], tuple[F32, NDArray[np.float64]]]
+
+
+def _turned(latitudes: int, longitudes: int, shift_deg: float) -> Change:
+    """Fields with their latitudes and longitudes multiplied by a sign, the latter then shifted."""
+
+    def change(values: F32, phase: NDArray[np.float64]) -> tuple[F32, NDArray[np.float64]]:
+        zoom = zoom_of(values.shape[-1])
+        lat, lon = pixel_centres(zoom)
+        return values[..., pixel_of(zoom, latitudes * lat, (longitudes * lon + shift_deg) % 360.0)], phase
+
+    return change
+
+
+CHANGES: tuple[tuple[Change, str], ...] = (
+    (_turned(-1, 1, 0.0), "with its latitudes flipped"),
+    (_turned(1, 1, 180.0), "with its longitudes shifted by 180 degrees"),
+    (_turned(1, -1, 0.0), "with its longitudes mirrored"),
+    (_turned(1, 1, 90.0), "with its longitudes shifted by 90 degrees"),
+    (_turned(1, 1, 270.0), "with its longitudes shifted by -90 degrees"),
+    (lambda values, phase: (values, phase + 0.5), "six months later"),
+    (
+        lambda values, phase: (values[..., ring_to_nested(zoom_of(values.shape[-1]))], phase),
+        "with its cells in ring order",
+    ),
+    (
+        lambda values, phase: (values[..., np.argsort(ring_to_nested(zoom_of(values.shape[-1])))], phase),
+        "with its cells in nested order",
+    ),
+)
+
+
+def spread_out(count: int, most: int = SAMPLE) -> list[int]:
+    """At most `most` places among `count`, the first and the last among them, spread evenly.
+
+    >>> spread_out(3), spread_out(100, 3)
+    ([0, 1, 2], [0, 50, 99])
+    """
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
+
+
+def went_on(error: DataError) -> str:
+    """The note on an error in spite of which the user went on."""
+    return f"{error.reason}; the user went on with it (--force)."
