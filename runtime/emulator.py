@@ -156,10 +156,10 @@ class Emulator:
         `source` may be several files, or a pattern such as tas_*.nc, which are joined along time.
         """
 
+        force = writing.force  # other processes get this function, and no progress bar
+
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
-            reading = Reading(
-                zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=writing.force
-            )
+            reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=force)
             return compress_job(bundle, graphs, inputs["input"], reading)
 
         return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing)
@@ -192,10 +192,10 @@ class Emulator:
     ) -> Job:
         """`superres` of a file or dataset to a file; `source` as in `compress_file`."""
 
+        force = writing.force  # other processes get this function, and no progress bar
+
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
-            reading = Reading(
-                zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=writing.force
-            )
+            reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=force)
             return superres_job(bundle, graphs, inputs["input"], reading, select=select)
 
         return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing)

@@ -94,8 +94,8 @@ def _latent(run: Run) -> Latent:
 
 def with_distances(manifest: Manifest, distances: Sequence[Plausible]) -> Manifest:
     """The manifest with how far the training fields of each variable are from its climatology."""
-    pairs = zip(manifest.variables, distances, strict=True)
-    return replace(manifest, variables=tuple(replace(variable, plausible=found) for variable, found in pairs))
+    names = [variable.name for variable in manifest.variables]
+    return replace(manifest, plausible=dict(zip(names, distances, strict=True)))
 
 
 def with_tables(manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Manifest:

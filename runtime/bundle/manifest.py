@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Literal, Self, get_args
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from fsae.runtime.climate.steps import CALENDARS, STEP
 from fsae.runtime.climate.transforms import Transform
@@ -114,7 +114,6 @@ class Variable(Record, frozen=True, kw_only=True):
     transform: Transform = "none"  # "sqrt", for what is never negative: learned as its square root
     # A constant of the file format: models learn from complete fields only.
     missing: Annotated[bool, Meta(extra_json_schema={"const": False})] = False
-    plausible: Plausible | None = None  # None: not learned, and input is not checked by it
 
     def __post_init__(self) -> None:
         low, high = self.valid_range
@@ -274,7 +273,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     ensemble_steps: Count
     ensembles: tuple[EnsembleParity, ...]  # of every variable; none of fp32, which the others are compared with
     versions: Mapping[Line, Line]
-    tables: Sha256 | None = None  # of the numbers in tables.npz (tables.py); None if an older fsae did not record it
+    tables: Sha256 | UnsetType = UNSET  # of the numbers in tables.npz (tables.py); unset in older bundles
 
     def __post_init__(self) -> None:
         check(self.period[0] <= self.period[1], f"period is {list(self.period)}, expected the first date first")
@@ -299,6 +298,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     name: PlainName
     grid: Grid
     variables: Annotated[tuple[Variable, ...], Meta(min_length=1)]
+    plausible: Mapping[VariableName, Plausible] | UnsetType = UNSET  # by variable; unset in older bundles
     zooms: Annotated[tuple[Zoom, ...], Meta(min_length=2)]
     latent: Latent
     time: Time
@@ -320,6 +320,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         ratio, shape = 4 ** (self.grid.zoom - latent.zoom), (len(names), npix(latent.zoom))
         check(latent.ratio == ratio, f"latent.ratio is {latent.ratio}, expected {ratio}")
         check(latent.shape == shape, f"latent.shape is {list(latent.shape)}, expected {list(shape)}")
+        check(set(self.distances) <= set(names), f"plausible is of {sorted(self.distances)}, expected some of {names}")
         check((self.denoiser is None) == (self.sampler is None), "denoiser and sampler go together: both or neither")
         check(self.fast is None or self.denoiser is not None, "fast goes with a denoiser")
         check("tables.npz" in self.files, "files lack tables.npz")
@@ -349,6 +350,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     def output_zoom(self, graph: str) -> int:
         """Zoom of what a graph gives: fields for the decoder, latents for the others."""
         return self.grid.zoom if graph == "decoder" else self.latent.zoom
+
+    @property
+    def distances(self) -> Mapping[str, Plausible]:
+        """Distances of training fields by variable; of variables without, input is not held against them."""
+        return {} if isinstance(self.plausible, UnsetType) else self.plausible
 
     @property
     def graphs(self) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from fsae.runtime.sphere.pyramid import level_mask
 from fsae.runtime.sphere.regrid import WeightMaker, Weights, once_a_grid
 from fsae.runtime.sphere.regrid import make_weights as make_own_weights
 
-from .plausibility import Expected, check_fields, expected_near, knows_distances, spread_out, went_on
+from .plausibility import Expected, check_fields, expected_near, spread_out, went_on
 from .source_climatology import TRAINING, UNKNOWN, exchange, known_climatology, read_source
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def open_input(
 def _expected(bundle: Bundle, fields: Fields, own: F32 | None) -> Expected | None:
     """What fields are to be near: their source's climatology, else the model's."""
     manifest = bundle.manifest
-    if not knows_distances(manifest):
+    if not manifest.distances:
         log.info(
             f"bundle {manifest.name} does not know how far fields are from its climatology: nothing is checked by it"
         )

@@ -85,11 +85,11 @@ def check_fields(
 
     `labels` name the steps. Variables of which the bundle knows no distances are not looked at.
     """
-    if not len(values) or not knows_distances(manifest):
+    if not len(values) or not manifest.distances:
         return ()
     distances, notes = expected.distances(values, phase), []
     for v, variable in enumerate(manifest.variables):
-        limits = variable.plausible
+        limits = manifest.distances.get(variable.name)
         if limits is None:
             continue
         worst = int(np.argmax(distances[:, v]))
@@ -129,11 +129,6 @@ def check_climatology(manifest: Manifest, own: F32, known: F32, where: str) -> t
             )
     near = Expected(climatology=known[:, : own.shape[1]], transforms=transforms)
     return check_fields(manifest, near, months, phase, f"the climatology {where}", MONTH_NAMES)
-
-
-def knows_distances(manifest: Manifest) -> bool:
-    """True if the bundle knows how far the training fields of any variable are from its climatology."""
-    return any(variable.plausible is not None for variable in manifest.variables)
 
 
 def _units(units: str) -> str:

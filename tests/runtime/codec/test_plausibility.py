@@ -1,0 +1,176 @@
+"""Input is held against the climatology of its time of year: real months pass, each kind of fault is named."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from msgspec import UNSET
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from fsae.runtime import Emulator, Request
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Plausible
+from fsae.runtime.codec.encoder_input import Reading, open_input
+from fsae.runtime.codec.plausibility import plausible
+from fsae.runtime.emulator import write_climatology
+from fsae.runtime.errors import DataError
+from fsae.runtime.jobs.job import Writing
+from fsae.runtime.sphere.healpix import ring_to_nested
+
+Change = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@pytest.fixture(scope="module")
+def months(sample_data: Path) -> xr.Dataset:
+    """Real months that training never saw."""
+    with xr.open_dataset(sample_data / "ncep1-tas-mon-200501-201412.nc") as data:
+        return data[["tas"]].load()
+
+
+@pytest.fixture(scope="module")
+def default_emulator(default_bundle: Bundle) -> Emulator:
+    """The shipped default engine on the CPU."""
+    from fsae.runtime import load
+
+    return load(default_bundle.folder, "cpu", threads=1)
+
+
+def changed(months: xr.Dataset, change: Change) -> xr.Dataset:
+    return months.assign(tas=(months["tas"].dims, change(months["tas"].values), months["tas"].attrs))
+
+
+def notes_on(bundle: Bundle, data: xr.Dataset, **reading: object) -> list[str]:
+    given = open_input(bundle, "compress", data, Reading(climatology="training", **reading))  # type: ignore[arg-type]
+    given.close()
+    return [note for note in given.notes if "climatology" in note]
+
+
+def test_real_months_pass_without_a_word(default_bundle: Bundle, months: xr.Dataset) -> None:
+    # oracle: the data, which training never saw; a single month, and a coarse grid
+    assert notes_on(default_bundle, months) == []
+    assert notes_on(default_bundle, months.isel(time=[3])) == []
+    assert notes_on(default_bundle, months, zoom=1) == []
+
+
+FAULTS: dict[str, tuple[Change, str]] = {
+    "flipped": (lambda v: v[:, ::-1], "with its latitudes flipped it would be 1"),
+    "half a turn": (lambda v: np.roll(v, 72, -1), "with its longitudes shifted by 180 degrees it would be 1"),
+    "mirrored": (lambda v: v[:, :, ::-1], "with its longitudes mirrored it would be 1"),
+    "half a year": (lambda v: np.roll(v, 6, 0), "six months later it would be 1"),
+    "a constant": (lambda v: np.full_like(v, 288.0), "it has one value everywhere"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_values_in_wrong_places_are_refused_and_the_fault_is_named(
+    default_bundle: Bundle, months: xr.Dataset, fault: str
+) -> None:  # oracle: what was done to the data
+    change, reason = FAULTS[fault]
+    with pytest.raises(DataError, match=reason) as refused:
+        notes_on(default_bundle, changed(months, change))
+    assert "--force" in refused.value.advice
+    if fault != "half a year":  # the two halves of one year can be alike, as April and October are
+        with pytest.raises(DataError, match=reason):
+            notes_on(default_bundle, changed(months, change).isel(time=[0]))
+
+
+def test_cells_in_ring_order_marked_nested_are_refused(default_bundle: Bundle) -> None:  # oracle: the index table
+    bundle = default_bundle
+    nested = bundle.tables.climatology[0, 0]
+    ring = np.empty_like(nested)
+    ring[ring_to_nested(bundle.manifest.grid.zoom)] = nested
+    cells = ("time", "cell")
+    data = xr.Dataset(
+        {"tas": (cells, ring[None], {"units": "K", "grid_mapping": "crs"}), "crs": ((), 0, _mapping(bundle))},
+        {"time": [np.datetime64("2005-04-16")], "cell": np.arange(nested.size)},
+    )
+    with pytest.raises(DataError, match="with its cells in ring order"):
+        notes_on(bundle, data)
+
+
+def _mapping(bundle: Bundle) -> dict[str, object]:
+    level = bundle.manifest.grid.zoom
+    return {"grid_mapping_name": "healpix", "refinement_level": level, "indexing_scheme": "nested"}
+
+
+def test_a_warmer_world_is_a_real_one(default_bundle: Bundle, months: xr.Dataset) -> None:
+    # oracle: 4xCO2 is 5 K warmer in the mean, and twice that in the Arctic: told, not refused
+    lat = np.cos(np.radians(months["lat"].values))[:, None]
+    (note,) = notes_on(default_bundle, changed(months, lambda v: v + 10 - 8 * lat))
+    assert "99 % of them" in note
+
+
+def test_one_wrong_month_among_many_is_found_where_it_is(default_emulator: Emulator, months: xr.Dataset) -> None:
+    # oracle: its date; it is not among the months that are looked at first
+    values = months["tas"].values.copy()
+    values[37] = values[37, ::-1]
+    with pytest.raises(DataError, match="2008-02"):
+        default_emulator.compress(changed(months, lambda v: values), climatology="training")
+
+
+def test_force_goes_on_and_the_output_says_so(
+    default_emulator: Emulator, months: xr.Dataset, tmp_path: Path
+) -> None:  # oracle: the attributes
+    wrong = changed(months, lambda v: v[:, ::-1]).isel(time=slice(0, 3))
+    default_emulator.compress_file(wrong, tmp_path / "latents.nc", climatology="training", writing=Writing(force=True))
+    with xr.open_dataset(tmp_path / "latents.nc") as latents:
+        assert '"force": true' in latents.attrs["fsae_request"]
+        assert "--force" in latents.attrs["comment"]
+    known = Request(members=1, steps=1, initial=wrong, climatology="training")
+    with pytest.raises(DataError, match="latitudes flipped"):
+        default_emulator.generate(known)
+    forced = default_emulator.generate(dataclasses.replace(known, force=True))
+    assert '"force": true' in forced.attrs["fsae_request"]
+
+
+def test_a_climatology_is_checked_like_a_field(default_bundle: Bundle, months: xr.Dataset, tmp_path: Path) -> None:
+    # oracle: what was done to the data, and to the file
+    right, wrong = tmp_path / "right.nc", tmp_path / "wrong.nc"
+    write_climatology(months, right, model=default_bundle.folder)
+    flipped = changed(months, lambda v: v[:, ::-1])
+    write_climatology(flipped, wrong, model=default_bundle.folder)
+    open_input(default_bundle, "compress", months, Reading(climatology=right)).close()
+    with pytest.raises(DataError, match=r"the climatology wrong\.nc .* latitudes flipped"):
+        open_input(default_bundle, "compress", flipped, Reading(climatology=wrong))
+    with xr.open_dataset(right) as data:
+        harmonic = data.load()
+    for other, found in (
+        (harmonic.isel(coefficient=slice(None, None, -1)), "another order"),
+        (harmonic.isel(cell=slice(None, None, -1)), "another order"),
+        (harmonic.assign(tas=harmonic["tas"] * 2), "units|runs from"),
+        (harmonic.assign(tas=harmonic["tas"].copy(data=harmonic["tas"].values * 2)), "runs from"),
+        (
+            harmonic.assign(tas=harmonic["tas"].where(harmonic["cell"] > 5).assign_attrs(harmonic["tas"].attrs)),
+            "missing",
+        ),
+    ):
+        with pytest.raises(DataError, match=found):
+            open_input(default_bundle, "compress", months, Reading(climatology=other))
+
+
+def test_a_bundle_without_distances_checks_nothing(default_bundle: Bundle, months: xr.Dataset) -> None:
+    # oracle: no note, and no error
+    old = dataclasses.replace(default_bundle, manifest=replace(default_bundle.manifest, plausible=UNSET))
+    assert notes_on(old, changed(months, lambda v: v[:, ::-1])) == []
+
+
+def test_limits_follow_from_the_distances() -> None:  # oracle: quantiles of 0 ... 100, and the stated factors
+    found = plausible(np.arange(101.0))
+    assert found == Plausible(median=50.0, q99=99.0, warn_above=173.2, refuse_above=297.0)
+
+
+def test_the_shipped_distances_are_those_of_the_training_years(default_bundle: Bundle, sample_data: Path) -> None:
+    # oracle: the plain root mean square of months minus their own monthly means, over the years of training; to 5 %, as
+    # the bilinear way to HEALPix smooths, four harmonics are not twelve means, and the global mean counts half
+    with xr.open_dataset(sample_data / "ncep1-tas-mon-194801-200412.nc") as data:
+        tas = data["tas"].load()
+    anomaly = tas.groupby("time.month") - tas.groupby("time.month").mean("time")
+    weights = np.cos(np.radians(tas["lat"]))
+    rms = np.sqrt((anomaly**2).weighted(weights).mean(("lat", "lon")))
+    limits = default_bundle.manifest.distances["tas"]
+    np.testing.assert_allclose(limits.median, float(rms.median()), rtol=0.05)
+    np.testing.assert_allclose(limits.q99, float(rms.quantile(0.99)), rtol=0.05)
