@@ -222,27 +222,17 @@ def open_input(
         elif climatology is not None:
             own, warnings = read_source(climatology, bundle, fields.zoom, force=reading.force)
             name = os.path.basename(climatology) if isinstance(climatology, str | os.PathLike) else "dataset"
-<<<<<<< HEAD
-        given = {"names": dict(reading.names or {}), "units": dict(source.units)}
-        said = {key: value for key, value in given.items() if value}
-        notes = dict.fromkeys(note for one in series for note in (*one.notes, *step_note(bundle, one)))
-        return Input(
-            series=series,
-            reference_times=_axes(forecasts) if forecasts else None,
-            own=own,
-            notes=(*((UNKNOWN,) if climatology is None else ()), *notes),
-            request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name, **said},
-=======
             notes |= dict.fromkeys(warnings)
         notes |= dict.fromkeys(note for one in series for note in (*one.notes, *step_note(bundle, one)))
+        options = {"names": dict(reading.names or {}), "units": dict(source.units)}
+        said = {key: value for key, value in options.items() if value}
         given = Input(
             series=series,
             reference_times=_axes(forecasts) if forecasts else None,
             own=own,
             expected=_expected(bundle, fields, own),
             notes=tuple(notes),
-            request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name},
->>>>>>> f3fc237 (Input is held against the climatology of its time of year, by distances learned from the training fields)
+            request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name, **said},
             history=str(opened[0].dataset.attrs.get("history", "")),
             close=lambda: None,
         )
