@@ -30,8 +30,11 @@ def write_aside(path: Path) -> Iterator[Path]:
     """Write to the path this gives, beside `path`: the file takes the name `path` when the block ends.
 
     If the block fails, the file is removed and an older one of that name stays. Several processes may write the same
-    file at once, also on different machines: the last one to finish wins.
+    file at once, also on different machines: the last one to finish wins. FileExistsError if a link or a folder has the
+    name: nothing but a file is replaced.
     """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise FileExistsError(errno.EEXIST, "a link or a folder has that name", str(path))
     aside = path.with_name(f"{path.name}.partial-{os.getpid()}-{uuid4().hex[:8]}")
     try:
         yield aside

@@ -160,6 +160,8 @@ def sweep(folder: Path, names: tuple[str, ...] = ()) -> None:
             with contextlib.suppress(OSError):  # a process that is making it takes it away first, or begins again
                 rename_new(Path(entry.path), taken)
                 _remove_marked(taken, names)
+                if kind(taken):  # it holds more, so it is not what such a process left
+                    rename_new(taken, Path(entry.path))
 
 
 def _aside(folder: Path, nonce: str) -> Path:

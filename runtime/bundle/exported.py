@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from fsae.runtime.log import log
+from fsae.runtime.ownership import open_own
 
 RECORD = Path("fsae", "exported-bundles.txt")
 
@@ -17,7 +18,7 @@ def remember(fingerprint: str) -> None:
     try:
         path = _record()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with path.open("a", encoding="ascii") as file:
+        with open(open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="ascii") as file:
             file.write(f"{fingerprint}\n")
     except (OSError, RuntimeError) as error:
         log.warning(f"cannot record the export ({error}): name the bundle by its path, --model PATH")

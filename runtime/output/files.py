@@ -47,6 +47,13 @@ def check_output(path: Path, overwrite: bool, inputs: Mapping[str, object] = NOT
     UsageError if its suffix is not one of `SUFFIXES`. With `overwrite` only our own output may be there. Neither it nor
     the folder of unfinished output beside it may be, hold or lie in one of the `inputs`: all that is read, by its kind.
     """
+    try:
+        os.lstat(partial_of(path))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or a character that no name has
+        why = getattr(error, "strerror", None) or reason(error)
+        raise OutputError(f"cannot write {str(path)!r}: {why}", advice="give another path") from None
     if path.suffix not in SUFFIXES:
         raise UsageError(f"found the output {path}", "a name that ends in .nc for NetCDF-4, or in .zarr for Zarr")
     check_apart(path, inputs)

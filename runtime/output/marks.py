@@ -15,7 +15,7 @@ from typing import Any
 
 from fsae.runtime.errors import OutputError
 from fsae.runtime.input.sources import READ_ERRORS, reason
-from fsae.runtime.ownership import kind
+from fsae.runtime.ownership import kind, open_own
 
 from .store import Attribute
 
@@ -76,7 +76,11 @@ def _of_file(path: Path) -> tuple[dict[str, Any], set[str]]:
 
 def _of_store(path: Path) -> tuple[dict[str, Any], set[str]]:
     """Attributes of a Zarr group, and the names of all attributes of its arrays, as their metadata have them."""
-    own, *others = (json.loads(file.read_bytes()) for file in (path / METADATA, *sorted(path.glob(f"*/{METADATA}"))))
+    texts = []
+    for file in (path / METADATA, *sorted(path.glob(f"*/{METADATA}"))):
+        with open(open_own(file, os.O_RDONLY), "rb") as opened:  # no link, and no pipe that is never written
+            texts.append(opened.read())
+    own, *others = map(json.loads, texts)
     return dict(own["attributes"]), {name for found in others for name in found.get("attributes", {})}
 
 

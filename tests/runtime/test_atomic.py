@@ -37,3 +37,15 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:  # oracle: the last on
         first.write_text("first")
         second.write_text("second")
     assert [file.read_text() for file in tmp_path.iterdir()] == ["first"]
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "folder"])
+def test_nothing_but_a_file_is_replaced(tmp_path: Path, kind: str) -> None:  # oracle: what is there before
+    path, mine = tmp_path / "record.json", tmp_path / "mine.txt"
+    mine.write_text("years of work")
+    path.mkdir() if kind == "folder" else path.symlink_to(mine if kind == "link" else tmp_path / "nowhere")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(FileExistsError, match="a link or a folder has that name"), write_aside(path):
+        raise AssertionError
+    assert sorted(tmp_path.iterdir()) == before
+    assert mine.read_text() == "years of work"

@@ -1,19 +1,27 @@
 """What is not ours stays as it is: whatever stands where an output, its folder or a file in it belongs, links too."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from runs import SMALL, Command, interrupted_run
+from runs import SMALL, Command, Ensemble, interrupted_run
 
+from fsae.runtime import ownership
+from fsae.runtime.backends.onnx import OnnxGraphs
+from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.cli.main import main
 from fsae.runtime.emulator import Emulator, write_climatology
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import OutputError
+from fsae.runtime.jobs import resume
+from fsae.runtime.jobs.job import Writing
 
+FEW = Ensemble(members=2, steps=3, batch=2)
 MODES = [(), ("--resume",), ("--overwrite",), ("--shard", "1/2")]
 
 
@@ -161,4 +169,119 @@ def test_nothing_that_a_command_reads_is_replaced(
     for out in ("fields.nc", "hard.nc"):
         words = ["climatology", "fields.nc", out, "--overwrite", "--model", str(tiny_bundle_path)]
         assert main(words) == OutputError.exit_code
+        assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("one_step", [True, False], ids=["one step", "by way of another name"])
+@pytest.mark.parametrize("kind", PLANTED)
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+def test_what_comes_while_an_output_is_made_stays(
+    emulator: Emulator,
+    tmp_path: Path,
+    mine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kind: str,
+    one_step: bool,
+) -> None:  # oracle: a snapshot of what came at the last moment, after all checks; the output can be had afterwards
+    out, publish = tmp_path / name, resume.publish
+    if not one_step:  # as of file systems that cannot rename with a condition, nor exchange two names
+        monkeypatch.setattr(ownership, "_rename", lambda source, target, flag: False)
+    for overwrite in (False, True):
+        before: list[dict[str, object]] = []
+
+        def planted(*given: Any, before: list[dict[str, object]] = before) -> None:
+            if out.exists():
+                out.rename(tmp_path / f"earlier-{name}")
+            PLANTED[kind](out, mine)
+            before.append(
+                {key: was for key, was in snapshot(tmp_path).items() if not key.startswith(f"{name}.partial")}
+            )
+            publish(*given)
+
+        if overwrite:
+            FEW.generate(emulator, out, seed=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(resume, "publish", planted)
+            with pytest.raises(OutputError, match=rf"{name} exists.*; 6 of 6 fields are kept"):
+                FEW.generate(emulator, out, overwrite=overwrite)
+        found = snapshot(tmp_path)
+        assert {key: was for key, was in found.items() if not key.startswith(f"{name}.partial")} == before[0]
+        shutil.rmtree(out) if out.is_dir() and not out.is_symlink() else out.unlink()
+        FEW.generate(emulator, out, resume=True)
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+
+
+@pytest.mark.parametrize("place", [".", "fields.zarr", "fields.zarr/tas/c"])
+def test_what_somebody_put_in_our_folder_stays(
+    emulator: Emulator, command: Command, tmp_path: Path, place: str
+) -> None:  # oracle: the file itself
+    interrupted_run(emulator, tmp_path / "out.zarr", 4)
+    notes = tmp_path / "out.zarr.partial" / place / "notes.txt"
+    notes.write_text("years of work")
+    command(*SMALL.words(tmp_path / "out.zarr", "--seed", "4", "--overwrite"))
+    command(*SMALL.words(tmp_path / "out.zarr", "--resume"))
+    assert [path.read_text() for path in tmp_path.rglob("notes.txt")] == ["years of work"]
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+@pytest.mark.parametrize("place", ["out.nc", "out.zarr", "out.nc.partial", "out.zarr.partial"])
+def test_a_climatology_spares_them_too(
+    source_fields: Path, tmp_path: Path, mine: Path, tiny_bundle_path: Path, place: str, kind: str
+) -> None:  # oracle: a snapshot of all that is there before
+    PLANTED[kind](tmp_path / place, mine)
+    before = snapshot(tmp_path)
+    for more in ((), ("--overwrite",)):
+        out = tmp_path / place.removesuffix(".partial")
+        words = ["climatology", str(source_fields), str(out), *more, "--model", str(tiny_bundle_path)]
+        assert main(words) == OutputError.exit_code
+        assert snapshot(tmp_path) == before
+
+
+@pytest.fixture(scope="module")
+def source_fields(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of fields."""
+    path = tmp_path_factory.mktemp("fields") / "fields.nc"
+    emulator = Emulator(tiny_bundle, OnnxGraphs(tiny_bundle, threads=1))
+    emulator.generate_file(path, Request(members=1, start="1990-01", steps=12))
+    return path
+
+
+def test_data_that_xarray_opened_protects_its_file(emulator: Emulator, source_fields: Path, tmp_path: Path) -> None:
+    # oracle: the bytes before
+    path = Path(shutil.copy(source_fields, tmp_path / "in.nc"))
+    before = path.read_bytes()
+    with (
+        xr.open_dataset(path, engine="h5netcdf") as data,
+        pytest.raises(OutputError, match=r"in\.nc is the input: give another path"),
+    ):
+        emulator.compress_file(data, path, climatology="training", writing=Writing(overwrite=True))
+    assert path.read_bytes() == before
+
+
+def test_a_pipe_in_the_place_of_metadata_is_not_waited_for(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "out.zarr").mkdir()
+    os.mkfifo(tmp_path / "out.zarr" / "zarr.json")
+    os.mkfifo(tmp_path / "out.nc")
+    for name in ("out.zarr", "out.nc"):
+        for more in MODES:
+            assert command(*SMALL.words(tmp_path / name, *more)).code == OutputError.exit_code
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "here/..", "loop/out.zarr", "long" * 70 + ".zarr", "loop.zarr", "file/out.zarr", "../here"]
+)
+def test_paths_that_are_no_place_for_an_output(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:  # oracle: a sentence and an exit code of the table, and everything as before
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "loop").symlink_to("loop")
+    (tmp_path / "here" / "loop.zarr").symlink_to("loop.zarr")
+    (tmp_path / "here" / "file").write_text("years of work")
+    monkeypatch.chdir(tmp_path / "here")
+    before = snapshot(tmp_path)
+    for more in MODES:
+        said = command(*SMALL.words(Path(name), *more))
+        assert said.code in (2, OutputError.exit_code), said
+        assert "should not" not in said.err
         assert snapshot(tmp_path) == before
