@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .jobs.job import Writing as Writing
     from .jobs.shards import Shard as Shard
     from .output.selection import Selection as Selection
+    from .output.target_grid import grid_like as grid_like
 
     __version__: str
 
@@ -45,6 +46,7 @@ __all__ = [
     "UsageError",
     "Writing",
     "__version__",
+    "grid_like",
     "load",
 ]
 
@@ -56,7 +58,13 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     homes = {"Emulator": "emulator", "load": "emulator", "Request": "ensemble.request", "Selection": "output.selection"}
-    homes |= {"Source": "input.sources", "Cluster": "jobs.cluster", "Shard": "jobs.shards", "Writing": "jobs.job"}
+    homes |= {
+        "grid_like": "output.target_grid",
+        "Source": "input.sources",
+        "Cluster": "jobs.cluster",
+        "Shard": "jobs.shards",
+        "Writing": "jobs.job",
+    }
     return getattr(importlib.import_module(f".{homes.get(name, 'errors')}", __name__), name)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,7 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
             if fingerprint(path) in known:
                 return path
             if not _is_copy(path, shipped / path.name):
-                log.warning(f"{path} is passed over, as you did not export it here: name it with --model {path}")
+                _pass_over(path, path.absolute())
         if (shipped / "default" / MANIFEST).is_file():
             return shipped / "default"
         raise BundleError(
@@ -119,6 +119,12 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
         raise BundleError(f"you did not export {nearby} here", advice=f"name it by its path, --model {nearby}")
     names = sorted({p.name for p in (*bundles_in(local), *bundles_in(shipped))})
     raise BundleError(f"found no bundle {str(model)!r}; known names: {', '.join(names) or 'none'}")
+
+
+@cache
+def _pass_over(path: Path, place: Path) -> None:
+    """Say, once for each place, that a bundle is not used unasked."""
+    log.warning(f"{path} is passed over, as you did not export it here: name it with --model {path}")
 
 
 def _is_copy(one: Path, other: Path) -> bool:

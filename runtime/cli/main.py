@@ -24,6 +24,7 @@ from .options import (
     with_selection,
     with_session,
     with_units,
+    with_whole_grids,
     with_writing,
     with_zoom,
 )
@@ -153,6 +154,7 @@ def decompress(source: Source, out: str, select: "Selection", writing: "Writing"
     Examples:
       fsae-run decompress latents.zarr fields.zarr
       fsae-run decompress latents.zarr fields.nc --grid training
+      fsae-run decompress latents.zarr fields.nc --grid like era5.nc
       fsae-run decompress latents.zarr europe.nc --grid 1.5 --bbox -10,35,30,70 --times 2005/2010
     """
     write_output(
@@ -252,7 +254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> object:
         with termination_as_interrupt(whole_process=argv is None):
-            return cli.main(args=None if argv is None else list(argv), prog_name=PROGRAM, standalone_mode=False)
+            arguments = with_whole_grids(sys.argv[1:] if argv is None else argv)
+            return cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
 
     with on_stderr(PROGRAM):
         return exit_code_of(COMMAND, run)

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -217,9 +217,11 @@ with_writing = packed(
 def make_selection(values: Values) -> "Selection":
     """Part and grid of the output."""
     from fsae.runtime.output.selection import Selection, parse_bbox
+    from fsae.runtime.output.target_grid import LIKE, grid_like
 
+    grid = values["grid"]
     return Selection(
-        grid=values["grid"],
+        grid=grid_like(grid.removeprefix(LIKE)) if grid.startswith(LIKE) else grid,
         regrid=values["regrid"],
         variables=words(values["variables"]),
         bbox=None if values["bbox"] is None else parse_bbox(values["bbox"]),
@@ -235,8 +237,8 @@ with_selection = packed(
         metavar="GRID",
         default="native",
         show_default=True,
-        help="native: HEALPix, as the model computes; training: lat-lon grid of the training data; or a regular "
-        "lat-lon grid such as 1.5 (degrees) or 120x240 (rows x columns).",
+        help="native: HEALPix, as the model computes; training: lat-lon grid of the training data; like FILE: that of "
+        "a file; or a regular lat-lon grid such as 1.5 (degrees) or 120x240 (rows x columns).",
     ),
     click.option(
         "--regrid",
@@ -253,6 +255,21 @@ with_selection = packed(
     ),
     click.option("--times", metavar="FIRST/LAST", help="First and last step, such as 2005-01/2010."),
 )
+
+
+def with_whole_grids(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command line, those after --grid as one where they are `like FILE`.
+
+    >>> with_whole_grids(["generate", "--grid", "like", "era5.nc", "--seed", "1"])
+    ['generate', '--grid', 'like era5.nc', '--seed', '1']
+    """
+    found: list[str] = []
+    for word in arguments:
+        if found[-1:] == ["like"] and found[-2:-1] == ["--grid"]:
+            found[-1] = f"like {word}"
+        else:
+            found.append(word)
+    return found
 
 
 def words(text: str | None) -> tuple[str, ...]:

@@ -42,9 +42,13 @@ def prepare_output(out: str, overwrite: bool, model: str | None, inputs: Mapping
     """
     from fsae.runtime.bundle.files import find_bundle
     from fsae.runtime.output.files import check_output
+    from fsae.runtime.output.target_grid import LIKE
 
-    path = Path(out)
-    check_output(path, overwrite, {**inputs, "bundle": find_bundle(model)})
+    path, read = Path(out), {**inputs, "bundle": find_bundle(model)}
+    grid = str(click.get_current_context().params.get("grid", ""))
+    if grid.startswith(LIKE):
+        read["grid's file"] = grid.removeprefix(LIKE)
+    check_output(path, overwrite, read)
     return path
 
 

@@ -1,5 +1,6 @@
 """The part of the fields that is given out, and its grid: variables, a box, steps, native cells or a lat-lon grid."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,14 +29,15 @@ class Selection:
     """The wanted part of a model's fields; its values are those of the same points without a selection.
 
     `grid`: "native" (HEALPix, as the model computes), "training" (the lat-lon grid of its training data; "source" is an
-    alias), or a regular lat-lon grid by the degrees between points ("1.5") or by rows and columns ("120x240").
+    alias), or a regular lat-lon grid by the degrees between points ("1.5") or by rows and columns ("120x240"); or any
+    lat-lon grid, such as that of a file by `grid_like`.
     `regrid`: the way to a lat-lon grid, one of `regrid.METHODS`; by default the bundle's own way to "training", and to
     other grids conservative if their cells are larger than two of the model's, else bilinear.
     `variables`: some of the model's by name; none means all. `bbox`: west, south, east and north [degrees]; a box whose
     west is greater than its east crosses the date line. `times`: first and last date, as in "2005-01/2010".
     """
 
-    grid: str = NATIVE
+    grid: str | LatLonGrid = NATIVE
     regrid: str = "auto"
     variables: Sequence[str] = ()
     bbox: tuple[float, float, float, float] | None = None
@@ -43,7 +45,10 @@ class Selection:
 
     @property
     def on(self) -> str:
-        """The grid by its name without an alias."""
+        """The grid by its name without an alias; one without a name by its size and a hash of its axes."""
+        if isinstance(self.grid, LatLonGrid):
+            axes = np.concatenate([self.grid.lat_deg, self.grid.lon_deg]).astype("<f8").tobytes()
+            return f"{self.grid}, SHA-256 {hashlib.sha256(axes).hexdigest()}"
         return ALIASES.get(self.grid, self.grid)
 
     def record(self) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
     chosen = tuple(known[place] for place in places)
     if selection.regrid not in METHODS:
         raise UsageError(f"found the regridding {selection.regrid!r}", f"one of {', '.join(METHODS)}")
-    if selection.grid == NATIVE:
+    if selection.on == NATIVE:
         if selection.regrid != "auto":
             raise UsageError(
                 "found a way of regridding for the native grid", advice="give --grid training, or such as 1.5"
@@ -92,7 +97,9 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
         zoom = bundle.manifest.grid.zoom
         cells = None if selection.bbox is None else cells_inside(zoom, selection.bbox)
         return View(variables=chosen, places=places, grid=Cells(zoom=zoom, chosen=cells))
-    grid = _source_grid(bundle) if selection.on == TRAINING else regular_grid(selection.grid)
+    grid = selection.grid
+    if isinstance(grid, str):
+        grid = _source_grid(bundle) if selection.on == TRAINING else regular_grid(grid)
     rows, columns, lon_deg = np.arange(grid.lat_deg.size), np.arange(grid.lon_deg.size), grid.lon_deg
     if selection.bbox is not None:
         rows, columns, lon_deg = rows_and_columns(grid, selection.bbox)
@@ -133,12 +140,14 @@ def _weights(bundle: Bundle, grid: LatLonGrid, selection: Selection, rows: Ints,
         return target_rows(bundle.tables.to_source, points)
     method = selection.regrid
     if method == "auto":  # as for input, the other way round
-        method = "conservative" if npix(zoom) > 2 * grid.size else "bilinear"
+        method = "conservative" if npix(zoom) > 2 * grid.size and grid.is_global else "bilinear"
+    if method == "conservative" and not grid.is_global:
+        raise UsageError(f"found the {grid} of a region", "a global one for --regrid conservative", "--regrid bilinear")
     if method == "conservative":
         try:
             return target_rows(cell_mean_weights(grid, zoom), points)
         except DataError as error:
-            found = f"the grid {selection.grid!r} cannot be reached conservatively: {error.reason}"
+            found = f"the grid {selection.on!r} cannot be reached conservatively: {error.reason}"
             raise UsageError(found, advice=error.advice) from None
     lat_deg, lon_deg = np.meshgrid(grid.lat_deg[rows], grid.lon_deg[columns], indexing="ij")
     return interpolation_weights(zoom, lat_deg.reshape(-1), lon_deg.reshape(-1))

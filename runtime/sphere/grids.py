@@ -15,7 +15,10 @@ RESOLVED = 1.25  # HEALPix cells may outnumber the points of a lat-lon grid by t
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # see `is_same`
 class LatLonGrid:
-    """A global lat-lon grid by its axes [degrees] as stored: latitude falling or rising, no longitude repeated."""
+    """A lat-lon grid by its axes [degrees] as stored: latitude falling or rising.
+
+    Only grids for output may be regional, or repeat a longitude.
+    """
 
     lat_deg: F64  # (lat)
     lon_deg: F64  # (lon)
@@ -29,6 +32,17 @@ class LatLonGrid:
     def size(self) -> int:
         """Points of a field."""
         return self.lat_deg.size * self.lon_deg.size
+
+    @property
+    def is_global(self) -> bool:
+        """True if the cells around the points cover the sphere once."""
+        lat, lon = np.sort(self.lat_deg), np.sort(self.lon_deg)
+        if min(lat.size, lon.size) < FEWEST_ROWS:
+            return False
+        reach = 1.5 * np.diff(lat).max()
+        return bool(
+            lat[0] <= reach - 90 and lat[-1] >= 90 - reach and abs(lon[-1] - lon[0] + 360 / lon.size - 360) < 0.1
+        )
 
     def __str__(self) -> str:
         return f"{self.lat_deg.size} x {self.lon_deg.size} lat-lon grid"
@@ -89,7 +103,8 @@ def regular_grid(text: str) -> LatLonGrid:
     >>> regular_grid("5x8").lat_deg.tolist()
     [-90.0, -45.0, 0.0, 45.0, 90.0]
     """
-    form = f"found the grid {text!r}, expected native, training, degrees such as 1.5, or rows x columns such as 120x240"
+    form = f"found the grid {text!r}, expected native, training, like FILE, degrees such as 1.5, or rows x columns "
+    form += "such as 120x240"
     pair = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.strip())
     if pair is not None:
         rows, columns = int(pair[1]), int(pair[2])

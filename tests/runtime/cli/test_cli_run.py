@@ -117,7 +117,7 @@ BAD_USAGE = [
     (("generate", "--member-ids", "5-3"), 2, "expected numbers and rising ranges"),
     (("generate", "--steps", "many"), 2, "Invalid value"),
     (("generate", "--seed", "-1"), 2, "Invalid value"),
-    (("generate", "--grid", "cubed"), 2, "found the grid 'cubed', expected native, training, degrees"),
+    (("generate", "--grid", "cubed"), 2, "found the grid 'cubed', expected native, training, like FILE, degrees"),
     (("generate", "--nonsense",), 2, "No such option"),
     (("frobnicate",), 2, "No such command"),
     (("compress",), 2, "Missing argument"),

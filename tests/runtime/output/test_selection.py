@@ -16,9 +16,17 @@ from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.output.selection import Selection, cells_inside, parse_bbox, rows_and_columns, steps_inside, view_of
+from fsae.runtime.output.target_grid import grid_like
 from fsae.runtime.sphere.grids import LatLonGrid, is_same, regular_grid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
-from fsae.runtime.sphere.regrid import apply, cell_areas, cell_mean_weights, conservative_weights, target_rows
+from fsae.runtime.sphere.regrid import (
+    apply,
+    cell_areas,
+    cell_mean_weights,
+    conservative_weights,
+    interpolation_weights,
+    target_rows,
+)
 
 PACIFIC = (170.0, -50.0, -150.0, 20.0)  # across the date line
 ATLANTIC = (-60.0, -20.0, 20.0, 50.0)  # across longitude 0
@@ -219,7 +227,7 @@ def test_boxes_hold_points_on_their_edges() -> None:  # oracle: multiples of 15 
         (Selection(bbox=(float("nan"), 0.0, 1.0, 5.0)), "found the box nan"),
         (Selection(bbox=(1.0, 1.0, 2.0, 2.0)), "found no centre of a cell of zoom 2 in the box 1,1,2,2"),
         (Selection(grid="30", bbox=(1.0, 1.0, 2.0, 2.0)), "found no row and column of the 6 x 12 lat-lon grid"),
-        (Selection(grid="cubed"), "found the grid 'cubed', expected native, training, degrees such as 1.5"),
+        (Selection(grid="cubed"), "found the grid 'cubed', expected native, training, like FILE, degrees such as 1.5"),
         (Selection(grid="0"), "found the grid '0'"),
         (Selection(grid="7"), "expected degrees that 90 is a whole multiple of"),
         (Selection(grid="-1.5"), "found the grid '-1.5'"),
@@ -293,3 +301,52 @@ def test_source_is_another_word_for_training(tiny_bundle: Bundle) -> None:  # or
     words = [view_of(tiny_bundle, Selection(grid=name)).grid for name in ("training", "source")]
     assert is_same(words[0], words[1])
     assert Selection(grid="source").record() == Selection(grid="training").record() == {"grid": "training"}
+
+
+def test_a_grid_like_that_of_a_file(
+    emulator: Emulator, command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # oracle: the points of the file, and for a global grid the same one by its numbers
+    lat, lon = np.linspace(60, 33, 10), np.linspace(-12.0, 40.0, 27)
+    europe = xr.Dataset({"t": (("j", "i"), np.zeros((10, 27)))})
+    europe = europe.assign_coords(
+        j=("j", lat, {"units": "degrees_north"}), i=("i", lon, {"axis": "X", "units": "degrees_east"})
+    )
+    europe.to_netcdf(tmp_path / "europe.nc", engine="h5netcdf")
+    named = regular_grid("9x20")
+    xr.Dataset(coords={"lat": named.lat_deg, "lon": named.lon_deg}).to_zarr(tmp_path / "g.zarr", consolidated=False)
+    monkeypatch.chdir(tmp_path)
+    words = ("generate", "--members", "1", "--steps", "1", "--seed", "3")
+    assert command(*words, "--grid", "like", "europe.nc", "--out", "there.nc")[0] == 0
+    drawn = emulator.generate(Request(members=1, steps=1, seed=3, select=Selection(grid=regular_grid("9x20"))))
+    again = emulator.generate(Request(members=1, steps=1, seed=3, select=Selection(grid=grid_like("g.zarr"))))
+    xr.testing.assert_equal(drawn, again)
+    numbered = emulator.generate(Request(members=1, steps=1, seed=3, select=Selection(grid="9x20")))
+    np.testing.assert_array_equal(drawn["tas"].values, numbered["tas"].values)
+    cells = emulator.generate(Request(members=1, steps=1, seed=3))["tas"].values[0]
+    places = np.meshgrid(lat, lon, indexing="ij")
+    expected = apply(interpolation_weights(ZOOM, *(place.ravel() for place in places)), cells)
+    with xr.open_dataset("there.nc", engine="h5netcdf") as found:
+        np.testing.assert_array_equal(found["lat"].values, lat)
+        np.testing.assert_array_equal(found["lon"].values, lon)
+        np.testing.assert_array_equal(found["tas"].values.reshape(1, -1), expected)
+        assert "10 x 27 lat-lon grid, SHA-256 " in found.attrs["fsae_request"]
+    for more, code, said in (
+        (("--grid", "like", "europe.nc", "--regrid", "conservative", "--out", "x.nc"), 2, "--regrid bilinear"),
+        (("--grid", "like", "europe.nc", "--out", "europe.nc", "--overwrite"), 7, "is the grid's file"),
+        (("--grid", "like", "nowhere.nc", "--out", "x.nc"), 5, "nowhere.nc"),
+    ):
+        found_code, _, err = command(*words, *more)
+        assert (found_code, said in err) == (code, True), err
+
+
+def test_a_file_without_two_axes_gives_no_grid() -> None:
+    for data in (
+        xr.Dataset({"lat": (("y", "x"), np.zeros((4, 4))), "lon": (("y", "x"), np.zeros((4, 4)))}),
+        xr.Dataset({"lat": ("cell", np.zeros(12)), "lon": ("cell", np.zeros(12))}),
+        xr.Dataset(coords={"lat": [0.0, 1.0]}),
+        xr.Dataset(coords={"lat": [0.0, 99.0], "lon": [0.0, 1.0]}),
+        xr.Dataset(coords={"lat": [0.0, 1.0], "lon": [0.0, np.nan]}),
+    ):
+        with pytest.raises(UsageError, match="give --grid degrees such as"):
+            grid_like(data)
