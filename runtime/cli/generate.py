@@ -152,7 +152,7 @@ def generate(
     request = dataclasses.replace(request, select=select)
     write_output(
         "generated",
-        {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology},
+        {"forcing": request.forcing, "initial file": request.initial, "climatology": request.climatology},
         out,
         session,
         writing,

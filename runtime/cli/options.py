@@ -134,14 +134,19 @@ UNITS = click.option(
 )
 
 
+GROUP = click.option(
+    "--group", metavar="NAME", default="", help="Group of IN that holds the variables.  [default: the file itself]"
+)
+
+
 def with_units(command: Command) -> Command:
-    """The command with units that the user says its input, IN, has."""
+    """The command with units that the user says its input, IN, has, and the group of it that is read."""
 
     @functools.wraps(command)
-    def run(source: Source, units: dict[str, str], **given: Any) -> Any:
-        return command(source=Source.of(source, units), **given)
+    def run(source: Source, units: dict[str, str], group: str, **given: Any) -> Any:
+        return command(source=Source.of(source, units, group), **given)
 
-    return UNITS(run)  # type: ignore[return-value]
+    return UNITS(GROUP(run))  # type: ignore[return-value]
 
 
 with_climatology = click.option(

@@ -15,7 +15,7 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Manifest
-from fsae.runtime.climate.calendar import centres, infer_step
+from fsae.runtime.climate.calendar import centres, infer_step, time_method
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.climate.steps import same_step
 from fsae.runtime.errors import DataError, UsageError
@@ -241,16 +241,22 @@ def open_input(
 
 
 def _expected(bundle: Bundle, fields: Fields, own: F32 | None) -> Expected | None:
-    """What fields are to be near: their source's climatology, else the model's."""
+    """The climatology that fields are to be near: that of their source, else the model's."""
     manifest = bundle.manifest
     if not manifest.distances:
         log.info(
             f"bundle {manifest.name} does not know how far fields are from its climatology: nothing is checked by it"
         )
         return None
+    step, kinds = found_step(fields), [time_method(text) for text in (fields.cell_methods, *_methods(manifest))]
+    same = (step is None or same_step(step, manifest.time.step)) and ("point" not in kinds or len(set(kinds)) == 1)
     if own is not None:
-        return expected_near(manifest, own, None)
-    return expected_near(manifest, known_climatology(bundle, fields.zoom), found_step(fields))
+        return expected_near(manifest, own, None, same_step=same)
+    return expected_near(manifest, known_climatology(bundle, fields.zoom), step, same_step=same)
+
+
+def _methods(manifest: Manifest) -> tuple[str, ...]:
+    return tuple(variable.cell_methods for variable in manifest.variables)
 
 
 def _checked(bundle: Bundle, given: Input, *, force: bool) -> Input:

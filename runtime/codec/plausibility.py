@@ -52,11 +52,16 @@ def plausible(distances: F64) -> Plausible:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Expected:
-    """The climatology (variable, 1 + 2K, pixel) that fields are to be near; `yearly` fields are near its mean."""
+    """The climatology (variable, 1 + 2K, pixel) that fields are to be near; `yearly` fields are near its mean.
+
+    Fields that are no means over the model's step vary otherwise than those the distances were learned from: they are
+    only warned of, not refused, unless `same_step`.
+    """
 
     climatology: F32  # of transformed variables, at the zoom of the fields
     transforms: tuple[Transform, ...]
     yearly: bool = False
+    same_step: bool = True
 
     def distances(self, values: F32, phase: NDArray[np.float64]) -> F64:
         """Distances (time, variable) of physical fields (time, variable, pixel) at phases of the year (time)."""
@@ -68,13 +73,14 @@ class Expected:
         return np.stack(found)
 
 
-def expected_near(manifest: Manifest, climatology: F32, step: str | None) -> Expected:
-    """What fields that are averaged over `step` are to be near."""
+def expected_near(manifest: Manifest, climatology: F32, step: str | None, *, same_step: bool = True) -> Expected:
+    """The climatology that fields averaged over `step` are to be near; `same_step` as in `Expected`."""
     count, unit = parse_step(step or manifest.time.step)
     return Expected(
         climatology=climatology,
         transforms=tuple(v.transform for v in manifest.variables),
         yearly=count * MONTHS.get(unit, 0) >= MONTHS["year"],
+        same_step=same_step,
     )
 
 
@@ -98,7 +104,7 @@ def check_fields(
             f"{variable.name} in {where} is {found:.3g}{units} (RMS) from its climatology at {labels[worst]}, where "
             f"training fields have {limits.median:.3g}{units}, 99 % of them less than {limits.q99:.3g}{units}"
         )
-        if found > limits.refuse_above:
+        if found > limits.refuse_above and expected.same_step:
             reason = next(
                 _explanations(expected, values, phase, v, limits),
                 "are latitudes flipped, longitudes or months shifted, cells in another order, or is it another "

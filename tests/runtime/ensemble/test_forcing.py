@@ -269,6 +269,11 @@ def test_a_forcing_far_outside_of_the_training_is_refused(emulator: fsae.runtime
     assert "the nearer end of that range is used there" in warned.attrs["comment"]
 
 
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def _made(path: Path, data: xr.Dataset) -> Path:
     data.to_netcdf(path, engine="h5netcdf")
     return path
@@ -320,7 +325,7 @@ BAD_FORCINGS: dict[str, tuple[Callable[[Path], Path | str], int, str]] = {
     "other units": (_dataset(lambda d: d.assign(x=d["x"].assign_attrs(units="K"))), 5, "has the units 'K', expected"),
     "no text": (_bytes(b"\xff\xfe19"), 5, "is neither NetCDF nor Zarr"),
     "cut": (_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), 5, "cannot read"),
-    "a folder": (lambda p: p, 5, "is a folder but not a Zarr store"),
+    "a folder": (lambda p: _folder(p / "folder"), 5, "is a folder but not a Zarr store"),
 }  # fmt: skip
 
 
@@ -345,7 +350,7 @@ def test_the_output_is_not_the_forcing(
     path = _made(tmp_path / "f.nc", series(january(1900, 2100), [1.0, 2.0]))
     common = ["--model", str(tiny_bundle_path), "--device", "cpu", "generate", "--overwrite"]
     assert main([*common, "--forcing", str(path), "--out", str(path)]) == 7
-    assert "f.nc is the input: give another path for the output" in capsys.readouterr().err
+    assert "f.nc is the forcing: give another path for the output" in capsys.readouterr().err
 
 
 def test_a_bundle_that_does_not_generate_takes_no_forcing(emulator: fsae.runtime.Emulator) -> None:

@@ -228,7 +228,7 @@ def test_leads_are_counted_from_the_end_of_what_is_known(emulator: fsae.runtime.
         assert found["lead_time"].attrs["units"] == "day"
         request = json.loads(found.attrs["fsae_request"])
         assert request["start"] == "1991-03-01T00:00:00"
-        assert request["initial"]["input"] == "dataset: HEALPix grid of zoom 2 (nested)"
+        assert request["initial"]["input"] == "dataset: HEALPix grid of zoom 2 (nested), cells by their numbers in cell"
     plain = emulator.generate(Request(members=1, steps=1))
     assert not {"forecast_reference_time", "lead_time"} & set(plain.variables)
     assert "initial" not in json.loads(plain.attrs["fsae_request"])
@@ -327,7 +327,7 @@ REFUSED: dict[str, tuple[Callable[[xr.Dataset], xr.Dataset], tuple[str, ...], in
     "a bad start": (lambda d: d, (*INITIAL, "--start", "soon"), 2, "found the date 'soon'"),
     "a climatology of nothing": (lambda d: d, ("--climatology", "training"), 2, "give --initial"),
     "a name of nothing": (lambda d: d, ("--name", "tas=ts"), 2, "give --initial"),
-    "onto itself": (lambda d: d, (*INITIAL, "--out", "in.nc", "--overwrite"), 7, "in.nc is the input"),
+    "onto itself": (lambda d: d, (*INITIAL, "--out", "in.nc", "--overwrite"), 7, "in.nc is the initial file"),
 }  # fmt: skip
 
 

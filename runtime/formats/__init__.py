@@ -1,0 +1,1 @@
+"""File formats of input data: which one a file has, and its dataset, unread."""
