@@ -39,6 +39,7 @@ from fsae.training.networks.denoiser import DenoiserConfig
 
 SHIPPED = Path(__file__).parent / "configs"
 DEFAULT = SHIPPED / "default.toml"
+MOST_BYTES, MOST_NESTED = 1 << 20, 200  # of a configuration, and of dots and brackets in a line of it
 Year = Annotated[int, Meta(ge=0, le=9999)]
 Years = tuple[Year, Year]  # first and last, both included
 Inputs = Annotated[tuple[str, ...], Meta(min_length=1)]  # files, relative to the configuration
@@ -293,19 +294,33 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> Config:
     >>> read_config(DEFAULT, ["autoencoder.width = 96"]).autoencoder.width
     96
     """
+    advice = "give a TOML file such as training/configs/default.toml"
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size if path.is_file() else 0
+        if size > MOST_BYTES or not path.is_file():  # a pipe or a device would never end
+            raise UsageError(f"{path} is not a file of at most {MOST_BYTES} bytes", advice=advice)
+        raw = _toml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from None
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror}", advice=advice) from None
     except ValueError as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
+        raise UsageError(f"{path} is not TOML: {error}", advice=advice) from None
     for change in changes:
         try:
-            _put(raw, tomllib.loads(change))
+            _put(raw, _toml(change))
         except ValueError as error:
             advice = "text needs quotes, as in --set 'name=\"mine\"'"
             raise UsageError(f"found --set {change!r} ({error})", "KEY=VALUE as in TOML", advice) from None
     return decode_record(Config, raw, path.name, UsageError)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """The tables of a text; ValueError if it is not TOML, or nests so deeply that reading it would not end soon."""
+    if any(line.count(".") + line.count("[") + line.count("{") > MOST_NESTED for line in text.splitlines()):
+        raise ValueError(f"a line has more than {MOST_NESTED} dots and brackets")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _put(table: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
@@ -103,7 +104,7 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
         raise BundleError(
             "found no bundle in ./engines and none is shipped with this installation", advice="give --model PATH"
         )
-    path = Path(model)
+    path = _path_of(model)
     if path.name == MANIFEST:
         path = path.parent
     if (path / MANIFEST).is_file():
@@ -125,6 +126,21 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
 def _pass_over(path: Path, place: Path) -> None:
     """Say, once for each place, that a bundle is not used unasked."""
     log.warning(f"{path} is passed over, as you did not export it here: name it with --model {path}")
+
+
+def _path_of(model: object) -> Path:
+    """The path or name of a bundle; BundleError for what no path can be."""
+    if not isinstance(model, str | os.PathLike) or not str(model):
+        raise BundleError(f"found the model {model!r}", "a path or a name", "give --model PATH")
+    try:
+        (Path(model) / MANIFEST).is_file()
+        os.stat(model)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # a name that is too long, or a character that no name has
+        why = getattr(error, "strerror", None) or str(error)
+        raise BundleError(f"cannot read the bundle {str(model)!r}: {why}", advice="give another --model") from None
+    return Path(model)
 
 
 def _is_copy(one: Path, other: Path) -> bool:
@@ -163,7 +179,7 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """Content of a file of the manifest; BundleError if it is missing or its hash or size differs."""
-        self._entry(name)
+        self._check_size(name)
         try:
             data = (self.folder / name).read_bytes()
         except OSError as error:
@@ -173,7 +189,7 @@ class Bundle:
 
     def check(self, name: str) -> Path:
         """Path of a file of the manifest, its hash checked without holding its content; BundleError as in `read`."""
-        self._entry(name)
+        self._check_size(name)
         try:
             found = hash_file(self.folder / name)
         except OSError as error:
@@ -187,6 +203,18 @@ class Bundle:
         if entry is None:
             raise BundleError(f"bundle {self.manifest.name} has no file {name}; it has {sorted(self.manifest.files)}")
         return entry
+
+    def _check_size(self, name: str) -> None:
+        """Raise BundleError unless a file has the size of its entry, before any of it is read."""
+        entry = self._entry(name)
+        try:
+            found = os.stat(self.folder / name)
+        except OSError as error:
+            raise self._unreadable(name, error) from None
+        if not stat.S_ISREG(found.st_mode):
+            raise BundleError(f"{self.folder / name} is not a file", advice=ADVICE)
+        if found.st_size != entry.size:
+            self._compare(name, FileEntry(sha256=entry.sha256, size=found.st_size))
 
     def _compare(self, name: str, found: FileEntry) -> None:
         """Raise BundleError unless a file is the one of the manifest."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from msgspec import UNSET, Meta, UnsetType
 
-from fsae.runtime.climate.steps import CALENDARS, STEP
+from fsae.runtime.climate.steps import CALENDARS, MOST_HARMONICS, STEP
 from fsae.runtime.climate.transforms import Transform
 from fsae.runtime.diffusion.sampler import SAMPLERS, noise_levels
 from fsae.runtime.errors import BundleError
@@ -135,7 +135,7 @@ class Time(Record, frozen=True, kw_only=True):
 
     calendar: Calendar
     step: Step
-    harmonics: Annotated[int, Meta(ge=1, le=183)]  # of the days of a year there are no more
+    harmonics: Annotated[int, Meta(ge=1, le=MOST_HARMONICS)]
 
 
 class Forcing(Record, frozen=True, kw_only=True):

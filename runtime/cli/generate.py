@@ -1,6 +1,7 @@
 """`fsae-run generate`: write an ensemble to a file."""
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -49,8 +50,8 @@ def batch_size(context: click.Context, parameter: click.Parameter, text: str) ->
     """The batch that a text stands for."""
     if text == "auto":
         return "auto"
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"found --batch {text}", "a number of members, or auto")
+    if not re.fullmatch("[0-9]{1,8}", text) or int(text) < 1:
+        raise UsageError(f"found --batch {text}", "a number of members, or auto", "leave --batch out")
     return int(text)
 
 

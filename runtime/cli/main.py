@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fsae.runtime.climate.steps import MOST_HARMONICS
 from fsae.runtime.input.sources import Source
 from fsae.runtime.log import on_stderr
 from fsae.runtime.signals import termination_as_interrupt
@@ -216,7 +217,9 @@ cli.add_command(doctor)
 @with_zoom
 @with_names
 @click.option(
-    "--harmonics", type=click.IntRange(min=1), help="Number of waves in a year.  [default: as many as the model has]"
+    "--harmonics",
+    type=click.IntRange(1, MOST_HARMONICS),
+    help="Number of waves in a year.  [default: as many as the model has]",
 )
 @with_overwrite
 @with_model

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fsae.runtime.jobs.shards import Shard
     from fsae.runtime.output.selection import Selection
 
+MOST_THREADS, MOST_WORKERS = 4096, 1024  # more would only bring the machine down
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Values = dict[str, Any]  # of options, by their names
@@ -98,7 +99,9 @@ with_session = packed(
         type=click.Choice(PRECISIONS),
         help="Precision of the graphs, one that the bundle has.  [default: fp32, else its first]",
     ),
-    click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads.  [default: all cores]"),
+    click.option(
+        "--threads", type=click.IntRange(1, MOST_THREADS), help="Number of CPU threads.  [default: all cores]"
+    ),
 )
 
 
@@ -113,7 +116,7 @@ def resolved(context: click.Context, parameter: click.Parameter, given: str | No
 
 
 with_zoom = click.option(
-    "--zoom", type=click.IntRange(min=0), help="HEALPix zoom to bring IN to.  [default: the finest it supports]"
+    "--zoom", type=click.IntRange(0, 12), help="HEALPix zoom to bring IN to.  [default: the finest it supports]"
 )
 
 with_names = click.option(
@@ -211,7 +214,9 @@ with_writing = packed(
         "The last to finish puts OUT in its place.",
     ),
     click.option(
-        "--workers", type=click.IntRange(min=1), help="Number of dask worker processes to start on this machine."
+        "--workers",
+        type=click.IntRange(1, MOST_WORKERS),
+        help="Number of dask worker processes to start on this machine.",
     ),
     click.option(
         "--scheduler", metavar="ADDRESS", help="Running dask cluster to use, such as tcp://node1:8786."

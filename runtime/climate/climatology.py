@@ -10,6 +10,8 @@ import numpy as np
 from fsae.runtime.arrays import F32, F64, Floating
 from fsae.runtime.errors import DataError
 
+from .steps import MOST_HARMONICS
+
 # Beyond this a fit amplifies noise: even coverage of the year gives 1.4, six harmonics from monthly means give 49.
 MAX_CONDITION = 30.0
 BLOCK = 64  # time steps worked on at once, in float64
@@ -36,8 +38,8 @@ def projection(phase: Floating, harmonics: int) -> F64:
     The fit is linear, so long series can be fitted in parts: the sum of `projection[:, part] @ fields[part]`.
     """
     phase = np.asarray(phase, dtype=np.float64)
-    if harmonics < 0:
-        raise DataError(f"found {harmonics} harmonics", "0 or more")
+    if not 0 <= harmonics <= MOST_HARMONICS:
+        raise DataError(f"found {harmonics} harmonics", f"0 to {MOST_HARMONICS}", "give fewer")
     design = np.concatenate([np.ones((phase.size, 1)), _waves(phase, harmonics)], axis=1)  # (time, 1 + 2K)
     few = phase.size < design.shape[1]
     if few or np.linalg.cond(design) > MAX_CONDITION:

@@ -4,6 +4,7 @@ import re
 
 from fsae.runtime.errors import DataError
 
+MOST_HARMONICS = 183  # waves in a year: of its days there are no more
 CALENDARS = (
     "standard",
     "gregorian",

@@ -93,7 +93,7 @@ def compress_job(
 
     def units(done: Done) -> Iterator[Unit]:
         for unit, _ in _latents(bundle, graphs, given, done):
-            yield checked(unit)
+            yield checked(unit, layout, manifest.variables)
 
     return Job(layout=layout, units=units, notes=given.notes, close=given.close)
 
@@ -129,7 +129,7 @@ def superres_job(
     def units(done: Done) -> Iterator[Unit]:
         for unit, seasons in _latents(bundle, graphs, given, done, steps):
             values = graphs.decode(unit.values[0], seasons)[None]
-            yield seen(view, Unit(members=unit.members, times=unit.times, values=values))
+            yield seen(view, Unit(members=unit.members, times=unit.times, values=values), layout)
 
     return Job(layout=layout, units=units, notes=notes, close=given.close)
 
@@ -245,6 +245,6 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
                 latent = np.stack(parts, axis=1).astype(np.float32)  # (time, variable, latent pixel)
                 _check_finite(latent, manifest.variables, name)
                 values = graphs.decode(latent, season(phases[start, there], manifest.time.harmonics))[None]
-                yield seen(view, Unit(members=slice(row, row + 1), times=times, values=values))
+                yield seen(view, Unit(members=slice(row, row + 1), times=times, values=values), layout)
 
     return Job(layout=layout, units=units, close=closing.close)

@@ -23,7 +23,7 @@ from fsae.runtime.climate.calendar import Date, centres, decimal_year, parse_sta
 from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.dates import find_dates
-from fsae.runtime.input.sources import READ_ERRORS, open_source, reason
+from fsae.runtime.input.sources import READ_ERRORS, open_source, path_of, reason
 from fsae.runtime.output.store import Attribute, Coordinate
 
 from .members import parts_of
@@ -72,7 +72,7 @@ def read_forcing(given: "float | str | os.PathLike[str] | xr.Dataset | None", kn
         return _constant(number, known)
     if not isinstance(given, str | os.PathLike):
         return _read_dataset(given, known)
-    path = Path(given)
+    path = path_of(given)
     if not path.exists():
         raise DataError(
             f"found the forcing {str(given)!r}, expected a number in the unit {known.units!r} or the path of a NetCDF "

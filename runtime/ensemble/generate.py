@@ -173,7 +173,8 @@ def generate_job(
                 bundle, graphs, model, members=len(ensemble.members), limit=limit, kept=kept, held=held
             )
         pieces = generate(model, graphs, plan, batch=at_once, done=done, by_window=statistics is not None)
-        fields = (seen(view, unit) for unit in pieces)
+        each = dataclasses.replace(layout, members=ensemble.members)  # that of statistics has none
+        fields = (seen(view, unit, each) for unit in pieces)
         return fields if statistics is None else summarised(fields, statistics, len(ensemble.members), memory, scratch)
 
     return Job(layout=layout, units=units, notes=notes, divisible=statistics is None, chained=True)

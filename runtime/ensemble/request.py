@@ -1,6 +1,7 @@
 """The request for an ensemble, before it is resolved for a bundle."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -87,8 +88,11 @@ def member_ids(text: str) -> tuple[int, ...]:
     """
     found: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+        ends = re.fullmatch(r"\s*([0-9]{1,19})(?:-([0-9]{1,19}))?\s*", part)
+        members = range(0) if ends is None else range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        if not members:
             raise UsageError(f"found the members {text!r}, expected numbers and rising ranges such as 3,10-12")
-        found += range(int(first), int(last or first) + 1)
+        if members.stop - members.start + len(found) > MOST_MEMBERS:
+            raise UsageError(f"found the members {text!r}, expected {MOST_MEMBERS} at most")
+        found += members
     return tuple(found)

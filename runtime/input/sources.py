@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import glob
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,8 +90,8 @@ def open_source(given: "Given") -> Iterator[Opened]:
 
 def _files(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
     found: list[Path] = []
-    for path in map(Path, given):
-        if path.exists() or not any(letter in str(path) for letter in "*?["):
+    for path in map(path_of, given):
+        if os.path.lexists(path) or not any(letter in str(path) for letter in "*?["):
             found.append(path)
             continue
         fitting = sorted(map(Path, glob.glob(str(path), recursive=True)))
@@ -102,6 +103,28 @@ def _files(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
     if not found:
         raise DataError("found an empty list of files", "one or more")
     return tuple(dict.fromkeys(found))
+
+
+def path_of(given: object) -> Path:
+    """The path of an input, which need not be there.
+
+    DataError for what no path can be, and for pipes and devices: those never end, or are empty the second time.
+    """
+    if not isinstance(given, str | os.PathLike) or not str(given):
+        raise DataError(f"found the input {given!r}", "the path of a file", "give the path of a NetCDF file")
+    try:
+        kind = os.stat(given).st_mode
+    except FileNotFoundError:
+        return Path(given)
+    except (OSError, ValueError) as error:  # a name that is too long, or with a character that no name has
+        why = getattr(error, "strerror", None) or reason(error)
+        raise DataError(
+            f"cannot read {str(given)!r}: {why}", advice="give the path of a file that you may read"
+        ) from None
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        found = f"{given} is a pipe or a device, not a file"
+        raise DataError(found, advice="write it to a file first, as in cat PIPE > FILE")
+    return Path(given)
 
 
 def _open_file(path: Path, group: str) -> "xr.Dataset":

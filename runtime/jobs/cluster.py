@@ -44,6 +44,7 @@ from .workers import Work, forget, import_distributed, make_shard, stop
 SHARDS_PER_WORKER = 4  # so that all workers are busy until nearly the end, and little is lost with one of them
 UNKNOWN_WORKERS = 16  # for a cluster that begins with none and starts them for the tasks it gets
 CONNECT_S = 5.0
+MOST_LOST = 10  # results lost with their workers, before the run ends
 STOP_S = 10.0  # for workers to finish their units after an interruption
 
 
@@ -62,7 +63,7 @@ class Cluster:
         if (self.workers is None) == (self.scheduler is None):
             raise UsageError("found workers and a scheduler, or neither", advice="give one of them")
         if self.workers is not None and self.workers < 1:
-            raise UsageError(f"found {self.workers} workers", "1 or more")
+            raise UsageError(f"found {self.workers} workers", "1 or more", "give a number, or an address as scheduler")
 
 
 def cluster_to_file(
@@ -204,22 +205,36 @@ def _make_all(client: Any, work: Work, run: Run, progress: Callable[[int], None]
         client.submit(make_shard, work, shard, key=f"fsae-shard-{work.run}-{shard.number}", pure=False): shard
         for shard in left
     }
-    waiting = set(futures)
+    waiting, lost = set(futures), 0
+    results = distributed.as_completed(futures)
     try:
-        for future in distributed.as_completed(futures):
-            _raise_failure(client, futures[future], future)
+        for future in results:
+            shard = futures[future]
             waiting.remove(future)
-            progress(left[futures[future]])
+            if _succeeded(client, shard, future):
+                progress(left[shard])
+                continue
+            lost += 1
+            if lost > MOST_LOST:
+                raise FsaeError(
+                    f"shard {shard} was lost with its dask worker, the last of {lost} times",
+                    advice="look into the logs of the workers",
+                )
+            again = client.submit(make_shard, work, shard, key=f"{future.key}-{lost}", pure=False)
+            futures[again] = shard
+            waiting.add(again)
+            results.add(again)
     finally:
         with uninterrupted():
             _end(client, work.run, waiting)
 
 
-def _raise_failure(client: Any, shard: Shard, future: Any) -> None:
-    """Raise what a task failed with, if it did."""
+def _succeeded(client: Any, shard: Shard, future: Any) -> bool:
+    """True if a task is done, False if its result was lost with its worker; raises what it failed with."""
     distributed = import_distributed()
     try:
         future.result()
+        return True
     except distributed.scheduler.KilledWorker as error:
         raise FsaeError(
             f"shard {shard} was given up: its dask workers ended {error.allowed_failures + 1} times, perhaps for "
@@ -227,9 +242,22 @@ def _raise_failure(client: Any, shard: Shard, future: Any) -> None:
             advice="give a smaller --batch or larger workers",
         ) from None
     except (distributed.CancelledError, distributed.comm.CommClosedError):
+        if _answers(client):
+            return False
         raise DeviceError(
             f"the dask scheduler at {client.scheduler.address} is gone", advice="start one again"
         ) from None
+
+
+def _answers(client: Any) -> bool:
+    """True if the scheduler still answers."""
+    if client.status != "running":
+        return False
+    try:
+        client.sync(client.scheduler.identity, callback_timeout=CONNECT_S)
+    except Exception:  # whatever a lost connection raises
+        return False
+    return True
 
 
 def _end(client: Any, run: str, waiting: set[Any]) -> None:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.manifest import Variable
 from fsae.runtime.errors import ToleranceError
 from fsae.runtime.input.sources import Source
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
@@ -130,13 +132,40 @@ def _absolute(given: Any) -> Any:
     return os.path.abspath(given) if isinstance(given, str | os.PathLike) else given
 
 
-def checked(unit: Unit) -> Unit:
-    """The unit; ToleranceError if some of its values are not finite."""
+OVERSHOOT = 0.05  # of the width of a valid range: how far a model of real fields can be beyond its ends
+
+
+def checked(unit: Unit, layout: Layout, variables: Sequence[Variable]) -> Unit:
+    """The unit of some variables; ToleranceError naming the first value that is not finite."""
     if not np.isfinite(unit.values).all():
-        raise ToleranceError("the model gave values that are not finite: check the input and run `fsae-run verify`")
+        raise _impossible(unit, ~np.isfinite(unit.values), layout, variables, "not finite")
     return unit
 
 
-def seen(view: View, unit: Unit) -> Unit:
-    """The part of a unit of whole fields that a view selects; ToleranceError as of `checked`."""
-    return dataclasses.replace(unit, values=view.take(checked(unit).values))
+def seen(view: View, unit: Unit, layout: Layout) -> Unit:
+    """The part of a unit of whole fields that a view selects.
+
+    ToleranceError naming the first value that is not finite, or not within the valid range of its variable.
+    """
+    chosen = dataclasses.replace(unit, values=unit.values[..., list(view.places), :])
+    values = checked(chosen, layout, view.variables).values
+    low, high = np.array([variable.valid_range for variable in view.variables]).T[..., None]  # (variable, 1)
+    beyond = OVERSHOOT * (high - low)
+    bad = (values < low - beyond) | (values > high + beyond)
+    if bad.any():
+        raise _impossible(chosen, bad, layout, view.variables, "impossible")
+    return dataclasses.replace(unit, values=view.take(unit.values))
+
+
+def _impossible(
+    unit: Unit, bad: NDArray[np.bool_], layout: Layout, variables: Sequence[Variable], what: str
+) -> ToleranceError:
+    """The error about the first of the bad values (member, time, variable, point)."""
+    member, step, place, point = np.argwhere(bad)[0].tolist()
+    variable, value = variables[place], unit.values[member, step, place, point]
+    (low, high), where = variable.valid_range, layout.label(unit.members.start + member, unit.times.start + step)
+    return ToleranceError(
+        f"the model gave {variable.name} = {value:g}{where}, which is {what}",
+        f"values within {low:g} to {high:g} {variable.units}" if what == "impossible" else "",
+        "check the input and run `fsae-run verify`",
+    )

@@ -12,6 +12,7 @@ from .job import Done, Job, nothing_done
 
 AUTO = "auto"
 SLURM = "SLURM_ARRAY_TASK_"
+MOST_SHARDS = 100_000
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Shard:
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
             raise UsageError(f"found the shard {self}", "1/8 to 8/8 (shards count from 1)")
+        if self.count > MOST_SHARDS:  # each has a folder
+            raise UsageError(f"found the shard {self}", f"{MOST_SHARDS} shards at most", "give each more of the work")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -48,7 +51,7 @@ def read_shard(text: str, environment: Mapping[str, str]) -> Shard:
     """
     if text == AUTO:
         return _slurm_shard(environment)
-    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    found = re.fullmatch(r"([0-9]{1,18})/([0-9]{1,18})", text)
     if found is None:
         raise UsageError(f"found --shard {text}", "3/8 or the like, or auto in a SLURM array")
     return Shard(int(found[1]), int(found[2]))
@@ -56,7 +59,7 @@ def read_shard(text: str, environment: Mapping[str, str]) -> Shard:
 
 def _slurm_shard(environment: Mapping[str, str]) -> Shard:
     names = {name: environment.get(f"{SLURM}{name}", "") for name in ("ID", "MIN", "MAX", "COUNT")}
-    if not all(value.isdecimal() for value in names.values()):
+    if not all(re.fullmatch("[0-9]{1,18}", value) for value in names.values()):
         raise UsageError(
             "found --shard auto outside a SLURM array",
             f"the variables {', '.join(SLURM + name for name in names)}",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fsae.runtime import ownership
 from fsae.runtime.errors import OutputError, UsageError
+from fsae.runtime.formats.containers import ZARR_MARKS
 from fsae.runtime.input.sources import Source, reason
 from fsae.runtime.ownership import check_ours, exchange, is_ours, kind, remove_tree, rename_new, stranger
 from fsae.runtime.signals import uninterrupted
@@ -26,6 +27,7 @@ FIELDS, ASSEMBLED = "fields.zarr", "fields.nc"
 REPLACED = "replaced"  # earlier output, for a moment, on file systems that cannot exchange two names
 CONTENTS = (RUN, f"{RUN}.new", ASSEMBLED, SHARDS, FIELDS, REPLACED)  # in the order of removal
 
+STORES = (*ZARR_MARKS, "manifest.json")  # what a folder that is read holds, a Zarr store or a bundle
 SUFFIXES = (".nc", ".zarr")  # NetCDF-4 and Zarr: a Zarr folder with the suffix of another format would surprise
 
 
@@ -94,7 +96,8 @@ def check_apart(path: Path, inputs: Mapping[str, object]) -> None:
                     raise OutputError(
                         f"{place} {'is' if same else 'holds'} {which}", advice="give another path for the output"
                     )
-                if _lies_in(place, one):
+                held = any((one / mark).exists() for mark in STORES)  # else a folder that no reader takes
+                if held and _lies_in(place, one):
                     raise OutputError(f"{place} lies in {which}, {one}", advice="give another path for the output")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cftime
 import numpy as np
 
 from fsae.runtime.arrays import F32, Ints
@@ -86,6 +87,14 @@ class Layout:
     def points(self) -> int:
         """Points of one field."""
         return int(np.prod(self.grid.shape))
+
+    def label(self, row: int, step: int) -> str:
+        """Words on where a step of a series is, such as " in member 3 at 2005-04-16T00:00:00"."""
+        starts = 1 if self.reference_times is None else len(self.time.values)
+        member, start = divmod(row, starts)
+        number = self.time.values.reshape(starts, -1)[start, step]
+        date = cftime.num2date(float(number), self.time.units, self.time.calendar)
+        return f"{f' in member {self.members[member]}' if self.members else ''} at {date.isoformat()}"
 
     @property
     def rows(self) -> int:

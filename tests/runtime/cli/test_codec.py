@@ -22,6 +22,7 @@ from tiny_bundle import (
     tiny_manifest,
 )
 
+from fsae.runtime.backends.onnx import OnnxGraphs
 from fsae.runtime.bundle.files import Bundle, write_manifest
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.output.layout import to_dataset
@@ -344,3 +345,30 @@ def test_a_climatology_coarser_than_the_input_is_refused(run: Run, source: Path,
     code, _, err = run("superres", source, tmp_path / "out.nc", "--zoom", "1", "--climatology", tmp_path / "clim.nc")
     assert code == 5
     assert "clim.nc is at zoom 0, coarser than the input at zoom 1" in one_sentence(err)
+
+
+@pytest.mark.parametrize("verb", ["decompress", "superres", "generate"])
+@pytest.mark.parametrize(("wrong", "said"), [(2e30, r"2e\+30"), (-np.inf, "-inf"), (np.nan, "nan")])
+def test_impossible_values_are_never_published(
+    run: Run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, wrong: float, said: str
+) -> None:  # oracle: the place and the value that the decoder is made to give
+    assert run("compress", source, tmp_path / "latent.zarr", "--climatology", "training")[0] == 0
+    decode = OnnxGraphs.decode
+
+    def broken(self: OnnxGraphs, latent: np.ndarray, seasons: np.ndarray) -> np.ndarray:
+        values = decode(self, latent, seasons)
+        values[1, 1, 7] = wrong
+        return values
+
+    monkeypatch.setattr(OnnxGraphs, "decode", broken)
+    words = {
+        "decompress": (tmp_path / "latent.zarr", tmp_path / "out.nc"),
+        "superres": (source, tmp_path / "out.nc", "--climatology", "training"),
+        "generate": ("--members", "2", "--steps", "3", "--start", "2005-01", "--out", tmp_path / "out.nc"),
+    }
+    code, _, err = run(verb, *words[verb])
+    assert code == 6, err
+    where = " in member 0" if verb == "generate" else ""
+    assert re.search(rf"the model gave uas = {said}{where} at 2005-02-\d\d", one_sentence(err))
+    assert not (tmp_path / "out.nc").exists()
+    assert run(verb, *words[verb], "--variables", "tas", "--overwrite")[0] == 0  # what is wrong is not asked for

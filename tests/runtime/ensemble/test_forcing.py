@@ -265,7 +265,7 @@ def test_a_forcing_far_outside_of_the_training_is_refused(emulator: fsae.runtime
     ):
         with pytest.raises(UsageError, match=r"near the 1948\.00 to 2005\.00 .*: --forcing 2005 holds it at the end"):
             emulator.generate(request)
-    warned = emulator.generate(Request(members=1, steps=1, forcing=2175.0))
+    warned = emulator.generate(Request(members=1, steps=1, forcing=2015.0))
     assert "the nearer end of that range is used there" in warned.attrs["comment"]
 
 

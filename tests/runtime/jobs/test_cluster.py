@@ -398,3 +398,18 @@ def test_workers_on_this_machine_by_the_command(command: Command, whole: Path, t
     assert said.code == 0, said.err
     assert said.err.splitlines()[1:] == [f"fsae-run: {FIELDS} fields in 8 shards: {out} is there when all are complete"]
     assert tree(out) == tree(whole)
+
+
+@pytest.mark.parametrize("lost", [distributed.CancelledError("lost"), distributed.comm.CommClosedError("worker")])
+def test_a_result_lost_with_its_worker_is_no_lost_scheduler(client: SimpleNamespace, lost: Exception) -> None:
+    # oracle: the scheduler, which answers
+    from fsae.runtime.jobs import cluster as room
+    from fsae.runtime.jobs.shards import Shard
+
+    def result() -> None:
+        raise lost
+
+    assert room._succeeded(client, Shard(1, 2), SimpleNamespace(result=result)) is False
+    gone = SimpleNamespace(status="closed", scheduler=SimpleNamespace(address="tcp://x:1"))
+    with pytest.raises(DeviceError, match="scheduler at tcp://x:1 is gone"):
+        room._succeeded(gone, Shard(1, 2), SimpleNamespace(result=result))
