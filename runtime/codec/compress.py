@@ -1,8 +1,7 @@
 """Compression, decompression and super-resolution as jobs that read, compute and yield the same time chunks."""
 
 import contextlib
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +9,10 @@ import numpy as np
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.bundle.manifest import Variable, graph_file
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.dates import decode_dates, find_dates
-from fsae.runtime.input.sources import READ_ERRORS, Given, open_source, reason
+from fsae.runtime.input.sources import READ_ERRORS, Given, Source, open_source, reason
 from fsae.runtime.input.variables import member_dim
 from fsae.runtime.jobs.job import Done, Job, checked, seen, time_chunks
 from fsae.runtime.output.layout import TIME_CHUNK, Cells, Layout, Unit
@@ -29,19 +27,10 @@ from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, v
 from fsae.runtime.output.times import LEAD, REFERENCE, ReferenceTimes, encode_series, encode_times
 
 from .encoder_input import Input, Reading, check_no_times, encode, open_input
+from .latents import LATENT, check_finite, check_latents, check_members, check_phases, check_unchanged, latent_key
 
 if TYPE_CHECKING:
     import xarray as xr
-
-
-LATENT = "latent"
-
-
-def latent_key(bundle: Bundle) -> str:
-    """A hash of encoder and decoder, which latents share with the bundles that can decompress them."""
-    precision = bundle.manifest.precisions[0]
-    graphs = [bundle.manifest.files[graph_file(graph, precision)].sha256 for graph in ("encoder", "decoder")]
-    return hashlib.sha256(" ".join(graphs).encode()).hexdigest()
 
 
 def _latents(
@@ -134,32 +123,6 @@ def superres_job(
     return Job(layout=layout, units=units, notes=notes, close=given.close)
 
 
-def _check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
-    """Raise DataError unless a dataset was written by this bundle's `compress`."""
-    manifest = bundle.manifest
-    if dataset.attrs.get("fsae_kind") != LATENT:
-        raise DataError(f"{name} holds no latents: give what `fsae-run compress` wrote")
-    if dataset.attrs.get("fsae_latent_key") != latent_key(bundle):
-        made_by = dataset.attrs.get("fsae_bundle", "another one")
-        raise DataError(
-            f"{name} was compressed with bundle {made_by!r} in another version than {manifest.name!r} at "
-            f"{bundle.folder}: give the bundle it was made with as --model"
-        )
-    missing = sorted(
-        {"time", "year_phase", *(v.name for v in manifest.variables)} - {str(n) for n in dataset.variables}
-    )
-    if missing:
-        raise DataError(f"{name} lacks the variables {missing}: compress the data again")
-    times = (REFERENCE, LEAD) if REFERENCE in dataset.dims else ("time",)
-    for variable in manifest.variables:
-        array, dims = dataset[variable.name], (*times, "cell")
-        if array.dims[-len(dims) :] != dims or array.sizes["cell"] != manifest.latent.shape[1]:
-            raise DataError(
-                f"{variable.name} in {name} has the shape {dict(array.sizes)}, expected ({', '.join(dims)}) with "
-                f"{manifest.latent.shape[1]} cells: compress the data again"
-            )
-
-
 def _series(dataset: "xr.Dataset") -> "list[xr.Dataset]":
     """Latents along `time`, those of each start by themselves."""
     if REFERENCE not in dataset.dims:
@@ -180,21 +143,11 @@ def _reference_times(dataset: "xr.Dataset", name: str) -> ReferenceTimes | None:
     return ReferenceTimes(times=times, leads=leads, lead_units=units)
 
 
-def _check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None:
-    """DataError naming the variables whose latents (time, variable, pixel) are missing or infinite in some step."""
-    bad = [variable.name for v, variable in enumerate(variables) if not np.isfinite(latent[:, v]).all()]
-    if bad:
-        raise DataError(
-            f"{name} holds latents of {', '.join(bad)} that are not finite, expected a number in every cell, as each "
-            "variable is decoded with the help of all: the store is incomplete, compress the data again"
-        )
-
-
 def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Selection = EVERYTHING) -> Job:
     """Fields in physical units, at the times of the latents in `source`."""
     view, closing = view_of(bundle, select), contextlib.ExitStack()
     dataset, name = closing.enter_context(open_source(source))
-    _check_latents(bundle, dataset, name)
+    check_latents(bundle, dataset, name)
     manifest = bundle.manifest
     series, reference_times = _series(dataset), _reference_times(dataset, name)
     arrays = [[own[v.name] for v in manifest.variables] for own in series]  # (start, variable)
@@ -209,6 +162,9 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
     if phase.size != len(series) * len(stamps) or not np.isfinite(phase).all():
         raise DataError(f"{name} has no phase of the year for every step: it is incomplete, compress again")
     phases = phase.reshape(len(series), -1)  # (start, time)
+    check_phases(phases, dates, manifest, name)
+    check_members(members, name)
+    check_unchanged(Source.of(source), dataset, manifest)
     notes = tuple(
         filter(None, [str(dataset.attrs.get("comment", ""))])
     )  # warnings about the latents hold for the fields too
@@ -243,7 +199,7 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
                 except READ_ERRORS as error:
                     raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
                 latent = np.stack(parts, axis=1).astype(np.float32)  # (time, variable, latent pixel)
-                _check_finite(latent, manifest.variables, name)
+                check_finite(latent, manifest.variables, name)
                 values = graphs.decode(latent, season(phases[start, there], manifest.time.harmonics))[None]
                 yield seen(view, Unit(members=slice(row, row + 1), times=times, values=values), layout)
 

@@ -151,6 +151,72 @@ def test_months_are_stamped_as_generated_ones(run: Run, tmp_path: Path, day: int
                     np.testing.assert_array_equal(found[axis].values, drawn[axis].values)
 
 
+def _edit(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    """A change of an array of a store in place, as a script would make it."""
+
+    def edit(path: Path) -> None:
+        array = zarr.open_group(path, mode="r+")[name]
+        array[:] = change(array[:])
+
+    return edit
+
+
+def _swap(path: Path) -> None:
+    group = zarr.open_group(path, mode="r+")
+    group["tas"][:], group["uas"][:] = group["uas"][:], group["tas"][:]
+
+
+EDITED = {
+    "values": (_edit("tas", lambda values: values * np.float32(5.3)), "tas does not fit its checksum"),
+    "constant": (_edit("tas", lambda values: np.full_like(values, 5.3)), "tas does not fit its checksum"),
+    "permuted": (_edit("uas", lambda values: values[..., ::-1]), "uas does not fit its checksum"),
+    "swapped": (_swap, "tas does not fit its checksum"),
+    "cells": (_edit("cell", lambda values: values[::-1]), "cells in another order than they were written in"),
+    "phases": (
+        _edit("year_phase", lambda values: np.full_like(values, 5.3)),
+        "has the phase of the year 5.3 at 2005-01",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EDITED)
+def test_edited_latents_are_refused(run: Run, source: Path, tmp_path: Path, kind: str) -> None:
+    # oracle: what was changed
+    edit, said = EDITED[kind]
+    store = tmp_path / "latents.zarr"
+    assert run("compress", source, store, "--climatology", "training")[0] == 0
+    edit(store)
+    code, _, err = run("decompress", store, tmp_path / "out.nc")
+    assert code == 5
+    assert said in one_sentence(err)
+    assert not (tmp_path / "out.nc").exists()
+
+
+def test_a_part_of_latents_written_by_xarray_is_taken(run: Run, source: Path, tmp_path: Path) -> None:
+    # oracle: the same steps of the whole; and the phases and members, which no checksum tells then
+    assert run("compress", source, tmp_path / "latents.zarr", "--climatology", "training")[0] == 0
+    assert run("decompress", tmp_path / "latents.zarr", tmp_path / "whole.nc")[0] == 0
+    with xr.open_zarr(tmp_path / "latents.zarr", consolidated=False) as whole:
+        part = whole.isel(time=slice(2, 5)).load()
+    part.to_netcdf(tmp_path / "part.nc", engine="h5netcdf")
+    assert run("decompress", tmp_path / "part.nc", tmp_path / "again.nc")[0] == 0
+    with (
+        xr.open_dataset(tmp_path / "whole.nc", engine="h5netcdf") as expected,
+        xr.open_dataset(tmp_path / "again.nc", engine="h5netcdf") as found,
+    ):
+        np.testing.assert_allclose(found["tas"].values, expected["tas"].values[2:5], atol=1e-4)
+    wrong, later = (part.assign(year_phase=part["year_phase"] + by) for by in (5.3, 0.2))
+    twice = part.assign({name: part[name].expand_dims(realization=[1, 1]) for name in ("tas", "uas")})
+    for name, data, said in (
+        ("phase.nc", wrong, "has the phase of the year"),
+        ("later.nc", later, "has the phase of the year"),
+        ("twice.nc", twice, "has the members 1, 1, expected each member once"),
+    ):
+        data.to_netcdf(tmp_path / name, engine="h5netcdf")
+        code, _, err = run("decompress", tmp_path / name, tmp_path / "out.nc")
+        assert (code, said in err) == (5, True), err
+
+
 def test_history_grows_from_command_to_command(run: Run, source: Path, tmp_path: Path) -> None:
     # oracle: the requests of the commands, newest first, then the history of the input
     given = _changed(tmp_path / "in.nc", lambda data: data.assign_attrs(history="Mon Nov 2: ncks a b\nMon Nov 1: made"))
