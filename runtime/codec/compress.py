@@ -27,7 +27,17 @@ from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside, v
 from fsae.runtime.output.times import LEAD, REFERENCE, ReferenceTimes, encode_series, encode_times
 
 from .encoder_input import Input, Reading, check_no_times, encode, open_input
-from .latents import LATENT, check_finite, check_latents, check_members, check_phases, check_unchanged, latent_key
+from .latents import (
+    LATENT,
+    check_decoded,
+    check_finite,
+    check_latents,
+    check_members,
+    check_phases,
+    check_unchanged,
+    latent_key,
+    went_on_with,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -186,21 +196,29 @@ def decompress_job(bundle: Bundle, graphs: Graphs, source: Given, *, select: Sel
         time_chunk=TIME_CHUNK,
     )
 
+    forced = went_on_with(dataset)
+
+    def decoded(row: int, there: slice) -> F32:
+        """Fields (time, variable, pixel) of some steps of a series."""
+        place, start = divmod(row, len(series))
+        here = {member: place} if member is not None else {}
+        try:
+            parts = [array.isel({**here, "time": there}).values for array in arrays[start]]
+        except READ_ERRORS as error:
+            raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
+        latent = np.stack(parts, axis=1).astype(np.float32)  # (time, variable, latent pixel)
+        check_finite(latent, manifest.variables, name)
+        return graphs.decode(latent, season(phases[start, there], manifest.time.harmonics))
+
     def units(done: Done) -> Iterator[Unit]:
         for row in range(len(members or (0,)) * len(series)):
-            place, start = divmod(row, len(series))
-            here = {member: place} if member is not None else {}
             for times in time_chunks(count):
                 if done.has(row, times.start):
                     continue
-                there = slice(steps.start + times.start, steps.start + times.stop)
-                try:
-                    parts = [array.isel({**here, "time": there}).values for array in arrays[start]]
-                except READ_ERRORS as error:
-                    raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
-                latent = np.stack(parts, axis=1).astype(np.float32)  # (time, variable, latent pixel)
-                check_finite(latent, manifest.variables, name)
-                values = graphs.decode(latent, season(phases[start, there], manifest.time.harmonics))[None]
-                yield seen(view, Unit(members=slice(row, row + 1), times=times, values=values), layout)
+                first = steps.start + times.start
+                values = decoded(row, slice(first, steps.start + times.stop))
+                if not forced:
+                    check_decoded(bundle, values[:1], dates[row % len(series)], first, name)
+                yield seen(view, Unit(members=slice(row, row + 1), times=times, values=values[None]), layout)
 
     return Job(layout=layout, units=units, close=closing.close)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,15 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Manifest, Variable, graph_file
 from fsae.runtime.climate.calendar import infer_step, year_phase
+from fsae.runtime.climate.steps import same_step
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.dates import Dates
 from fsae.runtime.input.sources import READ_ERRORS, Source
 from fsae.runtime.output.marks import foreign_reason, is_netcdf
 from fsae.runtime.output.seal import SEAL, damage_of
 from fsae.runtime.output.times import LEAD, REFERENCE
+
+from .plausibility import check_fields, expected_near
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -112,3 +116,29 @@ def check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None:
             f"{name} holds latents of {', '.join(bad)} that are not finite, expected a number in every cell, as each "
             "variable is decoded with the help of all: the store is incomplete, compress the data again"
         )
+
+
+def went_on_with(dataset: "xr.Dataset") -> bool:
+    """True if the fields of some latents were compressed although they are far from their climatology (--force)."""
+    try:
+        return bool(json.loads(str(dataset.attrs.get("fsae_request", "{}"))).get("force", False))
+    except (ValueError, AttributeError):
+        return False
+
+
+def check_decoded(bundle: Bundle, values: F32, dates: Dates, step: int, name: str) -> None:
+    """Raise DataError if a decoded field (1, variable, pixel) is too far from the climatology: were latents edited?
+
+    Of latents of means over the model's step, whose fields were compared when they were compressed.
+    """
+    manifest, found = bundle.manifest, infer_step(dates.stamps, dates.bounds)
+    if found is not None and not same_step(found, manifest.time.step):
+        return
+    expected = expected_near(manifest, bundle.tables.climatology.astype(np.float32), found)
+    phase = year_phase(dates.stamps, found or manifest.time.step, manifest.variables[0].cell_methods, dates.bounds)
+    try:
+        check_fields(manifest, expected, values, phase[step : step + 1], name, [dates.stamps[step].isoformat()])
+    except DataError as error:
+        raise DataError(
+            f"decoded, {error.reason}", advice=f"{ADVICE}, or look for what has changed the latents"
+        ) from None

@@ -14,7 +14,9 @@ from fsae.runtime.bundle.files import COMPILED, Bundle, find_bundle, fingerprint
 from fsae.runtime.cli.main import main
 from fsae.runtime.climate.climatology import evaluate, season
 from fsae.runtime.codec.encoder_input import open_fields
+from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
+from fsae.runtime.errors import DataError, ToleranceError
 from fsae.runtime.sphere.healpix import coarsen
 
 PROMISED_RMSE_K = {"ratio-4": 0.105, "default": 0.29, "ratio-64": 0.52, "ratio-256": 0.80}  # global, 2005-2014
@@ -121,3 +123,17 @@ def test_the_default_is_the_default_beside_its_relatives(
     shutil.copytree(tiny_bundle_path, tmp_path / "engines" / "mine")
     remember(fingerprint(tmp_path / "engines" / "mine"))
     assert find_bundle() == Path("engines/mine")
+
+
+def test_edited_latents_decode_to_implausible_fields(emulator: Emulator, sample_data: Path) -> None:
+    # oracle: the months themselves, whose latents are taken; in memory no checksum tells
+    with xr.open_dataset(sample_data / "ncep1-tas-mon-200501-201412.nc") as data:
+        latents = emulator.compress(data.isel(time=slice(0, 12)), climatology="training")
+    emulator.decompress(latents)
+    for edited in (
+        latents.assign(tas=latents["tas"] * 5.3),
+        latents.assign(tas=latents["tas"].copy(data=latents["tas"].values[..., ::-1])),
+        latents.assign(tas=latents["tas"].copy(data=np.full_like(latents["tas"].values, 5.3))),
+    ):
+        with pytest.raises((DataError, ToleranceError), match=r"from its climatology|impossible"):
+            emulator.decompress(edited)

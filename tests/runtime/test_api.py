@@ -264,7 +264,7 @@ with xr.open_dataset(work + "/in.nc") as data:
     emulator.decompress(latents)
     emulator.superres(data, zoom=1)
     emulator.generate(Request(members=20, steps=4, initial=data))
-    list(emulator.stream(Request(members=2, steps=4, forcing=2100.0)))
+    list(emulator.stream(Request(members=2, steps=4, forcing=2015.0)))
 emulator.compress_file(work + "/in.nc", work + "/latents.zarr")
 emulator.decompress_file(work + "/latents.zarr", work + "/fields.nc")
 emulator.generate_file(work + "/members.nc", Request(members=2, steps=4))
