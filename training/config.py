@@ -155,7 +155,7 @@ class SamplerConfig(Sampler, frozen=True, kw_only=True):
     """Sampler written into the bundle (EDM eq. 5)."""
 
     name: SamplerName = "dpm2m"
-    steps: int = 10
+    steps: Annotated[int, Meta(ge=1, le=10_000)] = 10
     sigma_min: Sigma = 0.02
     sigma_max: Sigma = 80.0
     rho: Rho = 7.0

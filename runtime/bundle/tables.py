@@ -3,7 +3,6 @@
 import hashlib
 import io
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +17,21 @@ from fsae.runtime.sphere.regrid import Weights
 from .manifest import Manifest
 from .schema import ADVICE
 
+MOST_SWELLING, MOST_BYTES = 200, 1 << 26  # of packed arrays: times their size, and what any may have
+
 
 def read_arrays(data: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file; pickled objects are refused."""
+    """The arrays of an .npz file; pickled objects, and files that swell when they are unpacked, are refused."""
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            size = sum(entry.file_size for entry in packed.infolist())
+        if size > MOST_SWELLING * len(data) + MOST_BYTES:
+            raise BundleError(f"{where} would swell from {len(data)} bytes to {size}", advice=ADVICE)
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+    except BundleError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files
         raise BundleError(f"{where} holds no readable arrays ({error})", advice=ADVICE) from None
 
 

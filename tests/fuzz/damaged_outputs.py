@@ -125,7 +125,7 @@ def stages(emulator: Emulator, folder: Path) -> Iterator[tuple[str, Path, Path, 
 @click.option("--seed", default=1)
 def main(cases: int, seed: int) -> None:
     """Damage, resume, compare, and print a table of what came of it."""
-    rng, table, wrong = random.Random(seed), Counter[tuple[str, str]](), 0  # noqa: S311
+    rng, table, wrong = random.Random(seed), Counter[tuple[str, str]](), 0
     with tempfile.TemporaryDirectory() as work:
         bundle = open_bundle(make_tiny_bundle(Path(work) / "tiny"))
         emulator = Emulator(bundle, OnnxGraphs(bundle, threads=1))
