@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-MAGIC = b"CDF"
-VERSIONS = (1, 2, 5)
 DIMENSIONS, VARIABLES, ATTRIBUTES = 0x0A, 0x0B, 0x0C  # tags of the lists in a header
 CHARACTERS = 2
 TYPES = {1: "i1", 2: "S1", 3: ">i2", 4: ">i4", 5: ">f4", 6: ">f8", 7: "u1", 8: ">u2", 9: ">u4", 10: ">i8", 11: ">u8"}

@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from fsae.runtime.errors import DataError
 
-from .classic import MAGIC as CLASSIC_MAGIC
-from .classic import VERSIONS as CLASSIC_VERSIONS
-from .classic import open_classic
-from .grib import open_grib
-
 if TYPE_CHECKING:
     import xarray as xr
 
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 GRIB_MAGIC = b"GRIB"
+CLASSIC_MAGIC, CLASSIC_VERSIONS = b"CDF", (1, 2, 5)
 ZIP_MAGIC = b"PK\x03\x04"
 GRIB_SUFFIXES = (".grib", ".grib1", ".grib2", ".grb", ".grb1", ".grb2")  # for files with a heading before the messages
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")  # every group has one of these
@@ -43,8 +39,12 @@ def open_container(path: Path, group: str = "") -> "xr.Dataset":
     if kind in ("GRIB", "classic NetCDF") and group:
         raise DataError(f"{path} is a {kind} file, which has no groups", advice="leave --group out")
     if kind == "GRIB":
+        from .grib import open_grib  # which needs NumPy, as the next
+
         return open_grib(path)
     if kind == "classic NetCDF":
+        from .classic import open_classic
+
         return open_classic(path)
     if kind == "NetCDF-4":
         return _of_group(path, group, _look_into(path), {"engine": "h5netcdf"})
