@@ -16,6 +16,7 @@ from fsae.runtime.sphere.regrid import Weights
 
 from .manifest import Manifest
 from .schema import ADVICE
+from .table_values import check_values
 
 MOST_SWELLING, MOST_BYTES = 200, 1 << 26  # of packed arrays: times their size, and what any may have
 
@@ -72,7 +73,7 @@ class Tables:
 
 
 def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str) -> Tables:
-    """Tables out of their arrays, with every shape checked against the manifest."""
+    """Tables out of their arrays, with every shape, and what the numbers mean, checked against the manifest."""
     variables, pixels = len(manifest.variables), npix(manifest.grid.zoom)
     latent_levels = manifest.zooms.index(manifest.latent.zoom) + 1
     shapes: dict[str, tuple[int | None, ...]] = {
@@ -108,4 +109,6 @@ def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str)
         if not good or (index.size and not 0 <= int(index.min()) <= int(index.max()) < source_size):
             raise BundleError(f"{where}: the weights {name} do not fit {source_size} points to {rows}")
         tables[name] = Weights(indptr=indptr, index=index, weight=weight, source_size=source_size)
-    return Tables(**tables)
+    made = Tables(**tables)
+    check_values(made, manifest, where)
+    return made

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from fsae.runtime.atomic import write_aside
@@ -17,6 +18,8 @@ from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, Graphs, call_of
 from fsae.runtime.bundle.files import VERIFIED, Bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Difference, worst_of
 from fsae.runtime.bundle.records import Line, Record, decode_record, read_json, to_json
+from fsae.runtime.bundle.schema import ADVICE
+from fsae.runtime.bundle.tables import digest
 from fsae.runtime.errors import BundleError, ToleranceError
 from fsae.runtime.sphere.healpix import coarsen
 
@@ -42,9 +45,19 @@ class Check:
 
 
 def check_files(bundle: Bundle) -> int:
-    """Check the hash of every file and return their number; BundleError at the first that differs."""
+    """Check the hash of every file and return their number; BundleError at the first that differs.
+
+    The numbers of the tables are also compared with those that the certificates were measured with: hashes in the
+    manifest can be made to fit any file. Certificates of older bundles do not know them.
+    """
     for name in bundle.manifest.files:
         bundle.check(name)
+    known = {certificate.tables for certificate in bundle.manifest.certificates.values()} - {UNSET}
+    if known and known != {digest(bundle.arrays("tables.npz"))}:
+        raise BundleError(
+            f"the tables of bundle {bundle.manifest.name} are not those that its certificate was measured with",
+            advice=ADVICE,
+        )
     return len(bundle.manifest.files)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import UNSET
+from msgspec.structs import replace
 from tiny_bundle import LATENT_PIXELS, PIXELS, VARIABLES, tiny_climatology, tiny_manifest
 
 from fsae.runtime.bundle import files as bundle_module
@@ -22,6 +24,7 @@ from fsae.runtime.bundle.files import (
     write_manifest,
 )
 from fsae.runtime.bundle.tables import read_arrays
+from fsae.runtime.checks.verify import check_files
 from fsae.runtime.errors import BundleError
 from fsae.runtime.sphere.regrid import apply
 
@@ -111,6 +114,52 @@ def test_tables_that_do_not_fit_the_manifest_are_refused(copy: Path) -> None:
     index[0] = PIXELS
     with pytest.raises(BundleError, match="the weights to_source do not fit 192 points to 312"):
         _ = _with_tables(copy, to_source_index=index).tables
+
+
+def _first(array: np.ndarray, value: float) -> np.ndarray:
+    changed = np.array(array)
+    changed.flat[0] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("scale", 0.0, "table scale has the value 0.0, expected a finite number above 0"),
+        ("scale", np.nan, "table scale has the value nan"),
+        ("latent_cell_std", -1.0, "table latent_cell_std has the value -1.0"),
+        ("latent_level_std", np.inf, "table latent_level_std has the value inf"),
+        ("climatology", 2e30, r"table climatology has the value .*e\+30, expected tas within 150 to 350 K in month 1"),
+        ("climatology", np.nan, "table climatology has the value nan"),
+        ("lat_deg", 12.0, "table lat_deg has the value 12.0, expected .*, the centre of pixel 0"),
+        ("lon_deg", 12.0, "table lon_deg has the value 12.0, expected .*, the centre of pixel 0"),
+        ("source_lat_deg", 100.0, "table source_lat_deg has the value 100.0, expected within 90 degrees"),
+        ("source_lon_deg", 40.0, "table source_lon_deg has the value .*, expected values that only rise"),
+        ("to_healpix_weight", 7.0, "table to_healpix_weight has the value 7.0, expected 0 to 1"),
+        ("to_source_weight", 0.999, "table to_source_weight has the value .*, expected 1 as the sum of point 0"),
+        ("to_source_indptr", 1, "table to_source_indptr has the value 1, expected numbers that begin with 0"),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused(copy: Path, name: str, value: float, said: str) -> None:
+    # oracle: the one number that is changed
+    arrays = read_arrays((copy / "tables.npz").read_bytes(), "tables.npz")
+    with pytest.raises(BundleError, match=said):
+        _ = _with_tables(copy, **{name: _first(arrays[name], value)}).tables
+
+
+def test_a_changed_table_is_found_though_its_hash_was_made_to_fit(default_bundle: Bundle, tmp_path: Path) -> None:
+    # oracle: one number of each table, changed by what is more than rounding and less than nonsense
+    folder = Path(shutil.copytree(default_bundle.folder, tmp_path / "changed"))
+    assert check_files(open_bundle(folder)) == len(default_bundle.manifest.files)
+    original, arrays = default_bundle.manifest, default_bundle.arrays("tables.npz")
+    for name, array in arrays.items():
+        np.savez(folder / "tables.npz", **arrays | {name: _first(array, array.flat[0] + 1)})
+        write_manifest(folder, original)
+        with pytest.raises(BundleError, match="tables of bundle default are not those that its certificate"):
+            check_files(open_bundle(folder))
+    old = {key: replace(one, tables=UNSET) for key, one in original.certificates.items()}
+    write_manifest(folder, replace(original, certificates=old))
+    check_files(open_bundle(folder))  # oracle: a certificate of before knows no tables
 
 
 def test_default_is_the_newest_nearby_else_the_shipped_one(
