@@ -73,7 +73,8 @@ def _time_axis(array: "xr.DataArray", dataset: "xr.Dataset", where: str) -> "tup
     That is the coordinate of a dimension, one beside it (`valid_time` along `step`), or a single one.
     """
     variables = dataset.variables
-    own = next((str(d) for d in array.dims if d in variables and is_time(variables[d])), None)
+    along = [str(d) for d in array.dims if d in variables and variables[d].dims == (d,)]
+    own = next((dim for dim in along if is_time(variables[dim])), None)
     if own is not None:
         return own, variables[own]
     beside = [(str(n), c) for n, c in array.coords.items() if c.ndim < 2 and is_time(c.variable)]
@@ -81,7 +82,7 @@ def _time_axis(array: "xr.DataArray", dataset: "xr.Dataset", where: str) -> "tup
     if beside:
         _, found = beside[0]
         return (str(found.dims[0]) if found.ndim else None), found.variable
-    named = [str(d) for d in array.dims if d in variables and str(d).lower() in ("time", "date", "t", "times")]
+    named = [dim for dim in along if dim.lower() in ("time", "date", "t", "times")]
     if named:
         raise _no_units(variables[named[0]], f"the times of {array.name} in {where}")
     raise DataError(

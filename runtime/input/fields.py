@@ -175,6 +175,13 @@ def fields_of(opened: Opened, wanted: Wanted) -> Fields:
     zoom = _zoom(wanted, [place.grid for place in places], where)
     dates = [find_dates(array, dataset, where) for array in arrays]
     members = [member_dim(array) for array in arrays]
+    for array, place, date, member in zip(arrays, places, dates, members, strict=True):
+        if {date.dim, member} & set(place.dims) or (member is not None and date.dim == member):
+            raise DataError(
+                f"{array.name} in {where} has the dimensions {array.dims}, of which one is of times, of members and of "
+                "the grid at once",
+                advice="correct the coordinates",
+            )
     sizes = {array.sizes[dim] if dim else 0 for array, dim in zip(arrays, members, strict=True)}
     if len(sizes) > 1 or any(date.stamps != dates[0].stamps for date in dates):
         names = ", ".join(v.name for v in wanted.variables)
@@ -261,8 +268,8 @@ def _labels(array: "xr.DataArray", dim: str | None, where: str) -> tuple[int, ..
     values = np.arange(array.sizes[dim]) if beside is None else beside.values
     whole = values.dtype.kind in "iu" or (values.dtype.kind == "f" and bool((values == np.round(values)).all()))
     labels = tuple(int(value) for value in (values if whole else range(array.sizes[dim])))
-    twice = next((label for label in labels if labels.count(label) > 1), None) if len(labels) < 10_000 else None
-    if twice is not None:
+    if len(set(labels)) < len(labels):
+        twice = next(label for place, label in enumerate(labels) if label in labels[:place])
         raise DataError(f"{array.name} in {where} has the member {twice} twice", advice="leave one of them out")
     return labels
 

@@ -125,7 +125,7 @@ def _is_reference(variable: "xr.Variable", name: str) -> bool:
 
 
 def _is_duration(variable: "xr.Variable") -> bool:
-    return variable.dtype.kind == "m" or (bool(variable.attrs.get("units")) and _seconds(variable) is not None)
+    return variable.dtype.kind == "m" or (bool(str(variable.attrs.get("units", ""))) and _seconds(variable) is not None)
 
 
 def lead_of(dataset: "xr.Dataset") -> str | None:

@@ -209,9 +209,10 @@ def statistics(cell_methods: str) -> set[str]:
 
 
 def _named_statistics(array: "xr.DataArray") -> set[str]:
-    """The statistics that a variable's name, long name and attribute `statistic` say."""
-    attrs = array.attrs
-    return _in_words(str(array.name), f"{attrs.get('long_name', '')} {attrs.get('statistic', '')}")
+    """The statistics that a variable's name, long name, attribute `statistic` and GRIB keys say."""
+    said = [str(array.attrs.get(key, "")) for key in ("long_name", "statistic", "GRIB_stepType")]
+    spread = {"standard_deviation"} if array.attrs.get("GRIB_dataType") == "es" else set()  # of the ensemble
+    return _in_words(str(array.name), " ".join(said)) | spread
 
 
 def _in_words(name: str, words: str) -> set[str]:
@@ -254,8 +255,9 @@ def levels_of(array: "xr.DataArray", dataset: "xr.Dataset") -> list[Level]:
 
 def _named_coordinates(array: "xr.DataArray", dataset: "xr.Dataset") -> set[str] | None:
     """The single coordinates that a variable of a file names; None if no variable of the dataset names any."""
-    told = {n: v.encoding.get("coordinates", v.attrs.get("coordinates")) for n, v in dataset.data_vars.items()}
-    return set(str(told.get(array.name) or "").split()) if any(told.values()) else None
+    told = {n: v.encoding.get("coordinates", v.attrs.get("coordinates", "")) for n, v in dataset.data_vars.items()}
+    names = {name: set(("" if text is None else str(text)).split()) for name, text in told.items()}
+    return names.get(array.name, set()) if any(names.values()) else None
 
 
 def _level(variable: "xr.Variable", name: str) -> Level | None:

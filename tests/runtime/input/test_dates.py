@@ -6,11 +6,13 @@ import cftime
 import numpy as np
 import pytest
 import xarray as xr
-from monthly_input import series
+from monthly_input import SPECS, series
+from tiny_bundle import ZOOM
 
 from fsae.runtime.climate.time_units import dates_of
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.dates import Dates, find_dates
+from fsae.runtime.input.joining import read_fields
 
 
 def with_time(values: Any, units: str | None, calendar: str = "standard", name: str = "time") -> xr.Dataset:
@@ -91,6 +93,13 @@ def test_times_beside_a_dimension() -> None:  # oracle: the same times along it
     data = with_time([0, 31], "days since 2005-01-01", name="record")
     moved = data.rename(record="when").swap_dims(when="record")
     assert stamps(moved) == stamps(data) == ["2005-01-01 00:00:00", "2005-02-01 00:00:00"]
+
+
+def test_times_along_a_grid_are_refused() -> None:
+    data = series()[["tas"]].isel(time=slice(0, 3)).drop_vars("time")
+    data = data.assign_coords(time=("lon", np.arange(24), {"units": "days since 2000-01-01"}))
+    with pytest.raises(DataError, match=r"tas in dataset has the dimensions .* of the grid at once: correct"):
+        read_fields(data, SPECS[:1], finest_zoom=ZOOM)
 
 
 def cesm(named: str, called: str) -> xr.Dataset:

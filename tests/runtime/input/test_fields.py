@@ -352,6 +352,14 @@ def test_zarr(tmp_path: Path, version: int) -> None:  # oracle: the data set it 
         ("hPa", "Pa", 1013.25, 101325.0),
         ("mb", "hPa", 850.0, 850.0),
         ("knots", "m s-1", 1.0, 1852 / 3600),
+        ("KELVIN", "K", 5.0, 5.0),
+        ("\u2103", "K", 0.0, 273.15),  # one sign for degree Celsius
+        ("\u212a", "K", 5.0, 5.0),  # the sign of kelvin, not the letter
+        ("Deg C", "degC", 5.0, 5.0),
+        ("degree Celcius", "K", 0.0, 273.15),
+        ("DEGK", "K", 5.0, 5.0),
+        ("HPA", "Pa", 1.0, 100.0),
+        ("microseconds", "s", 5e6, 5.0),
         ("km h-1", "m/s", 36.0, 10.0),
         ("m s**-1", "m.s-1", 3.0, 3.0),
         ("kg m**-2 s**-1", "mm/day", 1.0, 86400.0),
@@ -372,3 +380,13 @@ def test_units(found: str, wanted: str, value: float, expected: float) -> None: 
 def test_units_that_do_not_convert(pair: tuple[str, str]) -> None:
     with pytest.raises(DataError, match="found the units"):
         conversion(*pair)
+
+
+@pytest.mark.parametrize(
+    "units", ["m" * 9999, "m99999999999", "s" * 90 + "-1", "\x00\x1b[31m", "m^" + "9" * 90, "K\nPa\n"]
+)
+def test_units_of_damaged_files(units: str) -> None:  # oracle: one short sentence without control characters
+    with pytest.raises(DataError, match="found the units") as error:
+        conversion(units, "K")
+    assert len(str(error.value)) < 250
+    assert str(error.value).isprintable()

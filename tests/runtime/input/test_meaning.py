@@ -56,6 +56,8 @@ OTHERS = {
         "has the cell_methods 'time: maximum within days",
     ),
     "deviation": (temperature("t", cell_methods="realization: standard_deviation"), "has the cell_methods"),
+    "GRIB maximum": (temperature("t", GRIB_stepType="max"), "says maximum"),
+    "GRIB spread": (temperature("t", GRIB_dataType="es"), "says standard_deviation"),
     "by name": (temperature("tasmax"), "a name or long_name that says maximum"),
     "by long name": (temperature("t", long_name="Ensemble spread of temperature"), "says standard_deviation"),
 }
