@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import click
 
 from fsae.runtime.errors import FsaeError
-from tests.fuzz.edits import Edit, edited
-from tests.fuzz.targets import Target, targets
+
+from .edits import Edit, edited
+from .targets import Target, targets
 
 HANG_S = 10.0
 LONGEST = 3000  # characters of a message

@@ -167,7 +167,7 @@ def test_limits_are_what_is_given_or_half_of_the_rest(monkeypatch: pytest.Monkey
         (("--batch", "0"), "found --batch 0, expected a number of members, or auto"),
         (("--batch", "some"), "found --batch some"),
         (("--max-memory", "-1"), "found the memory limit -1.0 GiB"),
-        (("--max-memory", "0.001", "--members", "2"), "found the memory limit 0.001 GiB, expected 0"),
+        (("--max-memory", "0.001", "--members", "2"), "found the memory limit 0.001 GiB, expected "),
         (("--max-memory", "much"), "is not a valid float"),
     ],
 )
