@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fsae.runtime.arguments import of_kind, text, whole
+from fsae.runtime.arguments import path as path_like
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle, open_bundle
@@ -48,9 +50,11 @@ def load(
     the bundle has of fp32, fp16, bf16 and int8, by default fp32 or else its first. Which bundle and device were
     chosen, and every warning, go to the logger "fsae".
     """
+    text("device", device)
     bundle = open_bundle(model)
     log.info(f"bundle {bundle.manifest.name} ({bundle.folder})")
-    precision = bundle.manifest.precisions[0] if precision is None else precision
+    precision = bundle.manifest.precisions[0] if precision is None else text("precision", precision)
+    threads = None if threads is None else whole("threads", threads)
     graphs = open_graphs(bundle, device, precision=precision, threads=threads)
     return Emulator(bundle, graphs, threads=threads)
 
@@ -156,7 +160,7 @@ class Emulator:
         `source` may be several files, or a pattern such as tas_*.nc, which are joined along time.
         """
 
-        force = writing.force  # other processes get this function, and no progress bar
+        force = _as_writing(writing).force  # other processes get this function, and no progress bar
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
             reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=force)
@@ -192,7 +196,7 @@ class Emulator:
     ) -> Job:
         """`superres` of a file or dataset to a file; `source` as in `compress_file`."""
 
-        force = writing.force  # other processes get this function, and no progress bar
+        force = _as_writing(writing).force  # other processes get this function, and no progress bar
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
             reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=force)
@@ -211,8 +215,8 @@ class Emulator:
     ) -> Job:
         """`generate` to a file."""
         request = _as_request(request)
-        request = dataclasses.replace(request, force=request.force or writing.force)
-        make = self._generation(request, batch, max_memory_gib, scratch=Path(path).absolute().parent)
+        request = dataclasses.replace(request, force=request.force or _as_writing(writing).force)
+        make = self._generation(request, batch, max_memory_gib, scratch=path_like("path", path).absolute().parent)
         inputs = {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology}
         # The request is read already: the files matter only to tell runs apart.
         return self._write(lambda bundle, graphs, files: make(bundle, graphs), inputs, path, writing)
@@ -260,7 +264,8 @@ class Emulator:
 
     def _result(self, job: Job, data: "xr.Dataset") -> "xr.Dataset":
         """The result of a job that reads `data`: in memory, or lazy if the data is."""
-        return lazily(_warned(job)) if is_lazy(data) else in_memory(_warned(job))
+        given = Source.of(data).dataset
+        return lazily(_warned(job)) if given is not None and is_lazy(given) else in_memory(_warned(job))
 
     def _write(
         self,
@@ -274,7 +279,8 @@ class Emulator:
         files = {name: given for name, given in inputs.items() if not (isinstance(given, str) and given == TRAINING)}
         recipe = Recipe(make=make, inputs=files)
         read = {**files, "bundle": self.bundle.folder}
-        output = Output(path=Path(path), overwrite=writing.overwrite, resume=writing.resume, inputs=read)
+        writing = _as_writing(writing)
+        output = Output(path=path_like("path", path), overwrite=writing.overwrite, resume=writing.resume, inputs=read)
         job, done, scale = _warned(recipe.job(self.bundle, self.graphs)), 0, writing.scale
         pieces = pieces_of(job)
         total = pieces.fields(scale.part(pieces.count)) if isinstance(scale, Shard) else job.fields
@@ -293,6 +299,11 @@ class Emulator:
         cluster = dataclasses.replace(scale, threads=scale.threads or self._threads)
         cluster_to_file(job, output, cluster, recipe, (self.bundle, self.graphs), progress=count)
         return job
+
+
+def _as_writing(given: Writing) -> Writing:
+    found: Writing = of_kind("writing", given, Writing, "a Writing")
+    return found
 
 
 def _as_request(given: Request | int | Sequence[int]) -> Request:

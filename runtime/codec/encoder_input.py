@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arguments import pairs, switch, whole
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
@@ -137,6 +138,13 @@ class Reading:
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
     names: Mapping[str, str] | None = None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.zoom is not None:
+            object.__setattr__(self, "zoom", whole("zoom", self.zoom))
+        if self.names is not None:
+            object.__setattr__(self, "names", pairs("names", self.names))
+        switch("force", self.force)
 
 
 @dataclass(frozen=True, kw_only=True)

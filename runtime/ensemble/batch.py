@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from fsae.runtime.arguments import real
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.backends.onnx import GPU_BATCH, cpu_rows
 from fsae.runtime.bundle.files import Bundle
@@ -53,6 +54,7 @@ def memory_limit(max_memory_gib: float | None = None) -> MemoryLimit:
     """The limit that a user names, else what is in use now and half of what is available beyond."""
     if max_memory_gib is None:
         return MemoryLimit(size=resident_bytes() + int(SHARE * available_bytes()))
+    max_memory_gib = real("max_memory_gib", max_memory_gib)
     if not (math.isfinite(max_memory_gib) and max_memory_gib > 0):
         raise UsageError(f"found the memory limit {max_memory_gib} GiB", "a number above 0")
     return MemoryLimit(size=int(max_memory_gib * GIB), given=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import cftime
 import numpy as np
 
+from fsae.runtime.arguments import real
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.bundle.manifest import Forcing, Manifest
 from fsae.runtime.climate.calendar import Date, centres, decimal_year, parse_start, step_bounds
@@ -66,7 +67,7 @@ def read_forcing(given: "float | str | os.PathLike[str] | xr.Dataset | None", kn
     if given is None:
         return None
     if isinstance(given, int | float | np.number):
-        return _constant(float(given), known)
+        return _constant(real("forcing", given), known)
     number = _number(given) if isinstance(given, str) else None
     if number is not None:
         return _constant(number, known)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fsae.runtime.arguments import whole
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Manifest, Time
@@ -139,6 +140,8 @@ def generate_job(
     them is held with all its steps. Values that quantiles need wait in memory if they fit into half of what the `limit`
     leaves, else in a file in the folder `scratch`, by default the system's for temporary files.
     """
+    if not (isinstance(batch, str) and batch == "auto"):
+        batch = whole("batch", batch, "a number of members, or auto")
     if batch != "auto" and batch < 1:
         raise UsageError(f"found a batch of {batch} members", "1 or more")
     manifest, view, statistics = bundle.manifest, view_of(bundle, ensemble.select), ensemble.statistics

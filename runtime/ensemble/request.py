@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fsae.runtime.arguments import date, of_kind, pairs, text, texts, whole, whole_numbers
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.sources import Given
 from fsae.runtime.output.selection import EVERYTHING, Selection
@@ -51,6 +52,7 @@ class Request:
     statistics: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        self._take_arguments()
         if self.initial is None and (self.climatology is not None or self.names):
             raise UsageError(
                 "found a climatology or names of variables without a file that they are of: give --initial"
@@ -75,6 +77,24 @@ class Request:
     def member_numbers(self) -> tuple[int, ...]:
         """Numbers of the members: 0 to N - 1 for a number N, or those given."""
         return tuple(range(self.members)) if isinstance(self.members, int) else tuple(self.members)
+
+    def _take_arguments(self) -> None:
+        """Bring the fields into their own types; UsageError for what is of another kind."""
+        given, several = self.members, "a number of members, or their numbers"
+        one = hasattr(type(given), "__index__") and not getattr(given, "ndim", 0)
+        members = whole("members", given, several) if one else whole_numbers("members", given, several)
+        found: dict[str, object] = {
+            "members": members,
+            "start": None if self.start is None else date("start", self.start),
+            "steps": None if self.steps is None else whole("steps", self.steps),
+            "seed": whole("seed", self.seed),
+            "names": None if self.names is None else pairs("names", self.names),
+            "sampler": text("sampler", self.sampler),
+            "select": of_kind("select", self.select, Selection, "a Selection"),
+            "statistics": texts("statistics", self.statistics),
+        }
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
 
     def _twice(self) -> bool:
         return len(set(self.member_numbers)) != len(self.member_numbers)

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fsae.runtime.errors import DataError
 from fsae.runtime.formats.containers import open_container
@@ -53,7 +53,7 @@ class Source:
             return cls(paths=_files([given]), units=units or {}, group=group)
         if isinstance(given, Sequence):
             return cls(paths=_files(given), units=units or {}, group=group)
-        return cls(dataset=given, units=units or {})
+        return cls(dataset=_dataset_of(given), units=units or {})
 
     @property
     def name(self) -> str:
@@ -103,6 +103,21 @@ def _files(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
     if not found:
         raise DataError("found an empty list of files", "one or more")
     return tuple(dict.fromkeys(found))
+
+
+def _dataset_of(given: Any) -> "xr.Dataset":
+    """A dataset, or that of a named array; DataError for other objects."""
+    if hasattr(given, "data_vars"):
+        return given  # type: ignore[no-any-return]
+    if hasattr(given, "to_dataset") and hasattr(given, "dims"):
+        if given.name is None:
+            raise DataError("found an array without a name", "that of its variable", 'name it: array.rename("tas")')
+        return given.to_dataset()  # type: ignore[no-any-return]
+    raise DataError(
+        f"found an object of type {type(given).__name__} as data",
+        "an xarray dataset, or the path of a file",
+        "make a dataset of it: xarray.Dataset",
+    )
 
 
 def path_of(given: object) -> Path:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from fsae.runtime.arguments import text, whole
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
@@ -62,6 +63,11 @@ class Cluster:
     def __post_init__(self) -> None:
         if (self.workers is None) == (self.scheduler is None):
             raise UsageError("found workers and a scheduler, or neither", advice="give one of them")
+        if self.scheduler is not None:
+            text("scheduler", self.scheduler, "an address such as tcp://node1:8786")
+        for name in ("workers", "threads"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"found {self.workers} workers", "1 or more", "give a number, or an address as scheduler")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arguments import refused, switch
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
@@ -80,6 +81,14 @@ class Writing:
     force: bool = False
     scale: "Shard | Cluster | None" = None
     progress: Callable[[int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("overwrite", "resume", "force"):
+            switch(name, getattr(self, name))
+        if self.progress is not None and not callable(self.progress):
+            raise refused("progress", self.progress, "a function of the fields done and in all")
+        if self.scale is not None and not (hasattr(self.scale, "part") or hasattr(self.scale, "workers")):
+            raise refused("scale", self.scale, "a Shard or a Cluster")
 
 
 NEW = Writing()  # nothing is there yet, and this call does all of it

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fsae.runtime.arguments import whole
 from fsae.runtime.arrays import F32
 from fsae.runtime.errors import UsageError
 
@@ -23,6 +24,8 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
+        for name in ("number", "count"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         if not 1 <= self.number <= self.count:
             raise UsageError(f"found the shard {self}", "1/8 to 8/8 (shards count from 1)")
         if self.count > MOST_SHARDS:  # each has a folder

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.arguments import of_kind, real, refused, text, texts
 from fsae.runtime.arrays import F32, F64, Ints
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Variable
@@ -42,6 +43,26 @@ class Selection:
     variables: Sequence[str] = ()
     bbox: tuple[float, float, float, float] | None = None
     times: str | None = None
+
+    def __post_init__(self) -> None:
+        grid = self.grid
+        if not isinstance(grid, str | LatLonGrid):
+            grid = f"{real('grid', grid, 'native, training, degrees such as 1.5, or rows x columns such as 120x240'):g}"
+        box: Any = self.bbox
+        if box is not None:
+            box = of_kind("bbox", box, (tuple, list, np.ndarray), "west, south, east, north")
+            if getattr(box, "ndim", 1) != 1 or len(box) != 4:
+                raise refused("bbox", self.bbox, "west, south, east, north")
+            box = tuple(real("bbox", side, "west, south, east, north") for side in box)
+        found = {
+            "grid": grid,
+            "regrid": text("regrid", self.regrid),
+            "variables": texts("variables", self.variables),
+            "bbox": box,
+            "times": None if self.times is None else text("times", self.times, "text such as 2005-01/2010"),
+        }
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
 
     @property
     def on(self) -> str:
@@ -84,6 +105,7 @@ class View:
 
 def view_of(bundle: Bundle, selection: Selection) -> View:
     """The view of a selection; UsageError for what the bundle does not have and for an empty box."""
+    of_kind("select", selection, Selection, "a Selection")
     known = bundle.manifest.variables
     places = _places([v.name for v in known], selection.variables)
     chosen = tuple(known[place] for place in places)
