@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsae.runtime.arguments import of_kind, text, whole
+from fsae.runtime.arguments import of_kind, refused, switch, text, whole
 from fsae.runtime.arguments import path as path_like
 from fsae.runtime.backends.choose import open_graphs
+from fsae.runtime.backends.devices import DEVICES, MOST_THREADS
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.checks.verify import Check, check_files, check_graphs, missed, record_checks
@@ -19,13 +20,14 @@ from fsae.runtime.codec.source_climatology import TRAINING, write_source
 from fsae.runtime.ensemble.batch import Batch, memory_limit
 from fsae.runtime.ensemble.generate import generate_job, resolve
 from fsae.runtime.ensemble.request import DEFAULT_MEMBERS, Request
+from fsae.runtime.errors import UsageError
 from fsae.runtime.input.sources import Given, Source
 from fsae.runtime.jobs.job import NEW, Job, Recipe, Writing
 from fsae.runtime.jobs.results import in_memory, is_lazy, lazily, stream
 from fsae.runtime.jobs.resume import Output, to_file
 from fsae.runtime.jobs.shards import WHOLE, Shard, pieces_of
 from fsae.runtime.output.files import check_output
-from fsae.runtime.output.selection import EVERYTHING, Selection
+from fsae.runtime.output.selection import EVERYTHING, Selection, grid_files
 
 from .log import log
 
@@ -50,11 +52,13 @@ def load(
     the bundle has of fp32, fp16, bf16 and int8, by default fp32 or else its first. Which bundle and device were
     chosen, and every warning, go to the logger "fsae".
     """
-    text("device", device)
-    bundle = open_bundle(model)
+    text("device", device, f"one of {', '.join(DEVICES)}", "'cpu'")
+    if threads is not None and not 1 <= (threads := whole("threads", threads)) <= MOST_THREADS:
+        raise UsageError(f"found {threads} threads", f"1 to {MOST_THREADS}", "leave threads out for all cores")
+    bundle = open_bundle(model if model is None else path_like("model", model))
     log.info(f"bundle {bundle.manifest.name} ({bundle.folder})")
-    precision = bundle.manifest.precisions[0] if precision is None else text("precision", precision)
-    threads = None if threads is None else whole("threads", threads)
+    known = bundle.manifest.precisions
+    precision = known[0] if precision is None else text("precision", precision, f"one of {', '.join(known)}", "'fp32'")
     graphs = open_graphs(bundle, device, precision=precision, threads=threads)
     return Emulator(bundle, graphs, threads=threads)
 
@@ -71,6 +75,9 @@ class Emulator:
     """
 
     def __init__(self, bundle: Bundle, graphs: Graphs, *, threads: int | None = None) -> None:
+        of_kind("bundle", bundle, Bundle, "a bundle that is open", "load(PATH).bundle")
+        if not hasattr(graphs, "decode"):
+            raise refused("graphs", graphs, "the graphs of a bundle", "load(PATH).graphs")
         self.bundle, self.graphs = bundle, graphs
         self._threads = threads
 
@@ -142,7 +149,7 @@ class Emulator:
         `xarray.concat` of the datasets is what `generate` returns, to the bit. Errors in the request are raised here,
         not when the first dataset is asked for.
         """
-        make = self._generation(request, batch, max_memory_gib, whole_members=not windows)
+        make = self._generation(request, batch, max_memory_gib, whole_members=not switch("windows", windows))
         return stream(_warned(make(self.bundle, self.graphs)), windows)
 
     def compress_file(
@@ -181,7 +188,7 @@ class Emulator:
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
             return decompress_job(bundle, graphs, inputs["input"], select=select)
 
-        return self._write(make, {"input": Source.of(source)}, path, writing)
+        return self._write(make, {"input": Source.of(source)}, path, writing, select)
 
     def superres_file(
         self,
@@ -202,7 +209,7 @@ class Emulator:
             reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=force)
             return superres_job(bundle, graphs, inputs["input"], reading, select=select)
 
-        return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing)
+        return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing, select)
 
     def generate_file(
         self,
@@ -219,7 +226,7 @@ class Emulator:
         make = self._generation(request, batch, max_memory_gib, scratch=path_like("path", path).absolute().parent)
         inputs = {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology}
         # The request is read already: the files matter only to tell runs apart.
-        return self._write(lambda bundle, graphs, files: make(bundle, graphs), inputs, path, writing)
+        return self._write(lambda bundle, graphs, files: make(bundle, graphs), inputs, path, writing, request.select)
 
     def _generation(
         self,
@@ -273,13 +280,15 @@ class Emulator:
         inputs: Mapping[str, Any],
         path: PathLike,
         writing: Writing,
+        select: Selection = EVERYTHING,
     ) -> Job:
         """Write what `make` makes of the inputs, which are without the keyword `training`, and return the job."""
         # the keyword, even if a file of that name exists
         files = {name: given for name, given in inputs.items() if not (isinstance(given, str) and given == TRAINING)}
-        recipe = Recipe(make=make, inputs=files)
+        recipe, writing = Recipe(make=make, inputs=files), _as_writing(writing)
         read = {**files, "bundle": self.bundle.folder}
-        writing = _as_writing(writing)
+        if of_grid := grid_files(select):
+            read["grid's file"] = of_grid
         output = Output(path=path_like("path", path), overwrite=writing.overwrite, resume=writing.resume, inputs=read)
         job, done, scale = _warned(recipe.job(self.bundle, self.graphs)), 0, writing.scale
         pieces = pieces_of(job)
@@ -302,7 +311,7 @@ class Emulator:
 
 
 def _as_writing(given: Writing) -> Writing:
-    found: Writing = of_kind("writing", given, Writing, "a Writing")
+    found: Writing = of_kind("writing", given, Writing, "a Writing", "Writing(overwrite=True)")
     return found
 
 
@@ -321,13 +330,17 @@ def write_climatology(
     overwrite: bool = False,
 ) -> int:
     """Number of steps used: the harmonic climatology of a data source, for `climatology=` of the other operations."""
-    bundle = open_bundle(model)
+    reading, path = Reading(zoom=zoom, names=names), path_like("path", path)
+    if harmonics is not None and (harmonics := whole("harmonics", harmonics)) < 1:
+        raise UsageError(f"found {harmonics} harmonics", "1 or more", "leave harmonics out for those of the bundle")
+    switch("overwrite", overwrite)
+    bundle = open_bundle(model if model is None else path_like("model", model))
     log.info(f"bundle {bundle.manifest.name} ({bundle.folder})")
-    fields = open_fields(bundle, source, zoom, names)
+    fields = open_fields(bundle, source, reading.zoom, reading.names)
     _log_warnings(fields.notes)
     try:
-        check_output(Path(path), overwrite, {"input": source, "bundle": bundle.folder})
-        write_source(bundle, fields, Path(path), harmonics or bundle.manifest.time.harmonics, overwrite)
+        check_output(path, overwrite, {"input": source, "bundle": bundle.folder})
+        write_source(bundle, fields, path, harmonics or bundle.manifest.time.harmonics, overwrite)
     finally:
         fields.close()
     return len(fields.times)

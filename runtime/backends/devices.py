@@ -22,4 +22,5 @@ LIBRARIES = {
 FLAVOURS = ("trt", "trt-rtx")  # of TensorRT; each is also the name of its device
 DEVICES = ("auto", *LIBRARIES)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # of graphs
+MOST_THREADS, MOST_WORKERS = 4096, 1024  # on one machine: more would only bring it down
 NOT_ON_CPUS = "bf16"  # ONNX Runtime has no kernels for it there

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fsae.runtime.backends.devices import DEVICES, PRECISIONS
+from fsae.runtime.backends.devices import DEVICES, MOST_THREADS, MOST_WORKERS, PRECISIONS
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.sources import Source
 from fsae.runtime.input.variables import pairs_of
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from fsae.runtime.jobs.shards import Shard
     from fsae.runtime.output.selection import Selection
 
-MOST_THREADS, MOST_WORKERS = 4096, 1024  # more would only bring the machine down
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Values = dict[str, Any]  # of options, by their names

@@ -144,7 +144,7 @@ class Reading:
             object.__setattr__(self, "zoom", whole("zoom", self.zoom))
         if self.names is not None:
             object.__setattr__(self, "names", pairs("names", self.names))
-        switch("force", self.force)
+        object.__setattr__(self, "force", switch("force", self.force))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,8 @@ def memory_limit(max_memory_gib: float | None = None) -> MemoryLimit:
         return MemoryLimit(size=resident_bytes() + int(SHARE * available_bytes()))
     max_memory_gib = real("max_memory_gib", max_memory_gib)
     if not (math.isfinite(max_memory_gib) and max_memory_gib > 0):
-        raise UsageError(f"found the memory limit {max_memory_gib} GiB", "a number above 0")
+        found = f"found the memory limit {max_memory_gib} GiB"
+        raise UsageError(found, "a number above 0", "leave it out for half of what is available")
     return MemoryLimit(size=int(max_memory_gib * GIB), given=True)
 
 

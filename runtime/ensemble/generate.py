@@ -141,9 +141,9 @@ def generate_job(
     leaves, else in a file in the folder `scratch`, by default the system's for temporary files.
     """
     if not (isinstance(batch, str) and batch == "auto"):
-        batch = whole("batch", batch, "a number of members, or auto")
+        batch = whole("batch", batch, "a number of members, or 'auto'")
     if batch != "auto" and batch < 1:
-        raise UsageError(f"found a batch of {batch} members", "1 or more")
+        raise UsageError(f"found a batch of {batch} members", "1 or more", "leave it out for as many as fit")
     manifest, view, statistics = bundle.manifest, view_of(bundle, ensemble.select), ensemble.statistics
     model = latent_model(bundle, fast=ensemble.sampler == "fast")
     methods = manifest.variables[0].cell_methods  # the variables of a bundle share their time axis

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fsae.runtime.arguments import date, of_kind, pairs, text, texts, whole, whole_numbers
+from fsae.runtime.arguments import date, of_kind, pairs, switch, text, texts, whole, whole_numbers
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.sources import Given
 from fsae.runtime.output.selection import EVERYTHING, Selection
@@ -20,6 +20,8 @@ DEFAULT_MEMBERS, DEFAULT_STEPS = 100, 12
 
 MOST_STEPS = 10_000_000  # all their dates are known before the first is drawn
 MOST_MEMBERS = 10_000_000
+SEVERAL_RUNS = "draw the others in a run of their own, as in --member-ids 10000000-19999999"
+AS_MEMBERS = "give numbers and ranges, as in --member-ids 3,10-12"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,23 +57,23 @@ class Request:
         self._take_arguments()
         if self.initial is None and (self.climatology is not None or self.names):
             raise UsageError(
-                "found a climatology or names of variables without a file that they are of: give --initial"
+                "found a climatology or names of variables without a file that they are of", advice="give --initial"
             )
         if self.select.times is not None and (self.start is not None or self.steps is not None):
-            raise UsageError("found --times and --start or --steps: give one or the other")
+            raise UsageError("found --times and --start or --steps", advice="give one or the other")
         if isinstance(self.members, int) and self.members > MOST_MEMBERS:
-            raise UsageError(f"found {self.members} members, expected {MOST_MEMBERS} at most")
+            raise UsageError(f"found {self.members} members", f"{MOST_MEMBERS} at most", SEVERAL_RUNS)
         if not self.member_numbers or min(self.member_numbers) < 0 or self._twice():
             found = list(self.member_numbers)
-            raise UsageError(f"found the members {found}, expected one or more, 0 or above, none twice")
+            raise UsageError(f"found the members {found}", "one or more, 0 or above, none twice", AS_MEMBERS)
         if max(self.member_numbers) >= 2**63:
-            raise UsageError(f"found the member {max(self.member_numbers)}, expected numbers below 2**63")
+            raise UsageError(f"found the member {max(self.member_numbers)}", "numbers below 2**63", AS_MEMBERS)
         if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
-            raise UsageError(f"found {self.steps} steps, expected 1 to {MOST_STEPS}")
+            raise UsageError(f"found {self.steps} steps", f"1 to {MOST_STEPS}", f"leave it out for {DEFAULT_STEPS}")
         if not 0 <= self.seed < 2**64:
-            raise UsageError(f"found the seed {self.seed}, expected 0 to 2**64 - 1")
+            raise UsageError(f"found the seed {self.seed}", "0 to 2**64 - 1", "leave it out for 0")
         if self.sampler not in ("default", "fast"):
-            raise UsageError(f"found the sampler {self.sampler!r}, expected 'default' or 'fast'")
+            raise UsageError(f"found the sampler {self.sampler!r}", "'default' or 'fast'", "leave it out for 'default'")
 
     @property
     def member_numbers(self) -> tuple[int, ...]:
@@ -82,16 +84,17 @@ class Request:
         """Bring the fields into their own types; UsageError for what is of another kind."""
         given, several = self.members, "a number of members, or their numbers"
         one = hasattr(type(given), "__index__") and not getattr(given, "ndim", 0)
-        members = whole("members", given, several) if one else whole_numbers("members", given, several)
+        members = whole("members", given, several) if one else whole_numbers("members", given, several, "[0, 3, 5]")
         found: dict[str, object] = {
             "members": members,
             "start": None if self.start is None else date("start", self.start),
             "steps": None if self.steps is None else whole("steps", self.steps),
             "seed": whole("seed", self.seed),
             "names": None if self.names is None else pairs("names", self.names),
-            "sampler": text("sampler", self.sampler),
-            "select": of_kind("select", self.select, Selection, "a Selection"),
-            "statistics": texts("statistics", self.statistics),
+            "force": switch("force", self.force),
+            "sampler": text("sampler", self.sampler, "'default' or 'fast'", "'fast'"),
+            "select": of_kind("select", self.select, Selection, "a Selection", "Selection(grid='1.5')"),
+            "statistics": texts("statistics", self.statistics, "['mean', 'q95']"),
         }
         for name, value in found.items():
             object.__setattr__(self, name, value)
@@ -111,8 +114,8 @@ def member_ids(text: str) -> tuple[int, ...]:
         ends = re.fullmatch(r"\s*([0-9]{1,19})(?:-([0-9]{1,19}))?\s*", part)
         members = range(0) if ends is None else range(int(ends[1]), int(ends[2] or ends[1]) + 1)
         if not members:
-            raise UsageError(f"found the members {text!r}, expected numbers and rising ranges such as 3,10-12")
+            raise UsageError(f"found the members {text!r}", "numbers and rising ranges", AS_MEMBERS)
         if members.stop - members.start + len(found) > MOST_MEMBERS:
-            raise UsageError(f"found the members {text!r}, expected {MOST_MEMBERS} at most")
+            raise UsageError(f"found the members {text!r}", f"{MOST_MEMBERS} at most", SEVERAL_RUNS)
         found += members
     return tuple(found)

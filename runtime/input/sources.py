@@ -5,12 +5,13 @@ import dataclasses
 import glob
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from fsae.runtime.errors import DataError
+from fsae.runtime.arguments import pairs, text
+from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.formats.containers import open_container
 
 if TYPE_CHECKING:
@@ -47,13 +48,17 @@ class Source:
         Files of a pattern come by name. An existing path is taken literally, even if it contains wildcards. DataError
         if a pattern fits nothing.
         """
+        units = {} if units is None else pairs("units", units, '{"tas": "K"}')
+        group = text("group", group, "the path of a group", "'forecast'")
         if isinstance(given, Source):
             return dataclasses.replace(given, units=units or given.units, group=group or given.group)
         if isinstance(given, str | os.PathLike):
-            return cls(paths=_files([given]), units=units or {}, group=group)
-        if isinstance(given, Sequence):
-            return cls(paths=_files(given), units=units or {}, group=group)
-        return cls(dataset=_dataset_of(given), units=units or {})
+            return cls(paths=_files([given]), units=units, group=group)
+        if isinstance(given, Sequence) and not isinstance(given, bytes):
+            return cls(paths=_files(given), units=units, group=group)
+        if group:
+            raise UsageError(f"found the group {group!r} of a dataset in memory", advice="open that group, or a path")
+        return cls(dataset=_dataset_of(given), units=units)
 
     @property
     def name(self) -> str:
@@ -88,7 +93,7 @@ def open_source(given: "Given") -> Iterator[Opened]:
         yield source.open(closing)[0]
 
 
-def _files(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
+def _files(given: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
     found: list[Path] = []
     for path in map(path_of, given):
         if os.path.lexists(path) or not any(letter in str(path) for letter in "*?["):
@@ -101,22 +106,25 @@ def _files(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, ...]:
             )
         found += fitting
     if not found:
-        raise DataError("found an empty list of files", "one or more")
+        raise DataError("found an empty list of files", "one or more", "give the path of a file, or a pattern")
     return tuple(dict.fromkeys(found))
 
 
 def _dataset_of(given: Any) -> "xr.Dataset":
     """A dataset, or that of a named array; DataError for other objects."""
-    if hasattr(given, "data_vars"):
-        return given  # type: ignore[no-any-return]
-    if hasattr(given, "to_dataset") and hasattr(given, "dims"):
-        if given.name is None:
-            raise DataError("found an array without a name", "that of its variable", 'name it: array.rename("tas")')
-        return given.to_dataset()  # type: ignore[no-any-return]
+    import xarray as xr  # start-up time
+
+    if isinstance(given, xr.Dataset):
+        return given
+    if isinstance(given, xr.DataArray):
+        if not isinstance(given.name, str) or given.name in given.coords:
+            named = "without a name" if given.name is None else f"called {given.name!r}"
+            raise DataError(f"found an array {named}", "that of its variable", 'name it: array.rename("tas")')
+        return given.to_dataset()
     raise DataError(
         f"found an object of type {type(given).__name__} as data",
-        "an xarray dataset, or the path of a file",
-        "make a dataset of it: xarray.Dataset",
+        "a dataset or named array of xarray, or the path of a file",
+        'make a dataset of it, as in xarray.Dataset({"tas": array})',
     )
 
 

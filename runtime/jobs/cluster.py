@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fsae.runtime.arguments import text, whole
+from fsae.runtime.backends.devices import MOST_THREADS, MOST_WORKERS
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.errors import DeviceError, FsaeError, UsageError
@@ -64,12 +65,16 @@ class Cluster:
         if (self.workers is None) == (self.scheduler is None):
             raise UsageError("found workers and a scheduler, or neither", advice="give one of them")
         if self.scheduler is not None:
-            text("scheduler", self.scheduler, "an address such as tcp://node1:8786")
+            text("scheduler", self.scheduler, "an address", "'tcp://node1:8786'")
         for name in ("workers", "threads"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole(name, getattr(self, name)))
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"found {self.workers} workers", "1 or more", "give a number, or an address as scheduler")
+        if self.workers is not None and not 1 <= self.workers <= MOST_WORKERS:
+            found = f"found {self.workers} workers"
+            raise UsageError(found, f"1 to {MOST_WORKERS}", "give another number, or an address as scheduler")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            found = f"found {self.threads} threads of each worker"
+            raise UsageError(found, f"1 to {MOST_THREADS}", "leave threads out for those that the worker has")
 
 
 def cluster_to_file(

@@ -1,6 +1,7 @@
 """Work as a layout and the units that fill it: what goes to a file and what comes back in memory is one thing."""
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,11 +85,25 @@ class Writing:
 
     def __post_init__(self) -> None:
         for name in ("overwrite", "resume", "force"):
-            switch(name, getattr(self, name))
-        if self.progress is not None and not callable(self.progress):
-            raise refused("progress", self.progress, "a function of the fields done and in all")
+            object.__setattr__(self, name, switch(name, getattr(self, name)))
+        if self.progress is not None and not _takes_two(self.progress):
+            expected = "a function of two numbers, the fields done and in all"
+            raise refused("progress", self.progress, expected, "lambda done, total: print(done, total)")
         if self.scale is not None and not (hasattr(self.scale, "part") or hasattr(self.scale, "workers")):
-            raise refused("scale", self.scale, "a Shard or a Cluster")
+            raise refused("scale", self.scale, "a Shard or a Cluster", "Shard(1, 8)")
+
+
+def _takes_two(function: object) -> bool:
+    """True if two values can be handed to a function, as far as it tells."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(0, 0)
+    except TypeError:
+        return False
+    except ValueError:  # some functions of C do not tell what they take
+        return True
+    return True
 
 
 NEW = Writing()  # nothing is there yet, and this call does all of it

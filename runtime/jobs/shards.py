@@ -27,7 +27,7 @@ class Shard:
         for name in ("number", "count"):
             object.__setattr__(self, name, whole(name, getattr(self, name)))
         if not 1 <= self.number <= self.count:
-            raise UsageError(f"found the shard {self}", "1/8 to 8/8 (shards count from 1)")
+            raise UsageError(f"found the shard {self}", "1/8 to 8/8 or the like", "count the shards from 1")
         if self.count > MOST_SHARDS:  # each has a folder
             raise UsageError(f"found the shard {self}", f"{MOST_SHARDS} shards at most", "give each more of the work")
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from .layout import Cells
 
 NATIVE, TRAINING = "native", "training"
 ALIASES = {"source": TRAINING}
+GRIDS, GRID = "native, training, degrees, or rows x columns", "'120x240'"
+SIDES, BOX = "west, south, east, north in degrees", "(-10, 35, 30, 70)"
 NEAR_DEG = 1e-6  # a tenth of a metre: axes that were rounded
 
 
@@ -47,19 +50,19 @@ class Selection:
     def __post_init__(self) -> None:
         grid = self.grid
         if not isinstance(grid, str | LatLonGrid):
-            grid = f"{real('grid', grid, 'native, training, degrees such as 1.5, or rows x columns such as 120x240'):g}"
+            grid = f"{real('grid', grid, GRIDS, GRID):g}"
         box: Any = self.bbox
         if box is not None:
-            box = of_kind("bbox", box, (tuple, list, np.ndarray), "west, south, east, north")
+            box = of_kind("bbox", box, (tuple, list, np.ndarray), SIDES, BOX)
             if getattr(box, "ndim", 1) != 1 or len(box) != 4:
-                raise refused("bbox", self.bbox, "west, south, east, north")
-            box = tuple(real("bbox", side, "west, south, east, north") for side in box)
+                raise refused("bbox", self.bbox, SIDES, BOX)
+            box = tuple(real("bbox", side, SIDES, BOX) for side in box)
         found = {
             "grid": grid,
-            "regrid": text("regrid", self.regrid),
-            "variables": texts("variables", self.variables),
+            "regrid": text("regrid", self.regrid, f"one of {', '.join(METHODS)}", "'bilinear'"),
+            "variables": texts("variables", self.variables, "['tas']"),
             "bbox": box,
-            "times": None if self.times is None else text("times", self.times, "text such as 2005-01/2010"),
+            "times": None if self.times is None else text("times", self.times, "first and last date", "'2005-01/2010'"),
         }
         for name, value in found.items():
             object.__setattr__(self, name, value)
@@ -84,6 +87,12 @@ class Selection:
 EVERYTHING = Selection()
 
 
+def grid_files(selection: Selection) -> tuple[Path, ...]:
+    """The files that the grid of a selection was read from, which no output may replace."""
+    of_kind("select", selection, Selection, "a Selection", "Selection(grid='1.5')")
+    return selection.grid.files if isinstance(selection.grid, LatLonGrid) else ()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
     """A selection of a bundle's fields, worked out: the points, and the way to them."""
@@ -105,7 +114,7 @@ class View:
 
 def view_of(bundle: Bundle, selection: Selection) -> View:
     """The view of a selection; UsageError for what the bundle does not have and for an empty box."""
-    of_kind("select", selection, Selection, "a Selection")
+    of_kind("select", selection, Selection, "a Selection", "Selection(grid='1.5')")
     known = bundle.manifest.variables
     places = _places([v.name for v in known], selection.variables)
     chosen = tuple(known[place] for place in places)

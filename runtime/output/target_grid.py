@@ -10,6 +10,8 @@ from fsae.runtime.input.lat_lon import degrees, is_kind
 from fsae.runtime.input.sources import Given, open_source
 from fsae.runtime.sphere.grids import MOST_POINTS, LatLonGrid
 
+from .files import read_paths
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -17,7 +19,7 @@ LIKE = "like "  # begins a grid that is given as a file
 
 
 def grid_like(given: Given) -> LatLonGrid:
-    """The grid of the axes of latitude and longitude in a file or dataset, as stored.
+    """The grid of the axes of latitude and longitude in a file or dataset, as stored; no output on it replaces that.
 
     UsageError if it has no such two axes, or more than one pair; DataError if it cannot be read.
     """
@@ -32,7 +34,8 @@ def grid_like(given: Given) -> LatLonGrid:
         raise UsageError(f"the longitudes in {where} are not within -540 to 540 degrees", advice=ADVICE)
     if lat_deg.size * lon_deg.size > MOST_POINTS:
         raise UsageError(f"the grid in {where} has {lat_deg.size * lon_deg.size} points", f"at most {MOST_POINTS}")
-    return LatLonGrid(lat_deg=np.clip(lat_deg, -90, 90), lon_deg=lon_deg)
+    files = tuple(path.absolute() for path in read_paths(given))
+    return LatLonGrid(lat_deg=np.clip(lat_deg, -90, 90), lon_deg=lon_deg, files=files)
 
 
 ADVICE = "give --grid degrees such as 1.5, or rows x columns such as 120x240"

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,11 +18,12 @@ RESOLVED = 1.25  # HEALPix cells may outnumber the points of a lat-lon grid by t
 class LatLonGrid:
     """A lat-lon grid by its axes [degrees] as stored: latitude falling or rising.
 
-    Only grids for output may be regional, or repeat a longitude.
+    Only grids for output may be regional, or repeat a longitude. `files` are those it was read from, if it is told.
     """
 
     lat_deg: F64  # (lat)
     lon_deg: F64  # (lon)
+    files: tuple[Path, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Arguments of the Python interface, with values of every kind: taken, or refused by an FsaeError in one sentence."""
 
 import datetime
+import decimal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import xarray as xr
 from monthly_fields import field_layout, fields, write_fields
 
 import fsae.runtime
-from fsae.runtime import Cluster, FsaeError, Request, Selection, Shard, UsageError, Writing
-from fsae.runtime.emulator import Emulator
+from fsae.runtime import Cluster, FsaeError, Request, Selection, Shard, Source, UsageError, Writing
+from fsae.runtime.emulator import Emulator, write_climatology
 
 VALUES: tuple[Any, ...] = (
     None,
@@ -47,11 +48,32 @@ VALUES: tuple[Any, ...] = (
     datetime.date(2005, 1, 1),
     cftime.DatetimeNoLeap(2005, 1, 1),
     int,
+    len,
+    lambda: None,
     slice(0, 2),
+    range(10**30),
+    range(0, 4, 2),
+    {2, 1},
+    [None],
+    [["a"]],
+    [1.5, float("nan"), 3, 4],
+    {"tas": 3},
+    np.bool_(True),
+    np.array([["a"]]),
+    np.array("2005-01", dtype="datetime64[D]"),
+    np.timedelta64(1, "D"),
+    datetime.timedelta(days=1),
+    datetime.datetime(2005, 1, 1, tzinfo=datetime.UTC),
+    decimal.Decimal("1.5"),
+    iter("ab"),
     Path("nowhere.nc"),
     xr.Dataset(),
     xr.DataArray([1.0]),
     xr.DataArray([1.0], name="tas"),
+    xr.DataArray([1.0], name="x", dims="x", coords={"x": [0]}),
+    xr.DataArray(np.datetime64("2005-01-01", "ns")),
+    xr.DataTree(),
+    Source.of("nowhere.nc"),
     Request(members=1),
     Selection(),
     Writing(),
@@ -90,9 +112,31 @@ CALLS: dict[str, Call] = {
         f"selection {name}": lambda e, f, v, name=name: e.generate(request(select=Selection(**{name: v})))
         for name in ("grid", "regrid", "variables", "bbox", "times")
     },
+    "request": lambda e, f, v: e.generate_file(f.with_name("r.zarr"), v),
+    "request force": lambda e, f, v: request(force=v),
+    "request select": lambda e, f, v: request(select=v),
+    "request names": lambda e, f, v: e.generate(request(initial=f, climatology="training", names=v)),
+    "request climatology": lambda e, f, v: e.generate(request(initial=f, climatology=v)),
+    "windows": lambda e, f, v: next(e.stream(request(), windows=v)),
+    "force": lambda e, f, v: e.compress(xr.open_dataset(f), climatology="training", force=v),
+    "session threads": lambda e, f, v: fsae.runtime.load(e.bundle.folder, "cpu", threads=v),
+    "bundle": lambda e, f, v: Emulator(v, e.graphs),
+    "graphs": lambda e, f, v: Emulator(e.bundle, v),
+    "source units": lambda e, f, v: Source.of(f, units=v),
+    "source group": lambda e, f, v: Source.of(f, group=v),
+    "files": lambda e, f, v: e.decompress_file([v, f], f.with_name("d.zarr")),
+    "grid_like": lambda e, f, v: fsae.runtime.grid_like(v),
+    "climatology of": lambda e, f, v: write_climatology(v, f.with_name("c.nc"), model=e.bundle.folder),
+    "climatology in": lambda e, f, v: write_climatology(f, v, model=e.bundle.folder),
+    "climatology model": lambda e, f, v: write_climatology(f, f.with_name("m.nc"), model=v),
+    "climatology zoom": lambda e, f, v: write_climatology(f, f.with_name("z.nc"), model=e.bundle.folder, zoom=v),
+    "climatology names": lambda e, f, v: write_climatology(f, f.with_name("n.nc"), model=e.bundle.folder, names=v),
+    "harmonics": lambda e, f, v: write_climatology(f, f.with_name("h.nc"), model=e.bundle.folder, harmonics=v),
+    "replace": lambda e, f, v: write_climatology(f, f.with_name("o.nc"), model=e.bundle.folder, overwrite=v),
     "overwrite": lambda e, f, v: Writing(overwrite=v),
+    "resume": lambda e, f, v: Writing(resume=v),
     "scale": lambda e, f, v: Writing(scale=v),
-    "progress": lambda e, f, v: Writing(progress=v),
+    "progress": lambda e, f, v: e.generate_file(f.with_name("p.zarr"), request(), writing=Writing(progress=v)),
     "number": lambda e, f, v: Shard(v, 3),
     "count": lambda e, f, v: Shard(1, v),
     "workers": lambda e, f, v: Cluster(workers=v),
@@ -124,7 +168,11 @@ def test_other_forms_of_the_same_argument_are_taken(emulator: Emulator) -> None:
         given = Request(members=np.int64(2), start=start, steps=np.int32(3), statistics="mean")  # type: ignore[arg-type]
         assert (given.members, given.steps, given.statistics) == (2, 3, ("mean",))
         xr.testing.assert_identical(emulator.generate(given).drop_attrs(), emulator.generate(usual).drop_attrs())
+    step = xr.DataArray([cftime.DatetimeNoLeap(2005, 1, 31)], dims="time")[0]
+    assert Request(start=step).start == "2005-01-31T00:00:00"  # type: ignore[arg-type]
     assert Request(members=np.array([3, 5])).members == (3, 5)  # type: ignore[arg-type]
+    assert Request(members={5, 3}).members == (3, 5)  # type: ignore[arg-type]
+    assert Writing(resume=np.bool_(True)).resume is True  # type: ignore[arg-type]
     assert Selection(grid=1.5, variables="tas", bbox=[0, 10, 20, 30]) == Selection(  # type: ignore[arg-type]
         grid="1.5", variables=("tas",), bbox=(0.0, 10.0, 20.0, 30.0)
     )

@@ -20,6 +20,8 @@ from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import OutputError
 from fsae.runtime.jobs import resume
 from fsae.runtime.jobs.job import Writing
+from fsae.runtime.output.selection import Selection
+from fsae.runtime.output.target_grid import grid_like
 
 FEW = Ensemble(members=2, steps=3, batch=2)
 MODES = [(), ("--resume",), ("--overwrite",), ("--shard", "1/2")]
@@ -170,6 +172,20 @@ def test_nothing_that_a_command_reads_is_replaced(
         words = ["climatology", "fields.nc", out, "--overwrite", "--model", str(tiny_bundle_path)]
         assert main(words) == OutputError.exit_code
         assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_the_file_that_the_grid_is_like_is_not_replaced(
+    emulator: Emulator, tmp_path: Path, as_dataset: bool
+) -> None:  # oracle: a snapshot; it is output of ours, so that only its use protects it
+    path = tmp_path / "grid.nc"
+    emulator.generate_file(path, Request(members=1, steps=1, select=Selection(grid="30")))
+    with xr.open_dataset(path) as data:
+        request = Request(members=1, steps=1, select=Selection(grid=grid_like(data if as_dataset else path)))
+    before = snapshot(tmp_path)
+    with pytest.raises(OutputError, match=r"grid\.nc is the grid's file: give another path"):
+        emulator.generate_file(path, request, writing=Writing(overwrite=True))
+    assert snapshot(tmp_path) == before
 
 
 @pytest.mark.parametrize("one_step", [True, False], ids=["one step", "by way of another name"])
