@@ -14,8 +14,9 @@ from fsae.runtime.backends.devices import DEVICES, MOST_THREADS
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.checks.verify import Check, check_files, check_graphs, missed, record_checks
-from fsae.runtime.codec.compress import compress_job, decompress_job, superres_job
-from fsae.runtime.codec.encoder_input import Reading, open_fields
+from fsae.runtime.codec.compress import compress_job, superres_job
+from fsae.runtime.codec.decompress import decompress_job
+from fsae.runtime.codec.encoder_input import AS_IT_IS, Reading, open_fields
 from fsae.runtime.codec.source_climatology import TRAINING, write_source
 from fsae.runtime.ensemble.batch import Batch, memory_limit
 from fsae.runtime.ensemble.generate import generate_job, resolve
@@ -100,9 +101,13 @@ class Emulator:
         reading = Reading(zoom=zoom, climatology=climatology, names=names, force=force)
         return self._result(compress_job(self.bundle, self.graphs, data, reading), data)
 
-    def decompress(self, latents: "xr.Dataset", *, select: Selection = EVERYTHING) -> "xr.Dataset":
-        """Fields in physical units of latents; `select` chooses a part of them and their grid."""
-        return self._result(decompress_job(self.bundle, self.graphs, latents, select=select), latents)
+    def decompress(self, latents: "xr.Dataset", *, select: Selection = EVERYTHING, force: bool = False) -> "xr.Dataset":
+        """Fields in physical units of latents; `select` chooses a part of them and their grid.
+
+        `force`: go on with latents that seem to be edited, which is an error otherwise.
+        """
+        force = switch("force", force)
+        return self._result(decompress_job(self.bundle, self.graphs, latents, select=select, force=force), latents)
 
     def superres(
         self,
@@ -185,8 +190,10 @@ class Emulator:
     ) -> Job:
         """`decompress` of a file or dataset to a file."""
 
+        force = writing.force  # other processes get this function, and no progress bar
+
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
-            return decompress_job(bundle, graphs, inputs["input"], select=select)
+            return decompress_job(bundle, graphs, inputs["input"], select=select, force=force)
 
         return self._write(make, {"input": Source.of(source)}, path, writing, select)
 
@@ -329,18 +336,37 @@ def write_climatology(
     harmonics: int | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Number of steps used: the harmonic climatology of a data source, for `climatology=` of the other operations."""
-    reading, path = Reading(zoom=zoom, names=names), path_like("path", path)
+    """Number of steps used: the harmonic climatology of a data source, for `climatology=` of the other operations.
+
+    DataError if it is further from that of the training data than real ones are; `climatology_file` can be forced.
+    """
+    reading, writing = Reading(zoom=zoom, names=names), Writing(overwrite=switch("overwrite", overwrite))
+    return climatology_file(source, path, model=model, reading=reading, harmonics=harmonics, writing=writing)
+
+
+def climatology_file(
+    source: Given,
+    path: PathLike,
+    *,
+    model: PathLike | None = None,
+    reading: Reading = AS_IT_IS,
+    harmonics: int | None = None,
+    writing: Writing = NEW,
+) -> int:
+    """`write_climatology` by records: `reading` gives `zoom` and `names`, `writing` gives `overwrite` and `force`."""
+    path, writing = path_like("path", path), _as_writing(writing)
+    of_kind("reading", reading, Reading, "a Reading", "Reading(zoom=3)")
     if harmonics is not None and (harmonics := whole("harmonics", harmonics)) < 1:
         raise UsageError(f"found {harmonics} harmonics", "1 or more", "leave harmonics out for those of the bundle")
-    switch("overwrite", overwrite)
     bundle = open_bundle(model if model is None else path_like("model", model))
     log.info(f"bundle {bundle.manifest.name} ({bundle.folder})")
     fields = open_fields(bundle, source, reading.zoom, reading.names)
     _log_warnings(fields.notes)
     try:
-        check_output(path, overwrite, {"input": source, "bundle": bundle.folder})
-        write_source(bundle, fields, path, harmonics or bundle.manifest.time.harmonics, overwrite)
+        check_output(path, writing.overwrite, {"input": source, "bundle": bundle.folder})
+        waves = harmonics or bundle.manifest.time.harmonics
+        notes = write_source(bundle, fields, path, waves, force=writing.force, overwrite=writing.overwrite)
+        _log_warnings(notes)
     finally:
         fields.close()
     return len(fields.times)

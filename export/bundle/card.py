@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from fsae.runtime.bundle.manifest import NOT_RUN, Manifest
 from fsae.runtime.bundle.records import decode_record, to_json
+from fsae.runtime.climate.transforms import transformed_units
 from fsae.runtime.errors import DataError
 from fsae.training.config import Config
 from fsae.training.evaluation.report import GENERATED, Climate, Stretches
@@ -31,6 +34,7 @@ def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any]
     sections = [
         _introduction(manifest),
         _data(manifest),
+        *([_distances(manifest)] if manifest.distances else []),
         _figures(manifest.name, manifest.time.step, metrics),
         _fidelity(manifest),
         _use(manifest),
@@ -104,6 +108,26 @@ def _data(manifest: Manifest) -> list[str]:
         *table(["file", "SHA-256"], [[f"`{entry.name}`", f"`{entry.sha256}`"] for entry in source.data]),
         "",
         f"Licence of the model: {manifest.licence}.",
+    ]
+
+
+def _distances(manifest: Manifest) -> list[str]:
+    """How far training fields are from the climatology, and how rough their latents: input is held against that."""
+    rows = []
+    for variable in manifest.variables:
+        if (limits := manifest.distances.get(variable.name)) is not None:
+            units = _unit(transformed_units(variable.units, variable.transform))
+            distances = (limits.median, limits.q99, limits.warn_above, limits.refuse_above)
+            rough = "" if limits.roughness is UNSET else f"{limits.roughness:.4g}"
+            rows.append([variable.name, *(f"{distance:.4g} {units}".rstrip() for distance in distances), rough])
+    return [
+        "## Distances of training fields",
+        "",
+        "RMS distance of training fields from the climatology of their time of year, with the global mean at half its "
+        "weight; input that is further from it gives a warning, or is refused unless `--force` is given. Roughness: "
+        "what the latents of 99 % of the training fields stay below; cells in random order have about 0.87.",
+        "",
+        *table(["variable", "median", "99 % below", "warning above", "refused above", "roughness"], rows),
     ]
 
 

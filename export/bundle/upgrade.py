@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 
 from fsae.runtime.atomic import write_aside
 from fsae.runtime.backends.choose import open_graphs
@@ -23,6 +24,7 @@ from fsae.runtime.bundle.files import MANIFEST, Bundle, fingerprint, hash_file, 
 from fsae.runtime.bundle.manifest import Manifest
 from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.runtime.checks.verify import check_files, check_graphs
+from fsae.runtime.codec.latents import latent_key
 from fsae.runtime.errors import BundleError, DataError, DeviceError, FsaeError, OutputError, ToleranceError
 
 EXAMPLES = """\b
@@ -80,6 +82,7 @@ def _with_facts(bundle: Bundle, data: Path) -> Manifest:
         if original.data.training_years != years:
             raise DataError(f"{data} has the training years {list(original.data.training_years)}", f"{list(years)}")
         manifest = with_distances(bundle.manifest, learn_distances(original))
+    manifest = replace(manifest, latent=replace(manifest.latent, key=latent_key(bundle)))
     return with_tables(manifest, bundle.arrays("tables.npz"))
 
 

@@ -37,6 +37,7 @@ from fsae.runtime.bundle.files import (
     write_manifest,
 )
 from fsae.runtime.bundle.manifest import Manifest, graph_file
+from fsae.runtime.codec.latents import latent_key
 from fsae.runtime.errors import BundleError, DataError, UsageError
 from fsae.training.fitting.run_folder import Run
 
@@ -112,6 +113,7 @@ def export_bundle(
             files=hash_files(new),
             parity={**bundle.manifest.parity, **certified.parity},
             certificates={**bundle.manifest.certificates, **certified.certificates},
+            latent=replace(bundle.manifest.latent, key=latent_key(bundle)),
         )
         draft = with_tables(draft, bundle.arrays("tables.npz"))
         if (new / CARD).is_file():

@@ -1,5 +1,6 @@
 """Make the graphs of a model in all requested precisions, and measure each against the original on real fields."""
 
+import hashlib
 import logging
 import os
 import platform
@@ -18,6 +19,7 @@ from fsae.export.precisions.torch_twin import torch_runner
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import OUTPUTS
 from fsae.runtime.bundle.manifest import NOT_RUN, Certificate, Difference, EnsembleParity, Parity, graph_file
+from fsae.runtime.codec.latents import graphs_key
 from fsae.runtime.errors import UsageError
 
 from .ensembles import MEMBERS, Drawn, check_ensembles, compare_ensembles, draw_ensemble
@@ -55,6 +57,7 @@ class Certified:
     files: Mapping[str, bytes]
     seconds: Mapping[str, float]  # of making and measuring each file
     golden: Mapping[str, F32]
+    key: str  # of the latents, by the float32 graphs
     parity: Mapping[str, Mapping[str, Parity]]  # by precision, then by graph
     certificates: Mapping[str, Certificate]  # by precision
 
@@ -91,9 +94,15 @@ def certify(original: Original, precisions: Sequence[str], opset: int) -> Certif
         files={name: data for own in graphs.values() for files in own.values() for name, data in files.items()},
         seconds={graph_file(graph, p): each.seconds for p, own in measured.items() for graph, each in own.items()},
         golden=golden,
+        key=graphs_key(*(_sha256(exact[graph]) for graph in ("encoder", "decoder"))),
         parity={p: {graph: each.parity for graph, each in own.items()} for p, own in measured.items()},
         certificates={p: _certificate(original, date, ensembles.get(p, ()), steps) for p in precisions},
     )
+
+
+def _sha256(files: Files) -> str:
+    """SHA-256 of a graph, the first of its files."""
+    return hashlib.sha256(next(iter(files.values()))).hexdigest()
 
 
 def _exact(original: Original, graph: str, rows: Inputs, opset: int) -> Files:

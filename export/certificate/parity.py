@@ -115,10 +115,10 @@ def check_parity(graph: str, precision: str, entries: Sequence[Difference], conf
                     f"{precision}; nothing was written",
                     advice="export another precision",
                 )
+            units = "" if entry.units == "1" else f" {entry.units}"
             raise ToleranceError(
-                f"the {precision} {graph} differs from the trained one by {entry.max_abs_error:.3g} {entry.units} in "
-                f"{where}",
-                f"at most {entry.tolerance:.3g}",
+                f"the {precision} {graph} differs from the trained one by {entry.max_abs_error:.3g}{units} in {where}",
+                f"at most {entry.tolerance:.3g}{units}",
                 f"nothing was written; export another precision, or change [export.{precision}] in {configuration} if "
                 "the larger error does no harm",
             )

@@ -86,13 +86,15 @@ class Grid(Record, frozen=True, kw_only=True):
 class Plausible(Record, frozen=True, kw_only=True):
     """How far the training fields of a variable are from its climatology, and limits for others (plausibility.py).
 
-    The median, and the distance that 99 % of them stay below. In units of the transformed variable.
+    The median, and the distance that 99 % of them stay below. In units of the transformed variable. `roughness` is
+    what the latents of 99 % of them stay below (edited.py), dimensionless.
     """
 
     median: NotNegative
     q99: Positive
     warn_above: Positive
     refuse_above: Positive
+    roughness: Positive | UnsetType = UNSET  # unset in older bundles
 
     def __post_init__(self) -> None:
         rising = [self.median, self.q99, self.warn_above, self.refuse_above]
@@ -122,12 +124,17 @@ class Variable(Record, frozen=True, kw_only=True):
 
 
 class Latent(Record, frozen=True, kw_only=True):
-    """The compressed field: one per variable, on `zoom`, `ratio` times fewer numbers; shape (variable, pixel)."""
+    """The compressed field: one per variable, on `zoom`, `ratio` times fewer numbers; shape (variable, pixel).
+
+    Bundles with one `key`, a hash of the float32 encoder and decoder, have latents in common, whatever precisions their
+    graphs are in.
+    """
 
     zoom: Zoom
     ratio: OneOrMore
     shape: tuple[OneOrMore, OneOrMore]
     dtype: Literal["float32"] = "float32"
+    key: Sha256 | UnsetType = UNSET  # unset in older bundles
 
 
 class Time(Record, frozen=True, kw_only=True):

@@ -63,7 +63,8 @@ def describe(bundle: Bundle) -> str:
         )
         parity += [
             f"{precision} ensembles: {entry.variable} {entry.rmse:.2g} {units[entry.variable]} RMS from the same "
-            f"members in fp32, spectrum {entry.spectrum:.2%}, CRPS {entry.crps:.5g} (fp32 {entry.crps_fp32:.5g})"
+            f"members in fp32, spectrum {entry.spectrum:.2%}, CRPS {entry.crps:.5g} {units[entry.variable]} "
+            f"(fp32 {entry.crps_fp32:.5g})"
             for entry in certificate.ensembles
         ]
     if (bundle.folder / VERIFIED).is_file():
@@ -73,9 +74,10 @@ def describe(bundle: Bundle) -> str:
     generates = "no: it has no denoiser"
     if manifest.denoiser is not None and manifest.sampler is not None:
         forcing = manifest.denoiser.forcing
+        forced_in = "" if forcing.units in forcing.name else f" {forcing.units}"
         generates = (
             f"windows of {manifest.denoiser.window} steps, {manifest.sampler.steps} steps of {manifest.sampler.name}, "
-            f"{forcing.name} {forcing.range[0]:g} to {forcing.range[1]:g}"
+            f"{forcing.name} {forcing.range[0]:g} to {forcing.range[1]:g}{forced_in}"
         )
     latent = manifest.latent
     rows = {

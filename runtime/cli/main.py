@@ -1,7 +1,7 @@
 """`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -19,15 +19,14 @@ from .options import (
     from_file_to_file,
     with_json,
     with_model,
-    with_names,
-    with_overwrite,
+    with_plain_reading,
+    with_plain_writing,
     with_reading,
     with_selection,
     with_session,
     with_units,
     with_whole_grids,
     with_writing,
-    with_zoom,
 )
 from .terminal import PROGRAM, open_emulator, prepare_output, size_of, write_output
 
@@ -214,22 +213,20 @@ cli.add_command(doctor)
 @cli.command()
 @from_file_to_file
 @with_units
-@with_zoom
-@with_names
+@with_plain_reading
 @click.option(
     "--harmonics",
     type=click.IntRange(1, MOST_HARMONICS),
     help="Number of waves in a year.  [default: as many as the model has]",
 )
-@with_overwrite
+@with_plain_writing
 @with_model
 def climatology(
     source: Source,
     out: str,
-    zoom: int | None,
-    names: Mapping[str, str],
+    reading: "Reading",
     harmonics: int | None,
-    overwrite: bool,
+    writing: "Writing",
     model: str | None,
 ) -> None:
     """Make the climatology of a data source.
@@ -243,12 +240,10 @@ def climatology(
     """
     from rich.filesize import decimal
 
-    from fsae.runtime.emulator import write_climatology
+    from fsae.runtime.emulator import climatology_file
 
-    path = prepare_output(out, overwrite, model, {"input": source})
-    steps = write_climatology(
-        source, path, model=model, zoom=zoom, names=names, harmonics=harmonics, overwrite=overwrite
-    )
+    path = prepare_output(out, writing.overwrite, model, {"input": source})
+    steps = climatology_file(source, path, model=model, reading=reading, harmonics=harmonics, writing=writing)
     click.echo(f"made the climatology of {steps} steps: {path} ({decimal(size_of(path))})")
 
 

@@ -160,6 +160,8 @@ with_climatology = click.option(
 
 with_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+with_force = click.option("--force", is_flag=True, help="Go on with input that is too far from what real fields are.")
+
 with_overwrite = click.option("--overwrite", is_flag=True, help="Replace existing output.")
 
 
@@ -171,6 +173,17 @@ def make_reading(values: Values) -> "Reading":
 
 
 with_reading = packed("reading", make_reading, with_zoom, with_names, with_climatology)
+with_plain_reading = packed("reading", make_reading, with_zoom, with_names)
+
+
+def make_plain_writing(values: Values) -> "Writing":
+    """How an output is written that is made at once."""
+    from fsae.runtime.jobs.job import Writing
+
+    return Writing(**values)
+
+
+with_plain_writing = packed("writing", make_plain_writing, with_overwrite, with_force)
 
 
 def make_writing(values: Values) -> "Writing":
@@ -205,7 +218,7 @@ with_writing = packed(
     make_writing,
     with_overwrite,
     click.option("--resume", is_flag=True, help="Continue an interrupted run of the same command, if there is one."),
-    click.option("--force", is_flag=True, help="Go on with input that is too far from what real fields are."),
+    with_force,
     click.option(
         "--shard",
         metavar="I/N|auto",

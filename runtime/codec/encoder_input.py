@@ -147,6 +147,9 @@ class Reading:
         object.__setattr__(self, "force", switch("force", self.force))
 
 
+AS_IT_IS = Reading()  # nothing is said about the input
+
+
 @dataclass(frozen=True, kw_only=True)
 class Input:
     """Fields on their way into the encoder: adapted to the training source's climate, with notes and the record.

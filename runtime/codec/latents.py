@@ -4,24 +4,24 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Manifest, Variable, graph_file
 from fsae.runtime.climate.calendar import infer_step, year_phase
-from fsae.runtime.climate.steps import same_step
 from fsae.runtime.errors import DataError
-from fsae.runtime.input.dates import Dates
-from fsae.runtime.input.sources import READ_ERRORS, Source
+from fsae.runtime.input.dates import Dates, decode_dates, find_dates
+from fsae.runtime.input.sources import READ_ERRORS, Source, reason
+from fsae.runtime.input.variables import member_dim
 from fsae.runtime.output.marks import foreign_reason, is_netcdf
 from fsae.runtime.output.seal import SEAL, damage_of
-from fsae.runtime.output.times import LEAD, REFERENCE
-
-from .plausibility import check_fields, expected_near
+from fsae.runtime.output.times import LEAD, REFERENCE, ReferenceTimes, encode_times
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,10 +33,25 @@ ADVICE = "compress the data again"
 
 
 def latent_key(bundle: Bundle) -> str:
-    """A hash of encoder and decoder, which latents share with the bundles that can decompress them."""
-    precision = bundle.manifest.precisions[0]
-    graphs = [bundle.manifest.files[graph_file(graph, precision)].sha256 for graph in ("encoder", "decoder")]
-    return hashlib.sha256(" ".join(graphs).encode()).hexdigest()
+    """A hash of the float32 encoder and decoder, which latents share with the bundles that can decompress them."""
+    manifest = bundle.manifest
+    return _key_in(manifest, manifest.precisions[0]) if manifest.latent.key is UNSET else manifest.latent.key
+
+
+def graphs_key(encoder: str, decoder: str) -> str:
+    """The key of latents of two graphs, given the SHA-256 of their files."""
+    return hashlib.sha256(f"{encoder} {decoder}".encode()).hexdigest()
+
+
+def _key_in(manifest: Manifest, precision: str) -> str:
+    """The key by the graphs in one precision."""
+    encoder, decoder = (manifest.files[graph_file(graph, precision)].sha256 for graph in ("encoder", "decoder"))
+    return graphs_key(encoder, decoder)
+
+
+def known_keys(bundle: Bundle) -> set[str]:
+    """The keys of latents that a bundle can decompress: its own, and those by its graphs, which older stores have."""
+    return {latent_key(bundle), *(_key_in(bundle.manifest, precision) for precision in bundle.manifest.precisions)}
 
 
 def check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
@@ -44,7 +59,7 @@ def check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
     manifest = bundle.manifest
     if dataset.attrs.get("fsae_kind") != LATENT:
         raise DataError(f"{name} holds no latents: give what `fsae-run compress` wrote")
-    if dataset.attrs.get("fsae_latent_key") != latent_key(bundle):
+    if dataset.attrs.get("fsae_latent_key") not in known_keys(bundle):
         made_by = dataset.attrs.get("fsae_bundle", "another one")
         raise DataError(
             f"{name} was compressed with bundle {made_by!r} in another version than {manifest.name!r} at "
@@ -68,13 +83,14 @@ def check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
             )
 
 
-def check_unchanged(source: Source, dataset: "xr.Dataset", manifest: Manifest) -> None:
-    """Raise DataError if a store is ours by its mark and metadata, but its content does not fit its checksums.
+def is_unchanged(source: Source, dataset: "xr.Dataset", manifest: Manifest) -> bool:
+    """True if a store is as it was written, by its checksums; DataError if it is ours but does not fit them.
 
-    What another program has written of it, such as a part of its steps, has other metadata and is taken as it is.
+    Ours by its mark and metadata: what another program has written of it, such as a part of its steps, has others.
     """
-    for path in source.paths if SEAL in dataset.attrs else ():
-        if not foreign_reason(path, is_netcdf(path)) and (damaged := damage_of(path)):
+    sealed = [path for path in source.paths if SEAL in dataset.attrs and not foreign_reason(path, is_netcdf(path))]
+    for path in sealed:
+        if damaged := damage_of(path):
             for variable in [v for v in manifest.variables if v.name == damaged]:
                 with contextlib.suppress(*READ_ERRORS):  # a more helpful sentence, if it can be read
                     check_finite(np.asarray(dataset[damaged].values)[:, None], [variable], path.name)
@@ -83,6 +99,7 @@ def check_unchanged(source: Source, dataset: "xr.Dataset", manifest: Manifest) -
                 "changed after it was written",
                 advice=ADVICE,
             )
+    return bool(sealed) and len(sealed) == len(source.paths)
 
 
 def check_phases(phases: NDArray[np.float64], dates: Sequence[Dates], manifest: Manifest, name: str) -> None:
@@ -126,19 +143,88 @@ def went_on_with(dataset: "xr.Dataset") -> bool:
         return False
 
 
-def check_decoded(bundle: Bundle, values: F32, dates: Dates, step: int, name: str) -> None:
-    """Raise DataError if a decoded field (1, variable, pixel) is too far from the climatology: were latents edited?
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Latents:
+    """Latents that were read back; those of several forecasts side by side are `series` of their own, else one.
 
-    Of latents of means over the model's step, whose fields were compared when they were compressed.
+    A row is a member of a series.
     """
-    manifest, found = bundle.manifest, infer_step(dates.stamps, dates.bounds)
-    if dates.bounds is None or (found is not None and not same_step(found, manifest.time.step)):
-        return  # instantaneous fields have no bounds
-    expected = expected_near(manifest, bundle.tables.climatology.astype(np.float32), found)
-    phase = year_phase(dates.stamps, found or manifest.time.step, manifest.variables[0].cell_methods, dates.bounds)
+
+    name: str
+    dataset: "xr.Dataset"
+    variables: tuple[Variable, ...]
+    series: "tuple[xr.Dataset, ...]"  # along `time`
+    dates: tuple[Dates, ...]  # of each series
+    phases: NDArray[np.float64]  # of the year, (start, time)
+    reference_times: ReferenceTimes | None
+    member: str | None  # the dimension of members
+    members: tuple[int, ...] | None
+    unchanged: bool  # since they were written, as their checksums show
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.members or (0,)) * len(self.series)
+
+    def read(self, row: int, there: slice) -> F32:
+        """Latents (time, variable, pixel) of some steps of a row."""
+        place, start = divmod(row, len(self.series))
+        here = {"time": there} if self.member is None else {"time": there, self.member: place}
+        try:
+            parts = [self.series[start][variable.name].isel(here).values for variable in self.variables]
+        except READ_ERRORS as error:
+            raise DataError(f"cannot read {self.name}: {reason(error)}; is it damaged or incomplete?") from None
+        latent = np.stack(parts, axis=1).astype(np.float32)
+        check_finite(latent, self.variables, self.name)
+        return latent
+
+
+def read_latents(bundle: Bundle, source: Source, dataset: "xr.Dataset", name: str) -> Latents:
+    """The latents in a dataset, opened from `source`; DataError unless they are whole and of this bundle."""
+    check_latents(bundle, dataset, name)
+    manifest, series = bundle.manifest, _series(dataset)
+    arrays = [one[manifest.variables[0].name] for one in series]
+    member = member_dim(arrays[0])
+    dates = tuple(find_dates(array, one, name) for array, one in zip(arrays, series, strict=True))
     try:
-        check_fields(manifest, expected, values, phase[step : step + 1], name, [dates.stamps[step].isoformat()])
-    except DataError as error:
-        raise DataError(
-            f"decoded, {error.reason}", advice=f"{ADVICE}, or look for what has changed the latents"
-        ) from None
+        members = tuple(int(m) for m in dataset[member].values) if member is not None else None
+        phase = np.asarray(dataset["year_phase"].values, dtype=np.float64)
+    except READ_ERRORS as error:
+        raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
+    if phase.size != len(series) * len(dates[0].stamps) or not np.isfinite(phase).all():
+        raise DataError(f"{name} has no phase of the year for every step: it is incomplete, compress again")
+    phases = phase.reshape(len(series), -1)  # (start, time)
+    check_phases(phases, dates, manifest, name)
+    check_members(members, name)
+    return Latents(
+        name=name,
+        dataset=dataset,
+        variables=manifest.variables,
+        series=series,
+        dates=dates,
+        phases=phases,
+        reference_times=_reference_times(dataset, name),
+        member=member,
+        members=members,
+        unchanged=is_unchanged(source, dataset, manifest),
+    )
+
+
+def _series(dataset: "xr.Dataset") -> "tuple[xr.Dataset, ...]":
+    """Latents along `time`, those of each start by themselves."""
+    if REFERENCE not in dataset.dims:
+        return (dataset,)
+    count = dataset.sizes[REFERENCE]
+    return tuple(dataset.isel({REFERENCE: place}).swap_dims({LEAD: "time"}) for place in range(count))
+
+
+def _reference_times(dataset: "xr.Dataset", name: str) -> ReferenceTimes | None:
+    """The reference times of latents of several forecasts; None if there are none."""
+    if REFERENCE not in dataset.dims:
+        return None
+    axis, lead = dataset.variables[REFERENCE], dataset.variables[LEAD]
+    references = decode_dates(axis, axis, f"the reference times of {name}")
+    leads = np.asarray(lead.values, dtype=np.float64)
+    units = str(lead.attrs.get("units", "1"))
+    times = encode_times(references, None, str(references[0].calendar))
+    return ReferenceTimes(times=times, leads=leads, lead_units=units)

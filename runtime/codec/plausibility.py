@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32, F64
@@ -42,12 +43,20 @@ def distance(anomaly: F32) -> F64:
     return np.asarray(np.hypot(anomaly.std(axis=-1, dtype=np.float64), OFFSET * offset))
 
 
-def plausible(distances: F64) -> Plausible:
-    """The manifest's entry for the distances of a variable's training fields."""
-    median, most = (float(f"{q:.4g}") for q in np.quantile(distances, [0.5, 0.99]))
+def plausible(distances: F64, roughness: F64 | None = None) -> Plausible:
+    """The manifest's entry for the distances of a variable's training fields, and the roughness of their latents."""
+    median, most = np.quantile(distances, [0.5, 0.99])
     return Plausible(
-        median=median, q99=most, warn_above=float(f"{WARN * most:.4g}"), refuse_above=float(f"{REFUSE * most:.4g}")
+        median=_rounded(median),
+        q99=_rounded(most),
+        warn_above=_rounded(WARN * most),
+        refuse_above=_rounded(REFUSE * most),
+        roughness=UNSET if roughness is None else _rounded(np.quantile(roughness, 0.99)),
     )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,7 +115,7 @@ def check_fields(
         )
         if found > limits.refuse_above and expected.same_step:
             reason = next(
-                _explanations(expected, values, phase, v, limits),
+                _explanations(expected, values, phase, v, limits, units),
                 "are latitudes flipped, longitudes or months shifted, cells in another order, or is it another "
                 "variable, level or mean?",
             )
@@ -120,6 +129,7 @@ def check_climatology(manifest: Manifest, own: F32, known: F32, where: str) -> t
     """`check_fields` of the twelve months of a climatology (variable, 1 + 2K, pixel) against the `known` one.
 
     DataError if they leave the valid range as well. Of the known one, only waves that the other has are counted.
+    `where` names the climatology.
     """
     transforms = tuple(v.transform for v in manifest.variables)
     phase = (np.arange(12) + 0.5) / 12
@@ -129,12 +139,12 @@ def check_climatology(manifest: Manifest, own: F32, known: F32, where: str) -> t
         if not (low <= least and most <= high):
             units = _units(variable.units)
             raise DataError(
-                f"the climatology of {variable.name} in {where} runs from {least:.4g} to {most:.4g}{units}",
+                f"{variable.name} in {where} runs from {least:.4g} to {most:.4g}{units}",
                 f"values within {low:g} to {high:g}{units}",
-                "make it again with `fsae-run climatology`",
+                "make it with `fsae-run climatology` of data in the right units",
             )
     near = Expected(climatology=known[:, : own.shape[1]], transforms=transforms)
-    return check_fields(manifest, near, months, phase, f"the climatology {where}", MONTH_NAMES)
+    return check_fields(manifest, near, months, phase, where, MONTH_NAMES)
 
 
 def _units(units: str) -> str:
@@ -142,7 +152,7 @@ def _units(units: str) -> str:
 
 
 def _explanations(
-    expected: Expected, values: F32, phase: NDArray[np.float64], v: int, limits: Plausible
+    expected: Expected, values: F32, phase: NDArray[np.float64], v: int, limits: Plausible, units: str
 ) -> Iterator[str]:
     """Sentences on changes of the fields that would bring a variable near its climatology."""
     spread = float(values[:, v].std(axis=-1).max())
@@ -154,7 +164,7 @@ def _explanations(
         changed, when = change(values, phase)
         after = float(np.median(expected.distances(changed, when)[:, v]))
         if after <= min(limits.warn_above, CLEARLY * before):
-            yield f"{name} it would be {after:.3g}, so this seems to be wrong in the data."
+            yield f"{name} it would be {after:.3g}{units}, so this seems to be wrong in the data."
 
 
 Change = Callable[[F32, NDArray[np.float64]], tuple[F32, NDArray[np.float64]]]

@@ -7,7 +7,7 @@ x - mu_source + mu, so that the model sees anomalies of the kind it knows.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,14 +52,31 @@ def fit_source(fields: Fields, harmonics: int, transforms: Sequence[Transform]) 
     return np.ascontiguousarray(total.transpose(1, 0, 2), dtype=np.float32)
 
 
-def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, overwrite: bool) -> None:
-    """Write the source's climatology to a CF file at `path`."""
+def _compared(bundle: Bundle, own: F32, where: str, *, force: bool) -> tuple[str, ...]:
+    """Warnings if a climatology is far from the training data's; DataError if too far, unless `force` is given."""
+    try:
+        return check_climatology(bundle.manifest, own, known_climatology(bundle, zoom_of(own.shape[-1])), where)
+    except DataError as error:
+        if not force:
+            raise
+        return (went_on(error),)
+
+
+def write_source(
+    bundle: Bundle, fields: Fields, path: Path, harmonics: int, *, force: bool = False, overwrite: bool = False
+) -> tuple[str, ...]:
+    """Write the source's climatology to a CF file at `path`; return warnings if it is far from the training data's.
+
+    DataError if it is too far, unless `force` is given. The file says what it was warned of, and `force`.
+    """
     coefficients = fit_source(fields, harmonics, [v.transform for v in bundle.manifest.variables])
-    request = {"verb": KIND, "input": fields.source, "zoom": fields.zoom, "harmonics": harmonics}
+    notes = _compared(bundle, coefficients, f"the climatology of {fields.name}", force=force)
+    request: dict[str, Any] = {"verb": KIND, "input": fields.source, "zoom": fields.zoom, "harmonics": harmonics}
     attributes: dict[str, Attribute] = {
         "title": "harmonic climatology: mean, then cosine and sine of 1, 2, ... cycles a year",
         "fsae_kind": KIND,
-        **origin(bundle, None, request),
+        **origin(bundle, None, request | ({"force": True} if force else {})),
+        **({"comment": " ".join(said)} if (said := (*fields.notes, *notes)) else {}),
     }
     names: dict[str, Attribute] = {"long_name": "0 is the mean, 2k - 1 and 2k the cosine and sine of k cycles a year"}
     read = read_attributes(dict(zip(fields.variables, fields.origins, strict=True)))
@@ -77,6 +94,7 @@ def write_source(bundle: Bundle, fields: Fields, path: Path, harmonics: int, ove
                 **read[variable.name],
             }
             store.put(Coordinate(name=variable.name, dims=("coefficient", "cell"), values=values, attributes=described))
+    return notes
 
 
 def known_climatology(bundle: Bundle, zoom: int) -> F32:
@@ -99,12 +117,7 @@ def read_source(
             f"{name} is at zoom {zoom + levels}, coarser than the input at zoom {zoom}: make it from the input"
         )
     own = coarsen(coefficients, levels).astype(np.float32)
-    try:
-        return own, check_climatology(bundle.manifest, own, known_climatology(bundle, zoom), name)
-    except DataError as error:
-        if not force:
-            raise
-        return own, (went_on(error),)
+    return own, _compared(bundle, own, f"the climatology {name}", force=force)
 
 
 def _read_coefficients(dataset: "xr.Dataset", name: str, bundle: Bundle) -> F32:

@@ -14,7 +14,7 @@ from monthly_fields import field_layout, fields, write_fields
 
 import fsae.runtime
 from fsae.runtime import Cluster, FsaeError, Request, Selection, Shard, Source, UsageError, Writing
-from fsae.runtime.emulator import Emulator, write_climatology
+from fsae.runtime.emulator import Emulator, climatology_file, write_climatology
 
 VALUES: tuple[Any, ...] = (
     None,
@@ -95,6 +95,7 @@ CALLS: dict[str, Call] = {
     "climatology": lambda e, f, v: e.compress(xr.open_dataset(f), climatology=v),
     "names": lambda e, f, v: e.compress(xr.open_dataset(f), climatology="training", names=v),
     "decompress": lambda e, f, v: e.decompress(v),
+    "decompress force": lambda e, f, v: e.decompress(e.compress(f, climatology="training"), force=v),
     "select": lambda e, f, v: e.superres(xr.open_dataset(f), climatology="training", zoom=1, select=v),
     "superres": lambda e, f, v: e.superres(v, climatology="training"),
     "generate": lambda e, f, v: e.generate(v),
@@ -131,6 +132,8 @@ CALLS: dict[str, Call] = {
     "climatology model": lambda e, f, v: write_climatology(f, f.with_name("m.nc"), model=v),
     "climatology zoom": lambda e, f, v: write_climatology(f, f.with_name("z.nc"), model=e.bundle.folder, zoom=v),
     "climatology names": lambda e, f, v: write_climatology(f, f.with_name("n.nc"), model=e.bundle.folder, names=v),
+    "climatology reading": lambda e, f, v: climatology_file(f, f.with_name("i.nc"), model=e.bundle.folder, reading=v),
+    "climatology writing": lambda e, f, v: climatology_file(f, f.with_name("w.nc"), model=e.bundle.folder, writing=v),
     "harmonics": lambda e, f, v: write_climatology(f, f.with_name("h.nc"), model=e.bundle.folder, harmonics=v),
     "replace": lambda e, f, v: write_climatology(f, f.with_name("o.nc"), model=e.bundle.folder, overwrite=v),
     "overwrite": lambda e, f, v: Writing(overwrite=v),

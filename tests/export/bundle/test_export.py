@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,8 @@ def test_card_says_it_and_can_be_trained_from(run: Run, bundle: Bundle, tmp_path
             }
         ],
     }
+    limits = bundle.manifest.distances["tas"]
+    assert f"| {limits.q99:.4g} K | {limits.warn_above:.4g} K |" in re.sub(" +", " ", card)
     text = model_card(bundle.manifest, run.config, metrics=checked)
     assert "0.3142" in text
     assert "kept" in text
@@ -248,6 +251,11 @@ def test_bundle_replaces_an_older_one_and_keeps_valid_engines(
     assert (engine_folder(again) / INDEX).exists()
 
 
+def test_latents_are_tied_to_the_float32_graphs(bundle: Bundle) -> None:  # oracle: hashes of the files
+    hashes = [bundle.manifest.files[f"{graph}.fp32.onnx"].sha256 for graph in ("encoder", "decoder")]
+    assert bundle.manifest.latent.key == hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
 def test_a_bundle_gets_graphs_in_other_precisions(
     run: Run, bundle: Bundle, sample_data: Path, tmp_path: Path
 ) -> None:  # oracle: the graphs that the run itself gives
@@ -256,6 +264,7 @@ def test_a_bundle_gets_graphs_in_other_precisions(
     done = export_bundle(bundle, tmp_path, "half", precisions=("fp32", "fp16"), data=tmp_path / "data.toml")
     found = open_bundle(done.folder)
     assert set(found.manifest.precisions) == set(PRECISIONS)  # what it had beside them it keeps
+    assert found.manifest.latent == bundle.manifest.latent
     for graph in INPUTS:
         for precision in PRECISIONS:
             assert files_of(found, graph, precision) == files_of(bundle, graph, precision)

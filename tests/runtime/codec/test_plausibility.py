@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from fsae.runtime import Emulator, Request
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Plausible
+from fsae.runtime.cli.main import main
 from fsae.runtime.codec.encoder_input import Reading, open_input
 from fsae.runtime.codec.plausibility import plausible
-from fsae.runtime.emulator import write_climatology
+from fsae.runtime.emulator import climatology_file, write_climatology
 from fsae.runtime.errors import DataError
 from fsae.runtime.jobs.job import Writing
 from fsae.runtime.sphere.healpix import ring_to_nested
@@ -60,7 +61,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "flipped": (lambda v: v[:, ::-1], "with its latitudes flipped it would be 1"),
     "half a turn": (lambda v: np.roll(v, 72, -1), "with its longitudes shifted by 180 degrees it would be 1"),
     "mirrored": (lambda v: v[:, :, ::-1], "with its longitudes mirrored it would be 1"),
-    "half a year": (lambda v: np.roll(v, 6, 0), "six months later it would be 1"),
+    "half a year": (lambda v: np.roll(v, 6, 0), r"six months later it would be 1\.\d+ K, so"),
     "a constant": (lambda v: np.full_like(v, 288.0), "it has one value everywhere"),
 }
 
@@ -132,7 +133,13 @@ def test_a_climatology_is_checked_like_a_field(default_bundle: Bundle, months: x
     right, wrong = tmp_path / "right.nc", tmp_path / "wrong.nc"
     write_climatology(months, right, model=default_bundle.folder)
     flipped = changed(months, lambda v: v[:, ::-1])
-    write_climatology(flipped, wrong, model=default_bundle.folder)
+    with pytest.raises(DataError, match=r"the climatology of .* with its latitudes flipped it would be 0\.\d+ K, so"):
+        write_climatology(flipped, wrong, model=default_bundle.folder)
+    assert not wrong.exists()
+    climatology_file(flipped, wrong, model=default_bundle.folder, writing=Writing(force=True))
+    with xr.open_dataset(wrong) as data:
+        assert '"force": true' in data.attrs["fsae_request"]
+        assert "(--force)" in data.attrs["comment"]
     open_input(default_bundle, "compress", months, Reading(climatology=right)).close()
     with pytest.raises(DataError, match=r"the climatology wrong\.nc .* latitudes flipped"):
         open_input(default_bundle, "compress", flipped, Reading(climatology=wrong))
@@ -150,6 +157,18 @@ def test_a_climatology_is_checked_like_a_field(default_bundle: Bundle, months: x
     ):
         with pytest.raises(DataError, match=found):
             open_input(default_bundle, "compress", months, Reading(climatology=other))
+
+
+def test_the_command_refuses_a_wrong_climatology_and_takes_it_by_force(
+    months: xr.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: the exit codes of the README; the data is turned upside down
+    changed(months, lambda v: v[:, ::-1]).to_netcdf(tmp_path / "flipped.nc")
+    words = ["--model", "default", "climatology", str(tmp_path / "flipped.nc"), str(tmp_path / "own.nc")]
+    assert main(words) == 5
+    assert "tas in the climatology of flipped.nc is" in capsys.readouterr().err
+    assert not (tmp_path / "own.nc").exists()
+    assert main([*words, "--force"]) == 0
+    assert "the user went on with it (--force)" in capsys.readouterr().err
 
 
 def test_a_bundle_without_distances_checks_nothing(default_bundle: Bundle, months: xr.Dataset) -> None:
