@@ -93,7 +93,7 @@ def check_edited(bundle: Bundle, part: Decoded, step: str | None, name: str) -> 
     _check_smooth(bundle, part.latent, name)
     _check_not_exchanged(bundle, part.latent, name)
     if step is not None:
-        expected = expected_near(manifest, bundle.tables.climatology.astype(np.float32), step)
+        expected = expected_near(manifest, bundle.tables.climatology, step)
         try:
             check_fields(manifest, expected, part.values, part.phase, name, part.labels)
         except DataError as error:
