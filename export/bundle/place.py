@@ -27,13 +27,15 @@ OLD = "old"  # inside, holds the folder that is being replaced
 def place_of(out: Path, name: str) -> Path:
     """Folder for the bundle `name`; UsageError or OutputError if it cannot be one, before any work is done."""
     if not is_safe_path(name) or "/" in name:
-        raise UsageError(f"the bundle name {name!r} is not a plain name: use letters, digits, '-', '_' and '.'")
+        raise UsageError(
+            f"the bundle name {name!r} is not a plain name", advice="use letters, digits, '-', '_' and '.'"
+        )
     folder = out / name
     with contextlib.suppress(OSError):  # the checks below report a place that cannot be written
         _recover(out)
     ground = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not ground.is_dir() or not os.access(ground, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write to {ground}: choose another --out, or make it a folder of yours")
+        raise OutputError(f"cannot write to {ground}", advice="choose another --out, or make it a folder of yours")
     check_replaceable(folder, foreign_to_bundle)
     return folder
 
@@ -83,7 +85,9 @@ def replacing(folder: Path, foreign: Callable[[Path], str] = foreign_to_bundle) 
         # One level deeper than bundles lie, so that a search for bundles does not find a half-written one.
         aside = Path(tempfile.mkdtemp(prefix=f"{ASIDE}{os.getpid()}-", dir=folder.parent))
     except OSError as error:
-        raise OutputError(f"cannot write to {folder.parent}: {error.strerror}; is it yours?") from None
+        raise OutputError(
+            f"cannot write to {folder.parent}: {error.strerror}", advice="check that it is yours"
+        ) from None
     new, old = aside / folder.name, aside / OLD / folder.name
     try:
         write_mark(aside, uuid4().hex)
@@ -97,7 +101,9 @@ def replacing(folder: Path, foreign: Callable[[Path], str] = foreign_to_bundle) 
                 raise OutputError(f"{folder} exists and {why}: it is not replaced", advice="move it away")
         new.rename(folder)
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}; is there space, and is it yours?") from None
+        raise OutputError(
+            f"cannot write {folder}: {error.strerror}", advice="check that it is yours and has space"
+        ) from None
     finally:
         if kind(old) and not kind(folder):  # an error, or Ctrl-C, between the two renamings
             old.rename(folder)

@@ -53,7 +53,9 @@ def check_place(folder: Path, overwrite: bool) -> None:
             advice="choose another folder for --triton (the server accepts several --model-repository)",
         )
     if entries and not overwrite:
-        raise OutputError(f"{folder} holds {entries[0].name} already: give --overwrite, or choose another folder")
+        raise OutputError(
+            f"{folder} holds {entries[0].name} already", advice="give --overwrite, or choose another folder"
+        )
 
 
 def foreign_to_repository(folder: Path) -> str:
@@ -96,6 +98,7 @@ def read_tensors(path: Path) -> tuple[list[Tensor], list[Tensor]]:
                 raise BundleError(
                     f"{value.name} of {path.parent.parent.name} has the shape {list(dims)} (0: free or empty)",
                     "float32 with the batch first and no other free or empty axis, as Triton requires for batches",
+                    "export the bundle again",
                 )
             side.append(Tensor(name=value.name, dims=dims[1:]))
         sides.append(side)

@@ -78,9 +78,16 @@ def _with_facts(bundle: Bundle, data: Path) -> Manifest:
         years = tuple(int(date[:4]) for date in trained.period)
         if {one.sha256 for one in original.sources} != {one.sha256 for one in trained.data}:
             names = ", ".join(one.name for one in trained.data)
-            raise DataError(f"the inputs of {data} are not the files {names} that the bundle was trained on")
+            raise DataError(
+                f"the inputs of {data} are not the files {names} that the bundle was trained on",
+                advice="give the configuration and data of the bundle's own training",
+            )
         if original.data.training_years != years:
-            raise DataError(f"{data} has the training years {list(original.data.training_years)}", f"{list(years)}")
+            raise DataError(
+                f"{data} has the training years {list(original.data.training_years)}",
+                f"{list(years)}",
+                "give the configuration that the bundle was trained with",
+            )
         manifest = with_distances(bundle.manifest, learn_distances(original))
     manifest = replace(manifest, latent=replace(manifest.latent, key=latent_key(bundle)))
     return with_tables(manifest, bundle.arrays("tables.npz"))
@@ -113,10 +120,11 @@ def _replace_manifest(bundle: Bundle, manifest: Manifest) -> None:
             aside.write_bytes(manifest.to_json().encode())
             shutil.copystat(path, aside)
             if hash_file(path).sha256 != bundle.manifest_sha256:
-                raise BundleError(f"{path} was replaced while it was checked: upgrade it again")
+                raise BundleError(f"{path} was replaced while it was checked", advice="upgrade it again")
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror}; the bundle stays as it was: is it yours, and is there space?"
+            f"cannot write {path}: {error.strerror}; the bundle stays as it was",
+            advice="check that it is yours and has space",
         ) from None
 
 
@@ -146,7 +154,8 @@ def upgrade(bundles: tuple[str, ...], data: Path | None) -> None:
             failed.append((name, error))
     if failed:
         names = ", ".join(name for name, _ in failed)
-        raise type(failed[0][1])(f"{len(failed)} of {len(bundles)} bundles could not be upgraded: {names}")
+        found = f"{len(failed)} of {len(bundles)} bundles could not be upgraded: {names}"
+        raise type(failed[0][1])(found, advice="the lines above say what to do for each")
 
 
 def _upgrade_one(name: str, data: Path | None) -> str:

@@ -68,7 +68,7 @@ def export_run(
     """
     folder = place_of(out, run.path.resolve().name if name is None else name)
     if opset not in OPSETS:
-        raise UsageError(f"found opset {opset}", f"{OPSETS[0]} to {OPSETS[-1]}")
+        raise UsageError(f"found opset {opset}", f"{OPSETS[0]} to {OPSETS[-1]}", "leave --opset out for the default")
     metrics = read_metrics(run.path / "metrics.json")  # fails now, not after minutes of exporting
     original, tables = original_run(run), make_tables(run)
     certified, distances = certify(original, precisions, opset), learn_distances(original)
@@ -97,7 +97,9 @@ def export_bundle(
     folder = place_of(out, bundle.manifest.name if name is None else name)
     wanted = [each for each in precisions if each != "fp32"]
     if not wanted:
-        raise UsageError(f"bundle {bundle.manifest.name} has its float32 graphs: give --precision fp16, bf16 or int8")
+        raise UsageError(
+            f"bundle {bundle.manifest.name} has its float32 graphs", advice="give --precision fp16, bf16 or int8"
+        )
     with original_bundle(bundle, data) as original:
         certified = certify(original, wanted, OPSET)
     log.info("writing the manifest")
@@ -134,7 +136,9 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write an .npz file, the same bytes for the same arrays (NumPy dates its entries 1980)."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise DataError(f"the table {name} of {path.name} holds values that are not finite; train the run again")
+            raise DataError(
+                f"the table {name} of {path.name} holds values that are not finite", advice="train the run again"
+            )
     everything: dict[str, Any] = dict(arrays)
     np.savez_compressed(path, **everything)
 

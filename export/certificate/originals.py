@@ -101,7 +101,9 @@ def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
     The prepared fields are in a temporary folder, which lasts as long as the context.
     """
     if "fp32" not in bundle.manifest.precisions:
-        raise BundleError(f"bundle {bundle.manifest.name} has no float32 graphs to convert: export the run again")
+        raise BundleError(
+            f"bundle {bundle.manifest.name} has no float32 graphs to convert", advice="export the run again"
+        )
     model, config = of_bundle(str(bundle.folder)), read_config(data or DEFAULT)
     inputs = input_files(config.data.inputs, data or DEFAULT)
     graphs = {}

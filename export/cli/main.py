@@ -88,7 +88,9 @@ def parse_batch(text: str) -> tuple[int, int, int]:
     if len(numbers) == 1:
         numbers *= 3
     if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
-        raise UsageError(f"found --batch {text}", "one size or smallest,best,largest such as 1,8,32")
+        raise UsageError(
+            f"found --batch {text}", "one size or smallest,best,largest such as 1,8,32", "give such as --batch 1,8,32"
+        )
     return numbers[0], numbers[1], numbers[2]
 
 
@@ -100,7 +102,11 @@ def parse_precisions(text: str) -> tuple[str, ...]:
     """
     found = tuple(part.strip() for part in text.split(","))
     if not set(found) <= set(PRECISIONS) or len(set(found)) != len(found):
-        raise UsageError(f"found --precision {text}", f"some of {','.join(PRECISIONS)}, each once")
+        raise UsageError(
+            f"found --precision {text}",
+            f"some of {','.join(PRECISIONS)}, each once",
+            "give such as --precision fp16,int8",
+        )
     return found
 
 
@@ -163,21 +169,26 @@ def _check_options(request: ExportRequest) -> None:
     """Raise UsageError for options without effect, and OutputError if the Triton repository cannot be written."""
     for name, value in (("batch", request.batch), ("workspace", request.workspace), ("layers", request.layers)):
         if value and not request.trt:
-            raise UsageError(f"--{name} is for engines: give --trt as well")
+            raise UsageError(f"--{name} is for engines", advice="give --trt as well")
     if request.triton is not None:
         check_place(request.triton, request.overwrite)
     elif request.overwrite:
-        raise UsageError("--overwrite is for a Triton repository: give --triton as well; bundles are always replaced")
+        raise UsageError(
+            "--overwrite is for a Triton repository", advice="give --triton as well; bundles are always replaced"
+        )
 
 
 def _check_as_it_is(bundle: Bundle, request: ExportRequest) -> None:
     """Raise UsageError if there is nothing to do for a bundle, or if an option needs an export of graphs."""
     if any(value is not None for value in (request.out, request.name, request.opset, request.data)):
-        raise UsageError("--out, --name, --opset and --data are for exports of graphs: name a run, or give --precision")
+        raise UsageError(
+            "--out, --name, --opset and --data are for exports of graphs", advice="name a run, or give --precision"
+        )
     if not request.trt and request.triton is None:
         raise UsageError(
-            f"{bundle.folder} is a bundle already: give --precision for more of its graphs, --trt to build engines, "
-            "--triton to make a Triton repository, or name a run"
+            f"{bundle.folder} is a bundle already",
+            advice="give --precision for more of its graphs, --trt to build engines, --triton to make a "
+            "Triton repository, or name a run",
         )
 
 
@@ -192,12 +203,14 @@ def _export(source: Path | Bundle, request: ExportRequest) -> "Exported":
         date_of_export()  # fails now, not after minutes of exporting
         if isinstance(source, Bundle):
             if request.opset is not None:
-                raise UsageError("--opset is for runs: the graphs of a bundle keep theirs")
+                raise UsageError("--opset is for runs", advice="leave it out, as the graphs of a bundle keep theirs")
             log.info("bundle %s", source.folder)
             out = request.out or source.folder.parent
             return export_bundle(source, out, request.name, precisions=precisions, data=request.data)
         if request.data is not None:
-            raise UsageError("--data is for bundles: a run is compared on the data it was prepared with")
+            raise UsageError(
+                "--data is for bundles", advice="leave it out, as a run is compared on the data it was prepared with"
+            )
         from fsae.training.fitting.run_folder import load_run
 
         log.info("run %s", source)

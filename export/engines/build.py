@@ -92,7 +92,10 @@ def build_target(flavour: str) -> tuple[ModuleType, Target]:
         target = this_target(flavour, trt, find_gpu(flavour))
     except DeviceError as error:
         if flavour == "trt":
-            raise DeviceError(f"TensorRT builds engines on the GPU they run on: {error}") from None
+            raise DeviceError(
+                f"TensorRT builds engines on the GPU they run on: {error}",
+                advice="run it on a machine with that GPU; `fsae-run doctor` says what is missing here",
+            ) from None
         return trt, _portable(flavour, trt)
     if flavour == "trt-rtx" and target.compute_capability in PORTABLE_CAPABILITIES:
         return trt, _portable(flavour, trt)
@@ -192,7 +195,10 @@ def _precisions(bundle: Bundle) -> list[str]:
     have = bundle.manifest.precisions
     found = [precision for precision in have if precision != FOR_CPUS]
     if not found:
-        raise UsageError(f"bundle {bundle.manifest.name} has only {FOR_CPUS} graphs, which are for CPUs: no engine")
+        raise UsageError(
+            f"bundle {bundle.manifest.name} has only {FOR_CPUS} graphs, which are for CPUs: no engine",
+            advice="export fp32 or fp16 graphs first, with fsae-export RUN",
+        )
     if FOR_CPUS in have:
         log.info("%s graphs are for CPUs: no engine", FOR_CPUS)
     return found
@@ -277,7 +283,7 @@ def _all_or_nothing(folder: Path) -> Iterator[Write]:
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write {path}: {error.strerror}; is there space, and is the folder yours?")
+    return OutputError(f"cannot write {path}: {error.strerror}", advice="check that the folder is yours and has space")
 
 
 def _sweep(folder: Path, before: set[str], engines: Sequence[Engine], caches: Sequence[TimingCache]) -> None:

@@ -37,9 +37,17 @@ class BuildOptions:
     def __post_init__(self) -> None:
         low, best, high = self.profile
         if not 1 <= low <= best <= high:
-            raise UsageError(f"batch sizes are {self.profile}", "smallest, best and largest, rising, from 1")
+            raise UsageError(
+                f"batch sizes are {self.profile}",
+                "smallest, best and largest, rising, from 1",
+                "give such as --batch 1,8,32",
+            )
         if not 1 <= self.workspace_bytes < 2**63:
-            raise UsageError(f"the workspace is {self.workspace_bytes} bytes", "more than 0, such as 2 GiB")
+            raise UsageError(
+                f"the workspace is {self.workspace_bytes} bytes",
+                "more than 0, such as 2 GiB",
+                "give such as --workspace 2",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +85,7 @@ def workspace_bytes(gib: float) -> int:
     536870912
     """
     if not (math.isfinite(gib) and gib * GIB >= 1):
-        raise UsageError(f"found a workspace of {gib:g} GiB", "more than 0, such as 2")
+        raise UsageError(f"found a workspace of {gib:g} GiB", "more than 0, such as 2", "give such as --workspace 2")
     return int(gib * GIB)
 
 
@@ -87,12 +95,18 @@ def parse_graph(trt: ModuleType, graph: OnnxGraph) -> Parsed:
     try:
         builder = trt.Builder(logger)
     except TypeError:  # how the bindings report that the library returned nothing: the driver is missing or too old
-        raise DeviceError(f"{trt.__name__} cannot start: {_last(messages)}") from None
+        raise DeviceError(
+            f"{trt.__name__} cannot start: {_last(messages)}",
+            advice="check the driver with nvidia-smi, and `fsae-run doctor`",
+        ) from None
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.model, None if graph.path is None else str(graph.path)):
         reasons = [_parser_reason(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise DeviceError(f"{trt.__name__} cannot read the graph {graph.name}: {'; '.join(reasons) or _last(messages)}")
+        raise DeviceError(
+            f"{trt.__name__} cannot read the graph {graph.name}: {'; '.join(reasons) or _last(messages)}",
+            advice="update TensorRT, or export the run again",
+        )
     return Parsed(name=graph.name, builder=builder, network=network, messages=messages, kept=(logger, parser))
 
 
@@ -122,7 +136,10 @@ def build_engine(
     if engine is None:
         reason = _last(parsed.messages)
         hint = f" (it is {options.workspace_bytes / GIB:g} GiB: allow more)" if "workspace" in reason else ""
-        raise DeviceError(f"{trt.__name__} cannot build {graph.name}: {reason}{hint}")
+        raise DeviceError(
+            f"{trt.__name__} cannot build {graph.name}: {reason}{hint}",
+            advice="free memory of the GPU, or give a smaller --workspace or --batch",
+        )
     measured = None if cache is None else cache.serialize()
     return Built(engine=bytes(engine), timings=b"" if measured is None else bytes(measured))
 
@@ -138,7 +155,10 @@ def _configuration(trt: ModuleType, parsed: Parsed, target: Target, options: Bui
         config.num_compute_capabilities = 1
         if not config.set_compute_capability(trt.ComputeCapability.CURRENT, 0):
             library = f"{trt.__name__} {trt.__version__}"
-            raise DeviceError(f"{library} does not compile for GPUs of {target.compute_capability}")
+            raise DeviceError(
+                f"{library} does not compile for GPUs of {target.compute_capability}",
+                advice="take a newer version of that library, or --device cuda",
+            )
     profile = parsed.builder.create_optimization_profile()
     for index in range(parsed.network.num_inputs):
         tensor = parsed.network.get_input(index)
@@ -146,7 +166,10 @@ def _configuration(trt: ModuleType, parsed: Parsed, target: Target, options: Bui
         profile.set_shape(tensor.name, *((batch, *fixed) for batch in options.profile))
     if config.add_optimization_profile(profile) < 0:
         reason = _last(parsed.messages)
-        raise DeviceError(f"{trt.__name__} refuses the batch sizes {options.profile} for {parsed.name}: {reason}")
+        raise DeviceError(
+            f"{trt.__name__} refuses the batch sizes {options.profile} for {parsed.name}: {reason}",
+            advice="give other sizes, such as --batch 1,8,32",
+        )
     return config
 
 

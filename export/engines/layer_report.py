@@ -72,12 +72,18 @@ def inspected_layers(trt: ModuleType, flavour: str, data: bytes) -> list[Any]:
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise DeviceError(f"{trt.__name__} cannot load the engine ({' '.join(messages[-1:]) or 'no reason given'})")
+        raise DeviceError(
+            f"{trt.__name__} cannot load the engine ({' '.join(messages[-1:]) or 'no reason given'})",
+            advice="build it again with fsae-export BUNDLE --trt",
+        )
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     try:
         layers = json.loads(text)["Layers"]
     except (ValueError, TypeError, KeyError):
-        raise DeviceError(f"the inspector of {trt.__name__} did not return a list of layers") from None
+        raise DeviceError(
+            f"the inspector of {trt.__name__} did not return a list of layers",
+            advice="update TensorRT, or leave the report out",
+        ) from None
     return list(layers)
 
 

@@ -47,7 +47,11 @@ def split_weights(model: bytes | onnx_ir.Model, name: str, limit_bytes: int = LI
     if len(graph) + sum(place.length or 0 for place in outside.values()) <= limit_bytes:
         return {name: _serialised(model)}
     if not outside or len(graph) > limit_bytes:
-        raise BundleError(f"the nodes of {name} are {len(graph)} bytes without weights", f"{limit_bytes} at most")
+        raise BundleError(
+            f"the nodes of {name} are {len(graph)} bytes without weights",
+            f"{limit_bytes} at most",
+            "export a smaller network",
+        )
     content = io.BytesIO()
     for value, place in outside.items():
         tensor = inside[value]
@@ -87,9 +91,14 @@ def check_model_files(files: Mapping[str, bytes]) -> onnx.ModelProto:
         del model.graph.value_info[:]  # shapes that a file declares need not be those a backend can infer
         model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise BundleError(f"{name} is not valid ONNX: {error}") from None
+        raise BundleError(
+            f"{name} is not valid ONNX: {error}", advice="update torch and onnx, then export the run again"
+        ) from None
     if problem is not None or len(files) > 2:
-        raise BundleError(f"{name} cannot be shipped: {problem or f'it has {len(files)} files, expected at most two'}")
+        raise BundleError(
+            f"{name} cannot be shipped: {problem or f'it has {len(files)} files, expected at most two'}",
+            advice="export the run again",
+        )
     return model
 
 

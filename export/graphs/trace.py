@@ -56,7 +56,9 @@ def export_graph(
             verbose=False,
         )
     if program is None:
-        raise BundleError(f"torch.onnx.export returned no graph for the {name}")
+        raise BundleError(
+            f"torch.onnx.export returned no graph for the {name}", advice="update torch, then export the run again"
+        )
     model = program.model
     # A folded result must not be much larger than its inputs: files would grow more than calls get faster.
     optimizer.optimize_ir(model, output_size_limit=FOLDED)
@@ -84,7 +86,10 @@ def check_graph(name: str, files: Files, inputs: Mapping[str, tuple[int, ...]]) 
         *constant_problems(model, weights),
     ]
     if problems:
-        raise BundleError(f"the graph {name} cannot be shipped: {'; '.join(problems)}")
+        raise BundleError(
+            f"the graph {name} cannot be shipped: {'; '.join(problems)}",
+            advice="update torch, or see export/graphs/rules.py for what a graph may hold",
+        )
 
 
 def node_count(files: Files) -> int:
@@ -134,7 +139,9 @@ def _narrow_table(user: onnx_ir.Node, place: int) -> None:
         return
     narrow = table.const_value.numpy()
     if narrow.min() < -(2**31) or narrow.max() >= 2**31:
-        raise BundleError(f"the table {table.name} reaches {narrow.max()}", "indices that fit into int32")
+        raise BundleError(
+            f"the table {table.name} reaches {narrow.max()}", "indices that fit into int32", "take a lower zoom"
+        )
     table.const_value = onnx_ir.tensor(narrow.astype(np.int32), name=table.name)
     table.dtype = onnx_ir.DataType.INT32
 

@@ -24,7 +24,9 @@ MOVES = frozenset(("Reshape", "Transpose", "Split", "Slice", "Squeeze", "Unsquee
 def convert(files: Files, precision: str) -> dict[str, bytes]:
     """Convert the files of a float32 graph to "fp16" or "bf16"; the same graph gives the same bytes."""
     if precision not in TYPES:
-        raise UsageError(f"found precision {precision!r}", f"one of {', '.join(TYPES)}")
+        raise UsageError(
+            f"found precision {precision!r}", f"one of {', '.join(TYPES)}", "give one of them as --precision"
+        )
     model = model_of(files)
     kind = TYPES[precision]
     low = _low_nodes(model.graph)

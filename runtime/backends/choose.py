@@ -18,7 +18,9 @@ def open_graphs(bundle: Bundle, device: str = "auto", *, precision: str = "fp32"
     Raises DeviceError or BundleError if a named device cannot run it, or if none can.
     """
     if device not in DEVICES:
-        raise DeviceError(f"found device {device!r}", f"one of {', '.join(DEVICES)}")
+        raise DeviceError(
+            f"found device {device!r}", f"one of {', '.join(DEVICES)}", "`fsae-run doctor` says which of them work here"
+        )
     if device != "auto":
         return _open(bundle, device, precision, threads)
     *better, last = AUTO

@@ -47,11 +47,23 @@ def find_gpu(flavour: str) -> Gpu:
     try:
         error, count = cuda.cudaGetDeviceCount()
     except RuntimeError as problem:  # the bindings raise if they cannot even load the driver's library
-        raise DeviceError(f"needs an NVIDIA driver, none was found ({problem})", device=flavour) from None
+        raise DeviceError(
+            f"needs an NVIDIA driver, none was found ({problem})",
+            advice="install the driver of the GPU, or take --device cpu",
+            device=flavour,
+        ) from None
     if error.name in ("cudaErrorInsufficientDriver", "cudaErrorNoDevice", "cudaErrorInitializationError"):
-        raise DeviceError(f"needs an NVIDIA GPU with a recent driver: {describe(cuda, error)}", device=flavour)
+        raise DeviceError(
+            f"needs an NVIDIA GPU with a recent driver: {describe(cuda, error)}",
+            advice="update the NVIDIA driver, then check nvidia-smi",
+            device=flavour,
+        )
     if error != cuda.cudaError_t.cudaSuccess:
-        raise DeviceError(f"cannot be used: CUDA failed in cudaGetDeviceCount: {describe(cuda, error)}", device=flavour)
+        raise DeviceError(
+            f"cannot be used: CUDA failed in cudaGetDeviceCount: {describe(cuda, error)}",
+            advice="update the NVIDIA driver, then check nvidia-smi",
+            device=flavour,
+        )
     if not count:
         raise DeviceError("needs an NVIDIA GPU: the driver shows none", advice="check nvidia-smi", device=flavour)
     (properties,) = check(cuda, cuda.cudaGetDeviceProperties(0), "cudaGetDeviceProperties")
@@ -72,7 +84,10 @@ def check(cuda: ModuleType, result: tuple[Any, ...], call: str) -> tuple[Any, ..
             "the GPU has not enough free memory", advice="free some, or build engines for a smaller --batch"
         )
     if error != cuda.cudaError_t.cudaSuccess:
-        raise DeviceError(f"CUDA failed in {call}: {describe(cuda, error)}")
+        raise DeviceError(
+            f"CUDA failed in {call}: {describe(cuda, error)}",
+            advice="check the GPU with nvidia-smi, or take --device cpu",
+        )
     return tuple(values)
 
 

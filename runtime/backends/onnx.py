@@ -107,7 +107,10 @@ class OnnxGraphs(GraphCalls):
         self._onnxruntime = check_provider(device)
         if precision not in bundle.manifest.precisions:
             found = ", ".join(bundle.manifest.precisions)
-            raise BundleError(f"bundle {bundle.manifest.name} has no precision {precision}, it has {found}")
+            raise BundleError(
+                f"bundle {bundle.manifest.name} has no precision {precision}, it has {found}",
+                advice="give one of these as --precision",
+            )
         if (device, precision) == ("cpu", NOT_ON_CPUS):
             raise DeviceError(
                 f"cannot run {precision}: ONNX Runtime has no kernels for it there",
@@ -142,7 +145,10 @@ class OnnxGraphs(GraphCalls):
     def _open(self, graph: str) -> Any:
         """Open a session of a graph and check its provider and its inputs."""
         if graph not in self._bundle.manifest.graphs:
-            raise BundleError(f"bundle {self._bundle.manifest.name} has no {graph}: it cannot generate")
+            raise BundleError(
+                f"bundle {self._bundle.manifest.name} has no {graph}: it cannot generate",
+                advice="take another --model, such as default",
+            )
         name = graph_file(graph, self.precision)
         model, path = read_graph(self._bundle, name)
         runtime = self._onnxruntime
@@ -159,7 +165,11 @@ class OnnxGraphs(GraphCalls):
         except _errors(runtime) as error:
             text = str(error).splitlines()[0]
             if self.device != "cpu":
-                raise DeviceError(f"cannot be used: {text}", device=self.device) from None
+                raise DeviceError(
+                    f"cannot be used: {text}",
+                    advice='pip install "onnxruntime-gpu[cuda,cudnn]" and check nvidia-smi',
+                    device=self.device,
+                ) from None
             raise BundleError(f"{self.backend} cannot load {name} ({text})", advice="update onnxruntime") from None
         used = session.get_providers()[0]
         if used != asked:  # onnxruntime falls back silently if a CUDA library is missing
@@ -170,7 +180,11 @@ class OnnxGraphs(GraphCalls):
             )
         found = {i.name for i in session.get_inputs()}
         if found != set(INPUTS[graph]):
-            raise BundleError(f"{name} has the inputs {sorted(found)}, expected {sorted(INPUTS[graph])}")
+            raise BundleError(
+                f"{name} has the inputs {sorted(found)}",
+                str(sorted(INPUTS[graph])),
+                "get the bundle again, or export it anew",
+            )
         return session
 
     def _run(self, graph: str, *arrays: F32) -> F32:
@@ -192,7 +206,10 @@ class OnnxGraphs(GraphCalls):
                 (result,) = session.run([OUTPUTS[graph]], part)
             except _errors(self._onnxruntime) as error:
                 text = str(error).splitlines()[0]
-                raise DeviceError(f"{graph} failed on device {self.device}: {text}") from None
+                raise DeviceError(
+                    f"{graph} failed on device {self.device}: {text}",
+                    advice="check its free memory, or give a smaller --batch",
+                ) from None
             parts.append(result[:count])
             first += count
         whole: F32 = np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -26,7 +26,11 @@ from .graphs import INPUTS, OUTPUTS, GraphCalls, pad_batch
 def import_tensorrt(flavour: str) -> ModuleType:
     """The library of a flavour, "trt" or "trt-rtx"; DeviceError naming the extra if it cannot be imported."""
     if flavour not in FLAVOURS:
-        raise DeviceError(f"found TensorRT flavour {flavour!r}", f"one of {', '.join(FLAVOURS)}")
+        raise DeviceError(
+            f"found TensorRT flavour {flavour!r}",
+            f"one of {', '.join(FLAVOURS)}",
+            "take --device trt or --device trt-rtx",
+        )
     library = LIBRARIES[flavour]
     try:
         return importlib.import_module(library.module)
@@ -66,34 +70,51 @@ class _Graph:
         self._engine = runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             library = f"{trt.__name__} {trt.__version__}"
-            raise DeviceError(f"{name} cannot be loaded by {library}: build it again with fsae-export BUNDLE --trt")
+            raise DeviceError(
+                f"{name} cannot be loaded by {library}", advice="build it again with fsae-export BUNDLE --trt"
+            )
         found = {self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)}
         expected = {*INPUTS[engine.graph], OUTPUTS[engine.graph]}
         if found != expected:
             raise BundleError(
-                f"{name} has the tensors {sorted(found)}, expected {sorted(expected)}: build it again with "
-                "fsae-export BUNDLE --trt"
+                f"{name} has the tensors {sorted(found)}",
+                str(sorted(expected)),
+                "build it again with fsae-export BUNDLE --trt",
             )
         self._context = _make_context(trt, self._engine, cuda_graphs)
         self._to_capture, self._captured = cuda_graphs and not _captures_itself(trt), None
         if self._context is None:
-            raise DeviceError(f"{name} cannot run: TensorRT made no execution context, likely for want of GPU memory")
+            raise DeviceError(
+                f"{name} cannot run: TensorRT made no execution context",
+                advice="free memory of the GPU, or take --device cuda",
+            )
         for tensor in INPUTS[engine.graph]:
             shape = (self.batch, *tuple(self._engine.get_tensor_shape(tensor))[1:])
             if not self._context.set_input_shape(tensor, shape):
-                raise DeviceError(f"{name} refuses the shape {shape} of {tensor}")
+                raise DeviceError(
+                    f"{name} refuses the shape {shape} of {tensor}",
+                    advice="build it again with fsae-export BUNDLE --trt",
+                )
         unknown = self._context.infer_shapes()
         if unknown:
-            raise BundleError(f"{name} leaves the shapes of {unknown} open")
+            raise BundleError(
+                f"{name} leaves the shapes of {unknown} open", advice="build it again with fsae-export BUNDLE --trt"
+            )
         self._inputs, self._output = INPUTS[engine.graph], OUTPUTS[engine.graph]
         self._buffers: dict[str, Buffer] = {}
         for tensor in (*self._inputs, self._output):
             if self._engine.get_tensor_dtype(tensor) != trt.DataType.FLOAT:
-                raise BundleError(f"{tensor} of {name} is {self._engine.get_tensor_dtype(tensor)}, expected float32")
+                raise BundleError(
+                    f"{tensor} of {name} is {self._engine.get_tensor_dtype(tensor)}",
+                    "float32",
+                    "build it again with fsae-export BUNDLE --trt",
+                )
             buffer = Buffer(cuda, tuple(self._context.get_tensor_shape(tensor)))
             self._buffers[tensor] = buffer
             if not self._context.set_tensor_address(tensor, int(buffer.device)):
-                raise DeviceError(f"{name} refuses the memory of {tensor}")
+                raise DeviceError(
+                    f"{name} refuses the memory of {tensor}", advice="free memory of the GPU, or take --device cuda"
+                )
 
     def run(self, stream: Any, arrays: tuple[F32, ...]) -> F32:
         """Output rows of at most `batch` input rows."""
@@ -101,7 +122,11 @@ class _Graph:
             buffer = self._buffers[tensor]
             padded = pad_batch(np.asarray(array, dtype=np.float32), self.batch)
             if padded.shape != buffer.host.shape:
-                raise BundleError(f"{tensor} has the shape {array.shape}, expected (batch, *{buffer.host.shape[1:]})")
+                raise BundleError(
+                    f"{tensor} has the shape {array.shape}",
+                    f"(batch, *{buffer.host.shape[1:]})",
+                    "give an array with the batch first",
+                )
             buffer.host[...] = padded
         if self._captured is not None:
             check(self._cuda, self._cuda.cudaGraphLaunch(self._captured, stream), "cudaGraphLaunch")
@@ -122,7 +147,10 @@ class _Graph:
             buffer = self._buffers[tensor]
             self._copy(int(buffer.device), int(buffer.pinned), buffer.size, HOST_TO_DEVICE, stream)
         if not self._context.execute_async_v3(int(stream)):
-            raise DeviceError(f"TensorRT could not run the graph that gives {self._output}")
+            raise DeviceError(
+                f"TensorRT could not run the graph that gives {self._output}",
+                advice="check the GPU with nvidia-smi, or take --device cuda",
+            )
         out = self._buffers[self._output]
         self._copy(int(out.pinned), int(out.device), out.size, DEVICE_TO_HOST, stream)
 
@@ -165,7 +193,10 @@ class TensorRTGraphs(GraphCalls):
         gpu = find_gpu(flavour)
         if precision not in bundle.manifest.precisions:
             found = ", ".join(bundle.manifest.precisions)
-            raise BundleError(f"bundle {bundle.manifest.name} has no precision {precision}, it has {found}")
+            raise BundleError(
+                f"bundle {bundle.manifest.name} has no precision {precision}, it has {found}",
+                advice="give one of these as --precision",
+            )
         self.device, self.precision = flavour, precision
         self._trt, self._cuda = trt, import_cuda(flavour)
         self._lock = threading.Lock()
@@ -195,7 +226,9 @@ class TensorRTGraphs(GraphCalls):
     def _run(self, graph: str, *arrays: F32) -> F32:
         """Output of a graph for any number of rows, in parts of the engine's batch."""
         if graph not in self._graphs:
-            raise BundleError(f"this bundle has no {graph}: it cannot generate")
+            raise BundleError(
+                f"this bundle has no {graph}: it cannot generate", advice="take another --model, such as default"
+            )
         engine = self._graphs[graph]
         with self._lock:
             # the current device is a property of the thread, which may not be the one that opened the session

@@ -59,7 +59,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
         with write_aside(folder / MANIFEST) as aside:
             aside.write_text(complete.to_json(), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot write {folder / MANIFEST}: {error.strerror}") from None
+        raise OutputError(
+            f"cannot write {folder / MANIFEST}: {error.strerror}", advice="check that the folder is yours and has space"
+        ) from None
     return complete
 
 
@@ -115,11 +117,16 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
     if (shipped / path / MANIFEST).is_file():
         return shipped / path
     if path.exists():
-        raise BundleError(f"{path} is not a bundle (no {MANIFEST})")
+        raise BundleError(
+            f"{path} is not a bundle (no {MANIFEST})", advice="give the folder of a bundle, or a name such as default"
+        )
     if (nearby / MANIFEST).is_file():
         raise BundleError(f"you did not export {nearby} here", advice=f"name it by its path, --model {nearby}")
     names = sorted({p.name for p in (*bundles_in(local), *bundles_in(shipped))})
-    raise BundleError(f"found no bundle {str(model)!r}; known names: {', '.join(names) or 'none'}")
+    raise BundleError(
+        f"found no bundle {str(model)!r}; known names: {', '.join(names) or 'none'}",
+        advice="give one of these names, or the path of a bundle as --model",
+    )
 
 
 @cache
@@ -156,7 +163,10 @@ def open_bundle(model: str | os.PathLike[str] | None = None) -> "Bundle":
         raw = (folder / MANIFEST).read_bytes()
         text = raw.decode("utf-8")
     except OSError as error:
-        raise BundleError(f"cannot read {folder / MANIFEST}: {error.strerror}") from None
+        raise BundleError(
+            f"cannot read {folder / MANIFEST}: {error.strerror}",
+            advice="check that you may read it, or get the bundle again",
+        ) from None
     except UnicodeDecodeError:
         raise BundleError(f"{folder / MANIFEST} is damaged: not UTF-8 text", advice=ADVICE) from None
     values = read_manifest(text)
@@ -201,7 +211,9 @@ class Bundle:
         """The manifest's entry of a file."""
         entry = self.manifest.files.get(name)
         if entry is None:
-            raise BundleError(f"bundle {self.manifest.name} has no file {name}; it has {sorted(self.manifest.files)}")
+            raise BundleError(
+                f"bundle {self.manifest.name} has no file {name}; it has {sorted(self.manifest.files)}", advice=ADVICE
+            )
         return entry
 
     def _check_size(self, name: str) -> None:

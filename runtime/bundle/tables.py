@@ -98,7 +98,7 @@ def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str)
     for name, shape in (shapes | parts).items():
         found = arrays[name].shape
         if len(found) != len(shape) or any(e not in (None, f) for f, e in zip(found, shape, strict=True)):
-            raise BundleError(f"{where}: table {name} has the shape {found}, expected {shape}")
+            raise BundleError(f"{where}: table {name} has the shape {found}", str(shape), ADVICE)
     source = arrays["source_lat_deg"].size * arrays["source_lon_deg"].size
     tables: dict[str, Any] = {
         name: arrays[name].astype(np.float64 if name.endswith("_deg") else np.float32) for name in shapes
@@ -107,7 +107,7 @@ def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str)
         indptr, index, weight = (arrays[f"{name}_{part}"] for part in ("indptr", "index", "weight"))
         good = indptr.size == rows + 1 and index.size == weight.size == int(indptr[-1])
         if not good or (index.size and not 0 <= int(index.min()) <= int(index.max()) < source_size):
-            raise BundleError(f"{where}: the weights {name} do not fit {source_size} points to {rows}")
+            raise BundleError(f"{where}: the weights {name} do not fit {source_size} points to {rows}", advice=ADVICE)
         tables[name] = Weights(indptr=indptr, index=index, weight=weight, source_size=source_size)
     made = Tables(**tables)
     check_values(made, manifest, where)

@@ -115,7 +115,7 @@ def bundle_finding(folder: Path, bundle: "Bundle | BundleError", hashes: bool) -
     from rich.filesize import decimal
 
     if isinstance(bundle, BundleError):
-        return problem("bundles", str(folder), bundle, AGAIN)
+        return problem("bundles", str(folder), bundle)
     manifest = bundle.manifest
     value = (
         f"{manifest.name}, schema {bundle.written_schema}, {', '.join(manifest.precisions)}, {decimal(bundle.size)} in "
@@ -159,11 +159,10 @@ def engine_findings(bundle: "Bundle", here: "dict[str, Target | str]", hashes: b
     """For each flavour and precision in the index of a bundle: its engines are valid here, or why not."""
     from fsae.runtime.backends.engine_index import engine_folder, read_index
 
-    todo = f"build them on this machine with: fsae-export {bundle.folder} --trt"
     try:
         listed = read_index(engine_folder(bundle))
     except BundleError as error:
-        return [problem("engines", str(bundle.folder), error, todo)]
+        return [problem("engines", str(bundle.folder), error)]
     findings = []
     for flavour, precision in sorted({(e.target.flavour, e.precision) for e in listed}):
         name, target = f"{bundle.folder} {flavour} {precision}", here.get(flavour, "is unknown to this fsae")
@@ -173,7 +172,7 @@ def engine_findings(bundle: "Bundle", here: "dict[str, Target | str]", hashes: b
         try:
             value = check_engines(bundle, precision, target, hashes)
         except FsaeError as error:
-            findings.append(problem("engines", name, error, todo))
+            findings.append(problem("engines", name, error))
         else:
             findings.append(Finding(section="engines", name=name, value=value))
     return findings
@@ -200,7 +199,7 @@ def try_device(bundle: "Bundle", device: str, here: "dict[str, Target | str]", h
         return f"works: {graphs.backend} ran the decoder of {manifest.name} in {precision}"
     target = here[device]
     if isinstance(target, str):
-        raise DeviceError(target, device=device)
+        raise DeviceError(target, advice="see what is said of libraries and GPUs", device=device)
     return f"works: {check_engines(bundle, precision, target, hashes)}"
 
 
@@ -228,7 +227,7 @@ def device_findings(
     gpu = driver_version() is not None or any(f.section == "gpu" and f.name.startswith("gpu ") for f in known)
     findings = [Finding(section="devices", name=device, value=value) for device, value in works.items()]
     for device, reason in errors.items():
-        found = problem("devices", device, reason, REINSTALL)
+        found = problem("devices", device, reason)
         reported = any(finding.value == found.value and finding.advice is not None for finding in [*known, *findings])
         if device == "cpu":
             matters = chosen is None
@@ -239,8 +238,9 @@ def device_findings(
         findings.append(found if matters and not reported else replace(found, advice=None))
     findings.sort(key=lambda finding: AUTO.index(finding.name))
     if chosen is None:
-        damaged = isinstance(errors["cpu"], BundleError)
-        failure = errors["cpu"] if damaged else DeviceError(f"no device runs {bundle.folder}: {errors['cpu']}")
+        failure = errors["cpu"]
+        if not isinstance(failure, BundleError):
+            failure = DeviceError(f"no device runs {bundle.folder}: device cpu {failure.reason}", advice=failure.advice)
         return [*findings, Finding(section="devices", name="auto", value="finds no device")], failure
     idle = gpu and chosen == "cpu" and all(f.advice is None for f in [*known, *findings] if f.section != "bundles")
     value = f"takes {chosen}, the first of {', '.join(AUTO)} that works"
@@ -268,7 +268,7 @@ def examine(model: str | None = None, hashes: bool = False) -> Report:
         failure = _examine_bundles(model, hashes, findings)
     except Exception as error:  # see `guarded`
         failure = DeviceError(f"the runtime does not work here ({type(error).__name__}: {error})", advice=REINSTALL)
-        findings.append(problem("bundles", "runtime", failure, ""))
+        findings.append(problem("bundles", "runtime", failure))
     return Report(findings=tuple(findings), failure=failure)
 
 
@@ -284,7 +284,7 @@ def _examine_bundles(model: str | None, hashes: bool, findings: list[Finding]) -
     except BundleError as error:
         reported = error.reason in {finding.value for finding in listed}
         if not reported:
-            findings.append(problem("bundles", "in use", error, "give --model with one of those that are right"))
+            findings.append(problem("bundles", "in use", error))
         findings += [*listed, *engines, Finding(section="devices", name="auto", value="not tried without a bundle")]
         return error
     findings += [Finding(section="bundles", name="in use", value=str(bundle.folder)), *listed, *engines]

@@ -37,10 +37,10 @@ class Finding:
     advice: str | None = None
 
 
-def problem(section: str, name: str, error: FsaeError, otherwise: str) -> Finding:
-    """The finding of an error; `otherwise` is the advice if it has none."""
+def problem(section: str, name: str, error: FsaeError) -> Finding:
+    """The finding of an error."""
     value = " ".join(error.reason.split())
-    return Finding(section=section, name=name, value=value, advice=error.advice or otherwise)
+    return Finding(section=section, name=name, value=value, advice=error.advice)
 
 
 def version_of(distribution: str) -> str | None:
@@ -150,7 +150,7 @@ def gpu_findings() -> list[Finding]:
     try:
         find_gpu("trt")
     except DeviceError as error:
-        advice = (error.advice or "update the NVIDIA driver, then check nvidia-smi") if driver else None
+        advice = error.advice if driver else None
         return [*findings, Finding(section="gpu", name="gpus", value=f"none: {error.reason}", advice=advice)]
     _, newest = cuda.cudaDriverGetVersion()  # 13020 is 13.2
     findings.append(Finding(section="gpu", name="cuda", value=f"up to {newest // 1000}.{newest % 1000 // 10}"))

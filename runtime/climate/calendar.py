@@ -32,7 +32,11 @@ def as_dates(times: Sequence[Any] | NDArray[Any]) -> list[Date]:
     values = np.asarray(times).reshape(-1)
     if values.dtype.kind == "M":
         if np.isnat(values).any():
-            raise DataError(f"found {int(np.isnat(values).sum())} missing times", "a date for each step")
+            raise DataError(
+                f"found {int(np.isnat(values).sum())} missing times",
+                "a date for each step",
+                "fill the missing ones, or select the others first",
+            )
         plain = values.astype("datetime64[us]").astype(datetime.datetime)
         fields = ((*d.timetuple()[:6], d.microsecond) for d in plain)
         return [cftime.datetime(*f, calendar="proleptic_gregorian") for f in fields]
@@ -175,7 +179,9 @@ def steps(start: Date, count: int, step: str, calendar: str) -> list[Date]:
     ['2004-12-01', '2005-01-01']
     """
     if start.calendar != cftime.datetime(1, 1, 1, calendar=calendar).calendar:  # gregorian is standard, 365_day noleap
-        raise DataError(f"found a start in the calendar {start.calendar!r}", repr(calendar))
+        raise DataError(
+            f"found a start in the calendar {start.calendar!r}", repr(calendar), "give the start in that calendar"
+        )
     length, unit = parse_step(step)
     first = _floor(start, length, unit)
     return [_shift(first, i * length, unit) for i in range(count)]
@@ -229,13 +235,19 @@ def parse_period(text: str, calendar: str) -> tuple[Date, Date]:
     """
     first, slash, last = text.partition("/")
     if not slash:
-        raise UsageError(f"found the times {text!r}", "first and last date such as 2005-01/2010-12")
+        raise UsageError(
+            f"found the times {text!r}",
+            "first and last date such as 2005-01/2010-12",
+            "give them as in --times 2005-01/2010-12",
+        )
     begin, end = parse_start(first, calendar), parse_start(last, calendar)
     named = START.fullmatch(last.strip())
     units = [unit for unit, part in zip(UNITS, named.groups() if named else (), strict=True) if part is not None]
     end = end + datetime.timedelta(seconds=1) if units[-1] == "second" else _shift(end, 1, units[-1])
     if end <= begin:
-        raise UsageError(f"found the times {text!r}", "a last date that is not before the first")
+        raise UsageError(
+            f"found the times {text!r}", "a last date that is not before the first", "give the earlier one first"
+        )
     return begin, end
 
 
@@ -249,7 +261,11 @@ def parse_start(text: str, calendar: str) -> Date:
     """
     found = START.fullmatch(text.strip())
     if found is None:
-        raise UsageError(f"found the date {text!r}", "such as 2005, 2005-01, 2005-01-31 or 2005-01-31T06:00")
+        raise UsageError(
+            f"found the date {text!r}",
+            "such as 2005, 2005-01, 2005-01-31 or 2005-01-31T06:00",
+            "write the year first, in four digits",
+        )
     year, month, day = int(found[1]), int(found[2] or 1), int(found[3] or 1)
     try:
         if year == 0 and not cftime.datetime(1, 1, 1, calendar=calendar).has_year_zero:

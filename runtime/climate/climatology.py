@@ -75,7 +75,11 @@ def fit(fields: Floating, phase: Floating, harmonics: int) -> F32:
     DataError if values are missing or infinite, or if the steps do not cover the year well enough for K.
     """
     if fields.ndim != 3 or len(fields) != len(phase):
-        raise DataError(f"found fields of shape {fields.shape} and {len(phase)} phases", "(time, variable, pixel)")
+        raise DataError(
+            f"found fields of shape {fields.shape} and {len(phase)} phases",
+            "(time, variable, pixel)",
+            "give one phase of the year for each step",
+        )
     solver = projection(phase, harmonics)
     total = np.zeros((solver.shape[0], *fields.shape[1:]))  # (coefficient, variable, pixel)
     for first in range(0, len(fields), BLOCK):
@@ -83,7 +87,11 @@ def fit(fields: Floating, phase: Floating, harmonics: int) -> F32:
         total += np.tensordot(solver[:, first : first + BLOCK], part, axes=1)
     bad = int(np.count_nonzero(~np.isfinite(total[0])))
     if bad:
-        raise DataError(f"found missing or infinite values in {bad} pixels", "none in a climatology's fields")
+        raise DataError(
+            f"found missing or infinite values in {bad} pixels",
+            "none in a climatology's fields",
+            "fill them, or leave out these steps",
+        )
     return np.ascontiguousarray(total.transpose(1, 0, 2), dtype=np.float32)
 
 
@@ -95,7 +103,9 @@ def evaluate(climatology: Floating, features: Floating) -> F32:
     """
     if features.shape[-1] + 1 != climatology.shape[1]:
         raise DataError(
-            f"found {features.shape[-1]} season features", f"{climatology.shape[1] - 1} for this climatology"
+            f"found {features.shape[-1]} season features",
+            f"{climatology.shape[1] - 1} for this climatology",
+            "compute them with the harmonics of the climatology",
         )
     coefficients = climatology.astype(np.float32)
     waves = np.einsum("...k,vkp->...vp", features.astype(np.float32), coefficients[:, 1:], optimize=True)

@@ -29,7 +29,11 @@ def parse_step(step: str) -> tuple[int, str]:
     """
     found = re.fullmatch(STEP, step)
     if found is None:
-        raise DataError(f"found the time step {step!r}", "such as '1 month', '1 day', '6 hours' or '1 year'")
+        raise DataError(
+            f"found the time step {step!r}",
+            "such as '1 month', '1 day', '6 hours' or '1 year'",
+            "write a number and a unit",
+        )
     return int(found[1]), found[2]
 
 

@@ -45,8 +45,9 @@ def check_alike(parts: Sequence[Fields]) -> None:
     for part in parts:
         if part.members != parts[0].members or len(part.times) != len(parts[0].times):
             raise DataError(
-                f"the forecasts that begin with {parts[0].times[0]} and {part.times[0]} have different members or "
-                "steps: give them in separate runs"
+                f"the forecasts that begin with {parts[0].times[0]} and {part.times[0]} have "
+                "different members or steps",
+                advice="give them in separate runs",
             )
 
 
@@ -54,8 +55,9 @@ def check_no_times(times: str | None) -> None:
     """Raise UsageError if a period is given, which forecasts from several reference times do not have in common."""
     if times is not None:
         raise UsageError(
-            f"found the times {times} for forecasts from several reference times, expected none: select reference "
-            "times or lead times of the data first"
+            f"found the times {times} for forecasts from several reference times",
+            "none",
+            "select reference times or lead times of the data first",
         )
 
 
@@ -77,7 +79,9 @@ def _wanted(bundle: Bundle, zoom: int | None, names: Mapping[str, str] | None, u
     for what, given in (("names", names or {}), ("units", units)):
         if unknown := sorted(set(given) - set(known)):
             raise UsageError(
-                f"found {what} for {', '.join(unknown)}, expected for variables of the model: {', '.join(known)}"
+                f"found {what} for {', '.join(unknown)}",
+                f"for variables of the model: {', '.join(known)}",
+                "`fsae-run info` lists them; name one of them, as in --name tas=ts",
             )
     return Wanted(
         variables=bundle.manifest.variables,

@@ -58,18 +58,19 @@ def check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
     """Raise DataError unless a dataset was written by this bundle's `compress`."""
     manifest = bundle.manifest
     if dataset.attrs.get("fsae_kind") != LATENT:
-        raise DataError(f"{name} holds no latents: give what `fsae-run compress` wrote")
+        raise DataError(f"{name} holds no latents", advice="give what `fsae-run compress` wrote")
     if dataset.attrs.get("fsae_latent_key") not in known_keys(bundle):
         made_by = dataset.attrs.get("fsae_bundle", "another one")
         raise DataError(
-            f"{name} was compressed with bundle {made_by!r} in another version than {manifest.name!r} at "
-            f"{bundle.folder}: give the bundle it was made with as --model"
+            f"{name} was compressed with bundle {made_by!r} in another version than "
+            f"{manifest.name!r} at {bundle.folder}",
+            advice="give the bundle it was made with as --model",
         )
     missing = sorted(
         {"time", "year_phase", *(v.name for v in manifest.variables)} - {str(n) for n in dataset.variables}
     )
     if missing:
-        raise DataError(f"{name} lacks the variables {missing}: compress the data again")
+        raise DataError(f"{name} lacks the variables {missing}", advice="compress the data again")
     cells = dataset.variables.get("cell")
     if cells is not None and not np.array_equal(cells.values, np.arange(cells.size)):
         raise DataError(f"{name} has its cells in another order than they were written in", advice=ADVICE)
@@ -78,8 +79,9 @@ def check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
         array, dims = dataset[variable.name], (*times, "cell")
         if array.dims[-len(dims) :] != dims or array.sizes["cell"] != manifest.latent.shape[1]:
             raise DataError(
-                f"{variable.name} in {name} has the shape {dict(array.sizes)}, expected ({', '.join(dims)}) with "
-                f"{manifest.latent.shape[1]} cells: compress the data again"
+                f"{variable.name} in {name} has the shape {dict(array.sizes)}",
+                f"({', '.join(dims)}) with {manifest.latent.shape[1]} cells",
+                "compress the data again",
             )
 
 
@@ -130,8 +132,9 @@ def check_finite(latent: F32, variables: Sequence[Variable], name: str) -> None:
     bad = [variable.name for v, variable in enumerate(variables) if not np.isfinite(latent[:, v]).all()]
     if bad:
         raise DataError(
-            f"{name} holds latents of {', '.join(bad)} that are not finite, expected a number in every cell, as each "
-            "variable is decoded with the help of all: the store is incomplete, compress the data again"
+            f"{name} holds latents of {', '.join(bad)} that are not finite",
+            "a number in every cell, as each variable is decoded with the help of all",
+            "compress the data again",
         )
 
 
@@ -173,7 +176,10 @@ class Latents:
         try:
             parts = [self.series[start][variable.name].isel(here).values for variable in self.variables]
         except READ_ERRORS as error:
-            raise DataError(f"cannot read {self.name}: {reason(error)}; is it damaged or incomplete?") from None
+            raise DataError(
+                f"cannot read {self.name}: {reason(error)}",
+                advice="compress the data again, as it may be damaged or incomplete",
+            ) from None
         latent = np.stack(parts, axis=1).astype(np.float32)
         check_finite(latent, self.variables, self.name)
         return latent
@@ -190,9 +196,13 @@ def read_latents(bundle: Bundle, source: Source, dataset: "xr.Dataset", name: st
         members = tuple(int(m) for m in dataset[member].values) if member is not None else None
         phase = np.asarray(dataset["year_phase"].values, dtype=np.float64)
     except READ_ERRORS as error:
-        raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
+        raise DataError(
+            f"cannot read {name}: {reason(error)}", advice="compress the data again, as it may be damaged or incomplete"
+        ) from None
     if phase.size != len(series) * len(dates[0].stamps) or not np.isfinite(phase).all():
-        raise DataError(f"{name} has no phase of the year for every step: it is incomplete, compress again")
+        raise DataError(
+            f"{name} has no phase of the year for every step", advice="compress the data again: it is incomplete"
+        )
     phases = phase.reshape(len(series), -1)  # (start, time)
     check_phases(phases, dates, manifest, name)
     check_members(members, name)

@@ -48,7 +48,11 @@ def fit_source(fields: Fields, harmonics: int, transforms: Sequence[Transform]) 
     for times, values in fields.chunks(TIME_CHUNK):
         total += np.tensordot(solver[:, times], forward(values, transforms).mean(axis=0, dtype=np.float64), axes=1)
     if not np.isfinite(total).all():
-        raise DataError(f"found missing values in {fields.source}, expected none in data for a climatology")
+        raise DataError(
+            f"found missing values in {fields.source}",
+            "none in data for a climatology",
+            "fill them, or take years without",
+        )
     return np.ascontiguousarray(total.transpose(1, 0, 2), dtype=np.float32)
 
 
@@ -114,7 +118,7 @@ def read_source(
     levels = zoom_of(coefficients.shape[-1]) - zoom
     if levels < 0:
         raise DataError(
-            f"{name} is at zoom {zoom + levels}, coarser than the input at zoom {zoom}: make it from the input"
+            f"{name} is at zoom {zoom + levels}, coarser than the input at zoom {zoom}", advice="make it from the input"
         )
     own = coarsen(coefficients, levels).astype(np.float32)
     return own, _compared(bundle, own, f"the climatology {name}", force=force)
@@ -123,22 +127,29 @@ def read_source(
 def _read_coefficients(dataset: "xr.Dataset", name: str, bundle: Bundle) -> F32:
     """The coefficients in a dataset; DataError if it is not a climatology of the bundle's variables."""
     if dataset.attrs.get("fsae_kind") != KIND:
-        raise DataError(f"{name} holds no climatology: give a file made by `fsae-run climatology`")
+        raise DataError(f"{name} holds no climatology", advice="give a file made by `fsae-run climatology`")
     found = []
     for variable in bundle.manifest.variables:
         if variable.name not in dataset or set(dataset[variable.name].dims) != {"coefficient", "cell"}:
-            raise DataError(f"{name} has no climatology of {variable.name}: make it again with this model")
+            raise DataError(f"{name} has no climatology of {variable.name}", advice="make it again with this model")
         array = dataset[variable.name]
         units = transformed_units(variable.units, variable.transform)
         if array.attrs.get("units") != units:
-            raise DataError(f"{name} has {variable.name} in {array.attrs.get('units')!r}, expected {units!r}")
+            raise DataError(
+                f"{name} has {variable.name} in {array.attrs.get('units')!r}",
+                repr(units),
+                "make it again with `fsae-run climatology`",
+            )
         try:
             found.append(np.asarray(array.transpose("coefficient", "cell").values, dtype=np.float32))
         except READ_ERRORS as error:
-            raise DataError(f"cannot read {name}: {reason(error)}; is it damaged or incomplete?") from None
+            raise DataError(
+                f"cannot read {name}: {reason(error)}",
+                advice="make it again with `fsae-run climatology`, as it may be damaged or incomplete",
+            ) from None
         if not np.isfinite(found[-1]).all():
             raise DataError(
-                f"the climatology of {variable.name} in {name} has missing or infinite values: make it again"
+                f"the climatology of {variable.name} in {name} has missing or infinite values", advice="make it again"
             )
     for dim in ("coefficient", "cell"):
         if dim in dataset.variables and not np.array_equal(dataset[dim].values, np.arange(dataset.sizes[dim])):
@@ -148,9 +159,7 @@ def _read_coefficients(dataset: "xr.Dataset", name: str, bundle: Bundle) -> F32:
                 f'sort them with xarray\'s `sortby("{dim}")`, or make it again with `fsae-run climatology`',
             )
     if not dataset.sizes["coefficient"] % 2:
-        raise DataError(
-            f"{name} has {dataset.sizes['coefficient']} coefficients, expected an odd number: make it again"
-        )
+        raise DataError(f"{name} has {dataset.sizes['coefficient']} coefficients", "an odd number", "make it again")
     return np.stack(found)  # (variable, 1 + 2K, pixel)
 
 

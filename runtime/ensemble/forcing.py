@@ -48,11 +48,19 @@ class Series:
 
     def __post_init__(self) -> None:
         if not self.dates:
-            raise DataError(f"{self.name} holds no values of the forcing, expected one or more dates with a value each")
+            raise DataError(
+                f"{self.name} holds no values of the forcing",
+                "one or more dates with a value each",
+                "check that it is the right file",
+            )
         bad = np.flatnonzero(~np.isfinite(self.values))
         if bad.size:
             when = self.dates[bad[0]].isoformat()
-            raise DataError(f"{self.name} holds {self.values[bad[0]]} at {when}, expected finite values of the forcing")
+            raise DataError(
+                f"{self.name} holds {self.values[bad[0]]} at {when}",
+                "finite values of the forcing",
+                "correct that value, or leave it out",
+            )
 
 
 Choice = float | Series | None  # None: the calendar year of the steps
@@ -76,8 +84,9 @@ def read_forcing(given: "float | str | os.PathLike[str] | xr.Dataset | None", kn
     path = path_of(given)
     if not path.exists():
         raise DataError(
-            f"found the forcing {str(given)!r}, expected a number in the unit {known.units!r} or the path of a NetCDF "
-            "file, Zarr store or CSV file that exists"
+            f"found the forcing {str(given)!r}",
+            f"a number in the unit {known.units!r} or the path of a NetCDF file, Zarr store or CSV file that exists",
+            "check the path",
         )
     text = _text(path)
     return _read_dataset(path, known) if text is None else _read_csv(text, path.name, calendar)
@@ -86,7 +95,11 @@ def read_forcing(given: "float | str | os.PathLike[str] | xr.Dataset | None", kn
 def _constant(number: float, known: Forcing) -> float:
     """The number; UsageError if it is not finite."""
     if not math.isfinite(number):
-        raise UsageError(f"found the forcing {number}, expected a finite number in the unit {known.units!r}")
+        raise UsageError(
+            f"found the forcing {number}",
+            f"a finite number in the unit {known.units!r}",
+            "give a number such as 2014.5, or leave it out for the calendar year",
+        )
     return number
 
 
@@ -110,7 +123,7 @@ def _text(path: Path) -> str | None:
     except UnicodeDecodeError:
         return None
     except OSError as error:
-        raise DataError(f"cannot read {path}: {reason(error)}") from None
+        raise DataError(f"cannot read {path}: {reason(error)}", advice="check that you may read it") from None
 
 
 def _read_csv(text: str, name: str, calendar: str) -> Series:
@@ -124,14 +137,20 @@ def _read_csv(text: str, name: str, calendar: str) -> Series:
         value = _number(row[-1].strip())
         if len(row) != 2 or value is None:
             raise DataError(
-                f"{name} holds {','.join(row)!r} in line {number}, expected date,value as in 2005-01-16,2.5"
+                f"{name} holds {','.join(row)!r} in line {number}",
+                "date,value as in 2005-01-16,2.5",
+                "correct that line, or leave it out",
             )
         try:
             date = parse_start(row[0], calendar)
         except (UsageError, DataError) as error:
-            raise DataError(f"{name}, line {number}: {error}") from None
+            raise DataError(f"{name}, line {number}: {error.reason}", advice=error.advice) from None
         if dates and date <= dates[-1]:
-            raise DataError(f"{name} has {row[0].strip()} after {dates[-1].isoformat()}, expected dates that rise")
+            raise DataError(
+                f"{name} has {row[0].strip()} after {dates[-1].isoformat()}",
+                "dates that rise",
+                "sort the lines by date, with each date once",
+            )
         dates.append(date)
         values.append(value)
     return Series(dates=tuple(dates), values=np.array(values), name=name)
@@ -152,13 +171,17 @@ def _read_dataset(source: "str | os.PathLike[str] | xr.Dataset", known: Forcing)
             factor, offset = (1.0, 0.0) if units is None else conversion(str(units), known.units)
         except DataError:
             raise DataError(
-                f"{array.name} in {where} has the units {units!r}, expected those of the forcing, {known.units!r}: "
-                "convert it first"
+                f"{array.name} in {where} has the units {units!r}",
+                f"those of the forcing, {known.units!r}",
+                "convert it first",
             ) from None
         try:
             values = np.asarray(array.values, dtype=np.float64)
         except READ_ERRORS as error:
-            raise DataError(f"cannot read {array.name} in {where}: {reason(error)}; is it damaged?") from None
+            raise DataError(
+                f"cannot read {array.name} in {where}: {reason(error)}",
+                advice="copy it again, as it may be damaged or incomplete",
+            ) from None
         dates = tuple(centres(found.stamps, bounds=found.bounds))
         return Series(dates=dates, values=values * factor + offset, name=where)
 
@@ -174,8 +197,9 @@ def _choose(dataset: "xr.Dataset", known: Forcing, where: str) -> "xr.DataArray"
         return held[chosen[0]]
     there = ", ".join(f"{name} ({', '.join(map(str, array.dims))})" for name, array in held.items())
     raise DataError(
-        f"{where} holds {there or 'no variables'}, expected one variable over time alone, or one of them called "
-        f"{known.name.replace(' ', '_')!r}"
+        f"{where} holds {there or 'no variables'}",
+        f"one variable over time alone, or one of them called {known.name.replace(' ', '_')!r}",
+        "give a file that holds only the forcing, or rename the variable",
     )
 
 
@@ -207,9 +231,10 @@ def forcing_at(choice: Choice, stamps: Sequence[Date], step: str, cell_methods: 
     wanted = np.array([position(date, calendar) for date in middles])
     if wanted[0] < known[0] - ROUNDING_DAYS or wanted[count - 1] > known[-1] + ROUNDING_DAYS:
         raise DataError(
-            f"{choice.name} holds the forcing from {choice.dates[0].isoformat()} to {choice.dates[-1].isoformat()}, "
-            f"expected all from {middles[0].isoformat()} to {middles[count - 1].isoformat()}, the middle of the first "
-            "and of the last step: extend it, or ask for other steps"
+            f"{choice.name} holds the forcing from {choice.dates[0].isoformat()} to {choice.dates[-1].isoformat()}",
+            f"all from {middles[0].isoformat()} to {middles[count - 1].isoformat()}, the middle "
+            "of the first and of the last step",
+            "extend it, or ask for other steps",
         )
     values: F32 = np.interp(wanted, known, choice.values).astype(np.float32)
     return values

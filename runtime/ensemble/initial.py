@@ -60,8 +60,8 @@ def read_initial(
     model = latent_model(bundle)
     if not model.previous:
         raise BundleError(
-            f"bundle {bundle.manifest.name} draws every window alone, so it cannot start from known steps: leave out "
-            "--initial, or take a bundle that can"
+            f"bundle {bundle.manifest.name} draws every window alone, so it cannot start from known steps",
+            advice="leave out --initial, or take a bundle that can",
         )
     source = Source.of(source)
     name = source.name
@@ -108,7 +108,7 @@ def check_steps(fields: Fields, time: Time, name: str) -> None:
     """Raise DataError if the fields have another time step than the model."""
     found = found_step(fields)
     if found is not None and not same_step(found, time.step):
-        raise DataError(f"{name} has the time step {found}, expected {time.step} as the model: average or select first")
+        raise DataError(f"{name} has the time step {found}", f"{time.step} as the model", "average or select first")
 
 
 def last_steps(fields: Fields, time: Time, count: int, start: Date | None, name: str) -> tuple[slice, Date]:
@@ -123,14 +123,13 @@ def last_steps(fields: Fields, time: Time, count: int, start: Date | None, name:
     known = firsts[max(0, stop - count) : stop]
     needed = f"{count} consecutive steps of {time.step} up to {begin.isoformat()}"
     if len(known) < count:
-        raise DataError(
-            f"{name} holds {len(known)} of the steps to start from, expected {needed}: give a longer series"
-        )
+        raise DataError(f"{name} holds {len(known)} of the steps to start from", needed, "give a longer series")
     for before, now in zip(known, [*known[1:], begin], strict=True):
         if steps(before, 2, time.step, time.calendar)[1] != now:
             raise DataError(
-                f"{name} has a gap between {before.isoformat()} and {now.isoformat()}, expected {needed}: give the "
-                "missing ones, or another start"
+                f"{name} has a gap between {before.isoformat()} and {now.isoformat()}",
+                needed,
+                "give the missing ones, or another start",
             )
     return slice(stop - count, stop), begin
 
@@ -151,8 +150,9 @@ def in_calendar(date: Date, calendar: str, name: str) -> Date:
         return cftime.datetime(*date.timetuple()[:6], date.microsecond, calendar=calendar)
     except ValueError:
         raise DataError(
-            f"{name} has the date {date.isoformat()} of the calendar {date.calendar!r}, expected one that the model's "
-            f"calendar {calendar!r} has: give the times in that calendar"
+            f"{name} has the date {date.isoformat()} of the calendar {date.calendar!r}",
+            f"one that the model's calendar {calendar!r} has",
+            "give the times in that calendar",
         ) from None
 
 

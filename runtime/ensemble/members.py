@@ -97,7 +97,7 @@ def latent_model(bundle: Bundle, fast: bool = False) -> LatentModel:
     denoiser, sampler = parts_of(manifest)
     if fast:
         if manifest.fast is None:
-            raise BundleError(f"bundle {manifest.name} has no distilled denoiser: leave out --sampler fast")
+            raise BundleError(f"bundle {manifest.name} has no distilled denoiser", advice="leave out --sampler fast")
         sampler = manifest.fast
     return LatentModel(
         window=denoiser.window,
@@ -125,7 +125,7 @@ def windows_needed(steps: int, window: int) -> int:
 def parts_of(manifest: Manifest) -> tuple[DenoiserFacts, Sampler]:
     """The manifest's denoiser and sampler; BundleError if the bundle does not generate."""
     if manifest.denoiser is None or manifest.sampler is None:
-        raise BundleError(f"bundle {manifest.name} has no denoiser, so it cannot generate: take one that has")
+        raise BundleError(f"bundle {manifest.name} has no denoiser, so it cannot generate", advice="take one that has")
     return manifest.denoiser, manifest.sampler
 
 

@@ -55,7 +55,9 @@ def read_statistics(names: Sequence[str]) -> Statistics | None:
         quantile = FORM.fullmatch(name)
         if quantile is None and name not in MOMENTS:
             known = f"{', '.join(MOMENTS)}, quantiles, or two digits of percent such as q05 and q97.5"
-            raise UsageError(f"found the statistic {name!r}, expected some of {known}")
+            raise UsageError(
+                f"found the statistic {name!r}", f"some of {known}", "give such as --statistics mean,std,q05,q95"
+            )
         if quantile is None:
             moments.add(name)
         else:

@@ -104,7 +104,9 @@ def open_classic(path: Path) -> "xr.Dataset":
         return xr.decode_cf(xr.Dataset(found, attrs=attributes), decode_times=False)
     except (ValueError, KeyError, IndexError, OverflowError, TypeError, MemoryError) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"cannot read {path}: {text}; is the file damaged or incomplete?") from None
+        raise DataError(
+            f"cannot read {path}: {text}", advice="copy it again, as it may be damaged or incomplete"
+        ) from None
 
 
 def _type(kind: int) -> "np.dtype[Any]":

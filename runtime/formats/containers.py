@@ -112,7 +112,11 @@ def _zip_store(path: Path) -> tuple[Any, str]:
     for entry in entries:
         bomb = entry.file_size > BOMB_BYTES and entry.file_size > BOMB_RATIO * max(entry.compress_size, 1)
         if bomb or entry.file_size > MOST_ENTRY_BYTES:
-            raise DataError(f"{path} holds {entry.filename}, of {entry.file_size} bytes", "chunks of a Zarr store")
+            raise DataError(
+                f"{path} holds {entry.filename}, of {entry.file_size} bytes",
+                "chunks of a Zarr store",
+                "unpack it, and give the folder",
+            )
     roots = [entry.filename.rpartition("/")[0] for entry in entries if entry.filename.rpartition("/")[2] in ZARR_MARKS]
     if not roots:
         raise DataError(f"{path} is a zip archive without a Zarr store", KNOWN, "unpack it first")

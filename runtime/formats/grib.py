@@ -48,7 +48,9 @@ def open_grib(path: Path) -> "xr.Dataset":
     except cfgrib.DatasetBuildError:
         pass  # the messages make arrays that differ in more than their names
     except failures as error:
-        raise DataError(f"cannot read {path}: {error}; is the file damaged or incomplete?") from None
+        raise DataError(
+            f"cannot read {path}: {error}", advice="copy it again, as it may be damaged or incomplete"
+        ) from None
     try:
         parts = cfgrib.open_datasets(str(path), decode_times=False, cache=False, backend_kwargs=OPTIONS)
         parts = _beside_each_other([_instant(_turned(part, path)) for part in parts])

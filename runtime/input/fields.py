@@ -19,7 +19,7 @@ from fsae.runtime.sphere.regrid import WeightMaker, apply, choose_method, once_a
 from .dates import find_dates
 from .forecasts import on_valid_times
 from .grid_detection import locate
-from .meaning import Origin, objections, origin_of, refuse_differences, refuse_small_temperatures
+from .meaning import Origin, objections, origin_of, plausible, refuse_differences, refuse_small_temperatures
 from .reader import HALVES, VariableReader, VariableSpec
 from .sources import Opened
 from .variables import candidates, has_variable, member_coordinate, member_dim, member_label, no_choice
@@ -84,7 +84,7 @@ class Fields:
         """Values (realization, time, variable, pixel); only one realization if its index `member` is given."""
         start, stop, stride = times.indices(len(self.times))
         if stride != 1:
-            raise DataError(f"found a time slice of stride {stride}", "1")
+            raise DataError(f"found a time slice of stride {stride}", "1", "take steps that follow each other")
         count = max(stop - start, 0)
         values = np.empty((self.shape[0] if member is None else 1, count, *self.shape[2:]), dtype=np.float32)
         block = max(1, BLOCK_VALUES // (values.shape[0] * max(self.grid.size, self.shape[-1])))
@@ -124,7 +124,9 @@ class Wanted:
         against = {one: objections(dataset[one], dataset, spec) for one in found if spec.name not in self.names}
         fitting = [one for one in found if not against.get(one)] or found[:1]
         if len(fitting) != 1:
-            raise no_choice(dataset, fitting, name, standard_name, where)
+            alike = plausible(dataset, spec)
+            said = f"if one of them is it, give --name {spec.name}={alike[0]}" if alike else "give a file that holds it"
+            raise no_choice(dataset, fitting, name, standard_name, where, said)
         (chosen,) = fitting
         if against.get(chosen):
             raise DataError(
@@ -185,7 +187,10 @@ def fields_of(opened: Opened, wanted: Wanted) -> Fields:
     sizes = {array.sizes[dim] if dim else 0 for array, dim in zip(arrays, members, strict=True)}
     if len(sizes) > 1 or any(date.stamps != dates[0].stamps for date in dates):
         names = ", ".join(v.name for v in wanted.variables)
-        raise DataError(f"the variables {names} of {where} differ in their times or members")
+        raise DataError(
+            f"the variables {names} of {where} differ in their times or members",
+            advice="bring them to the same times and members first",
+        )
     readers, origins, notes = [], [], [note for date in dates for note in date.notes]
     for spec, array, place, date, member in zip(wanted.variables, arrays, places, dates, members, strict=True):
         convert, how = converter(place.grid, zoom, wanted.method, wanted.make_weights)
@@ -244,7 +249,8 @@ def _zoom(wanted: Wanted, grids: Sequence[Grid], where: str) -> int:
         return min(finest, wanted.finest_zoom)
     if not 0 <= wanted.zoom <= finest:
         raise DataError(
-            f"{where} is on a {coarsest}, which supports zoom {finest} at most: found zoom {wanted.zoom} asked for"
+            f"{where} is on a {coarsest}, which supports zoom {finest} at most, and zoom {wanted.zoom} was asked for",
+            advice="leave --zoom out for the finest",
         )
     return wanted.zoom
 

@@ -47,7 +47,10 @@ def fingerprint(given: object) -> str:
         try:
             return _of_paths(source.paths) if source.dataset is None else _of_dataset(source.dataset)
         except READ_ERRORS as error:
-            raise DataError(f"cannot read {source.name}: {reason(error)}; is the file damaged or incomplete?") from None
+            raise DataError(
+                f"cannot read {source.name}: {reason(error)}",
+                advice="copy it again, as it may be damaged or incomplete",
+            ) from None
     return ""
 
 

@@ -104,7 +104,9 @@ def join(name: str, parts: Sequence[Sequence[Fields]]) -> Fields:
     kept = [i for i, key in enumerate(keys[0]) if key in common]
     if not kept:
         periods = (f"{f.variables[0]} {f.times[0]} to {f.times[-1]} ({f.calendar})" for f in series)
-        raise DataError(f"the variables have no time step in common: {'; '.join(periods)}")
+        raise DataError(
+            f"the variables have no time step in common: {'; '.join(periods)}", advice="give files of the same period"
+        )
     notes = [note for fields in series for note in fields.notes]
     most = max(len(fields.times) for fields in series)
     if len(kept) < most:
@@ -207,7 +209,7 @@ def _join_time(parts: Sequence[Fields]) -> Fields:
     ):
         if len(found) > 1:
             raise DataError(
-                f"the files of {name} have different {what}: {', '.join(found)}; give them in separate runs"
+                f"the files of {name} have different {what}: {', '.join(found)}", advice="give them in separate runs"
             )
     monthly = _is_monthly(parts)
     places = [(date, p, i) for p, part in enumerate(parts) for i, date in enumerate(part.times)]

@@ -230,13 +230,22 @@ def _check_lat(lat: F64, name: Any) -> F64:
     """The latitude axis, checked: monotone and from pole to pole."""
     steps = np.diff(lat)
     if lat.size < 4 or not np.isfinite(lat).all() or not ((steps > 0).all() or (steps < 0).all()):
-        raise DataError(f"the latitudes of {name} are not 4 or more rising or falling numbers")
+        raise DataError(
+            f"the latitudes of {name} are not 4 or more rising or falling numbers",
+            advice="check the axis, and that the data covers the globe",
+        )
     if np.abs(lat).max() > 90.001:
-        raise DataError(f"the latitudes of {name} reach {lat[np.abs(lat).argmax()]:g}", "-90 to 90 degrees")
+        raise DataError(
+            f"the latitudes of {name} reach {lat[np.abs(lat).argmax()]:g}", "-90 to 90 degrees", "correct the latitudes"
+        )
     reach = 1.5 * float(np.abs(steps).max())
     low, high = float(lat.min()), float(lat.max())
     if low > -90 + reach or high < 90 - reach:
-        raise DataError(f"{name} covers latitudes {low:g} to {high:g} only", "a global field from pole to pole")
+        raise DataError(
+            f"{name} covers latitudes {low:g} to {high:g} only",
+            "a global field from pole to pole",
+            "give data of the whole globe",
+        )
     clipped: F64 = np.clip(lat, -90.0, 90.0)
     return clipped
 
@@ -244,7 +253,10 @@ def _check_lat(lat: F64, name: Any) -> F64:
 def _check_lon(lon: F64, name: Any) -> F64:
     """The longitude axis, checked: evenly spaced and once around, without a repeated last column."""
     if lon.size < 4 or not np.isfinite(lon).all():
-        raise DataError(f"the longitudes of {name} are not 4 or more numbers")
+        raise DataError(
+            f"the longitudes of {name} are not 4 or more numbers",
+            advice="check the axis, and that the data covers the globe",
+        )
     steps = (np.diff(lon) + 180.0) % 360.0 - 180.0  # an axis may jump from 180 to -180
     step = float(np.median(steps))
     turns = lon.size * abs(step) / 360.0
@@ -255,7 +267,12 @@ def _check_lon(lon: F64, name: Any) -> F64:
         if abs(spare - 1) < 0.5:
             return lon[:-1]
         if turns < 1:
-            raise DataError(f"{name} covers longitudes {lon[0]:g} to {lon[-1]:g} only", "a global field once around")
+            raise DataError(
+                f"{name} covers longitudes {lon[0]:g} to {lon[-1]:g} only",
+                "a global field once around",
+                "give data of the whole globe",
+            )
     raise DataError(
-        f"the longitudes of {name} ({lon[0]:g} to {lon[-1]:g}, {lon.size} of them) are not evenly spaced once around"
+        f"the longitudes of {name} ({lon[0]:g} to {lon[-1]:g}, {lon.size} of them) are not evenly spaced once around",
+        advice="regrid it first, for example with `cdo remapbil,r360x180 IN OUT`",
     )

@@ -17,7 +17,7 @@ from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
 
 from .reader import VariableSpec
-from .variables import is_near_surface, standard
+from .variables import KNOWN, UNKNOWN, is_near_surface, standard
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -160,6 +160,25 @@ def objections(array: "xr.DataArray", dataset: "xr.Dataset", wanted: VariableSpe
     elif others and not own and re.search(r"\btime:\s*mean", methods):
         found.append(f"has the cell_methods {methods!r}, while {wanted.name} of the model is its {_what(others)}")
     return found
+
+
+def plausible(dataset: "xr.Dataset", wanted: VariableSpec) -> list[str]:
+    """Names of fields that may be the model's variable under another name: nothing that they say is against it.
+
+    They have its units, or none, and no standard name or GRIB number, unless it is that of the model's.
+    """
+    numbers = ["", str(KNOWN[wanted.name].parameter)] if wanted.name in KNOWN else []
+    return [
+        str(name)
+        for name, array in dataset.data_vars.items()
+        if array.ndim > 1
+        and array.dtype.kind in "fiu"
+        and not re.search(r"bnds|bound|anom", f"{name} {standard(array)} {array.attrs.get('long_name', '')}".lower())
+        and standard(array) in (*UNKNOWN, wanted.standard_name)
+        and (not numbers or str(array.attrs.get("GRIB_paramId", "")) in numbers)
+        and (not array.attrs.get("units") or _in(0.0, str(array.attrs["units"]), wanted.units) is not None)
+        and not objections(array, dataset, wanted)
+    ]
 
 
 def _what(kinds: set[str]) -> str:

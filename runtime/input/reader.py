@@ -63,14 +63,19 @@ class VariableReader:
             values = self.place.points(part.transpose(*lead, *self.place.dims).values)
         except READ_ERRORS as error:
             raise DataError(
-                f"cannot read {self.array.name} in {self.where}: {reason(error)}; is it damaged or incomplete?"
+                f"cannot read {self.array.name} in {self.where}: {reason(error)}",
+                advice="copy it again, as it may be damaged or incomplete",
             ) from None
         if self.halves is not None:
             values = self._merged(values)
         shape = (part.sizes[dim] if dim is not None else 1 for dim in (self.member, self.time))
         values = values.reshape(*shape, -1)  # (realization, time, source point)
         if values.dtype.kind not in "fiu":
-            raise DataError(f"{self.array.name} in {self.where} holds values of type {values.dtype}", "numbers")
+            raise DataError(
+                f"{self.array.name} in {self.where} holds values of type {values.dtype}",
+                "numbers",
+                "convert them first, or name another variable, as in --name tas=ts",
+            )
         factor, offset = self.units
         values = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
         if (factor, offset) != (1.0, 0.0):
@@ -105,7 +110,8 @@ class VariableReader:
         least, most = (float(extreme(values)) for extreme in (np.nanmin, np.nanmax))
         if not (low <= least and most <= high and np.isfinite([least, most]).all()):
             raise DataError(
-                f"{name} in {self.where} runs from {least:g} to {most:g} {self.spec.units}, expected within "
-                f"{low:g} to {high:g} {self.spec.units}: are the units of the data, "
-                f"{self.array.attrs.get('units', 'none')!r}, right?"
+                f"{name} in {self.where} runs from {least:g} to {most:g} {self.spec.units}",
+                f"within {low:g} to {high:g} {self.spec.units}",
+                f"are the units of the data, {self.array.attrs.get('units', 'none')!r}, right? "
+                f"--units {self.spec.name}=UNIT says others",
             )

@@ -155,7 +155,9 @@ def _open_file(path: Path, group: str) -> "xr.Dataset":
     try:
         return open_container(path, group)
     except READ_ERRORS as error:
-        raise DataError(f"cannot read {path}: {reason(error)}; is the file damaged or incomplete?") from None
+        raise DataError(
+            f"cannot read {path}: {reason(error)}", advice="copy it again, as it may be damaged or incomplete"
+        ) from None
 
 
 def reason(error: Exception) -> str:

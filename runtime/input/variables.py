@@ -28,11 +28,13 @@ def choose_variable(
     same = candidates(dataset, name, standard_name, others)
     if len(same) == 1:
         return dataset[same[0]]
-    raise no_choice(dataset, same, name, standard_name, where)
+    raise no_choice(dataset, same, name, standard_name, where, f"call it {name!r}")
 
 
-def no_choice(dataset: "xr.Dataset", same: Collection[str], name: str, standard_name: str, where: str) -> DataError:
-    """The error for a variable of which a dataset has none, or several that it could be."""
+def no_choice(
+    dataset: "xr.Dataset", same: Collection[str], name: str, standard_name: str, where: str, advice: str
+) -> DataError:
+    """The error for a variable of which a dataset has none, or several that it could be; `advice` if it has none."""
     if same:
         return DataError(
             f"{where} has {len(same)} variables of standard name {standard_name!r}: {', '.join(same)}",
@@ -41,9 +43,6 @@ def no_choice(dataset: "xr.Dataset", same: Collection[str], name: str, standard_
         )
     there = [f"{n} ({standard(v)})" if standard(v) else str(n) for n, v in dataset.data_vars.items()]
     also = f" nor one of standard name {standard_name!r}" if standard_name else ""
-    fields = [str(n) for n, v in dataset.data_vars.items() if v.ndim > 1 and v.dtype.kind in "fiu"]
-    fields = [n for n in fields if "bnds" not in n and "bound" not in n and "anom" not in f"{n} {standard(dataset[n])}"]
-    advice = f"if one of them is it, give --name {name}={fields[0]}" if standard_name and fields else ""
     return DataError(
         f"{where} has no variable {name!r}{also}; it has {', '.join(there) or 'no variables'}", advice=advice
     )
@@ -109,7 +108,11 @@ def pairs_of(option: str, texts: tuple[str, ...], example: str) -> dict[str, str
     """
     pairs = dict(text.partition("=")[::2] for text in texts)
     if not all(pairs) or not all(pairs.values()) or len(pairs) != len(texts):
-        raise UsageError(f"found {option} {' '.join(texts)}", f"such as {example}, once for a variable")
+        raise UsageError(
+            f"found {option} {' '.join(texts)}",
+            f"such as {example}, once for a variable",
+            f"give such as {option} {example}",
+        )
     return pairs
 
 

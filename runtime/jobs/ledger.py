@@ -286,5 +286,7 @@ def check_units(run: Run, fields: Path, layout: Layout) -> dict[str, str]:
             sums.update(zip(chunk_names(layout, line.member, slice(line.first, line.end)), line.sums, strict=False))
     if wrong:
         found = wrong[0] if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more files"
-        raise OutputError(f"{fields.parent} was damaged after it was written ({found})")
+        raise OutputError(
+            f"{fields.parent} was damaged after it was written ({found})", advice="check the disk that it is on"
+        )
     return sums

@@ -152,10 +152,10 @@ def locked(folder: Path, patience_s: float = 0.0) -> Iterator[Hold]:
             number = _take_in_time(folder, patience_s)
             hold = None if number is None else _sign(folder, number)
         except OSError as error:
-            why = f"{error.strerror}; is there space, and is it yours?"
+            why, advice = error.strerror, "check that it has space and is yours"
             if error.errno in NO_LOCKS:
-                why = "its file system has no locks; give an output on another file system"
-            raise OutputError(f"cannot lock {folder}: {why}") from None
+                why, advice = "its file system has no locks", "give an output on another file system"
+            raise OutputError(f"cannot lock {folder}: {why}", advice=advice) from None
         if hold is None:
             raise _busy(folder)
         yield hold

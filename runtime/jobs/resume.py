@@ -346,7 +346,9 @@ def _assemble(folder: Path, layout: Layout, path: Path) -> None:
         assemble(store, layout, place, path)
         damaged = damage_of(place)
         if damaged:
-            raise OutputError(f"{path} was damaged while it was written ({damaged})")
+            raise OutputError(
+                f"{path} was damaged while it was written ({damaged})", advice="check the disk that it is on"
+            )
     except BaseException:
         with contextlib.suppress(OSError, OutputError):
             clear(folder, [ASSEMBLED])
@@ -367,10 +369,10 @@ def keeping(run: Run, shards: Sequence[Shard]) -> Iterator[None]:
         kept = run.kept(shards)
         if not kept:
             if isinstance(error, OutputError):
-                raise OutputError(f"{error}; nothing was left there") from None
+                raise OutputError(f"{error.reason}; nothing was left there", advice=error.advice) from None
             raise
         if isinstance(error, FsaeError):
-            raise type(error)(f"{error}; {kept}", advice=GOES_ON) from None
+            raise type(error)(f"{error.reason}; {kept}", advice=f"{error.advice}; {GOES_ON}") from None
         error.add_note(f"{kept}: {GOES_ON}")
         raise
 

@@ -56,7 +56,7 @@ def read_shard(text: str, environment: Mapping[str, str]) -> Shard:
         return _slurm_shard(environment)
     found = re.fullmatch(r"([0-9]{1,18})/([0-9]{1,18})", text)
     if found is None:
-        raise UsageError(f"found --shard {text}", "3/8 or the like, or auto in a SLURM array")
+        raise UsageError(f"found --shard {text}", "3/8 or the like, or auto in a SLURM array", "give --shard 3/8")
     return Shard(int(found[1]), int(found[2]))
 
 

@@ -18,7 +18,7 @@ from .identity import difference, identity
 from .job import Job, Recipe
 from .ledger import read_run
 from .lock import locked
-from .resume import write_shard
+from .resume import GOES_ON, write_shard
 from .shards import Shard
 
 GHOST_S = 30.0  # for a task that was given up to end, before another one does it
@@ -130,7 +130,7 @@ def make_shard(work: Work, shard: Shard) -> None:
 
     def check(fields: int) -> None:
         if work.run in stopped:
-            raise Stopped("stopped")
+            raise Stopped("stopped", advice=GOES_ON)
 
     check(0)
     folder = partial_of(work.path)

@@ -34,7 +34,11 @@ SUFFIXES = (".nc", ".zarr")  # NetCDF-4 and Zarr: a Zarr folder with the suffix 
 def partial_of(path: Path) -> Path:
     """Path of the output while it is not yet whole."""
     if path.name in ("", ".."):
-        raise UsageError(f"found the output {str(path)!r}", "the name of a file or store, such as out.zarr")
+        raise UsageError(
+            f"found the output {str(path)!r}",
+            "the name of a file or store, such as out.zarr",
+            "name it such as out.zarr",
+        )
     return path.with_name(path.name + ".partial")
 
 
@@ -57,7 +61,11 @@ def check_output(path: Path, overwrite: bool, inputs: Mapping[str, object] = NOT
         why = getattr(error, "strerror", None) or reason(error)
         raise OutputError(f"cannot write {str(path)!r}: {why}", advice="give another path") from None
     if path.suffix not in SUFFIXES:
-        raise UsageError(f"found the output {path}", "a name that ends in .nc for NetCDF-4, or in .zarr for Zarr")
+        raise UsageError(
+            f"found the output {path}",
+            "a name that ends in .nc for NetCDF-4, or in .zarr for Zarr",
+            "name it such as out.zarr",
+        )
     check_apart(path, inputs)
     found = kind(path)
     if found == "link":
@@ -69,9 +77,13 @@ def check_output(path: Path, overwrite: bool, inputs: Mapping[str, object] = NOT
     check_ours(partial_of(path))
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {parent}")
+        raise OutputError(
+            f"cannot write {path}: there is no folder {parent}", advice=f"make it first, with `mkdir -p {parent}`"
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {path}: no permission to write in {parent}")
+        raise OutputError(
+            f"cannot write {path}: no permission to write in {parent}", advice="give a path in a folder of yours"
+        )
 
 
 def check_replaceable(path: Path) -> None:
@@ -176,7 +188,10 @@ def output_errors(path: Path, left: str = "; nothing was left there") -> Iterato
             yield
     except (OSError, RuntimeError) as error:
         why = (isinstance(error, OSError) and error.strerror) or reason(error)
-        raise OutputError(f"cannot write {path}: {why}{left}") from None
+        raise OutputError(
+            f"cannot write {path}: {why}{left}",
+            advice="check the space and the permissions there, or give another path",
+        ) from None
 
 
 @contextlib.contextmanager

@@ -119,7 +119,9 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
     places = _places([v.name for v in known], selection.variables)
     chosen = tuple(known[place] for place in places)
     if selection.regrid not in METHODS:
-        raise UsageError(f"found the regridding {selection.regrid!r}", f"one of {', '.join(METHODS)}")
+        raise UsageError(
+            f"found the regridding {selection.regrid!r}", f"one of {', '.join(METHODS)}", "leave it out for auto"
+        )
     if selection.on == NATIVE:
         if selection.regrid != "auto":
             raise UsageError(
@@ -149,6 +151,7 @@ def _places(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
         raise UsageError(
             f"found the variables {', '.join(map(repr, wanted))}",
             f"some of the model's, each once: {', '.join(known)}",
+            "leave --variables out for all of them",
         )
     return tuple(place for place, name in enumerate(known) if not wanted or name in wanted)
 
@@ -193,7 +196,11 @@ def parse_bbox(text: str) -> tuple[float, float, float, float]:
     try:
         west, south, east, north = map(float, text.split(","))
     except ValueError:
-        raise UsageError(f"found the box {text!r}", "west,south,east,north in degrees: -10,35,30,70") from None
+        raise UsageError(
+            f"found the box {text!r}",
+            "west,south,east,north in degrees: -10,35,30,70",
+            "give such as --bbox=-10,35,30,70",
+        ) from None
     return west, south, east, north
 
 
@@ -206,6 +213,7 @@ def _check_box(box: tuple[float, float, float, float]) -> None:
             f"found the box {_text(box)}",
             "west,south,east,north in degrees with south below north and longitudes of -360 to 360, at most once "
             "around",
+            "give such as --bbox=-10,35,30,70",
         )
 
 

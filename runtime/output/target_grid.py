@@ -33,7 +33,9 @@ def grid_like(given: Given) -> LatLonGrid:
     if not (np.isfinite(lon_deg).all() and (np.abs(lon_deg) <= 540).all()):
         raise UsageError(f"the longitudes in {where} are not within -540 to 540 degrees", advice=ADVICE)
     if lat_deg.size * lon_deg.size > MOST_POINTS:
-        raise UsageError(f"the grid in {where} has {lat_deg.size * lon_deg.size} points", f"at most {MOST_POINTS}")
+        raise UsageError(
+            f"the grid in {where} has {lat_deg.size * lon_deg.size} points", f"at most {MOST_POINTS}", ADVICE
+        )
     files = tuple(path.absolute() for path in read_paths(given))
     return LatLonGrid(lat_deg=np.clip(lat_deg, -90, 90), lon_deg=lon_deg, files=files)
 

@@ -105,8 +105,7 @@ def regular_grid(text: str) -> LatLonGrid:
     >>> regular_grid("5x8").lat_deg.tolist()
     [-90.0, -45.0, 0.0, 45.0, 90.0]
     """
-    form = f"found the grid {text!r}, expected native, training, like FILE, degrees such as 1.5, or rows x columns "
-    form += "such as 120x240"
+    found = f"found the grid {text!r}"
     pair = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text.strip())
     if pair is not None:
         rows, columns = int(pair[1]), int(pair[2])
@@ -115,15 +114,13 @@ def regular_grid(text: str) -> LatLonGrid:
         rows = round(exact)
         columns = 2 * rows
         if rows % 2 or abs(exact - rows) > 1e-6 * exact:
-            raise UsageError(
-                f"found the grid {text!r}", "degrees that 90 is a whole multiple of", "give rows x columns"
-            )
+            raise UsageError(found, "degrees that 90 is a whole multiple of", "give rows x columns")
     else:
-        raise UsageError(form)
+        expected = "native, training, like FILE, degrees such as 1.5, or rows x columns such as 120x240"
+        raise UsageError(found, expected, "give it in one of these forms")
     if rows < FEWEST_ROWS or rows > columns or rows * columns > MOST_POINTS:
-        raise UsageError(
-            f"{form}: {FEWEST_ROWS} rows or more, no fewer columns than rows, and at most {MOST_POINTS} points"
-        )
+        expected = f"{FEWEST_ROWS} rows or more, no fewer columns than rows, and at most {MOST_POINTS} points"
+        raise UsageError(found, expected, "give such as 120x240")
     step = 180 / (rows - 1) if rows % 2 else 180 / rows
     first = -90.0 if rows % 2 else -90.0 + step / 2
     lat_deg, lon_deg = (np.arange(count, dtype=np.float64) for count in (rows, columns))

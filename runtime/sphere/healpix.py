@@ -30,7 +30,11 @@ def zoom_of(pixels: int) -> int:
     for zoom in range(MAX_ZOOM + 1):
         if npix(zoom) == pixels:
             return zoom
-    raise DataError(f"found {pixels} cells", "a whole HEALPix sphere of 12 * 4**zoom cells (12, 48, 192, ...)")
+    raise DataError(
+        f"found {pixels} cells",
+        "a whole HEALPix sphere of 12 * 4**zoom cells (12, 48, 192, ...)",
+        "give all cells of the sphere",
+    )
 
 
 def pixel_centres(zoom: int) -> tuple[F64, F64]:
@@ -117,7 +121,11 @@ def coarsen(field: NDArray[np.floating], levels: int = 1) -> NDArray[np.floating
     """
     factor = 4**levels
     if field.shape[-1] % (12 * factor):
-        raise DataError(f"cannot coarsen {field.shape[-1]} cells by {factor}: expected a multiple of {12 * factor}")
+        raise DataError(
+            f"cannot coarsen {field.shape[-1]} cells by {factor}",
+            f"a multiple of {12 * factor}",
+            "coarsen by a smaller factor",
+        )
     parent: NDArray[np.floating] = field.reshape(*field.shape[:-1], -1, factor).mean(axis=-1)
     return parent  # the children of pixel p are 4p .. 4p + 3
 

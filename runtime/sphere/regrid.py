@@ -58,7 +58,11 @@ def apply(weights: Weights, field: NDArray[np.floating]) -> NDArray[np.floating]
     [[2.0], [1.0]]
     """
     if field.shape[-1] != weights.source_size:
-        raise DataError(f"found fields of {field.shape[-1]} points", f"{weights.source_size} for these weights")
+        raise DataError(
+            f"found fields of {field.shape[-1]} points",
+            f"{weights.source_size} for these weights",
+            "give fields on the grid of the weights",
+        )
     source = field.reshape(-1, field.shape[-1])
     out = np.empty((len(source), weights.target_size), dtype=field.dtype)
     whole = _row_sums(weights, weights.weight.astype(np.float64))
@@ -262,7 +266,11 @@ def choose_method(grid: LatLonGrid, zoom: int) -> str:
 def make_weights(grid: LatLonGrid, zoom: int, method: str = "auto") -> Weights:
     """Weights from a lat-lon grid to nested HEALPix of `zoom` by a method of `METHODS`."""
     if method not in METHODS:
-        raise DataError(f"found the regridding method {method!r}", f"one of {', '.join(METHODS)}")
+        raise DataError(
+            f"found the regridding method {method!r}",
+            f"one of {', '.join(METHODS)}",
+            "take conservative for coarse grids, bilinear for fine ones",
+        )
     if (choose_method(grid, zoom) if method == "auto" else method) == "conservative":
         return conservative_weights(grid, zoom)
     return bilinear_weights(grid, *pixel_centres(zoom))

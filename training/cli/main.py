@@ -93,8 +93,9 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
     coarse = [input_files(part.inputs, source) for part in settings.sources.low_resolution]
     if source.parent == SHIPPED and not all(path.exists() for path in inputs):
         raise UsageError(
-            "the sample data is not part of the installed package: clone the project's repository and run fsae-train "
-            "there, or give a configuration of your own, as fsae-train CONFIG.toml"
+            "the sample data is not part of the installed package",
+            advice="clone the project's repository and run fsae-train there, or give a configuration of "
+            "your own, as fsae-train CONFIG.toml",
         )
     named = {
         "data.inputs": inputs,
@@ -104,7 +105,7 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
     for key, paths in named.items():
         for path in paths:
             if not path.exists():
-                raise UsageError(f"{key} names {path}, which does not exist (paths are relative to {source})")
+                raise UsageError(f"{key} names {path}, which does not exist", advice=f"paths are relative to {source}")
     return settings, Files(inputs=inputs, static=static, low_resolution=coarse)
 
 

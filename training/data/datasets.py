@@ -93,7 +93,9 @@ class WindowSamples(Dataset[dict[str, Tensor]]):
             self.starts.setdefault(stretch.source, []).extend((number, int(s)) for s in np.flatnonzero(whole))
         for source in SOURCES:
             if self.starts.get(source) == []:
-                raise DataError(f"found no {window} consecutive steps in the {source} data: choose a shorter window")
+                raise DataError(
+                    f"found no {window} consecutive steps in the {source} data", advice="choose a shorter window"
+                )
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, index))

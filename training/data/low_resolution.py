@@ -84,14 +84,26 @@ def _stretches(
     config: Config, source: LowResolution, fields: Fields, statistics: Mapping[str, F32], model: Autoencoder, step: str
 ) -> Iterator[Stretch]:
     if fields.zoom < source.zoom:
-        raise DataError(f"found {fields.source} at zoom {fields.zoom}, expected zoom {source.zoom} or finer")
+        raise DataError(
+            f"found {fields.source} at zoom {fields.zoom}",
+            f"zoom {source.zoom} or finer",
+            "give data on a grid that is finer, or a lower zoom for that source",
+        )
     if fields.step != step:
-        raise DataError(f"found a step of {fields.step} in {fields.source}, expected {step} as in the training data")
+        raise DataError(
+            f"found a step of {fields.step} in {fields.source}",
+            f"{step} as in the training data",
+            "average it to these steps, or leave that source out",
+        )
     years = np.array([time.year for time in fields.times])
     low, high = source.years or (years.min(), years.max())
     chosen = np.flatnonzero((years >= low) & (years <= high))
     if not chosen.size:
-        raise DataError(f"found {years.min()}-{years.max()} in {fields.source}, expected some of {low}-{high}")
+        raise DataError(
+            f"found {years.min()}-{years.max()} in {fields.source}",
+            f"some of {low}-{high}",
+            "give files of these years, or change the years of that source",
+        )
     part = slice(int(chosen[0]), int(chosen[-1]) + 1)
     values = np.stack([_coarse(fields, member, part, source.zoom) for member in range(fields.shape[0])])
     values = forward(values, transforms_of(config.data))  # (member, time, variable, pixel)

@@ -91,7 +91,11 @@ def fit_statistics(config: DataConfig, fields: Fields, part: slice) -> dict[str,
     deviation = np.sqrt(square / len(phase))  # (variable, pixel)
     scale = np.sqrt(np.square(deviation).mean(axis=1))
     if not (np.isfinite(scale).all() and (scale > 0).all()):
-        raise DataError(f"found anomaly scales {scale.tolist()}, expected finite numbers above 0 for every variable")
+        raise DataError(
+            f"found anomaly scales {scale.tolist()}",
+            "finite numbers above 0 for every variable",
+            "check the data: a variable that never varies has the scale 0",
+        )
     found = {"climatology": coefficients, "scale": scale.astype(np.float32)}
     if config.scale == "pixel":
         found["pixel_scale"] = np.maximum(deviation / scale[:, None], PIXEL_FLOOR).astype(np.float32)

@@ -81,7 +81,10 @@ def describe_variables(inputs: Sequence[Path], names: Sequence[str] = ()) -> lis
     lacking = [name for name in names if name not in found]
     if lacking or not found:
         what = f"variable {lacking[0]!r}" if lacking else "variable with a time axis on a lat-lon or HEALPix grid"
-        raise DataError(f"found no {what} in {', '.join(path.name for path in inputs)}")
+        raise DataError(
+            f"found no {what} in {', '.join(path.name for path in inputs)}",
+            advice="check that these files hold it, and its name in the configuration",
+        )
     return [found[name] for name in names] if names else list(found.values())
 
 

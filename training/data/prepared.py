@@ -61,7 +61,10 @@ def in_years(fields: Fields, years: Years) -> NDArray[np.bool_]:
     year = np.array([time.year for time in fields.times])
     chosen = (year >= years[0]) & (year <= years[1])
     if not chosen.any():
-        raise DataError(f"found no data in {years[0]}-{years[1]}: the inputs cover {year.min()}-{year.max()}")
+        raise DataError(
+            f"found no data in {years[0]}-{years[1]}: the inputs cover {year.min()}-{year.max()}",
+            advice="change the years in the configuration, or give files that cover them",
+        )
     return np.asarray(chosen)
 
 

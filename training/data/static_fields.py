@@ -32,14 +32,25 @@ def read_static(files: Sequence[Path], zoom: int) -> dict[str, F64]:
                 array = choose_variable(dataset, name, standard_name, where).squeeze(drop=True)
                 place = locate(array, dataset)
                 if supported_zoom(place.grid) < zoom:
-                    raise DataError(f"found {name} of {where} on a {place.grid}", f"one fine enough for zoom {zoom}")
+                    raise DataError(
+                        f"found {name} of {where} on a {place.grid}",
+                        f"one fine enough for zoom {zoom}",
+                        "give it on a finer grid, or a lower zoom",
+                    )
                 values = place.points(np.asarray(array.transpose(*place.dims).values, dtype=np.float64))
                 if not np.isfinite(values).all():
-                    raise DataError(f"found missing values in {name} of {where}, expected a complete static field")
+                    raise DataError(
+                        f"found missing values in {name} of {where}",
+                        "a complete static field",
+                        "fill them first, or give another file",
+                    )
                 found[name] = np.asarray(converter(place.grid, zoom, "conservative", weights)[0](values[None])[0])
     if not found:
         names = ", ".join(path.name for path in files)
-        raise DataError(f"found no orog (surface_altitude) and no lsm (land_binary_mask) in {names}")
+        raise DataError(
+            f"found no orog (surface_altitude) and no lsm (land_binary_mask) in {names}",
+            advice="give a file that holds one of them in data.static",
+        )
     return found
 
 

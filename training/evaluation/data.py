@@ -33,7 +33,7 @@ def with_data(name: str | None, data: Path | None) -> Iterator[tuple[TrainedMode
         return
     model = model_of(str(folder))
     if data is not None and not data.exists():
-        raise UsageError(f"found no {data} for --data: give a configuration, as --data CONFIG.toml")
+        raise UsageError(f"found no {data} for --data", advice="give a configuration, as --data CONFIG.toml")
     config = read_config(data or DEFAULT)
     with tempfile.TemporaryDirectory() as scratch:
         yield model, config, prepared_inputs(model, config, data or DEFAULT, Path(scratch))
@@ -44,7 +44,9 @@ def prepared_inputs(model: TrainedModel, config: Config, source: Path, scratch: 
     inputs = input_files(config.data.inputs, source)
     missing = [str(path) for path in inputs if not path.exists()]
     if missing:
-        raise UsageError(f"found no {missing[0]}: give the data as a training configuration, --data CONFIG.toml")
+        raise UsageError(
+            f"found no {missing[0]}", advice="give the data as a training configuration, --data CONFIG.toml"
+        )
     log.info("prepare: %d files", len(inputs))
     output = scratch / "data.zarr"
     prepare(inputs, output, config.data.variables, zoom=model.zoom, method=config.data.method)
@@ -64,8 +66,9 @@ class ModelWithData:
         last, first = time_index(self.training.times[-1], step), time_index(self.evaluation.times[0], step)
         if first != last + 1:
             raise DataError(
-                f"found training years until {self.training.times[-1]} and evaluation from {self.evaluation.times[0]}, "
-                "expected evaluation years right after the training years: choose such years"
+                f"found training years until {self.training.times[-1]} and evaluation from {self.evaluation.times[0]}",
+                "evaluation years right after the training years",
+                "choose such years",
             )
 
 

@@ -50,8 +50,9 @@ class TrainedModel:
         expected = (len(self.variables), 1 + 2 * self.time.harmonics, npix(self.zoom))
         if self.climatology.shape != expected or self.scale.shape != expected[:1]:
             raise DataError(
-                f"found climatology {self.climatology.shape} and scales {self.scale.shape}, expected {expected} and"
-                f" {expected[:1]}: the tables belong to another model"
+                f"found climatology {self.climatology.shape} and scales {self.scale.shape}",
+                f"{expected} and {expected[:1]}",
+                "take the tables of this model",
             )
 
     @property
@@ -73,7 +74,11 @@ class TrainedModel:
     def generator(self) -> LatentModel:
         """The latent diffusion model; DataError if there is none."""
         if self.latent is None:
-            raise DataError(f"found no denoiser in {self.name}, expected a model that generates")
+            raise DataError(
+                f"found no denoiser in {self.name}",
+                "a model that generates",
+                "name one that was trained with a [diffusion] table",
+            )
         return self.latent
 
     def season(self, period: Period) -> F32:

@@ -25,9 +25,13 @@ class Period:
     def __post_init__(self) -> None:
         counts = (len(self.values), len(self.phase), len(self.times))
         if len(set(counts)) > 1:
-            raise DataError("found {} fields, {} phases and {} times, expected one of each per step".format(*counts))
+            raise DataError(
+                "found {} fields, {} phases and {} times".format(*counts),
+                "one of each per step",
+                "give as many of each",
+            )
         if not np.isfinite(self.values).all():
-            raise DataError("found missing values in the fields to evaluate with, expected none: fill them first")
+            raise DataError("found missing values in the fields to evaluate with", "none", "fill them first")
 
     @property
     def time_years(self) -> F64:

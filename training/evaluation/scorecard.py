@@ -56,7 +56,9 @@ class Settings:
     def __post_init__(self) -> None:
         if min(self.members, self.stretches) < 2:
             raise UsageError(
-                f"found {self.members} members and {self.stretches} stretches, expected at least two of each"
+                f"found {self.members} members and {self.stretches} stretches",
+                "at least two of each",
+                "raise the lower ones",
             )
 
 
@@ -151,16 +153,23 @@ def _check_periods(model: TrainedModel, training: Period, evaluation: Period) ->
     expected = (len(model.variables), npix(model.zoom))
     for name, period in (("training", training), ("evaluation", evaluation)):
         if period.values.shape[1:] != expected:
-            raise DataError(f"found {name} fields of shape {period.values.shape[1:]}, expected {expected}")
+            raise DataError(
+                f"found {name} fields of shape {period.values.shape[1:]}",
+                f"{expected}",
+                "give all fields on the grid of the model",
+            )
     if not LAGS + 1 < len(evaluation.times) <= len(training.times):
         raise DataError(
-            f"found {len(evaluation.times)} evaluation and {len(training.times)} training steps, expected more than"
-            f" {LAGS + 1} and at least as many training steps"
+            f"found {len(evaluation.times)} evaluation and {len(training.times)} training steps",
+            f"more than {LAGS + 1} and at least as many training steps",
+            "take fewer evaluation years, or more training years",
         )
     shared = set(map(str, training.times)) & set(map(str, evaluation.times))
     if shared:
         raise DataError(
-            f"found {len(shared)} steps in both periods, {min(shared)} first: expected evaluation years apart"
+            f"found {len(shared)} steps in both periods, {min(shared)} first",
+            "evaluation years apart",
+            "change the years of the configuration, so that none is in both",
         )
 
 
@@ -173,7 +182,11 @@ def _ensembles(
     if generate is not None:
         fields = generate(count, evaluation.times[0], steps, seed)
         if fields.shape != shape or not np.isfinite(fields).all():
-            raise DataError(f"found a generated ensemble of shape {fields.shape}, expected finite fields {shape}")
+            raise DataError(
+                f"found a generated ensemble of shape {fields.shape}",
+                f"finite fields {shape}",
+                "check the members: some may hold values that are not finite",
+            )
         yield GENERATED, anomalies(model, evaluation, fields)
     if settings.eof_ensembles:
         years = evaluation.time_years

@@ -124,8 +124,9 @@ def check_autoencoder(folder: Path) -> None:
     """Raise UsageError unless `folder` holds a finished autoencoder."""
     if not (folder / "config.json").exists() or not (folder / "autoencoder.safetensors").exists():
         raise UsageError(
-            f"found no finished autoencoder in {folder}, expected the run whose baseline is to be trained: "
-            "run fsae-train with the same arguments, but without cnn-vae, first"
+            f"found no finished autoencoder in {folder}",
+            "the run whose baseline is to be trained",
+            "run fsae-train with the same arguments, but without cnn-vae, first",
         )
 
 
@@ -139,7 +140,7 @@ def open_lat_lon(config: Config, inputs: Sequence[Path], folder: Path) -> Iterat
     for path in inputs:
         if hashed(path) not in facts.inputs:
             raise DataError(
-                f"{path} is not what {folder} was trained on: give the files of that time, or train it again"
+                f"{path} is not what {folder} was trained on", advice="give the files of that time, or train it again"
             )
     source = Source(paths=tuple(inputs))
     with ExitStack() as closing:
@@ -150,7 +151,11 @@ def open_lat_lon(config: Config, inputs: Sequence[Path], folder: Path) -> Iterat
         grid = grids[0]
         if not isinstance(grid, LatLonGrid) or not all(is_same(other, grid) for other in grids):
             found = ", ".join(dict.fromkeys(map(str, grids)))
-            raise DataError(f"the inputs are on: {found}; expected one lat-lon grid, which the CNN-VAE works on")
+            raise DataError(
+                f"the inputs are on: {found}",
+                "one lat-lon grid, which the CNN-VAE works on",
+                "regrid them to the grid of one of them",
+            )
         points, prepared = join(source.name, parts), read_prepared(config, folder)
         closing.callback(prepared.close)
         yield LatLonFields(  # times, and so the season, as the autoencoder has them
@@ -248,12 +253,12 @@ def reconstruct(folder: Path, inputs: Sequence[Path] | None = None) -> Reconstru
     """
     weights = folder / "cnn_vae.safetensors"
     if not weights.exists():
-        raise UsageError(f"found no CNN-VAE in {folder}: train it with fsae-train cnn-vae")
+        raise UsageError(f"found no CNN-VAE in {folder}", advice="train it with fsae-train cnn-vae")
     config, sources = read_record(folder / "config.json", Config), read_record(folder / "cnn_vae/sources.json", Sources)
     paths = [Path(name) for name in sources.inputs] if inputs is None else list(inputs)
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
-        raise DataError(f"found no {missing[0]}, an input of {folder}: put it there again")
+        raise DataError(f"found no {missing[0]}, an input of {folder}", advice="put it there again")
     statistics = read_statistics(folder / "cnn_vae")
     with open_lat_lon(config, paths, folder) as fields:
         model = make_cnn_vae(config, fields.grid, read_statistics(folder))

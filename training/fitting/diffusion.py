@@ -97,7 +97,10 @@ def train_denoiser(
     """Train the denoiser on whitened latents, whose spreads are kept with the run's statistics."""
     config, settings = data.config, data.config.diffusion_fit
     if settings is None:
-        raise UsageError(f"the run {config.name} has no [diffusion_fit]")
+        raise UsageError(
+            f"the run {config.name} has no [diffusion_fit]",
+            advice="add that table to the configuration, as in training/configs/default.toml",
+        )
     if is_first():
         write_statistics(folder, {**data.statistics, **spread})
     denoiser = make_denoiser(config)
@@ -177,7 +180,10 @@ def window_samples(config: Config, white: Sequence[Stretch], seed: int) -> Windo
     """Training samples of whitened latents."""
     shape = config.diffusion
     if shape is None:
-        raise UsageError(f"the run {config.name} has no [diffusion]")
+        raise UsageError(
+            f"the run {config.name} has no [diffusion]",
+            advice="add that table to the configuration, as in training/configs/default.toml",
+        )
     return WindowSamples(
         white,
         config.noise,
@@ -191,7 +197,10 @@ def window_samples(config: Config, white: Sequence[Stretch], seed: int) -> Windo
 def distil_denoiser(config: Config, white: Sequence[Stretch], folder: Path, *, progress: bool) -> None:
     """Distil the trained denoiser into one that needs few steps (distil.py)."""
     if config.fast is None or config.fast_fit is None:
-        raise UsageError(f"the run {config.name} has no [fast]")
+        raise UsageError(
+            f"the run {config.name} has no [fast]",
+            advice="add that table to the configuration, as in training/configs/default.toml",
+        )
     teacher = make_denoiser(config)
     load_weights(teacher, folder / "denoiser.safetensors")
     levels = fast_levels(config)

@@ -52,8 +52,9 @@ def teacher_levels(levels: F64, substeps: int, sigma_min: float, rho: float) -> 
     """
     if substeps < 2 or not 0 < sigma_min < levels[-2]:
         raise UsageError(
-            f"found {substeps} teacher steps and sigma_min {sigma_min}, expected 2 or more and a level between 0 and "
-            f"the student's last, {levels[-2]:g}"
+            f"found {substeps} teacher steps and sigma_min {sigma_min}",
+            f"2 or more and a level between 0 and the student's last, {levels[-2]:g}",
+            "change them in the table [fast]",
         )
     found = []
     for now, after in pairwise(levels):

@@ -219,11 +219,16 @@ def make_trainer(
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(
-            f"trainer asks for accelerator {trainer_config.accelerator!r} and {trainer_config.devices} devices, which "
-            f"cannot be had here ({reason}): change the table [trainer]"
+            f"trainer asks for accelerator {trainer_config.accelerator!r} and "
+            f"{trainer_config.devices} devices, which cannot be had here ({reason})",
+            advice="change the table [trainer]",
         ) from None
     if trainer_config.precision == "16-mixed" and isinstance(trainer.accelerator, CPUAccelerator):
-        raise DeviceError("trainer.precision is '16-mixed', which a CPU cannot do: expected 'bf16-mixed' or '32-true'")
+        raise DeviceError(
+            "trainer.precision is '16-mixed', which a CPU cannot do",
+            "'bf16-mixed' or '32-true'",
+            "change it in the table [trainer]",
+        )
     return trainer
 
 
@@ -231,8 +236,9 @@ def check_trainer(settings: FitConfig, trainer_config: TrainerConfig) -> torch.d
     """This process's device; DeviceError or UsageError for what `fit` would miss later."""
     if trainer_config.tensorboard and not (find_spec("tensorboardX") or find_spec("tensorboard")):
         raise UsageError(
-            "trainer.tensorboard is true, expected the package tensorboardX to be installed: pip install tensorboardX, "
-            "or set it to false"
+            "trainer.tensorboard is true",
+            "the package tensorboardX to be installed",
+            "pip install tensorboardX, or set it to false",
         )
     return make_trainer(settings, trainer_config, [], []).strategy.root_device
 
@@ -285,7 +291,9 @@ def fit(
             resumed = last if last.exists() else None
             trainer.fit(Fit(model, loss, loop), datamodule=Batches(samples, loop), ckpt_path=resumed, weights_only=True)
     except SystemExit:  # Lightning's answer to an interruption
-        raise Stopped(f"stopped; the same command goes on from step {step_of(last)} of {settings.steps}") from None
+        raise Stopped(
+            "stopped", advice=f"the same command goes on from step {step_of(last)} of {settings.steps}"
+        ) from None
     return model
 
 

@@ -71,7 +71,9 @@ def record_config(config: Config, folder: Path) -> None:
         return
     recorded = read_record(path, Config)
     if replace(recorded, trainer=replace(config.trainer, precision=recorded.trainer.precision)) != config:
-        raise UsageError(f"{folder} holds a run with another configuration: choose another name or remove that folder")
+        raise UsageError(
+            f"{folder} holds a run with another configuration", advice="choose another name or remove that folder"
+        )
 
 
 def prepare_stage(config: Config, files: Files, folder: Path, *, progress: bool) -> None:
@@ -117,7 +119,9 @@ def take_autoencoder(config: Config, files: Files, source: Path, folder: Path) -
     different = [name for name in same if getattr(theirs, name) != getattr(config, name)]
     if different or not (source / "autoencoder.safetensors").exists():
         found = f"other {' and '.join(different)}" if different else "no finished autoencoder"
-        raise UsageError(f"found {found} in {source}, expected a run of the same data and autoencoder (--autoencoder)")
+        raise UsageError(
+            f"found {found} in {source}", "a run of the same data and autoencoder", "give such a run as --autoencoder"
+        )
     log.info("autoencoder: that of %s", source)
     facts = read_record(source / "facts.json", Facts)
     shutil.copytree(source / "data.zarr", folder / "data.zarr", dirs_exist_ok=True)
@@ -130,9 +134,13 @@ def take_autoencoder(config: Config, files: Files, source: Path, folder: Path) -
 def check_prepared(config: Config, fields: Fields) -> None:
     """Raise DataError unless the data holds what later stages need."""
     if fields.step is None:
-        raise DataError("found a time axis without a constant step in the inputs, expected such as 1 month or 6 hours")
+        raise DataError(
+            "found a time axis without a constant step in the inputs",
+            "such as 1 month or 6 hours",
+            "fill the gaps, or give files of one step",
+        )
     if fields.members is not None and len(fields.members) > 1:
-        raise DataError(f"found {len(fields.members)} ensemble members in the inputs, expected one: select it first")
+        raise DataError(f"found {len(fields.members)} ensemble members in the inputs", "one", "select it first")
     for years in (config.data.training_years, config.data.validation_years, config.data.evaluation_years):
         if years is not None:
             in_years(fields, years)

@@ -34,7 +34,7 @@ def wait_for(path: Path) -> None:
     parent = os.getppid()
     while not path.exists():
         if os.getppid() != parent:
-            raise Stopped(f"the first process ended before it wrote {path}")
+            raise Stopped(f"the first process ended before it wrote {path}", advice="run the same command again")
         time.sleep(POLL_S)
 
 

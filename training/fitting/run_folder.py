@@ -116,7 +116,11 @@ def read_record(path: Path, kind: type[R]) -> R:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path} ({error})", "a folder that fsae-train wrote") from None
+        raise UsageError(
+            f"cannot read {path} ({error})",
+            "a folder that fsae-train wrote",
+            "name another folder, or train the run again",
+        ) from None
     return decode_record(kind, read_json(text, str(path), UsageError), str(path), UsageError)
 
 
@@ -135,7 +139,9 @@ def read_statistics(folder: Path) -> dict[str, F32]:
         with np.load(path, allow_pickle=False) as tables:
             return {name: tables[name] for name in tables.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read {path} ({error}): remove it and run the same fsae-train command again") from None
+        raise DataError(
+            f"cannot read {path} ({error})", advice="remove it and run the same fsae-train command again"
+        ) from None
 
 
 def make_autoencoder(config: Config, statistics: Mapping[str, F32]) -> Autoencoder:
@@ -165,14 +171,20 @@ def samplers_of(config: Config) -> tuple[Sampler, Sampler | None]:
 def fast_levels(config: Config) -> NDArray[np.float64]:
     """Noise levels of the distilled denoiser's steps."""
     if config.fast is None:
-        raise UsageError(f"the run {config.name} has no [fast]")
+        raise UsageError(
+            f"the run {config.name} has no [fast]",
+            advice="add that table to the configuration, as in training/configs/default.toml",
+        )
     return noise_levels(config.fast.steps, config.fast.sigma_min, config.fast.sigma_max, config.fast.rho)
 
 
 def make_denoiser(config: Config, levels: NDArray[np.float64] | None = None) -> Denoiser:
     """An untrained denoiser; the forcing range is that of the training years. A distilled one has `levels`."""
     if config.diffusion is None:
-        raise UsageError(f"the run {config.name} has no [diffusion]")
+        raise UsageError(
+            f"the run {config.name} has no [diffusion]",
+            advice="add that table to the configuration, as in training/configs/default.toml",
+        )
     torch.manual_seed(config.seed + 1)
     first, last = config.data.training_years
     known = torch.tensor([float(first), float(last + 1)])  # decimal years of the first and the last moment
@@ -210,7 +222,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"cannot use the weights {path} ({reason}); train the run again") from None
+        raise DataError(f"cannot use the weights {path} ({reason})", advice="train the run again") from None
     model.eval()
 
 
@@ -232,7 +244,7 @@ def latest_run(folder: Path = Path("runs")) -> Path:
     """The finished run in `folder` whose weights are newest; UsageError if there is none."""
     found = [path.parent for path in folder.glob("*/config.json") if is_finished(path.parent)]
     if not found:
-        raise UsageError(f"found no finished run in {folder}: train one with `fsae-train` or name its folder")
+        raise UsageError(f"found no finished run in {folder}", advice="train one with `fsae-train` or name its folder")
     return max(found, key=lambda path: (path / "autoencoder.safetensors").stat().st_mtime_ns)
 
 
@@ -245,16 +257,20 @@ def _check_statistics(folder: Path, config: Config, statistics: Mapping[str, F32
     if missing:
         found = f"lacks {', '.join(missing)}" if statistics else "is missing or empty"
         raise DataError(
-            f"{folder / 'statistics.npz'} {found}, expected all tables of the run: copy them again, or train anew"
+            f"{folder / 'statistics.npz'} {found}", "all tables of the run", "copy them again, or train anew"
         )
 
 
 def load_run(path: Path) -> Run:
     """The finished run in the folder `path`; UsageError if it is not a finished run, DataError if it is damaged."""
     if not (path / "config.json").exists():
-        raise UsageError(f"{path} is not a run: it has no config.json; expected a folder that fsae-train wrote")
+        raise UsageError(
+            f"{path} is not a run: it has no config.json",
+            "a folder that fsae-train wrote",
+            "name such a folder, or train a run with `fsae-train`",
+        )
     if not is_finished(path):
-        raise UsageError(f"the run {path} is not finished: run the same fsae-train command again")
+        raise UsageError(f"the run {path} is not finished", advice="run the same fsae-train command again")
     config = read_record(path / "config.json", Config)
     facts = read_record(path / "facts.json", Facts)
     statistics = read_statistics(path)

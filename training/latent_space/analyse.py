@@ -106,7 +106,11 @@ def read_months(run: Run, *, progress: bool) -> Months:
     fields = read_prepared(config, run.path)
     try:
         if fields.step != "1 month":
-            raise DataError(f"found data in steps of {fields.step}, expected 1 month: the analysis is of monthly data")
+            raise DataError(
+                f"found data in steps of {fields.step}",
+                "1 month, as the analysis is of monthly data",
+                "average it first, for example with `cdo monmean IN OUT`",
+            )
         periods = sorted((config.data.training_years, config.data.evaluation_years))
         parts = [part for years in periods for part in in_parts(part_of(fields, years))]
         season = climatology.season(fields.phase, config.data.harmonics)
@@ -168,7 +172,9 @@ def analyse(name: str, months: Months) -> Analysis:
     """All figures; DataError if there are fewer than ten whole years."""
     index, whole = months.index, whole_years(months.index)
     if len(whole) < LEAST_YEARS:
-        raise DataError(f"found {len(whole)} whole years, expected at least {LEAST_YEARS}: some must be left out")
+        raise DataError(
+            f"found {len(whole)} whole years", f"at least {LEAST_YEARS}", "take more years, as some must be left out"
+        )
     spaces = {"latents": months.latents, "block means": months.blocks}
     averages = {**spaces, "global mean alone": months.means}
     if months.cycle.any():

@@ -95,8 +95,9 @@ def energy_scores(members: Floating, truth: Floating) -> NDArray[np.float64]:
     count = len(members)
     if count < 2 or members.shape[1:] != truth.shape:
         raise DataError(
-            f"found members of shape {members.shape} and a truth of shape {truth.shape}, expected two members or more "
-            "of the truth's shape"
+            f"found members of shape {members.shape} and a truth of shape {truth.shape}",
+            "two members or more of the truth's shape",
+            "draw more members, on the pixels of the truth",
         )
     found = np.empty(len(truth))
     for step in range(len(truth)):

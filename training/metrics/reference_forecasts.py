@@ -38,7 +38,11 @@ class Observed:
         """Up to `count` of the last training years, never the first one, so that there are steps before each."""
         years = np.unique(self.year[: self.known])[1:]
         if len(years) < 2:
-            raise DataError(f"found {len(years) + 1} training years, expected 3 at least for a climatology")
+            raise DataError(
+                f"found {len(years) + 1} training years",
+                "3 at least for a climatology",
+                "add years to data.training_years",
+            )
         return years[-count:]
 
     def within(self, years: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -121,7 +125,11 @@ def damped_persistence(series: Observed, leads: int) -> Forecast:
     known = series.values[: series.known]
     years = series.last_training_years(CLIMATOLOGY_YEARS)
     if leads > series.like(series.known - 1, years)[0]:
-        raise DataError(f"found {leads} leads, expected fewer than the steps before the year {years[0]}")
+        raise DataError(
+            f"found {leads} leads",
+            f"fewer than the steps before the year {years[0]}",
+            "take fewer leads, or later years",
+        )
     square = np.einsum("tvp,tvp->vp", known, known, dtype=np.float64)
     factor = [np.einsum("tvp,tvp->vp", known[k:], known[:-k], dtype=np.float64) / square for k in range(1, leads + 1)]
 

@@ -33,7 +33,7 @@ def region_weights(zoom: int, land: F64 | None = None) -> dict[str, F64]:
     if land is None:
         return found
     if land.shape != (npix(zoom),):
-        raise DataError(f"found a land mask of shape {land.shape}, expected ({npix(zoom)},): one value for each pixel")
+        raise DataError(f"found a land mask of shape {land.shape}", f"({npix(zoom)},)", "give one value for each pixel")
     return {**found, "land": land, "ocean": 1 - land}
 
 

@@ -155,7 +155,9 @@ class Autoencoder(nn.Module):
         rooted = torch.tensor([transform == "sqrt" for transform in self.transforms])
         self.register_buffer("rooted", rooted[:, None], persistent=False)
         if config.static_fields and static is None:
-            raise UsageError("autoencoder.static_fields is true, expected files in data.static")
+            raise UsageError(
+                "autoencoder.static_fields is true", "files in data.static", "add such files, or set it to false"
+            )
         self.statics = 0 if static is None else len(static)
         if static is not None:
             for zoom, level in zip(config.zooms, decompose(static, config.zooms), strict=True):

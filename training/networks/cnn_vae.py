@@ -263,8 +263,8 @@ def fitting_width(
     width = min(range(max(1, width - 1), width + 2), key=lambda width: abs(count(width) - parameters))
     if abs(count(width) - parameters) > BUDGET_TOLERANCE * parameters:
         raise UsageError(
-            f"found no CNN-VAE with about the autoencoder's {parameters} parameters, the nearest has {count(width)}: "
-            "train a wider autoencoder"
+            f"found no CNN-VAE with about the autoencoder's {parameters} parameters, the nearest has {count(width)}",
+            advice="train a wider autoencoder",
         )
     return width
 

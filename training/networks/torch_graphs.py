@@ -45,6 +45,9 @@ class TorchGraphs:
         """Denoised windows in white space."""
         model = self.denoiser if graph == "denoiser" else self.fast
         if model is None:
-            raise UsageError(f"this run has no {graph} model")
+            raise UsageError(
+                f"this run has no {graph} model",
+                advice="name a run that has one, or train it with the table in its configuration",
+            )
         denoised: F32 = model(*(_tensor(array) for array in inputs)).numpy()
         return denoised

@@ -131,13 +131,14 @@ def check_same_data(runs: Sequence[Run]) -> None:
     """Raise DataError if runs differ in inputs, years, variables, zoom or regridding, or share a name."""
     names = [run.path.name for run in runs]
     if len(set(names)) < len(names):
-        raise DataError(f"found the runs {', '.join(names)}, expected a name of its own for each: rename a folder")
+        raise DataError(f"found the runs {', '.join(names)}", "a name of its own for each", "rename a folder")
     for run in runs[1:]:
         for (what, expected), (_, found) in zip(_data(runs[0]), _data(run), strict=True):
             if found != expected:
                 raise DataError(
-                    f"the {what} of {run.path} are {found}, expected those of {runs[0].path}, {expected}: compare runs"
-                    " on the same data"
+                    f"the {what} of {run.path} are {found}",
+                    f"those of {runs[0].path}, {expected}",
+                    "compare runs on the same data",
                 )
 
 

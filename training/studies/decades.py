@@ -42,8 +42,9 @@ class Ensembles:
     def __post_init__(self) -> None:
         if min(self.members, self.stability_members) < 2 or self.years < 20:
             raise UsageError(
-                f"found {self.members} and {self.stability_members} members and {self.years} years, expected at least "
-                "2 and 20"
+                f"found {self.members} and {self.stability_members} members and {self.years} years",
+                "at least 2 and 20",
+                "raise them",
             )
 
 
@@ -282,7 +283,9 @@ def decade_years(period: Period) -> list[tuple[int, int]]:
     found = [(group[0], group[-1]) for group in decades if len(group) >= SHORTEST_DECADE_YEARS]
     if not found:
         raise UsageError(
-            f"found the training years {years[0]} to {years[-1]}, expected five years of a decade at least"
+            f"found the training years {years[0]} to {years[-1]}",
+            "five years of a decade at least",
+            "change data.training_years",
         )
     return found
 

@@ -40,7 +40,10 @@ def report_of(model: TrainedModel, config: Config, store: Path, members: int, st
     """The figures on the years of `config` of the prepared fields in `store`, with a land mask in `static` if any."""
     land = read_static(static, model.zoom).get("lsm") if static else None
     if static and land is None:
-        raise DataError(f"found no lsm (land_binary_mask) in {', '.join(path.name for path in static)}")
+        raise DataError(
+            f"found no lsm (land_binary_mask) in {', '.join(path.name for path in static)}",
+            advice="give a file with it in data.static",
+        )
     years = (config.data.training_years, config.data.evaluation_years)
     training, evaluation = read_periods(store, model.variables, model.zoom, *years)
 

@@ -200,7 +200,9 @@ def hindcast_model(
     """The tables of a run's or a bundle's hindcasts (default: the newest run) and the same as JSON."""
     if members < 2 or leads < 1 or every < 1:
         raise UsageError(
-            f"found {members} members, {leads} leads and every {every}, expected 2 members, 1 lead and 1 or more"
+            f"found {members} members, {leads} leads and every {every}",
+            "2 members, 1 lead and 1 or more",
+            "raise the lower ones",
         )
     case = open_model_with_data(model, data)
     report = hindcast(case, members=members, leads=leads, every=every, progress=progress)
@@ -220,7 +222,11 @@ def hindcast(
     )
     starts = range(series.known, len(whole.times) - leads + 1, every)
     if not starts:
-        raise DataError(f"found {len(case.evaluation.times)} evaluation steps, expected {leads} or more")
+        raise DataError(
+            f"found {len(case.evaluation.times)} evaluation steps",
+            f"{leads} or more",
+            "take fewer leads, or more evaluation years",
+        )
     log.info("hindcast: %d starts of %d members", len(starts), members)
     forecasts = {MODEL: model_forecast(case.model, whole, leads, members, seed)}
     forecasts |= reference_forecasts(series, leads, members, seed)
@@ -257,7 +263,11 @@ def model_forecast(model: TrainedModel, whole: Period, leads: int, members: int,
     """Forecasts of the diffusion model from the steps of `whole` before the start, each start with other noise."""
     previous = model.generator.previous
     if previous == 0:
-        raise DataError("found a denoiser that knows no earlier steps, expected diffusion.previous of 1 or more")
+        raise DataError(
+            "found a denoiser that knows no earlier steps",
+            "diffusion.previous of 1 or more",
+            "set diffusion.previous, and train again",
+        )
 
     def forecast(start: int) -> F32:
         white = encode_white(model, whole.part(slice(start - previous, start)))

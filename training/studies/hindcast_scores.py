@@ -74,7 +74,11 @@ def score_all(
         for name, forecast in forecasts.items():
             drawn = forecast(start) - centre
             if drawn.shape[1:] != truth.shape or not np.isfinite(drawn).all():
-                raise DataError(f"found a forecast {name} of shape {drawn.shape}, expected finite fields {truth.shape}")
+                raise DataError(
+                    f"found a forecast {name} of shape {drawn.shape}",
+                    f"finite fields {truth.shape}",
+                    "check the forecast: some values may not be finite",
+                )
             parts[name].append(_score(drawn, truth, weights, box))
         if progress is not None:
             progress(number, len(starts))

@@ -50,7 +50,9 @@ def steep(orography_m: Floating) -> Mask:
     order = np.argsort(-steepness, kind="stable")
     if steepness[order[count - 1]] == 0:
         raise DataError(
-            f"found orography with a slope in {np.count_nonzero(steepness)} pixels, expected {count} or more"
+            f"found orography with a slope in {np.count_nonzero(steepness)} pixels",
+            f"{count} or more",
+            "take a finer zoom, or fewer places",
         )
     chosen = np.zeros(steepness.size, dtype=np.bool_)
     chosen[order[:count]] = True

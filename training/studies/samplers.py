@@ -192,7 +192,9 @@ def year_range(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"(\d{4})-(\d{4})", text)
     if found is None or found[1] > found[2]:
-        raise UsageError(f"found the years {text!r}, expected a first and a last one such as 1995-2004")
+        raise UsageError(
+            f"found the years {text!r}", "a first and a last one such as 1995-2004", "give such as 1995-2004"
+        )
     return int(found[1]), int(found[2])
 
 
@@ -203,7 +205,7 @@ def step_counts(text: str) -> tuple[int, ...]:
     (4, 8, 32)
     """
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise UsageError(f"found the steps {text!r}, expected numbers of 1 or more such as 4,8,32")
+        raise UsageError(f"found the steps {text!r}", "numbers of 1 or more such as 4,8,32", "give such as 4,8,32")
     return tuple(int(part) for part in text.split(","))
 
 
@@ -214,8 +216,9 @@ def years_to_use(config: Config, years: tuple[int, int] | None) -> tuple[int, in
     low, high = config.data.evaluation_years
     if chosen[0] <= high and low <= chosen[1]:
         raise UsageError(
-            f"found the years {chosen[0]}-{chosen[1]}, expected years outside the evaluation years {low}-{high}: a "
-            "sampler that is chosen on them would look better there than it is"
+            f"found the years {chosen[0]}-{chosen[1]}",
+            f"years outside the evaluation years {low}-{high}",
+            "give other years: a sampler that is chosen on these would look better there than it is",
         )
     return chosen
 
@@ -239,7 +242,7 @@ def choices_of(model: TrainedModel, steps: Sequence[int]) -> list[LatentModel]:
 def compare_samplers(model: TrainedModel, choices: Sequence[LatentModel], truth: Period, members: int) -> SamplerTable:
     """Rows of `choices`, of ensembles over the steps of `truth`, and the one to recommend."""
     if members < 2:
-        raise UsageError(f"found {members} members, expected 2 or more")
+        raise UsageError(f"found {members} members", "2 or more", "give more members")
     true = anomalies(model, truth)
     lmax = min(LMAX, 2 << model.zoom)
     known = [spread_and_power(true[None, :, v], lmax) for v in range(true.shape[1])]

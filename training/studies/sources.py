@@ -66,9 +66,17 @@ def compare_sources(folders: Sequence[Path], members: int) -> list[SourceRow]:
     config = runs[0].config
     for run in runs:
         if run.denoiser is None:
-            raise UsageError(f"{run.path} has no diffusion model, expected runs that generate")
+            raise UsageError(
+                f"{run.path} has no diffusion model",
+                "runs that generate",
+                "name runs that were trained with a [diffusion] table",
+            )
         if (run.config.data, run.config.autoencoder) != (config.data, config.autoencoder):
-            raise UsageError(f"{run.path} has other data or another autoencoder than {runs[0].path}, expected the same")
+            raise UsageError(
+                f"{run.path} has other data or another autoencoder than {runs[0].path}",
+                "the same",
+                "compare runs that share them",
+            )
     first, last = config.data.evaluation_years
     before = (first - (last - first) - 1, first - 1)
     evaluation, previous = read_periods(
@@ -76,7 +84,11 @@ def compare_sources(folders: Sequence[Path], members: int) -> list[SourceRow]:
     )
     count = len(evaluation.times)
     if len(previous.times) != count:
-        raise UsageError(f"found {len(previous.times)} steps before {first}, expected {count}")
+        raise UsageError(
+            f"found {len(previous.times)} steps before {first}",
+            f"{count}",
+            "give a later start, or data that begins earlier",
+        )
     rows = []
     for run in runs:
         log.info("generate: %s, %d members of %d steps", run.path.name, members, count)

@@ -74,11 +74,17 @@ def transfer(model: TrainedModel, source: Path, coarse_zoom: int, names: Mapping
     `coarse_zoom` or its steps do not cover the year; UsageError if the model does not have that zoom.
     """
     if coarse_zoom not in model.zooms[:-1]:
-        raise UsageError(f"found --from-zoom {coarse_zoom}, expected one of the model's {list(model.zooms[:-1])}")
+        raise UsageError(
+            f"found --from-zoom {coarse_zoom}", f"one of the model's {list(model.zooms[:-1])}", "give one of these"
+        )
     fine = model.zoom
     fields = read_fields(source, model.variables, finest_zoom=fine, names=names)
     if fields.zoom <= coarse_zoom:
-        raise DataError(f"found {source.name} at zoom {fields.zoom}, expected one finer than zoom {coarse_zoom}")
+        raise DataError(
+            f"found {source.name} at zoom {fields.zoom}",
+            f"one finer than zoom {coarse_zoom}",
+            "give data on a finer grid, or a lower --from-zoom",
+        )
     phase, members = fields.phase, fields.shape[0]
     harmonics = climatology.affordable_harmonics(phase, members, model.time.harmonics)
     coefficients = fit_source(fields, harmonics, model.transforms)

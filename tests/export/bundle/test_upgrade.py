@@ -236,7 +236,10 @@ def test_a_failing_bundle_does_not_stop_the_others(old: Path, capsys: pytest.Cap
     assert [line.split(":")[0] for line in out.splitlines()] == [str(old), str(whole)]
     assert err.count(f"\nmissed: bundle {missed} stays as it was: on the CPU it misses the golden vectors") == 1
     assert err.count("\nnowhere: found no bundle 'nowhere'; known names: ") == 1
-    assert err.splitlines()[-1] == "fsae-export: 2 of 4 bundles could not be upgraded: missed, nowhere"
+    sentence = (
+        "fsae-export: 2 of 4 bundles could not be upgraded: missed, nowhere: the lines above say what to do for each"
+    )
+    assert err.splitlines()[-1] == sentence
     assert tree(missed) == before
     for folder in (old, whole):
         assert (folder / "manifest.json").read_bytes() == open_bundle(folder).manifest.to_json().encode()

@@ -188,6 +188,23 @@ def test_an_unknown_name_ends_in_what_to_type() -> None:
         read(temperature("t2m", standard_name="unknown", GRIB_paramId=168).rename(t2m="soil_3"))
 
 
+def test_only_what_may_be_it_is_proposed() -> None:
+    # oracle: neither a pressure, nor what is told apart by its standard name, level or name is a temperature at 2 m
+    mystery = temperature("mystery", standard_name="unknown")
+    first = {
+        "aaa": mystery["mystery"].assign_attrs(units="Pa"),
+        "bbb": mystery["mystery"].assign_attrs(standard_name="sea_water_temperature"),
+        "ccc": mystery["mystery"].assign_attrs(long_name="minimum temperature"),
+        "ddd": mystery["mystery"].assign_attrs(long_name="temperature anomaly"),
+        "eee": mystery["mystery"].assign_attrs(GRIB_paramId=168),
+        "t850": mystery["mystery"],
+    }
+    with pytest.raises(DataError, match=r"if one of them is it, give --name tas=mystery$"):
+        read(xr.Dataset(first, attrs=mystery.attrs).assign(mystery=mystery["mystery"]))
+    with pytest.raises(DataError, match=r"give a file that holds it$"):
+        read(xr.Dataset(first, attrs=mystery.attrs))
+
+
 def test_units_as_the_user_says(emulator: fsae.runtime.Emulator, tmp_path: Path) -> None:
     # oracle: the same data with its units set
     bare = series()

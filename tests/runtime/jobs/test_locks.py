@@ -135,7 +135,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOLCK, "No locks available")
 
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match="file/folder: Not a directory; is there space, and is it yours"):
+    with pytest.raises(OutputError, match="file/folder: Not a directory: check that it has space and is yours"):
         locked(tmp_path / "file" / "folder").__enter__()
     monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(OutputError, match="its file system has no locks"), locked(tmp_path / "folder"):

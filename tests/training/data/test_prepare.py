@@ -126,7 +126,7 @@ def test_refusals_leave_nothing_behind(months: xr.Dataset, tmp_path: Path) -> No
         prepare([one], out, [*variables, other])
     with pytest.raises(DataError, match=r"found no variable 'pr' in one\.nc"):
         describe_variables([one], ["pr"])
-    with pytest.raises(DataError, match="supports zoom 3 at most: found zoom 6 asked for"):
+    with pytest.raises(DataError, match="supports zoom 3 at most, and zoom 6 was asked for"):
         prepare([one], out, variables, zoom=6)
     broken = months.copy(deep=True)
     broken["tas"].values[20, 5, 5] = np.nan
