@@ -147,7 +147,7 @@ def decode_dates(variable: "xr.Variable", axis: "xr.Variable", what: str) -> tup
         if units is None:
             raise _no_units(axis, what)
         dates = tuple(map(_without_noise, dates_of(values, str(units), str(calendar).lower())))
-    except (*READ_ERRORS, OverflowError) as error:
+    except READ_ERRORS as error:
         raise DataError(f"cannot decode {what}: {reason(error)}", advice="correct the time axis") from None
     far = next((date for date in dates if abs(date.year) > MOST_YEARS), None)
     if far is not None:

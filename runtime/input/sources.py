@@ -5,6 +5,8 @@ import dataclasses
 import glob
 import os
 import stat
+import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,9 @@ Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]  # 
 Given: TypeAlias = "Source | Paths | xr.Dataset"
 
 # Raised for damaged files, on opening or reading, by xarray, h5netcdf, h5py and zarr.
-READ_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
+READ_ERRORS = (
+    OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 class Opened(NamedTuple):

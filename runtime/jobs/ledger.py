@@ -32,6 +32,7 @@ from fsae.runtime.log import log
 from fsae.runtime.output.files import RUN, SHARDS, output_errors
 from fsae.runtime.output.layout import Layout, Unit
 from fsae.runtime.output.seal import checksum
+from fsae.runtime.ownership import open_own
 
 from .chunks import chunk_names, keep
 from .shards import Pieces, Shard
@@ -105,10 +106,11 @@ class Ledger:
             state = "" if unit.state is None else _digest(unit.state)
             line = Line(member, unit.times.start, unit.times.stop, own, state)
             if unit.state is not None:
-                np.save(self._state_path(member, line.end), unit.state, allow_pickle=False)
-                force(self._state_path(member, line.end))
+                with _opened(self._state_path(member, line.end), os.O_TRUNC) as file:
+                    np.save(file, unit.state, allow_pickle=False)
+                    os.fsync(file.fileno())
             data = _text(line)
-            with (self.folder / LOG).open("ab", buffering=0) as file:
+            with _opened(self.folder / LOG, os.O_APPEND) as file:
                 if file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
@@ -132,6 +134,11 @@ class Ledger:
         except (OSError, ValueError, EOFError):
             return None
         return found if _digest(found) == line.state else None
+
+
+def _opened(path: Path, mode: int) -> io.FileIO:
+    """A file of the ledger to write to, unbuffered; OSError if a link or something else has its name."""
+    return io.FileIO(open_own(path, os.O_WRONLY | os.O_CREAT | mode), "w")
 
 
 def _digest(state: F32) -> str:

@@ -214,5 +214,5 @@ def damage_of(path: Path) -> str:
     """The part of a sealed output that is not as it was written; empty if all is whole. Everything is read."""
     try:
         return _damage_of_zarr(path) if path.is_dir() else _damage_of_netcdf(path)
-    except (*READ_ERRORS, AttributeError):
+    except READ_ERRORS:
         return "its metadata"

@@ -1,5 +1,6 @@
 """Reading fields: real files of many makers, and everything that must be refused with the right sentence."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -340,6 +341,14 @@ def test_zarr(tmp_path: Path, version: int) -> None:  # oracle: the data set it 
         DataError, match=r"cannot read tas in a\.zarr: .*: copy it again, as it may be damaged or incomplete"
     ):
         fields.read()
+    attributes = path / "lat" / (".zattrs" if version == 2 else "zarr.json")
+    whole = attributes.read_text(encoding="utf-8")
+    damaged = json.loads(whole)
+    (damaged if version == 2 else damaged["attributes"])["_FillValue"] = "gzip"  # of xarray, 8 bytes in base 64
+    attributes.write_text(json.dumps(damaged), encoding="utf-8")
+    with pytest.raises(DataError, match=r"cannot read .*a\.zarr: .*: copy it again"):
+        read_fields(path, [TAS])
+    attributes.write_text(whole, encoding="utf-8")
     (path / (".zgroup" if version == 2 else "zarr.json")).write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"cannot read .*a\.zarr"):
         read_fields(path, [TAS])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from runs import SMALL, Command, Ensemble, interrupted_run
+from small_output import layout_of
 
 from fsae.runtime import ownership
 from fsae.runtime.backends.onnx import OnnxGraphs
@@ -20,6 +21,8 @@ from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import OutputError
 from fsae.runtime.jobs import resume
 from fsae.runtime.jobs.job import Writing
+from fsae.runtime.jobs.ledger import open_ledger
+from fsae.runtime.output.layout import Unit
 from fsae.runtime.output.selection import Selection
 from fsae.runtime.output.target_grid import grid_like
 
@@ -301,3 +304,20 @@ def test_paths_that_are_no_place_for_an_output(
         assert said.code in (2, OutputError.exit_code), said
         assert "should not" not in said.err
         assert snapshot(tmp_path) == before
+
+
+def test_no_link_is_followed_that_takes_the_place_of_a_ledger_file(tmp_path: Path) -> None:
+    # oracle: the content of the file it leads to; the link comes when the run has been looked at already
+    folder, mine = tmp_path / "shard", tmp_path / "mine"
+    folder.mkdir()
+    mine.write_bytes(b"mine")
+    ledger = open_ledger(folder, tmp_path / "fields", layout_of())
+    state = np.zeros(3, np.float32)
+    unit = Unit(members=slice(0, 1), times=slice(0, 1), values=np.zeros((1, 1, 1, 1), np.float32), state=state)
+    for name in ("units.log", "states/0-1.npy"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(mine)
+        with pytest.raises(OSError, match=r"[Ll]ink"):
+            ledger.record(unit, {0: ("",)})
+        assert mine.read_bytes() == b"mine"
+        (folder / name).unlink()
