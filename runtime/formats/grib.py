@@ -113,6 +113,9 @@ def _beside_each_other(parts: "list[xr.Dataset]") -> "list[xr.Dataset]":
     found = []
     for part in parts:
         levels = [name for name, value in part.coords.items() if value.ndim == 0 and name not in KEPT]
+        for array in part.data_vars.values():
+            if array.attrs.get("GRIB_typeOfLevel") in levels:
+                array.attrs["GRIB_level"] = float(part[array.attrs["GRIB_typeOfLevel"]])
         new = {}
         for name in map(str, part.data_vars):
             if names.count(name) > 1:

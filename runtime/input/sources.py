@@ -25,8 +25,9 @@ Given: TypeAlias = "Source | Paths | xr.Dataset"
 
 # Raised for damaged files, on opening or reading, by xarray, h5netcdf, h5py and zarr.
 READ_ERRORS = (
-    OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError, struct.error, zlib.error,
-)  # fmt: skip
+    *(OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError),
+    *(struct.error, zlib.error),
+)
 
 
 class Opened(NamedTuple):

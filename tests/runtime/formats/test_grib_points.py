@@ -8,7 +8,7 @@ import pytest
 
 from fsae.runtime.bundle.manifest import Variable
 from fsae.runtime.input.joining import read_fields
-from fsae.runtime.sphere.healpix import pixel_centres
+from fsae.runtime.sphere.healpix import pixel_centres, ring_to_nested
 
 eccodes = pytest.importorskip("eccodes", exc_type=(ImportError, RuntimeError))
 
@@ -64,3 +64,23 @@ def test_scanning_orders_give_one_field(tmp_path: Path, edition: int) -> None:
         fields.close()
         np.testing.assert_allclose(found[-1], found[0], atol=2e-3, err_msg=str(order))
     np.testing.assert_allclose(found[0], temperature(*pixel_centres(2)), atol=1.5)
+
+
+@pytest.mark.parametrize("ordering", ["ring", "nested"])
+def test_cells_of_healpix(tmp_path: Path, ordering: str) -> None:
+    # oracle: a closed form at the centres of the cells, which are written in either order
+    zoom = 2
+    handle = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib2")
+    keys = {"gridType": "healpix", "Nside": 2**zoom, "orderingConvention": ordering}
+    keys |= {"longitudeOfFirstGridPointInDegrees": 45.0, "dataDate": 20050116, "dataTime": 0, "shortName": "2t"}
+    for key, value in keys.items():
+        eccodes.codes_set(handle, key, value)
+    field = temperature(*pixel_centres(zoom))  # nested
+    eccodes.codes_set_values(handle, field[np.argsort(ring_to_nested(zoom))] if ordering == "ring" else field)
+    with (tmp_path / "cells.grib2").open("wb") as file:
+        eccodes.codes_write(handle, file)
+    eccodes.codes_release(handle)
+    fields = read_fields([tmp_path / "cells.grib2"], (TAS,))
+    assert fields.zoom == zoom
+    np.testing.assert_allclose(fields.read()[0, 0, 0], field, atol=2e-3)
+    fields.close()

@@ -72,6 +72,7 @@ def test_an_ensemble_forecast(tmp_path: Path) -> None:  # oracle: the values tha
     found = read_fields(tmp_path / "forecast.grib2", SPECS, finest_zoom=ZOOM)
     assert (found.variables, found.members, found.step) == (("tas", "uas"), (0, 1), "1 day")
     assert [str(date)[:10] for date in found.times] == ["2003-02-11", "2003-02-12", "2003-02-13"]
+    assert [origin.level for origin in found.origins] == ["heightAboveGround 2", "heightAboveGround 10"]
     np.testing.assert_allclose(found.read(), np.moveaxis(regridded(values), 0, 2), rtol=0, atol=PACKED)
     found.close()
     assert [path.name for path in tmp_path.iterdir()] == ["forecast.grib2"]  # and no index file
