@@ -13,6 +13,7 @@ from .options import (
     UNITS,
     Session,
     Values,
+    group_of,
     packed,
     resolved,
     with_climatology,
@@ -38,10 +39,11 @@ def make_request(values: Values) -> "Request":
     members, ids, statistics = values.pop("members"), values.pop("member_ids"), values.pop("statistics")
     if members is not None and ids is not None:
         raise UsageError("found --members and --member-ids", advice="give one of them")
-    units, initial = values.pop("units"), values.pop("initial")
-    if units and initial is None:
-        raise UsageError("found --units without the file that they are of", advice="give --initial too")
-    values["initial"] = initial and Source.of(initial, units)
+    units, group, initial = values.pop("units"), values.pop("group"), values.pop("initial")
+    if (units or group) and initial is None:
+        option = "--units" if units else "--group"
+        raise UsageError(f"found {option} without the file that it is of", advice="give --initial too")
+    values["initial"] = initial and Source.of(initial, units, group)
     numbers = members or DEFAULT_MEMBERS if ids is None else member_ids(ids)
     return Request(members=numbers, statistics=words(statistics), **values)
 
@@ -89,6 +91,7 @@ with_request = packed(
     ),
     with_names,
     UNITS,
+    group_of("FILE"),
     with_climatology,
     click.option(
         "--sampler",

@@ -136,9 +136,10 @@ UNITS = click.option(
 )
 
 
-GROUP = click.option(
-    "--group", metavar="NAME", default="", help="Group of IN that holds the variables.  [default: the file itself]"
-)
+def group_of(what: str) -> Callable[[Command], Command]:
+    """The option for the group of a file, which the help calls `what`."""
+    said = f"Group of {what} that holds the variables.  [default: the file itself]"
+    return click.option("--group", metavar="NAME", default="", help=said)
 
 
 def with_units(command: Command) -> Command:
@@ -148,7 +149,7 @@ def with_units(command: Command) -> Command:
     def run(source: Source, units: dict[str, str], group: str, **given: Any) -> Any:
         return command(source=Source.of(source, units, group), **given)
 
-    return UNITS(GROUP(run))  # type: ignore[return-value]
+    return UNITS(group_of("IN")(run))  # type: ignore[return-value]
 
 
 with_climatology = click.option(

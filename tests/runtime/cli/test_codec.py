@@ -438,3 +438,21 @@ def test_impossible_values_are_never_published(
     assert re.search(rf"the model gave uas = {said}{where} at 2005-02-\d\d", one_sentence(err))
     assert not (tmp_path / "out.nc").exists()
     assert run(verb, *words[verb], "--variables", "tas", "--overwrite")[0] == 0  # what is wrong is not asked for
+
+
+def test_a_group_is_read_from_the_command_line(run: Run, source: Path, tmp_path: Path) -> None:
+    # oracle: the file whose variables are at its root
+    with xr.open_dataset(source, decode_times=False) as data:
+        data.to_netcdf(tmp_path / "groups.nc", engine="h5netcdf", group="fields/monthly")
+    inside, training = ("--group", "fields/monthly"), ("--climatology", "training")
+    for verb, more in (("compress", ()), ("superres", ("--zoom", "0"))):
+        assert run(verb, source, tmp_path / f"{verb}-1.nc", *training, *more)[0] == 0
+        assert run(verb, tmp_path / "groups.nc", tmp_path / f"{verb}-2.nc", *inside, *training, *more)[0] == 0
+        np.testing.assert_array_equal(values_of(tmp_path / f"{verb}-2.nc"), values_of(tmp_path / f"{verb}-1.nc"))
+    few = ("--members", "1", "--steps", "1", *training)
+    assert run("generate", "--initial", source, *few, "--out", tmp_path / "g1.nc")[0] == 0
+    assert run("generate", "--initial", tmp_path / "groups.nc", *inside, *few, "--out", tmp_path / "g2.nc")[0] == 0
+    np.testing.assert_array_equal(values_of(tmp_path / "g2.nc"), values_of(tmp_path / "g1.nc"))
+    code, _, err = run("generate", *inside, "--members", "1", "--steps", "1", "--out", tmp_path / "g3.nc")
+    assert code == 2
+    assert "found --group without the file that it is of: give --initial too" in one_sentence(err)
