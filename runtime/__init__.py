@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .archive.quality import Quality as Quality
     from .emulator import Emulator as Emulator
     from .emulator import load as load
     from .ensemble.request import Request as Request
@@ -37,6 +38,7 @@ __all__ = [
     "Emulator",
     "FsaeError",
     "OutputError",
+    "Quality",
     "Request",
     "Selection",
     "Shard",
@@ -60,6 +62,7 @@ def __getattr__(name: str) -> Any:
     homes = {"Emulator": "emulator", "load": "emulator", "Request": "ensemble.request", "Selection": "output.selection"}
     homes |= {
         "grid_like": "output.target_grid",
+        "Quality": "archive.quality",
         "Source": "input.sources",
         "Cluster": "jobs.cluster",
         "Shard": "jobs.shards",

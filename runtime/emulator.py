@@ -35,6 +35,8 @@ from .log import log
 if TYPE_CHECKING:
     import xarray as xr
 
+    from .archive.quality import Quality
+
 
 PathLike = str | os.PathLike[str]
 MakeJob = Callable[[Bundle, Graphs], Job]
@@ -179,6 +181,21 @@ class Emulator:
             return compress_job(bundle, graphs, inputs["input"], reading)
 
         return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing)
+
+    def archive_file(
+        self,
+        source: Given,
+        path: PathLike,
+        quality: "Quality | Mapping[str, Quality]",
+        *,
+        names: Mapping[str, str] | None = None,
+        writing: Writing = NEW,
+    ) -> Job:
+        """The fields of a file or dataset, on their own grid, as an archive of a quality, of all variables or each."""
+        from .codec.archive import archive_maker
+
+        make = archive_maker(path_like("path", path), quality, self.bundle, names, _as_writing(writing).force)
+        return self._write(make, {"input": Source.of(source)}, path, writing)
 
     def decompress_file(
         self,

@@ -1,5 +1,6 @@
 """`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from .options import (
     with_model,
     with_plain_reading,
     with_plain_writing,
+    with_qualities,
     with_reading,
     with_selection,
     with_session,
@@ -31,6 +33,7 @@ from .options import (
 from .terminal import PROGRAM, open_emulator, prepare_output, size_of, write_output
 
 if TYPE_CHECKING:
+    from fsae.runtime.archive.quality import Quality
     from fsae.runtime.codec.encoder_input import Reading
     from fsae.runtime.jobs.job import Writing
     from fsae.runtime.output.selection import Selection
@@ -56,16 +59,19 @@ def cli(session: Session) -> None:
 
 
 @cli.command()
+@click.argument("store", required=False, metavar="[STORE]")
 @with_json
 @with_model
-def info(as_json: bool, model: str | None) -> None:
-    """Describe a bundle.
+def info(store: str | None, as_json: bool, model: str | None) -> None:
+    """Describe a bundle, or the archive STORE.
 
-    That is its variables, zooms, compression ratio, training period, devices, parity and size.
+    Of a bundle that is its variables, zooms, compression ratio, training period, devices, parity and size; of an
+    archive the errors of its values and the bytes they take.
 
     \b
     Examples:
       fsae-run info
+      fsae-run info archive.zarr
       fsae-run info --model engines/default
       fsae-run info --json
     """
@@ -73,6 +79,14 @@ def info(as_json: bool, model: str | None) -> None:
 
     from .info import describe, info_json
 
+    if store is not None:
+        from fsae.runtime.archive.xarray_engine import figures
+
+        from .archives import archive_json, archive_lines
+
+        found = figures(store)
+        click.echo(archive_json(store, found) if as_json else archive_lines(store, found))
+        return
     bundle = open_bundle(model)
     click.echo(info_json(bundle) if as_json else describe(bundle))
 
@@ -116,10 +130,17 @@ def verify(as_json: bool, session: Session) -> None:
 @from_file_to_file
 @with_units
 @with_reading
+@with_qualities
 @with_writing
 @with_session
-def compress(source: Source, out: str, reading: "Reading", writing: "Writing", session: Session) -> None:
-    """Compress the fields in IN to float32 latents in OUT.
+def compress(
+    source: Source, out: str, reading: "Reading", qualities: "dict[str, Quality]", writing: "Writing", session: Session
+) -> None:
+    """Compress the fields in IN to OUT: to float32 latents, or to an archive of the quality that is asked for.
+
+    With --rmse, --max-error or --ratio OUT is an archive, a Zarr store that holds the fields on their own grid in few
+    bytes: xr.open_dataset(OUT, engine="fsae") opens it, and `fsae-run info OUT` tells its errors. A bound given by
+    --max-error holds for every value.
 
     IN is NetCDF, Zarr or GRIB on a lat-lon grid or HEALPix, or a quoted pattern of files to join along time.
 
@@ -129,7 +150,27 @@ def compress(source: Source, out: str, reading: "Reading", writing: "Writing", s
       fsae-run compress other-model.nc latents.nc --climatology other-climatology.nc
       fsae-run compress tas-hourly.zarr latents.zarr --climatology training --workers 8
       fsae-run compress "tas_*.nc" latents.zarr --climatology training
+      fsae-run compress tas-2005-2014.nc archive.zarr --max-error tas=0.5
+      fsae-run compress tas-2005-2014.nc archive.zarr --ratio 64
     """
+    if qualities:
+        from fsae.runtime.archive.xarray_engine import figures
+
+        from .archives import archive_lines
+
+        write_output(
+            "compressed",
+            {"input": source},
+            out,
+            session,
+            writing,
+            lambda emulator, path, how: emulator.archive_file(
+                source, path, qualities.get("*", qualities), names=reading.names, writing=how
+            ),
+        )
+        if os.path.isdir(out):
+            click.echo(archive_lines(out, figures(out)))
+        return
     write_output(
         "compressed",
         {"input": source, "climatology": reading.climatology},

@@ -14,6 +14,7 @@ from fsae.runtime.input.sources import Source
 from fsae.runtime.input.variables import pairs_of
 
 if TYPE_CHECKING:
+    from fsae.runtime.archive.quality import Quality
     from fsae.runtime.codec.encoder_input import Reading
     from fsae.runtime.jobs.cluster import Cluster
     from fsae.runtime.jobs.job import Writing
@@ -151,6 +152,36 @@ def with_units(command: Command) -> Command:
 
     return UNITS(group_of("IN")(run))  # type: ignore[return-value]
 
+
+def make_qualities(values: Values) -> "dict[str, Quality]":
+    """The quality of each variable, or of all ("*"); UsageError if two are given for one. Empty: none is asked for."""
+    from fsae.runtime.archive.quality import read_quality
+
+    found: dict[str, Quality] = {}
+    for kind in ("rmse", "max_error", "ratio"):
+        for text in values[kind]:
+            name, _, number = text.rpartition("=")
+            if (name or "*") in found or (found and "*" in (name or "*", *found)):
+                raise UsageError(f"found a second quality, {text!r}, of the same variable", advice="give one of them")
+            found[name or "*"] = read_quality(kind.replace("_", "-"), number)
+    if found and values["lossless_latents"]:
+        raise UsageError("found --lossless-latents and a quality", advice="give one of them")
+    return found
+
+
+with_qualities = packed(
+    "qualities",
+    make_qualities,
+    click.option("--rmse", metavar="TAS=0.2", multiple=True, help="Largest root mean square error of a chunk."),
+    click.option(
+        "--max-error",
+        metavar="TAS=0.5",
+        multiple=True,
+        help="Largest error of any value, in the variable's unit, or with % of the value.",
+    ),
+    click.option("--ratio", metavar="64", multiple=True, help="Bytes in float32 over bytes of the archive, at least."),
+    click.option("--lossless-latents", is_flag=True, help="Write float32 latents, the default."),
+)
 
 with_climatology = click.option(
     "--climatology",

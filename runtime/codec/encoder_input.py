@@ -136,12 +136,14 @@ class Reading:
     `zoom`: HEALPix zoom that the data is brought to, by default the finest it supports. `climatology`: the one of the
     data's source, made by `fsae-run climatology`, or "training" if that is the training data's own. `names`: what the
     data calls a variable, such as {"tas": "ts"}. `force`: go on with fields too far from their climatology.
+    `own_grid`: open the fields on the source's own grid too.
     """
 
     zoom: int | None = None
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
     names: Mapping[str, str] | None = None
     force: bool = False
+    own_grid: bool = False
 
     def __post_init__(self) -> None:
         if self.zoom is not None:
@@ -168,6 +170,7 @@ class Input:
     notes: tuple[str, ...]
     request: dict[str, Any]
     history: str  # of the first file
+    points: Fields | None  # the series on its own grid, if that was asked for and there is only one
     close: Callable[[], None]
 
     @property
@@ -249,10 +252,16 @@ def open_input(
             notes=tuple(notes),
             request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name, **said},
             history=str(opened[0].dataset.attrs.get("history", "")),
+            points=_own_points(bundle, source.name, opened, wanted) if reading.own_grid and not forecasts else None,
             close=lambda: None,
         )
         given = _checked(bundle, given, force=reading.force)
         return dataclasses.replace(given, close=closing.pop_all().close)
+
+
+def _own_points(bundle: Bundle, name: str, opened: Sequence[Opened], wanted: Wanted) -> Fields:
+    """The same fields on their own grid."""
+    return _in_steps_of(bundle, join_opened(name, opened, dataclasses.replace(wanted, own_grid=True)))
 
 
 def _expected(bundle: Bundle, fields: Fields, own: F32 | None) -> Expected | None:

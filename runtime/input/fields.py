@@ -52,6 +52,7 @@ class Fields:
     readers: tuple[Reader, ...] = field(repr=False)  # one per variable
     close: Callable[[], None] = field(repr=False, default=lambda: None)  # closes the files opened for these fields
     notes: tuple[str, ...] = ()  # for the user, on how the source was read
+    own_grid: bool = False  # values are those of the points of `grid`, flattened, instead of HEALPix cells
     label: str = ""  # of the one member that the source says it is, such as r1i1p1f1
     model: str = ""  # that made the source, if it says so
 
@@ -78,7 +79,8 @@ class Fields:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(realization, time, variable, pixel)."""
-        return len(self.members or (0,)), len(self.times), len(self.variables), npix(self.zoom)
+        points = self.grid.size if self.own_grid else npix(self.zoom)
+        return len(self.members or (0,)), len(self.times), len(self.variables), points
 
     def read(self, times: slice = slice(None), member: int | None = None) -> F32:
         """Values (realization, time, variable, pixel); only one realization if its index `member` is given."""
@@ -113,6 +115,7 @@ class Wanted:
     method: str = "auto"
     make_weights: WeightMaker = field(default_factory=once_a_grid)
     others: Sequence[str] = ()  # names of variables that are not taken for these
+    own_grid: bool = False  # see `Fields`
 
     def find(self, dataset: "xr.Dataset", where: str) -> "list[xr.DataArray]":
         """The variables in a dataset; DataError for one that it does not hold, or that says it is something else."""
@@ -193,7 +196,7 @@ def fields_of(opened: Opened, wanted: Wanted) -> Fields:
         )
     readers, origins, notes = [], [], [note for date in dates for note in date.notes]
     for spec, array, place, date, member in zip(wanted.variables, arrays, places, dates, members, strict=True):
-        convert, how = converter(place.grid, zoom, wanted.method, wanted.make_weights)
+        convert, how = _as_it_is if wanted.own_grid else converter(place.grid, zoom, wanted.method, wanted.make_weights)
         refuse_differences(array, spec, where)
         units, more = _units(array, spec, where, wanted.units.get(spec.name))
         halves = next((str(d) for d in array.dims if str(d).lower() == HALVES and array.sizes[d] > 1), None)
@@ -236,9 +239,13 @@ def fields_of(opened: Opened, wanted: Wanted) -> Fields:
         origins=tuple(origins),
         readers=tuple(readers),
         notes=tuple(dict.fromkeys(notes)),
+        own_grid=wanted.own_grid,
         label=member_label(dataset) if members[0] is None else "",
         model=str(dataset.attrs.get("source_id", dataset.attrs.get("model_id", ""))),
     )
+
+
+_as_it_is: tuple[Callable[[Floating], Floating], str] = (lambda values: values, "")
 
 
 def _zoom(wanted: Wanted, grids: Sequence[Grid], where: str) -> int:

@@ -4,12 +4,13 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.archive.quality import Figures
 from fsae.runtime.arguments import refused, switch
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
@@ -114,7 +115,8 @@ class Job:
     """A result to be made: a layout and, in one pass, the units that fill it, except those that are finished.
 
     `notes` are warnings for the user, `close` closes the input and is called when all is done or has failed. `missing`
-    are the numbers of the shards that the output still waits for.
+    are the numbers of the shards that the output still waits for. `figures` are those of an archive by variable, which
+    grow as its units are made.
     """
 
     layout: Layout
@@ -124,6 +126,7 @@ class Job:
     chained: bool = False  # True if a unit of a member needs those before it
     close: Callable[[], None] = lambda: None
     missing: tuple[int, ...] = ()
+    figures: Mapping[str, Figures] = field(default_factory=dict)
 
     @property
     def fields(self) -> int:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +32,15 @@ LONGITUDE: dict[str, Attribute] = {"standard_name": "longitude", "long_name": "l
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A finished piece of output: values (member, time, variable, point), and which members and times they are."""
+    """A finished piece of output: values (member, time, variable, point), and which members and times they are.
+
+    Of an archive it is the `chunks` of its variables instead, bytes in their order, and no values.
+    """
 
     members: slice
     times: slice
     values: F32
+    chunks: tuple[bytes, ...] = ()
     state: F32 | None = None  # of a single member: what its next unit needs to know of the units so far
 
 
@@ -69,7 +73,8 @@ class Layout:
     With several `reference_times` each member has a series of steps from each of them. A unit then counts rows instead
     of members: all series of the first member, then those of the second one, and so on. The points of a lat-lon grid
     are flattened (lat, lon). The variables named in `by_quantile` hold a field for each of the `quantiles`; there are
-    no members then.
+    no members then. `codecs` are the Zarr metadata of codecs of variables, by name; the cells of such an
+    archive have no coordinates, which readers know from the codec.
     """
 
     variables: Mapping[str, Mapping[str, Attribute]]
@@ -82,6 +87,7 @@ class Layout:
     extra: tuple["Coordinate", ...] = ()
     quantiles: tuple[float, ...] = ()
     by_quantile: tuple[str, ...] = ()
+    codecs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def points(self) -> int:
@@ -180,7 +186,7 @@ def coordinates(layout: Layout) -> list[Coordinate]:
         values = np.array(layout.quantiles)
         found.append(Coordinate(name="quantile", dims=("quantile",), values=values, attributes=attributes))
     if isinstance(layout.grid, Cells):
-        return found + cell_coordinates(layout.grid)
+        return found if layout.codecs else found + cell_coordinates(layout.grid)
     lat, lon = LATITUDE | {"axis": "Y"}, LONGITUDE | {"axis": "X"}
     found.append(Coordinate(name="lat", dims=("lat",), values=layout.grid.lat_deg, attributes=lat))
     found.append(Coordinate(name="lon", dims=("lon",), values=layout.grid.lon_deg, attributes=lon))
@@ -215,7 +221,7 @@ def cell_coordinates(cells: Cells) -> list[Coordinate]:
 
 def data_attributes(layout: Layout, name: str) -> dict[str, Attribute]:
     """CF attributes of a data variable, with its grid mapping and auxiliary coordinates."""
-    cells = isinstance(layout.grid, Cells)
+    cells = isinstance(layout.grid, Cells) and not layout.codecs
     beside = ["lat", "lon"] if cells else []
     beside += ["time"] if layout.reference_times is not None else []
     beside += [item.name for item in layout.extra if item.dims != (item.name,) and set(item.dims) <= set(layout.dims)]
@@ -239,7 +245,8 @@ def data_arrays(layout: Layout) -> list[Array]:
         lead = (("quantile",), (len(layout.quantiles),)) if name in layout.by_quantile else ((), ())
         dims, shape, chunks = (*lead[0], *layout.dims), (*lead[1], *layout.shape), (*lead[1], *layout.chunks)
         attributes = data_attributes(layout, name)
-        found.append(Array(name=name, dims=dims, shape=shape, chunks=chunks, attributes=attributes))
+        codec = layout.codecs.get(name)
+        found.append(Array(name=name, dims=dims, shape=shape, chunks=chunks, attributes=attributes, codec=codec))
     return found
 
 
@@ -254,6 +261,10 @@ def make_frame(store: Store, layout: Layout) -> None:
 def write_unit(store: Store, layout: Layout, unit: Unit) -> None:
     """Write one unit into the store."""
     place = layout.place(unit.members, unit.times)
+    for name, data in zip(layout.variables, unit.chunks, strict=False):
+        store.write_chunk(name, place, data)
+    if unit.chunks:
+        return
     for name, slots in layout.slots.items():
         values = shaped(layout, name, unit.values[:, :, slots])
         store.write(name, (slice(None), *place) if name in layout.by_quantile else place, values)

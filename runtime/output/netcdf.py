@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fsae.runtime.arrays import F32
+from fsae.runtime.errors import OutputError
 
 from .store import Array, Attribute, Coordinate
 
@@ -66,6 +67,10 @@ class NetcdfStore:
     def describe(self, attributes: Mapping[str, Attribute]) -> None:
         """Add global attributes."""
         self._file.attrs.update(short(attributes))
+
+    def write_chunk(self, name: str, place: tuple[slice, ...], data: bytes) -> None:
+        """See `Store.write_chunk`; NetCDF holds no coded chunks."""
+        raise OutputError(f"cannot write coded chunks of {name} to NetCDF", advice="give a name that ends in .zarr")
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""

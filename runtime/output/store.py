@@ -32,6 +32,10 @@ class Store(Protocol):
         """Put values in their place in an array."""
         ...
 
+    def write_chunk(self, name: str, place: tuple[slice, ...], data: bytes) -> None:
+        """Put the bytes of a whole chunk of an array with a codec in its place."""
+        ...
+
     def put(self, item: Coordinate) -> None:
         """Write a small variable at once."""
         ...
@@ -43,10 +47,11 @@ class Store(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Array:
-    """A float32 array that is written in pieces."""
+    """A float32 array that is written in pieces; `codec` is the Zarr metadata of what its chunks are coded with."""
 
     name: str
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     attributes: Mapping[str, Attribute]
+    codec: Mapping[str, Any] | None = None

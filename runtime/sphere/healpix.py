@@ -3,6 +3,8 @@
 The index arithmetic is that of the `healpix` package (the C library healpix_bare).
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -149,3 +151,31 @@ def coarsen_valid(field: NDArray[np.floating], levels: int) -> NDArray[np.floati
 def refine(field: NDArray[np.floating], levels: int = 1) -> NDArray[np.floating]:
     """Every pixel repeated for its 4**levels descendants: (..., pixel) -> (..., pixel * 4**levels)."""
     return np.repeat(field, 4**levels, axis=-1)
+
+
+@lru_cache(maxsize=4)
+def surroundings(zoom: int) -> Ints:
+    """The 5 x 5 pixels around each nested pixel (pixel, 25), itself in the middle.
+
+    Rows and columns follow the sides of the pixel. Where base pixels meet at a corner some pixels stand twice.
+    """
+    import healpix  # start-up time
+
+    depth = 6  # descendants on the sides of a pixel, that much finer
+    pixel, side = np.arange(npix(zoom)), (1 << depth) - 1
+    inside = {
+        "x": _interleaved(np.array([0, side]), np.array([side // 2] * 2), depth),
+        "y": _interleaved(np.array([side // 2] * 2), np.array([0, side]), depth),
+    }
+    vectors = {
+        name: np.stack(healpix.pix2vec(1 << (zoom + depth), (pixel[:, None] << 2 * depth) + places, nest=True), axis=-1)
+        for name, places in inside.items()
+    }
+    along_x, along_y = (vectors[name][:, 1] - vectors[name][:, 0] for name in "xy")
+    centre = np.stack(healpix.pix2vec(1 << zoom, pixel, nest=True), axis=-1)
+    around = np.empty((pixel.size, 25), dtype=np.int64)
+    for place, (row, column) in enumerate(np.ndindex(5, 5)):
+        # A little off the centre: a point on a boundary would belong to either side by rounding.
+        point = centre + along_x * (row - 2 + 0.013) + along_y * (column - 2 + 0.007)
+        around[:, place] = healpix.vec2pix(1 << zoom, *point.T, nest=True)
+    return around

@@ -1,0 +1,115 @@
+"""Codecs of bundles: the tables in `archive.npz`, found by their hash wherever a bundle with them lies.
+
+VARIABLE.NAME                  the integer tables of a variable, see tables.py
+VARIABLE.source_climatology    (1 + 2K, point) float32, on the training data's own grid
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fsae.runtime.arrays import F32
+from fsae.runtime.bundle.exported import remembered
+from fsae.runtime.bundle.files import Bundle, bundles_in, fingerprint, open_bundle, shipped_folder
+from fsae.runtime.errors import BundleError, FsaeError
+from fsae.runtime.sphere.grids import LatLonGrid
+
+from .chunk import Codec
+from .grid import CodecGrid, cells_of, points_of
+from .tables import TYPES, make_codec_tables
+
+FILE = "archive.npz"
+SOURCE_CLIMATOLOGY = "source_climatology"
+SAME_DEG = 1e-4  # axes of the training data's own grid may differ by that much
+
+
+def archive_key(bundle: Bundle) -> str:
+    """SHA-256 of the tables that a bundle's archives are coded with; BundleError if it has none."""
+    entry = bundle.manifest.files.get(FILE)
+    if entry is None:
+        raise BundleError(
+            f"bundle {bundle.manifest.name} has no archive codec",
+            advice="give --model default, or --lossless-latents; `fsae-train codec` fits one to your data",
+        )
+    return entry.sha256
+
+
+def find_archive(key: str, name: str) -> Bundle:
+    """The bundle whose archive codec has that hash: that of this name, or any that is shipped or was exported here.
+
+    BundleError saying which is missing.
+    """
+    tried = []
+    for place in (name, *bundles_in(shipped_folder()), *sorted(_exported())):
+        try:
+            bundle = open_bundle(place)
+        except FsaeError:
+            continue
+        entry = bundle.manifest.files.get(FILE)
+        if entry is not None and entry.sha256 == key:
+            return bundle
+        tried.append(bundle.manifest.name)
+    raise BundleError(
+        f"found no bundle with the archive codec {key[:12]} that this data was written with, by bundle {name!r}",
+        advice="get that bundle and export or copy it to ./engines, or name its folder in the environment variable "
+        "FSAE_BUNDLE",
+    )
+
+
+def _exported() -> list[Any]:
+    """Bundles in ./engines that this user exported."""
+    from pathlib import Path
+
+    known = remembered()
+    return [path for path in bundles_in(Path("engines")) if fingerprint(path) in known]
+
+
+@lru_cache(maxsize=4)
+def _arrays(folder: str, key: str) -> Mapping[str, NDArray[Any]]:
+    bundle = open_bundle(folder)
+    if archive_key(bundle) != key:
+        raise BundleError(f"{folder} was changed while it was used", advice="start again")
+    return bundle.arrays(FILE)
+
+
+def open_codec(bundle: Bundle, variable: str, grid: LatLonGrid | int) -> Codec:
+    """Codec of a variable on a lat-lon grid, or on the cells of a zoom; BundleError if the bundle has none of it."""
+    where = str(bundle.folder / FILE)
+    arrays = _arrays(str(bundle.folder), archive_key(bundle))
+    own = {name: arrays[f"{variable}.{name}"] for name in TYPES if f"{variable}.{name}" in arrays}
+    names = [v.name for v in bundle.manifest.variables]
+    if not own or variable not in names:
+        raise BundleError(f"{where} has no codec of {variable}", advice="fit one with `fsae-train codec`")
+    tables = make_codec_tables(own, where)
+    if isinstance(grid, int):
+        if grid != tables.zoom:
+            raise BundleError(
+                f"found HEALPix cells of zoom {grid}", f"zoom {tables.zoom}", "bring the fields to that zoom first"
+            )
+        return Codec(tables=tables, climatology=_cells(bundle, variable), grid=cells_of(grid))
+    place, source = points_of(grid, tables.zoom), arrays.get(f"{variable}.{SOURCE_CLIMATOLOGY}")
+    if source is not None and _is_source(bundle, grid):
+        return Codec(tables=tables, climatology=source.astype(np.float32), grid=place)
+    return Codec(tables=tables, climatology=_interpolated(place, _cells(bundle, variable)), grid=place)
+
+
+def _cells(bundle: Bundle, variable: str) -> F32:
+    place = [v.name for v in bundle.manifest.variables].index(variable)
+    climatology: F32 = bundle.tables.climatology[place]
+    return climatology
+
+
+def _interpolated(place: CodecGrid, climatology: F32) -> F32:
+    return place.interpolate(climatology.astype(np.float64)).astype(np.float32)
+
+
+def _is_source(bundle: Bundle, grid: LatLonGrid) -> bool:
+    """True if a grid is that of the training data, in its order."""
+    tables = bundle.tables
+    return grid.shape == tables.source_shape and bool(
+        np.allclose(grid.lat_deg, tables.source_lat_deg, rtol=0, atol=SAME_DEG)
+        and np.allclose(grid.lon_deg, tables.source_lon_deg, rtol=0, atol=SAME_DEG)
+    )

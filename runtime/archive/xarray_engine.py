@@ -1,0 +1,157 @@
+"""`xr.open_dataset(STORE, engine="fsae")`: an archive as the dataset that it was made of, lazily.
+
+The entry point `fsae` of `xarray.backends`. Values are decoded chunk by chunk when they are asked for.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from xarray.backends import BackendArray, BackendEntrypoint
+from xarray.core import indexing
+
+from fsae.runtime.errors import DataError
+from fsae.runtime.output.layout import Cells, cell_coordinates
+
+from .chunk import figures_of
+from .quality import Figures
+from .zarr_codec import FsaeCodec, register
+
+if TYPE_CHECKING:
+    import xarray as xr
+    import zarr
+
+KIND = "archive"  # attribute fsae_kind
+COPY = "take another copy of the store"
+
+
+def open_group(path: str | os.PathLike[str]) -> "zarr.Group":
+    """The Zarr group of an archive; DataError if there is none."""
+    import zarr
+
+    register()
+    try:
+        group = zarr.open_group(os.fspath(path), mode="r", zarr_format=3)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot read {os.fspath(path)} as a Zarr store ({error})", advice="check the path") from None
+    if group.attrs.get("fsae_kind") != KIND:
+        raise DataError(f"{os.fspath(path)} is no archive of fsae", advice="open it with another engine")
+    return group
+
+
+def codec_of(array: "zarr.Array[Any]") -> FsaeCodec | None:
+    """The archive codec of an array; None if it has another one."""
+    found = [codec for codec in array.metadata.codecs if isinstance(codec, FsaeCodec)]  # type: ignore[union-attr]
+    return found[0] if found else None
+
+
+def figures(path: str | os.PathLike[str]) -> dict[str, Figures]:
+    """What the chunks of an archive say of themselves, added up, by variable; DataError naming a damaged chunk."""
+    group, found = open_group(path), {}
+    for name, array in group.arrays():
+        if codec_of(array) is not None:
+            total = Figures()
+            for key in _chunk_keys(array, tuple(slice(0, size) for size in array.shape)):
+                try:
+                    total += figures_of((Path(path) / name / key).read_bytes())
+                except (DataError, OSError) as error:
+                    why = error.reason if isinstance(error, DataError) else error.strerror
+                    raise DataError(f"chunk {name}/{key} of {path}: {why}", advice=COPY) from None
+            found[name] = total
+    return found
+
+
+def _chunk_keys(array: "zarr.Array[Any]", place: tuple[slice, ...]) -> list[str]:
+    """Keys of the chunks that hold a part of an array."""
+    spans = [range(p.start // c, -(-p.stop // c)) for p, c in zip(place, array.chunks, strict=True)]
+    return [array.metadata.encode_chunk_key(index) for index in itertools.product(*spans)]
+
+
+class _Archived(BackendArray):
+    """An array that decodes the chunks of a selection, and says which one is damaged."""
+
+    def __init__(self, array: "zarr.Array[Any]", where: str) -> None:
+        self._array, self._where = array, where
+        self.shape, self.dtype = array.shape, np.dtype(array.dtype)
+
+    def __getitem__(self, key: "indexing.ExplicitIndexer") -> NDArray[Any]:
+        basic = indexing.IndexingSupport.BASIC
+        found: NDArray[Any] = indexing.explicit_indexing_adapter(key, self.shape, basic, self._read)
+        return found
+
+    def _read(self, key: tuple[Any, ...]) -> NDArray[Any]:
+        try:
+            return np.asarray(self._array[key])
+        except DataError as error:
+            raise DataError(f"{self._damaged()} of {self._where}: {error.reason}", advice=COPY) from None
+
+    def _damaged(self) -> str:
+        for key in _chunk_keys(self._array, tuple(slice(0, size) for size in self.shape)):
+            index = tuple(int(part) for part in key.split("/")[1:])
+            block = tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, self._array.chunks, strict=True))
+            try:
+                self._array[block]
+            except DataError:
+                return f"chunk {self._array.basename}/{key}"
+        return f"variable {self._array.basename}"
+
+
+class FsaeBackend(BackendEntrypoint):
+    """Opens archives written by `fsae-run compress`."""
+
+    description = "Open archives of fsae, the climate codec"
+    url = ""
+    open_dataset_parameters: ClassVar[tuple[str, ...]] = ("filename_or_obj", "drop_variables")
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """True for a folder that says it is an archive."""
+        try:
+            metadata = Path(filename_or_obj, "zarr.json")
+            return b'"fsae_kind": "archive"' in metadata.read_bytes()
+        except (OSError, TypeError, ValueError):
+            return False
+
+    def open_dataset(  # type: ignore[override]
+        self, filename_or_obj: str | os.PathLike[str], *, drop_variables: str | Iterable[str] | None = None
+    ) -> "xr.Dataset":
+        """The dataset of an archive; BundleError if the bundle that it was written with is not here."""
+        import xarray as xr
+
+        where = os.fspath(filename_or_obj)
+        group = open_group(where)
+        dropped = {drop_variables} if isinstance(drop_variables, str) else set(drop_variables or ())
+        variables: dict[str, xr.Variable] = {}
+        for name, array in group.arrays():
+            if name in dropped:
+                continue
+            codec = codec_of(array)
+            dims, attributes = _dims(array), dict(array.attrs)
+            if codec is None:
+                variables[name] = xr.Variable(dims, array[...], attributes)
+                continue
+            if "zoom" in codec.grid:
+                variables |= _cells(int(codec.grid["zoom"]))
+                attributes["grid_mapping"] = "crs"
+            _ = codec.codec  # without its bundle nothing can be decoded
+            lazy = indexing.LazilyIndexedArray(_Archived(array, where))
+            chunks = dict(zip(dims, array.chunks, strict=True))
+            variables[name] = xr.Variable(dims, lazy, attributes, {"preferred_chunks": chunks})
+        coordinates = {name for name, one in variables.items() if name in one.dims or name in ("lat", "lon", "crs")}
+        coordinates |= {name for name in variables if name.endswith("_bnds")}
+        return xr.decode_cf(xr.Dataset(variables, attrs=dict(group.attrs)).set_coords(sorted(coordinates)))
+
+
+def _dims(array: "zarr.Array[Any]") -> tuple[str, ...]:
+    return tuple(str(name) for name in array.metadata.dimension_names)  # type: ignore[union-attr]
+
+
+def _cells(zoom: int) -> "dict[str, xr.Variable]":
+    import xarray as xr
+
+    return {
+        one.name: xr.Variable(one.dims, one.values, dict(one.attributes)) for one in cell_coordinates(Cells(zoom=zoom))
+    }
