@@ -185,7 +185,7 @@ class _Work:
             move = np.log2(max(kept[exponent][2], 1e-9)) * OCTAVE / (0.8 if not rising else -1.0)
             good = [e for e, one in kept.items() if one[2] >= 1]
             bad = [e for e, one in kept.items() if one[2] < 1]
-            wanted = exponent + int(np.floor(move))
+            wanted = exponent + int(np.ceil(move) if rising else np.floor(move))
             if good and bad:  # between the best that keeps the promise and the nearest that does not
                 inner = (max(good), min(bad)) if not rising else (min(good), max(bad))
                 if abs(inner[0] - inner[1]) <= 1:
