@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.sphere.grids import LatLonGrid
@@ -71,10 +70,3 @@ def _four(weights: Weights) -> tuple[Ints, F64]:
     index[row, place], value[row, place] = weights.index, np.round(weights.weight * WEIGHT_ONE)
     value[np.arange(count.size), value.argmax(1)] += WEIGHT_ONE - value.sum(1)
     return index, value
-
-
-def area_of(latitude_deg: NDArray[np.floating]) -> F64:
-    """Areas of points at these latitudes, of sum 1, where no more is known of a grid."""
-    area = np.maximum(np.cos(np.radians(latitude_deg.astype(np.float64))), 0.0)
-    whole: F64 = area / area.sum()
-    return whole

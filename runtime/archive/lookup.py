@@ -32,7 +32,7 @@ def archive_key(bundle: Bundle) -> str:
     if entry is None:
         raise BundleError(
             f"bundle {bundle.manifest.name} has no archive codec",
-            advice="give --model default, or --lossless-latents; `fsae-train codec` fits one to your data",
+            advice="give --model default, or --lossless-latents",
         )
     return entry.sha256
 
@@ -42,7 +42,6 @@ def find_archive(key: str, name: str) -> Bundle:
 
     BundleError saying which is missing.
     """
-    tried = []
     for place in (name, *bundles_in(shipped_folder()), *sorted(_exported())):
         try:
             bundle = open_bundle(place)
@@ -51,11 +50,9 @@ def find_archive(key: str, name: str) -> Bundle:
         entry = bundle.manifest.files.get(FILE)
         if entry is not None and entry.sha256 == key:
             return bundle
-        tried.append(bundle.manifest.name)
     raise BundleError(
         f"found no bundle with the archive codec {key[:12]} that this data was written with, by bundle {name!r}",
-        advice="get that bundle and export or copy it to ./engines, or name its folder in the environment variable "
-        "FSAE_BUNDLE",
+        advice="export that bundle to ./engines of this folder, or install the fsae that ships it",
     )
 
 
@@ -82,7 +79,7 @@ def open_codec(bundle: Bundle, variable: str, grid: LatLonGrid | int) -> Codec:
     own = {name: arrays[f"{variable}.{name}"] for name in TYPES if f"{variable}.{name}" in arrays}
     names = [v.name for v in bundle.manifest.variables]
     if not own or variable not in names:
-        raise BundleError(f"{where} has no codec of {variable}", advice="fit one with `fsae-train codec`")
+        raise BundleError(f"{where} has no codec of {variable}", advice="give --model default, or --lossless-latents")
     tables = make_codec_tables(own, where)
     if isinstance(grid, int):
         if grid != tables.zoom:

@@ -55,7 +55,7 @@ def figures(path: str | os.PathLike[str]) -> dict[str, Figures]:
     for name, array in group.arrays():
         if codec_of(array) is not None:
             total = Figures()
-            for key in _chunk_keys(array, tuple(slice(0, size) for size in array.shape)):
+            for key in _chunk_keys(array):
                 try:
                     total += figures_of((Path(path) / name / key).read_bytes())
                 except (DataError, OSError) as error:
@@ -65,9 +65,9 @@ def figures(path: str | os.PathLike[str]) -> dict[str, Figures]:
     return found
 
 
-def _chunk_keys(array: "zarr.Array[Any]", place: tuple[slice, ...]) -> list[str]:
-    """Keys of the chunks that hold a part of an array."""
-    spans = [range(p.start // c, -(-p.stop // c)) for p, c in zip(place, array.chunks, strict=True)]
+def _chunk_keys(array: "zarr.Array[Any]") -> list[str]:
+    """Keys of all chunks of an array."""
+    spans = [range(-(-size // chunk)) for size, chunk in zip(array.shape, array.chunks, strict=True)]
     return [array.metadata.encode_chunk_key(index) for index in itertools.product(*spans)]
 
 
@@ -90,7 +90,7 @@ class _Archived(BackendArray):
             raise DataError(f"{self._damaged()} of {self._where}: {error.reason}", advice=COPY) from None
 
     def _damaged(self) -> str:
-        for key in _chunk_keys(self._array, tuple(slice(0, size) for size in self.shape)):
+        for key in _chunk_keys(self._array):
             index = tuple(int(part) for part in key.split("/")[1:])
             block = tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, self._array.chunks, strict=True))
             try:

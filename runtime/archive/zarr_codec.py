@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, NDBuffer
 
 NAME = "fsae"
-EVEN = 1e-9  # degrees that the points of an even axis may be off
 
 
 def axis_facts(axis: F64) -> "dict[str, float] | list[float]":
