@@ -44,16 +44,14 @@ def deviations(tables: CodecTables, steps: int) -> Ints:
 def correct(tables: CodecTables, coefficients: F64, deviation: Ints, step_exponent: int) -> Ints:
     """Corrections (group) of the deviations, in classes: the likeliest for these coefficients (frequency, coefficient).
 
-    A group counts where it is not much smaller than the step; if it never is, all of it counts.
+    A group counts where it is not much smaller than the step; one of few such coefficients is not corrected.
     """
     ratio = (coefficients / np.exp2(deviation / 32)) ** 2
     counted = (deviation >= step_exponent - 64).astype(np.float64)
-    size = np.bincount(tables.groups).astype(np.float64)
-    groups = len(size)
+    groups = int(tables.groups.max()) + 1
     total = np.bincount(tables.groups, weights=(ratio * counted).sum(0), minlength=groups)
     number = np.bincount(tables.groups, weights=counted.sum(0), minlength=groups)
-    whole = np.bincount(tables.groups, weights=ratio.sum(0), minlength=groups) / (size * len(ratio))
-    mean = np.where(number > 0, total / np.maximum(number, 1), np.minimum(whole, 1.0) if len(ratio) else whole)
+    mean = total / np.maximum(number, 1)
     wanted = np.round(2 * np.log2(np.maximum(mean, 1e-3))).astype(np.int64)
     wanted[number < 30] = 0
     return np.clip(wanted, CORRECTIONS[0], CORRECTIONS[-1])

@@ -1,4 +1,4 @@
-"""What a codec is to the benchmark."""
+"""The record of a codec in the benchmark."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -74,7 +74,7 @@ def digest(path: Path) -> str:
 
 
 def sentence(process: subprocess.Popen[str], err: str) -> str:
-    """What is wrong with how a run ended; empty if nothing is."""
+    """Complaint about how a run ended; empty if it ended well."""
     if "Traceback" in err or "fsae failed where it should not" in err or process.returncode not in CODES:
         return f"exit {process.returncode}: {err.strip().splitlines()[-1:]}"
     return ""

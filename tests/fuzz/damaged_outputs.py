@@ -64,7 +64,7 @@ def damage(path: Path, rng: random.Random) -> str:
 
 
 def kind_of(name: str) -> str:
-    """What a file is to a run, by its path."""
+    """The role of a file in a run, by its path."""
     for part in ("run.json", "units.log", "states", "lock", "fields.nc"):
         if part in name:
             return part

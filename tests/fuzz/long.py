@@ -29,7 +29,7 @@ LONGEST = 3000  # characters of a message
 
 
 def complaint(target: Target, data: bytes) -> str:
-    """What is wrong with how an input is read; empty if it is read, or refused in one sentence."""
+    """Complaint about how an input is read; empty if it is read, or refused in one sentence."""
     try:
         target.read(data)
     except FsaeError as error:

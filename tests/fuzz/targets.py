@@ -1,4 +1,4 @@
-"""What is fuzzed: an honest example, or a few, and the function that reads them. A refusal is an FsaeError."""
+"""Targets of the fuzz tests: honest examples, and the function that reads them. A refusal is an FsaeError."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What a variable says it is: its level, statistic and zero; names and numbers of weather centres; units as said."""
+"""The meaning of a variable: its level, statistic and zero; names and numbers of weather centres; units as said."""
 
 from collections.abc import Mapping
 from pathlib import Path
