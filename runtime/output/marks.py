@@ -17,6 +17,7 @@ from fsae.runtime.errors import OutputError
 from fsae.runtime.input.sources import READ_ERRORS, reason
 from fsae.runtime.ownership import kind, open_own
 
+from .netcdf import as_text
 from .store import Attribute
 
 MARK = "fsae_mark"
@@ -71,7 +72,7 @@ def _of_file(path: Path) -> tuple[dict[str, Any], set[str]]:
     import h5netcdf
 
     with h5netcdf.File(path, "r") as file:
-        return dict(file.attrs), {name for variable in file.variables.values() for name in variable.attrs}
+        return as_text(file.attrs), {name for variable in file.variables.values() for name in variable.attrs}
 
 
 def _of_store(path: Path) -> tuple[dict[str, Any], set[str]]:

@@ -25,6 +25,29 @@ def short(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
     }
 
 
+def as_characters(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
+    """The attributes as NetCDF stores them: `short` numbers, and text as characters (NC_CHAR), as the C library does.
+
+    h5netcdf would write text as NC_STRING, of which CDO reads the first letter, NCO nothing (error -56), and
+    `nf90_get_att` of Fortran nothing either. Text beyond ASCII is stored in UTF-8.
+    """
+    return {key: _characters(value) if isinstance(value, str) else value for key, value in short(attributes).items()}
+
+
+def _characters(text: str) -> Any:
+    import h5py
+
+    data = text.encode()
+    if not data:
+        return h5py.Empty(np.dtype("S1"))  # HDF5 has no text of length 0
+    return np.array(data, dtype=h5py.string_dtype("ascii" if text.isascii() else "utf-8", len(data)))
+
+
+def as_text(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes read through h5netcdf, which gives text of no or one character as bytes, with all text as `str`."""
+    return {key: value.decode() if isinstance(value, bytes) else value for key, value in attributes.items()}
+
+
 class _PatientFile(io.FileIO):
     """A file whose writes seem to succeed; the first failure is kept in `failure`, and later writes are dropped.
 
@@ -66,7 +89,7 @@ class NetcdfStore:
 
     def describe(self, attributes: Mapping[str, Attribute]) -> None:
         """Add global attributes."""
-        self._file.attrs.update(short(attributes))
+        self._file.attrs.update(as_characters(attributes))
 
     def write_chunk(self, name: str, place: tuple[slice, ...], data: bytes) -> None:
         """See `Store.write_chunk`; NetCDF holds no coded chunks."""
@@ -77,7 +100,7 @@ class NetcdfStore:
         self._make_dimensions(item.dims, item.values.shape)
         variable = self._file.create_variable(item.name, item.dims, dtype=item.values.dtype)
         variable[...] = item.values
-        variable.attrs.update(short(item.attributes))
+        variable.attrs.update(as_characters(item.attributes))
         self._raise_failure()
 
     def create(self, array: Array) -> None:
@@ -92,7 +115,7 @@ class NetcdfStore:
             compression_opts=4,
             shuffle=True,
         )
-        variable.attrs.update(short(array.attributes))
+        variable.attrs.update(as_characters(array.attributes))
 
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
         """See `Store.write`."""

@@ -27,7 +27,7 @@ from fsae.runtime.input.sources import READ_ERRORS
 
 from .files import output_errors
 from .layout import Layout, coordinates, data_arrays, global_attributes, make_frame, normalised
-from .netcdf import NetcdfStore, short
+from .netcdf import NetcdfStore, as_text, short
 from .store import Array
 from .zarr import ZarrStore
 
@@ -200,7 +200,7 @@ def _damage_of_netcdf(path: Path) -> str:
                 return str(name)
             variable = file.variables[name]
             chunks = variable.chunks or variable.shape
-            facts = (name, variable.dimensions, variable.dtype, variable.shape, dict(variable.attrs))
+            facts = (name, variable.dimensions, variable.dtype, variable.shape, as_text(variable.attrs))
             blocks = (variable[block] for block in _blocks(variable.shape, chunks)) if chunks else [variable[()]]
             if _seal_of(facts, blocks) != sealed[name]:
                 return str(name)
