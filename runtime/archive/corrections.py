@@ -1,5 +1,6 @@
 """Corrections of decoded values that make a bound on the error hold: integers for many points, exact values for few."""
 
+import struct
 import zlib
 from typing import Any
 
@@ -27,15 +28,15 @@ def tolerance(quality: Quality, decoded: F64) -> F64 | float:
     return np.maximum(quality.max_error * share - np.abs(decoded) * ROUNDING, 0.0)
 
 
-def corrected(decoded: F64, steps: Ints | None, half: F64 | float) -> F32:
+def corrected(decoded: F64, steps: Ints, half: F64 | float) -> F32:
     """Values (time, point) in float32 with the corrections applied."""
-    return (decoded if steps is None else decoded + steps * (2.0 * half)).astype(np.float32)
+    return (decoded + steps * (2.0 * half)).astype(np.float32)
 
 
-def find(quality: Quality, values: F32, decoded: F64) -> tuple[Ints, NDArray[np.intp], F32]:
-    """Corrections (time, point) in steps, and the flat places and values of points that only exact values make right.
+def found(quality: Quality, values: F32, decoded: F64) -> bytes:
+    """Bytes of the corrections that make a bound hold for values (time, point), the bound in front.
 
-    Values that are missing have no correction.
+    Points that only exact values make right have those; values that are missing have no correction.
     """
     half = np.asarray(tolerance(quality, decoded))
     with np.errstate(all="ignore"):
@@ -46,7 +47,22 @@ def find(quality: Quality, values: F32, decoded: F64) -> tuple[Ints, NDArray[np.
         made = corrected(decoded, steps.astype(np.int64), half)
         far |= ~np.isnan(values) & ~within(quality, values, made)
     places = np.flatnonzero(far)
-    return steps.astype(np.int64), places, values.reshape(-1)[places]
+    return struct.pack("<d", quality.max_error) + pack(steps.astype(np.int64), places, values.reshape(-1)[places])
+
+
+def applied(data: bytes, decoded: F64, *, relative: bool) -> F32:
+    """Values (time, point) in float32 of decoded ones, with the corrections in `data` if there are any.
+
+    DataError if the bytes are damaged.
+    """
+    if not data:
+        return decoded.astype(np.float32)
+    bound = struct.unpack("<d", data[:8])[0]
+    half = tolerance(Quality(max_error=bound, relative=relative), decoded)
+    steps, places, exact = unpack(data[8:], decoded.shape)
+    values = corrected(decoded, steps, half)
+    values.reshape(-1)[places] = exact
+    return values
 
 
 def within(quality: Quality, values: F32, made: F32) -> NDArray[np.bool_]:
@@ -62,7 +78,7 @@ def pack(steps: Ints, places: NDArray[np.intp], exact: F32) -> bytes:
 
     symbols = (steps.reshape(-1) + MOST).astype(np.int32)
     counts = np.bincount(symbols, minlength=BESIDE)
-    table = zlib.compress(np.ceil(counts * (65535.0 / max(counts.max(), 1))).astype("<u2").tobytes(), 9)
+    table = zlib.compress(np.ceil(counts * (65000.0 / max(counts.max(), 1))).astype("<u2").tobytes(), 9)
     coder = constriction.stream.queue.RangeEncoder()
     coder.encode(symbols, _model(_frequencies(table)))
     words = coder.get_compressed().astype("<u4").tobytes()

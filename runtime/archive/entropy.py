@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.arrays import F64, Ints
+from fsae.runtime.arrays import Ints
 from fsae.runtime.errors import DataError
 
 from .tables import CLASSES, ESCAPE, FREQUENCIES, LARGEST, LOWEST, PER_CLASS, CodecTables
@@ -19,7 +19,6 @@ from .tables import CLASSES, ESCAPE, FREQUENCIES, LARGEST, LOWEST, PER_CLASS, Co
 CORRECTIONS = np.arange(-4, 13)  # of the deviations of a group, in classes
 CORRECTION_FREQUENCY = 2.0 ** -np.abs(np.arange(-4, 13)) + np.where(CORRECTIONS == 0, 6.0, 0.0)  # exact in float64
 DEAD = -1  # class of coefficients that are zero without a word
-ONE_SIDED = 0.5  # share of the step from which a value may become a symbol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,46 +40,16 @@ def deviations(tables: CodecTables, steps: int) -> Ints:
     return tables.deviation[tables.entries].astype(np.int32) + tables.spectrum[:, columns].T[:, row]
 
 
-def correct(tables: CodecTables, coefficients: F64, deviation: Ints, step_exponent: int) -> Ints:
-    """Corrections (group) of the deviations, in classes: the likeliest for these coefficients (frequency, coefficient).
-
-    A group counts where it is not much smaller than the step; one of few such coefficients is not corrected.
-    """
-    ratio = (coefficients / np.exp2(deviation / 32)) ** 2
-    counted = (deviation >= step_exponent - 64).astype(np.float64)
-    groups = int(tables.groups.max()) + 1
-    total = np.bincount(tables.groups, weights=(ratio * counted).sum(0), minlength=groups)
-    number = np.bincount(tables.groups, weights=counted.sum(0), minlength=groups)
-    mean = total / np.maximum(number, 1)
-    wanted = np.round(2 * np.log2(np.maximum(mean, 1e-3))).astype(np.int64)
-    wanted[number < 30] = 0
-    return np.clip(wanted, CORRECTIONS[0], CORRECTIONS[-1])
-
-
 def classify(tables: CodecTables, deviation: Ints, corrections: Ints, step_exponent: int) -> NDArray[np.int8]:
     """Class (frequency, coefficient) of each symbol for a step of 2**(step_exponent / OCTAVE); DEAD below them all."""
-    found = (deviation - (step_exponent + LOWEST)) // PER_CLASS + corrections[tables.groups]
+    return classes_of(deviation, corrections[tables.groups], step_exponent)
+
+
+def classes_of(deviation: Ints, corrections: Ints, step_exponent: int) -> NDArray[np.int8]:
+    """Classes of deviations with their corrections, which broadcast against each other."""
+    found = (deviation - (step_exponent + LOWEST)) // PER_CLASS + corrections
     classes: NDArray[np.int8] = np.clip(found, DEAD, CLASSES - 1).astype(np.int8)
     return classes
-
-
-def quantise(tables: CodecTables, values: F64, classes: NDArray[np.int8], cost: float) -> NDArray[np.int32]:
-    """Symbols (frequency, coefficient) of `values` in steps: those of the least error^2 + cost * bits, of three.
-
-    The candidates are the nearest integer, the one below it in size, and zero (rate-distortion optimised quantisation).
-    """
-    symbols = np.zeros(values.shape, dtype=np.int32)
-    place = np.nonzero((np.abs(values) > ONE_SIDED) & (classes != DEAD))
-    size = np.abs(values[place])
-    bits = tables.bits[classes[place]]
-    nearest = np.floor(size + 0.5)
-    best, least = nearest, np.full(size.shape, np.inf)
-    for candidate in (nearest, nearest - 1, np.zeros_like(nearest)):
-        length = bits[np.arange(size.size), np.minimum(candidate, LARGEST + 1).astype(np.intp) + LARGEST]
-        total = (size - candidate) ** 2 + cost * (length + np.where(candidate > LARGEST, 24.0, 0.0))
-        best, least = np.where(total < least, candidate, best), np.minimum(total, least)
-    symbols[place] = (np.sign(values[place]) * best).astype(np.int32)
-    return symbols
 
 
 def _model(frequency: NDArray[Any]) -> Any:

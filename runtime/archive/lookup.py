@@ -16,9 +16,9 @@ from fsae.runtime.bundle.exported import remembered
 from fsae.runtime.bundle.files import Bundle, bundles_in, fingerprint, open_bundle, shipped_folder
 from fsae.runtime.errors import BundleError, FsaeError
 from fsae.runtime.sphere.grids import LatLonGrid
+from fsae.runtime.sphere.interpolated_grid import InterpolatedGrid, cells_of, points_of
 
-from .chunk import Codec
-from .grid import CodecGrid, cells_of, points_of
+from .codec import Codec
 from .tables import TYPES, make_codec_tables
 
 FILE = "archive.npz"
@@ -99,7 +99,7 @@ def _cells(bundle: Bundle, variable: str) -> F32:
     return climatology
 
 
-def _interpolated(place: CodecGrid, climatology: F32) -> F32:
+def _interpolated(place: InterpolatedGrid, climatology: F32) -> F32:
     return place.interpolate(climatology.astype(np.float64)).astype(np.float32)
 
 

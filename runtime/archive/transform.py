@@ -13,7 +13,7 @@ from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import coarsen, surroundings
 
-from .tables import PATTERN_ONE, STENCIL_ONE, CodecTables
+from .tables import OCTAVE, PATTERN_ONE, STENCIL_ONE, CodecTables
 
 WAVE_ONE = 1 << 16  # unit of the cosine transform
 FINE = 16  # parts of a step that coefficients are rounded to after the transform in time
@@ -32,6 +32,12 @@ def cosines(steps: int) -> F64:
     waves[0] /= np.sqrt(2)
     whole: F64 = np.round(waves * WAVE_ONE)
     return whole
+
+
+def step_of(exponent: int) -> float:
+    """The quantisation step 2**(exponent / OCTAVE), the same on every machine."""
+    octave, part = divmod(exponent, OCTAVE)
+    return float(np.ldexp(round(2 ** (part / OCTAVE) * (1 << 20)) / (1 << 20), octave))
 
 
 def analyse(tables: CodecTables, anomalies: Floating) -> F64:

@@ -16,7 +16,7 @@ from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.sphere.grids import LatLonGrid
 
-from .chunk import Codec
+from .codec import Codec
 from .lookup import find_archive, open_codec
 from .quality import Quality
 

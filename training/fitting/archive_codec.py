@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from fsae.runtime.archive.entropy import classify, correct, deviations, quantise
 from fsae.runtime.archive.tables import (
     CELL_ZOOM,
     CLASSES,
@@ -29,6 +28,7 @@ from fsae.runtime.archive.tables import (
     make_codec_tables,
 )
 from fsae.runtime.archive.transform import analyse, cosines
+from fsae.runtime.archive.trials import Trials
 from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, surroundings, zoom_of
 
@@ -113,12 +113,11 @@ def _integers(shares: F64) -> NDArray[np.uint32]:
 def _learn_frequencies(tables: CodecTables, chunks: list[F64], exponents: Iterable[int]) -> F64:
     """Counts (class, symbol) of what the codec writes for these coefficients at steps 2**(exponent / OCTAVE)."""
     counts = np.zeros((CLASSES, ESCAPE + 1))
+    every = [Trials(tables, coefficients, cells=coefficients.size, left=0.0) for coefficients in chunks]
     for exponent in exponents:
-        for coefficients in chunks:
-            deviation = deviations(tables, len(coefficients))
-            corrections = correct(tables, coefficients, deviation, exponent)
-            classes = classify(tables, deviation, corrections, exponent)
-            symbols = quantise(tables, coefficients / 2 ** (exponent / OCTAVE), classes, COST)
+        for trials in every:
+            trial = trials.trial(exponent, COST)
+            classes, symbols = trials.classes(trial), trials.symbols(trial)
             alive = classes >= 0
             symbol = np.where(np.abs(symbols) > LARGEST, ESCAPE, symbols + LARGEST)[alive]
             key = classes[alive].astype(np.int64) * (ESCAPE + 1) + symbol

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from fsae.runtime.archive import entropy, transform
-from fsae.runtime.archive.chunk import Codec, figures_of, step_of
+from fsae.runtime.archive import corrections, entropy, transform
+from fsae.runtime.archive.chunk import figures_of
+from fsae.runtime.archive.codec import Codec
 from fsae.runtime.archive.lookup import FILE, find_archive, open_codec
 from fsae.runtime.archive.quality import Quality, read_quality
+from fsae.runtime.archive.trials import Trials, furthest
 from fsae.runtime.codec.encoder_input import open_fields
 from fsae.runtime.errors import BundleError, DataError, UsageError
 from fsae.runtime.sphere.grids import LatLonGrid
@@ -170,7 +172,7 @@ def test_surroundings_hold_all_neighbours():
 def test_steps_are_powers_of_two():
     """Oracle: 2**(exponent / 32)."""
     for exponent in itertools.chain(range(-70, 70, 7), (320,)):
-        assert step_of(exponent) == pytest.approx(2 ** (exponent / 32), rel=1e-6)
+        assert transform.step_of(exponent) == pytest.approx(2 ** (exponent / 32), rel=1e-6)
 
 
 def test_a_bundle_is_found_by_the_hash_of_its_tables(default_bundle):
@@ -200,3 +202,37 @@ def test_a_lat_lon_grid_is_fitted_well(default_bundle):
     field = (np.sin(up) ** 3 + np.cos(up) ** 2 * np.cos(2 * around)).reshape(1, -1)
     error = grid.interpolate(grid.fit(field)) - field
     assert np.sqrt((error**2 @ grid.area).item()) < 0.002
+
+
+def test_trials_foresee_bytes_and_errors(codec: Codec, months):
+    """Oracle: the words of the coder, three bytes for each escape, and the errors of its symbols."""
+    values, phase = months
+    coefficients = transform.analyse(codec.tables, values - codec.expected(np.round(phase * 4096).astype(int)))
+    found = Trials(codec.tables, coefficients, cells=values.size, left=0.0)
+    for exponent in (-100, -20, 60):
+        trial = found.trial(exponent)
+        symbols, classes = found.symbols(trial), found.classes(trial)
+        coded = entropy.encode(codec.tables, symbols, classes, trial.corrections)
+        assert coded.words.nbytes + 3 * coded.escapes.size == pytest.approx(found.size(exponent), abs=60)
+        error = coefficients - symbols * transform.step_of(exponent)
+        assert found.error(exponent) == pytest.approx(np.sqrt((error**2).sum() / values.size), rel=1e-9)
+        deviation = entropy.deviations(codec.tables, len(coefficients))
+        assert np.array_equal(classes, entropy.classify(codec.tables, deviation, trial.corrections, exponent))
+
+
+def test_the_furthest_number_with_slack():
+    """Oracle: a search of all numbers."""
+    for edge in (-40, -3, 0, 17, 39, 41):
+        found = furthest(lambda number, edge=edge: 0.7 * (edge - number), 5, -40, 40)
+        assert found == max((n for n in range(-40, 41) if n <= edge), default=None)
+    assert furthest(lambda _: -1.0, 5, -40, 40) is None
+
+
+def test_few_corrections_take_few_bytes():
+    """Oracle: the entropy of 20 ones among 60 x 1,000 zeros, about 290 bits."""
+    for points in range(990, 1010):  # rounding may not take a frequency out of its 16 bits
+        steps = np.zeros((60, points), dtype=np.int64)
+        steps.reshape(-1)[::3001] = 1
+        packed = corrections.pack(steps, np.zeros(0, np.intp), np.zeros(0, np.float32))
+        assert len(packed) < 150
+        assert np.array_equal(corrections.unpack(packed, steps.shape)[0], steps)
