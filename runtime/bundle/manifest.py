@@ -306,6 +306,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     grid: Grid
     variables: Annotated[tuple[Variable, ...], Meta(min_length=1)]
     plausible: Mapping[VariableName, Plausible] | UnsetType = UNSET  # by variable; unset in older bundles
+    archive_rmse: Mapping[VariableName, Positive] | UnsetType = UNSET  # what archives keep unless told otherwise
     zooms: Annotated[tuple[Zoom, ...], Meta(min_length=2)]
     latent: Latent
     time: Time
@@ -328,6 +329,7 @@ class Manifest(Record, frozen=True, kw_only=True):
         check(latent.ratio == ratio, f"latent.ratio is {latent.ratio}, expected {ratio}")
         check(latent.shape == shape, f"latent.shape is {list(latent.shape)}, expected {list(shape)}")
         check(set(self.distances) <= set(names), f"plausible is of {sorted(self.distances)}, expected some of {names}")
+        check(set(self.rmse) <= set(names), f"archive_rmse is of {sorted(self.rmse)}, expected some of {names}")
         check((self.denoiser is None) == (self.sampler is None), "denoiser and sampler go together: both or neither")
         check(self.fast is None or self.denoiser is not None, "fast goes with a denoiser")
         check("tables.npz" in self.files, "files lack tables.npz")
@@ -362,6 +364,11 @@ class Manifest(Record, frozen=True, kw_only=True):
     def distances(self) -> Mapping[str, Plausible]:
         """Distances of training fields by variable; of variables without, input is not held against them."""
         return {} if isinstance(self.plausible, UnsetType) else self.plausible
+
+    @property
+    def rmse(self) -> Mapping[str, float]:
+        """Root mean square error of archives by variable, unless another quality is asked for; empty without a codec."""
+        return {} if isinstance(self.archive_rmse, UnsetType) else self.archive_rmse
 
     @property
     def graphs(self) -> tuple[str, ...]:

@@ -74,7 +74,8 @@ class Layout:
     of members: all series of the first member, then those of the second one, and so on. The points of a lat-lon grid
     are flattened (lat, lon). The variables named in `by_quantile` hold a field for each of the `quantiles`; there are
     no members then. `codecs` are the Zarr metadata of codecs of variables, by name; the cells of such an
-    archive have no coordinates, which readers know from the codec.
+    archive have no coordinates, which readers know from the codec. `summary` gives global attributes that follow from
+    the values, out of the finished store.
     """
 
     variables: Mapping[str, Mapping[str, Attribute]]
@@ -88,6 +89,7 @@ class Layout:
     quantiles: tuple[float, ...] = ()
     by_quantile: tuple[str, ...] = ()
     codecs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    summary: Callable[[Path], Mapping[str, Attribute]] | None = None
 
     @property
     def points(self) -> int:

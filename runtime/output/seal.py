@@ -28,7 +28,7 @@ from fsae.runtime.input.sources import READ_ERRORS
 from .files import output_errors
 from .layout import Layout, coordinates, data_arrays, global_attributes, make_frame, normalised
 from .netcdf import NetcdfStore, as_text, short
-from .store import Array
+from .store import Array, Attribute
 from .zarr import ZarrStore
 
 SEAL = "fsae_sha256"
@@ -48,16 +48,19 @@ def checksum(path: Path) -> str:
 # --- Zarr ---
 
 
-def frame_files(layout: Layout, sums: Mapping[str, str] | None = None) -> "Files":
+def frame_files(
+    layout: Layout, sums: Mapping[str, str] | None = None, summary: Mapping[str, Attribute] | None = None
+) -> "Files":
     """All files of a Zarr store but the chunks of its data, by their names in it; the metadata of the group last.
 
-    With the checksums of those chunks, by name, it is the frame of a finished store: sealed, its metadata consolidated.
+    With the checksums of those chunks, by name, it is the frame of a finished store: sealed, with its summary, its
+    metadata consolidated. Metadata of archives is short: without blanks, and each array's in one place.
     """
-    store, held = ZarrStore.in_memory(global_attributes(layout))
+    store, held = ZarrStore.in_memory(global_attributes(layout), short=bool(layout.codecs))
     make_frame(store, layout)
     if sums is not None:
         everything = {**{name: hashlib.sha256(value.to_bytes()).hexdigest() for name, value in held.items()}, **sums}
-        store.describe({SEAL: normalised(_seals(everything))})
+        store.describe({**(summary or {}), SEAL: normalised(_seals(everything))})
         store.close()
     names = sorted(held, key=lambda name: (name == METADATA, name))
     return {name: held[name].to_bytes() for name in names}
@@ -103,7 +106,7 @@ def _holds(path: Path, data: bytes) -> bool:
 
 def finish_zarr(store: Path, layout: Layout, sums: Mapping[str, str]) -> None:
     """Seal a store whose chunks have these checksums; OutputError if there is a file in it that is no part of it."""
-    files = frame_files(layout, sums)
+    files = frame_files(layout, sums, layout.summary(store) if layout.summary else None)
     mend(store, files)
     for name in _files_in(store):
         if name not in files and name not in sums and ("/" in name or name == METADATA):
@@ -120,12 +123,13 @@ def _files_in(store: Path) -> Iterator[str]:
 
 def _damage_of_zarr(store: Path) -> str:
     found = json.loads((store / METADATA).read_bytes())
-    sealed = json.loads(found["attributes"][SEAL])
+    sealed, consolidated = json.loads(found["attributes"][SEAL]), found.get("consolidated_metadata")
     seals = _seals({name: checksum(store / name) for name in _files_in(store)})
     for name, known in sealed.items():
         if seals.get(name) != known:
             return str(name)
-        if found["consolidated_metadata"]["metadata"][name] != json.loads((store / name / METADATA).read_bytes()):
+        own = json.loads((store / name / METADATA).read_bytes())
+        if consolidated is not None and consolidated["metadata"][name] != own:
             return METADATA
     added = [name for name in seals if name not in sealed and (store / name / METADATA).exists()]
     return added[0] if added else ""

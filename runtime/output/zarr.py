@@ -1,5 +1,6 @@
 """Zarr v3 stores."""
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Mapping
@@ -16,41 +17,52 @@ FILTERS = threading.Lock()  # warning filters belong to the process, so threads 
 class ZarrStore:
     """A Zarr v3 group, written in whole chunks, so that none is read to write another.
 
-    Without attributes it is the existing group at the path, to be continued.
+    Without attributes it is the existing group at the path, to be continued. `short`: its metadata takes few bytes.
     """
 
-    def __init__(self, path: "Path | Any", attributes: Mapping[str, Attribute] | None) -> None:
+    def __init__(self, path: "Path | Any", attributes: Mapping[str, Attribute] | None, *, short: bool = False) -> None:
         import zarr
 
-        place = str(path) if isinstance(path, Path) else path
+        place, self._short = str(path) if isinstance(path, Path) else path, short
         if attributes is not None:
-            self._group = zarr.create_group(store=place, zarr_format=3, attributes=dict(attributes))
+            with self._writing():
+                self._group = zarr.create_group(store=place, zarr_format=3, attributes=dict(attributes))
         else:
             self._group = zarr.open_group(store=place, mode="r+", zarr_format=3, use_consolidated=False)
         self._arrays: dict[str, Any] = {}
 
     @classmethod
-    def in_memory(cls, attributes: Mapping[str, Attribute]) -> "tuple[ZarrStore, dict[str, Any]]":
+    def in_memory(
+        cls, attributes: Mapping[str, Attribute], *, short: bool = False
+    ) -> "tuple[ZarrStore, dict[str, Any]]":
         """A store that is not on the disk, and its files by name, each with a method `to_bytes`."""
         from zarr.storage import MemoryStore
 
         files: dict[str, Any] = {}
-        return cls(MemoryStore(files), attributes), files
+        return cls(MemoryStore(files), attributes, short=short), files
+
+    def _writing(self) -> "contextlib.AbstractContextManager[Any]":
+        """What metadata is written in."""
+        import zarr
+
+        return zarr.config.set({"json_indent": None}) if self._short else contextlib.nullcontext()
 
     def describe(self, attributes: Mapping[str, Attribute]) -> None:
         """Add attributes of the group."""
-        self._group.update_attributes(dict(attributes))
+        with self._writing():
+            self._group.update_attributes(dict(attributes))
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""
-        array = self._group.create_array(
-            item.name,
-            shape=item.values.shape,
-            chunks=item.values.shape,
-            dtype=item.values.dtype,
-            dimension_names=item.dims,
-            attributes=dict(item.attributes),
-        )
+        with self._writing():
+            array = self._group.create_array(
+                item.name,
+                shape=item.values.shape,
+                chunks=item.values.shape,
+                dtype=item.values.dtype,
+                dimension_names=item.dims,
+                attributes=dict(item.attributes),
+            )
         array[...] = item.values
 
     def create(self, array: Array) -> None:
@@ -63,16 +75,17 @@ class ZarrStore:
 
             name = str(array.codec["name"])
             coding = {"serializer": get_codec_class(name).from_dict(dict(array.codec)), "compressors": None}
-        self._arrays[array.name] = self._group.create_array(
-            array.name,
-            shape=array.shape,
-            chunks=array.chunks,
-            dtype="float32",
-            dimension_names=array.dims,
-            attributes=dict(array.attributes),
-            fill_value=float("nan"),
-            **coding,
-        )
+        with self._writing():
+            self._arrays[array.name] = self._group.create_array(
+                array.name,
+                shape=array.shape,
+                chunks=array.chunks,
+                dtype="float32",
+                dimension_names=array.dims,
+                attributes=dict(array.attributes),
+                fill_value=float("nan"),
+                **coding,
+            )
 
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
         """See `Store.write`."""
@@ -103,6 +116,9 @@ class ZarrStore:
         """See `Store.close`."""
         import zarr
 
+        if self._short:
+            self._group.store.close()
+            return
         with FILTERS, warnings.catch_warnings():
             # not yet part of the Zarr v3 specification, but expected by xarray and ignored by other readers
             warnings.filterwarnings("ignore", message="Consolidated metadata")
