@@ -173,7 +173,6 @@ class Emulator:
 
         `source` may be several files, or a pattern such as tas_*.nc, which are joined along time.
         """
-
         force = _as_writing(writing).force  # other processes get this function, and no progress bar
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
@@ -186,15 +185,18 @@ class Emulator:
         self,
         source: Given,
         path: PathLike,
-        quality: "Quality | Mapping[str, Quality]",
+        quality: "Quality | Mapping[str, Quality] | None" = None,
         *,
         names: Mapping[str, str] | None = None,
+        append: bool = False,
         writing: Writing = NEW,
     ) -> Job:
-        """The fields of a file or dataset, on their own grid, as an archive of a quality, of all variables or each."""
+        """Fields on their own grid as an archive, by default of the bundle's own quality; `append` to one at `path`."""
         from .codec.archive import archive_maker
 
-        make = archive_maker(path_like("path", path), quality, self.bundle, names, _as_writing(writing).force)
+        reading = Reading(climatology=TRAINING, names=names, force=_as_writing(writing).force)
+        make = archive_maker(path_like("path", path), quality, self.bundle, reading, append)
+        writing = dataclasses.replace(writing, overwrite=writing.overwrite or append)
         return self._write(make, {"input": Source.of(source)}, path, writing)
 
     def decompress_file(
@@ -206,7 +208,6 @@ class Emulator:
         writing: Writing = NEW,
     ) -> Job:
         """`decompress` of a file or dataset to a file."""
-
         force = writing.force  # other processes get this function, and no progress bar
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
@@ -226,7 +227,6 @@ class Emulator:
         writing: Writing = NEW,
     ) -> Job:
         """`superres` of a file or dataset to a file; `source` as in `compress_file`."""
-
         force = _as_writing(writing).force  # other processes get this function, and no progress bar
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:

@@ -8,7 +8,7 @@ CRC-32 of all that
 import struct
 import zlib
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,16 @@ class Chunk:
         return whole + struct.pack("<I", zlib.crc32(whole))
 
 
+def chunks_in(data: bytes) -> list[bytes]:
+    """The chunks that stand one after the other where steps were appended; DataError if they do not fill `data`."""
+    found, place = list[bytes](), 0
+    while place < len(data) or not found:
+        size = _ends(data, place)[-1] + 4 - place
+        found.append(data[place : place + size])
+        place += size
+    return found
+
+
 def read_chunk(data: bytes, coefficients: int) -> Chunk:
     """The chunk of bytes whose fields have that many coefficients; DataError if they are damaged or no chunk."""
     head, sections = _sections(data)
@@ -81,11 +91,13 @@ def read_chunk(data: bytes, coefficients: int) -> Chunk:
 
 
 def figures_of(data: bytes) -> Figures:
-    """The figures that a chunk holds of itself; DataError if it is damaged. The areas of all points are alike there."""
-    head, _ = _sections(data)
-    _, _, _, steps, points, _, rmse, largest = HEAD.unpack(head)
-    values = steps * points
-    return Figures(squares=rmse**2 * steps, weight=float(steps), largest=largest, values=values, stored_bytes=len(data))
+    """The figures that chunks hold of themselves; DataError if one is damaged. The areas of all points are alike."""
+    total = Figures()
+    for one in chunks_in(data):
+        _, _, _, steps, points, _, rmse, largest = HEAD.unpack(_sections(one)[0])
+        weight, values = float(steps), steps * points
+        total += Figures(squares=rmse**2 * steps, weight=weight, largest=largest, values=values, stored_bytes=len(one))
+    return total
 
 
 def _varint(number: int) -> bytes:
@@ -108,19 +120,26 @@ def _sections(data: bytes) -> tuple[bytes, list[bytes]]:
         raise DataError(
             f"found version {data[4]} of the archive codec", f"version {VERSION}", "install a newer fsae to read it"
         )
-    place, sizes = HEAD.size, []
+    ends = _ends(data, 0)
+    if ends[-1] != len(data) - 4:
+        raise _damaged("its parts have other lengths")
+    return data[: HEAD.size], [data[a:b] for a, b in pairwise(ends)]
+
+
+def _ends(data: bytes, start: int) -> list[int]:
+    """Where the sections of the chunk at `start` begin, and where the last one ends, before the checksum."""
+    place, sizes = start + HEAD.size, []
     for _ in range(SECTIONS):
         size = shift = 0
         while True:
+            if place >= len(data) or shift > 35:
+                raise _damaged("it ends too early")
             byte = data[place]
             place, size, shift = place + 1, size | (byte & 127) << shift, shift + 7
             if byte < 128:
                 break
         sizes.append(size)
-    ends = np.cumsum([place, *sizes])
-    if ends[-1] != len(data) - 4:
-        raise _damaged("its parts have other lengths")
-    return data[: HEAD.size], [data[a:b] for a, b in pairwise(ends.tolist())]
+    return list(accumulate(sizes, initial=place))
 
 
 def _damaged(why: str) -> DataError:

@@ -16,7 +16,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.interpolated_grid import InterpolatedGrid
 
 from . import corrections
-from .chunk import MOST_STEPS, PHASE_ONE, Chunk, read_chunk
+from .chunk import MOST_STEPS, PHASE_ONE, Chunk, chunks_in, read_chunk
 from .entropy import Decoder, classify, deviations, encode
 from .quality import Figures, Quality, measure
 from .tables import OCTAVE, CodecTables
@@ -87,7 +87,10 @@ class Codec:
         return data, replace(draft.figures, stored_bytes=len(data))
 
     def decode(self, data: bytes) -> F32:
-        """Values (time, point) of a chunk's bytes; DataError if they are damaged or not a chunk of this codec."""
+        """Values (time, point) of chunks' bytes; DataError if they are damaged or no chunks of this codec."""
+        return np.concatenate([self._decoded(one) for one in chunks_in(data)])
+
+    def _decoded(self, data: bytes) -> F32:
         chunk = read_chunk(data, self.tables.entries.size)
         if chunk.points != self.grid.area.size:
             raise DataError(

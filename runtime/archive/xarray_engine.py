@@ -15,17 +15,18 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from fsae.runtime.errors import DataError
+from fsae.runtime.formats.containers import is_archive
 from fsae.runtime.output.layout import Cells, cell_coordinates
 
 from .chunk import figures_of
 from .quality import Figures
-from .zarr_codec import FsaeCodec, register
+from .zarr_codec import ARCHIVE, FsaeCodec, register
 
 if TYPE_CHECKING:
     import xarray as xr
     import zarr
 
-KIND = "archive"  # attribute fsae_kind
+DECODERS = ("mask_and_scale", "decode_times", "concat_characters", "decode_coords", "use_cftime")
 COPY = "take another copy of the store"
 
 
@@ -38,7 +39,7 @@ def open_group(path: str | os.PathLike[str]) -> "zarr.Group":
         group = zarr.open_group(os.fspath(path), mode="r", zarr_format=3)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read {os.fspath(path)} as a Zarr store ({error})", advice="check the path") from None
-    if group.attrs.get("fsae_kind") != KIND:
+    if group.attrs.get("fsae_kind") != ARCHIVE:
         raise DataError(f"{os.fspath(path)} is no archive of fsae", advice="open it with another engine")
     return group
 
@@ -105,20 +106,30 @@ class FsaeBackend(BackendEntrypoint):
 
     description = "Open archives of fsae, the climate codec"
     url = ""
-    open_dataset_parameters: ClassVar[tuple[str, ...]] = ("filename_or_obj", "drop_variables")
+    open_dataset_parameters: ClassVar[tuple[str, ...]] = ("filename_or_obj", "drop_variables", *DECODERS)
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
         """True for a folder that says it is an archive."""
         try:
-            metadata = Path(filename_or_obj, "zarr.json")
-            return b'"fsae_kind": "archive"' in metadata.read_bytes()
+            return is_archive(Path(filename_or_obj))
         except (OSError, TypeError, ValueError):
             return False
 
     def open_dataset(  # type: ignore[override]
-        self, filename_or_obj: str | os.PathLike[str], *, drop_variables: str | Iterable[str] | None = None
+        self,
+        filename_or_obj: str | os.PathLike[str],
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        mask_and_scale: bool = True,
+        decode_times: bool = True,
+        concat_characters: bool = True,
+        decode_coords: bool = True,
+        use_cftime: bool | None = None,
     ) -> "xr.Dataset":
-        """The dataset of an archive; BundleError if the bundle that it was written with is not here."""
+        """The dataset of an archive; BundleError if the bundle that it was written with is not here.
+
+        The decoders are those of `xarray.open_dataset`.
+        """
         import xarray as xr
 
         where = os.fspath(filename_or_obj)
@@ -142,7 +153,14 @@ class FsaeBackend(BackendEntrypoint):
             variables[name] = xr.Variable(dims, lazy, attributes, {"preferred_chunks": chunks})
         coordinates = {name for name, one in variables.items() if name in one.dims or name in ("lat", "lon", "crs")}
         coordinates |= {name for name in variables if name.endswith("_bnds")}
-        return xr.decode_cf(xr.Dataset(variables, attrs=dict(group.attrs)).set_coords(sorted(coordinates)))
+        return xr.decode_cf(
+            xr.Dataset(variables, attrs=dict(group.attrs)).set_coords(sorted(coordinates)),
+            mask_and_scale=mask_and_scale,
+            decode_times=decode_times,
+            concat_characters=concat_characters,
+            decode_coords=decode_coords,
+            use_cftime=use_cftime,
+        )
 
 
 def _dims(array: "zarr.Array[Any]") -> tuple[str, ...]:

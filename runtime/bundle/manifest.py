@@ -53,8 +53,7 @@ MonthOrDay = Annotated[str, whole(f"{MONTH}(-{DAY})?", "a date such as 1948-01-3
 Sha256 = Annotated[str, whole("[0-9a-f]{64}", "a SHA-256 in 64 hexadecimal digits")]
 Zoom = Annotated[int, Meta(ge=0, le=12)]
 
-# Wide enough for any model of unit variance, and narrow enough that no power of EDM eq. 5 leaves the floats.
-Sigma = Annotated[float, Meta(ge=1e-6, le=1e6)]
+Sigma = Annotated[float, Meta(ge=1e-6, le=1e6)]  # any model of unit variance; powers of EDM eq. 5 stay finite
 Rho = Annotated[float, Meta(ge=0.1, le=1e6)]
 
 
@@ -306,7 +305,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     grid: Grid
     variables: Annotated[tuple[Variable, ...], Meta(min_length=1)]
     plausible: Mapping[VariableName, Plausible] | UnsetType = UNSET  # by variable; unset in older bundles
-    archive_rmse: Mapping[VariableName, Positive] | UnsetType = UNSET  # what archives keep unless told otherwise
+    archive_rmse: Mapping[VariableName, Positive] | UnsetType = UNSET  # of archives, unless another quality is asked
     zooms: Annotated[tuple[Zoom, ...], Meta(min_length=2)]
     latent: Latent
     time: Time
@@ -329,7 +328,6 @@ class Manifest(Record, frozen=True, kw_only=True):
         check(latent.ratio == ratio, f"latent.ratio is {latent.ratio}, expected {ratio}")
         check(latent.shape == shape, f"latent.shape is {list(latent.shape)}, expected {list(shape)}")
         check(set(self.distances) <= set(names), f"plausible is of {sorted(self.distances)}, expected some of {names}")
-        check(set(self.rmse) <= set(names), f"archive_rmse is of {sorted(self.rmse)}, expected some of {names}")
         check((self.denoiser is None) == (self.sampler is None), "denoiser and sampler go together: both or neither")
         check(self.fast is None or self.denoiser is not None, "fast goes with a denoiser")
         check("tables.npz" in self.files, "files lack tables.npz")
@@ -364,11 +362,6 @@ class Manifest(Record, frozen=True, kw_only=True):
     def distances(self) -> Mapping[str, Plausible]:
         """Distances of training fields by variable; of variables without, input is not held against them."""
         return {} if isinstance(self.plausible, UnsetType) else self.plausible
-
-    @property
-    def rmse(self) -> Mapping[str, float]:
-        """Root mean square error of archives by variable, unless another quality is asked for; empty without a codec."""
-        return {} if isinstance(self.archive_rmse, UnsetType) else self.archive_rmse
 
     @property
     def graphs(self) -> tuple[str, ...]:

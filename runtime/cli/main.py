@@ -1,6 +1,5 @@
 """`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology."""
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -80,12 +79,9 @@ def info(store: str | None, as_json: bool, model: str | None) -> None:
     from .info import describe, info_json
 
     if store is not None:
-        from fsae.runtime.archive.xarray_engine import figures
-
         from .archives import archive_json, archive_lines
 
-        found = figures(store)
-        click.echo(archive_json(store, found) if as_json else archive_lines(store, found))
+        click.echo(archive_json(store) if as_json else archive_lines(store))
         return
     bundle = open_bundle(model)
     click.echo(info_json(bundle) if as_json else describe(bundle))
@@ -131,33 +127,44 @@ def verify(as_json: bool, session: Session) -> None:
 @with_units
 @with_reading
 @with_qualities
+@click.option("--append", is_flag=True, help="Append the steps to the archive OUT, if it is there.")
 @with_writing
 @with_session
 def compress(
-    source: Source, out: str, reading: "Reading", qualities: "dict[str, Quality]", writing: "Writing", session: Session
+    source: Source,
+    out: str,
+    reading: "Reading",
+    qualities: "dict[str, Quality] | None",
+    append: bool,
+    writing: "Writing",
+    session: Session,
 ) -> None:
-    """Compress the fields in IN to OUT: to float32 latents, or to an archive of the quality that is asked for.
+    """Compress the fields in IN to the archive OUT, or to float32 latents with --lossless-latents.
 
-    With --rmse, --max-error or --ratio OUT is an archive, a Zarr store that holds the fields on their own grid in few
-    bytes: xr.open_dataset(OUT, engine="fsae") opens it, and `fsae-run info OUT` tells its errors. A bound given by
-    --max-error holds for every value.
+    An archive is a Zarr store that holds the fields on their own grid in few bytes, of the quality that is asked for by
+    --rmse, --max-error or --ratio, or else of the bundle's own --rmse; a bound given by --max-error holds for every
+    value. xr.open_dataset(OUT, engine="fsae") opens it, `fsae-run decompress` restores it, and `fsae-run info OUT`
+    tells its errors. Bundles without a codec for archives write latents.
 
     IN is NetCDF, Zarr or GRIB on a lat-lon grid or HEALPix, or a quoted pattern of files to join along time.
 
     \b
     Examples:
-      fsae-run compress tas-2005-2014.nc latents.zarr --climatology training
-      fsae-run compress other-model.nc latents.nc --climatology other-climatology.nc
-      fsae-run compress tas-hourly.zarr latents.zarr --climatology training --workers 8
-      fsae-run compress "tas_*.nc" latents.zarr --climatology training
+      fsae-run compress tas-2005-2014.nc archive.zarr
       fsae-run compress tas-2005-2014.nc archive.zarr --max-error tas=0.5
       fsae-run compress tas-2005-2014.nc archive.zarr --ratio 64
+      fsae-run compress tas-2015.nc archive.zarr --append
+      fsae-run compress tas-2005-2014.nc latents.zarr --lossless-latents --climatology training
+      fsae-run compress other-model.nc latents.nc --lossless-latents --climatology other-climatology.nc
+      fsae-run compress "tas_*.nc" archive.zarr --workers 8
     """
-    if qualities:
-        from fsae.runtime.archive.xarray_engine import figures
+    from .archives import check_append, told_archive, writes_archive
 
-        from .archives import archive_lines
+    if writes_archive(qualities, session.model):
+        from fsae.runtime.codec.archive import archive_reading
 
+        reading, asked = archive_reading(reading), qualities and qualities.get("*", qualities)
+        writing = check_append(writing, append)
         write_output(
             "compressed",
             {"input": source},
@@ -165,12 +172,12 @@ def compress(
             session,
             writing,
             lambda emulator, path, how: emulator.archive_file(
-                source, path, qualities.get("*", qualities), names=reading.names, writing=how
+                source, path, asked or None, names=reading.names, append=append, writing=how
             ),
         )
-        if os.path.isdir(out):
-            click.echo(archive_lines(out, figures(out)))
+        click.echo(told_archive(out), nl=False)
         return
+    check_append(writing, append, archive=False)
     write_output(
         "compressed",
         {"input": source, "climatology": reading.climatology},

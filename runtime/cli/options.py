@@ -153,8 +153,11 @@ def with_units(command: Command) -> Command:
     return UNITS(group_of("IN")(run))  # type: ignore[return-value]
 
 
-def make_qualities(values: Values) -> "dict[str, Quality]":
-    """The quality of each variable, or of all ("*"); UsageError if two are given for one. Empty: none is asked for."""
+def make_qualities(values: Values) -> "dict[str, Quality] | None":
+    """The quality of each variable, or of all ("*"), empty if none is asked for; None for float32 latents.
+
+    UsageError if two are given for one.
+    """
     from fsae.runtime.archive.quality import read_quality
 
     found: dict[str, Quality] = {}
@@ -166,7 +169,7 @@ def make_qualities(values: Values) -> "dict[str, Quality]":
             found[name or "*"] = read_quality(kind.replace("_", "-"), number)
     if found and values["lossless_latents"]:
         raise UsageError("found --lossless-latents and a quality", advice="give one of them")
-    return found
+    return None if values["lossless_latents"] else found
 
 
 with_qualities = packed(
@@ -180,7 +183,9 @@ with_qualities = packed(
         help="Largest error of any value, in the variable's unit, or with % of the value.",
     ),
     click.option("--ratio", metavar="64", multiple=True, help="Bytes in float32 over bytes of the archive, at least."),
-    click.option("--lossless-latents", is_flag=True, help="Write float32 latents, the default."),
+    click.option(
+        "--lossless-latents", is_flag=True, help="Write float32 latents of the autoencoder instead of an archive."
+    ),
 )
 
 with_climatology = click.option(

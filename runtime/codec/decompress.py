@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from fsae.runtime.archive.zarr_codec import ARCHIVE
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Manifest
@@ -11,7 +12,7 @@ from fsae.runtime.climate.calendar import infer_step
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.dates import Dates
-from fsae.runtime.input.sources import Given, Source, open_source
+from fsae.runtime.input.sources import Given, Opened, Source, open_source
 from fsae.runtime.jobs.job import Done, Job, seen, time_chunks
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.provenance import cf_attributes, kept_attributes, provenance
@@ -22,6 +23,7 @@ from .edited import Decoded, check_edited, in_one
 from .encoder_input import check_no_times
 from .latents import Latents, read_latents, went_on_with
 from .plausibility import spread_out, went_on
+from .restored import restored_job
 
 NO_CHECKSUM = (
     "{} has no checksum, or was changed by another program since it had one: edits that leave its latents looking like "
@@ -32,13 +34,15 @@ NO_CHECKSUM = (
 def decompress_job(
     bundle: Bundle, graphs: Graphs, source: Given, *, select: Selection = EVERYTHING, force: bool = False
 ) -> Job:
-    """Fields in physical units, at the times of the latents in `source`.
+    """Fields in physical units, at the times of the latents or the archive in `source`.
 
     Latents without a checksum are refused if they seem to be edited, unless `force` is given.
     """
     view = view_of(bundle, select)
     with contextlib.ExitStack() as closing:
         dataset, name = closing.enter_context(open_source(source))
+        if dataset.attrs.get("fsae_kind") == ARCHIVE:
+            return restored_job(bundle, graphs, Opened(dataset, name), select, closing.pop_all().close)
         latents = read_latents(bundle, Source.of(source), dataset, name)
         if latents.reference_times is not None:
             check_no_times(select.times)

@@ -252,15 +252,16 @@ def open_input(
             notes=tuple(notes),
             request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name, **said},
             history=str(opened[0].dataset.attrs.get("history", "")),
-            points=_own_points(bundle, source.name, opened, wanted) if reading.own_grid and not forecasts else None,
+            points=own_points(bundle, source.name, opened, wanted) if reading.own_grid and not forecasts else None,
             close=lambda: None,
         )
         given = _checked(bundle, given, force=reading.force)
         return dataclasses.replace(given, close=closing.pop_all().close)
 
 
-def _own_points(bundle: Bundle, name: str, opened: Sequence[Opened], wanted: Wanted) -> Fields:
-    """The same fields on their own grid."""
+def own_points(bundle: Bundle, name: str, opened: Sequence[Opened], wanted: Wanted | None = None) -> Fields:
+    """Fields of the model's variables, or of those `wanted`, on their own grid."""
+    wanted = wanted or _wanted(bundle, None, None, {})
     return _in_steps_of(bundle, join_opened(name, opened, dataclasses.replace(wanted, own_grid=True)))
 
 

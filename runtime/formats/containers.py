@@ -48,8 +48,20 @@ def open_container(path: Path, group: str = "") -> "xr.Dataset":
         return open_classic(path)
     if kind == "NetCDF-4":
         return _of_group(path, group, _look_into(path), {"engine": "h5netcdf"})
+    if kind != "zip" and not group and is_archive(path):
+        import xarray as xr  # start-up time
+
+        return xr.open_dataset(path, engine="fsae", decode_times=False, cache=False)
     store, root = _zip_store(path) if kind == "zip" else (path, "")
     return _of_group(path, group, _zarr_groups(store, root), {"engine": "zarr", "store": store, "root": root})
+
+
+def is_archive(path: Path) -> bool:
+    """True if a Zarr store says that it is an archive of fsae, which its own engine of xarray opens."""
+    try:
+        return b'"fsae_kind": "archive"' in (path / "zarr.json").read_bytes()
+    except OSError:
+        return False
 
 
 def _of_group(path: Path, group: str, groups: list[str], how: dict[str, Any]) -> "xr.Dataset":

@@ -42,7 +42,7 @@ class ZarrStore:
         return cls(MemoryStore(files), attributes, short=short), files
 
     def _writing(self) -> "contextlib.AbstractContextManager[Any]":
-        """What metadata is written in."""
+        """The setting of zarr under which metadata is written."""
         import zarr
 
         return zarr.config.set({"json_indent": None}) if self._short else contextlib.nullcontext()
