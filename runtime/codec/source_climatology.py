@@ -85,7 +85,7 @@ def write_source(
     names: dict[str, Attribute] = {"long_name": "0 is the mean, 2k - 1 and 2k the cosine and sine of k cycles a year"}
     read = read_attributes(dict(zip(fields.variables, fields.origins, strict=True)))
     numbers = np.arange(1 + 2 * harmonics, dtype=np.int64)
-    with open_store(path, attributes, overwrite) as store:
+    with open_store(path, attributes, overwrite, fields.zoom) as store:
         store.put(Coordinate(name="coefficient", dims=("coefficient",), values=numbers, attributes=names))
         for item in cell_coordinates(Cells(zoom=fields.zoom)):
             store.put(item)

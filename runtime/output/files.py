@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from fsae.runtime import ownership
 from fsae.runtime.errors import OutputError, UsageError
@@ -15,7 +16,7 @@ from fsae.runtime.signals import uninterrupted
 from .marks import foreign_reason, is_netcdf, marked, stranger_in
 from .netcdf import NetcdfStore
 from .store import Attribute, Store
-from .zarr import ZarrStore
+from .zarr import ZarrStore, dggs_attributes
 
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
 NOTHING: Mapping[str, object] = {}
@@ -194,9 +195,19 @@ def output_errors(path: Path, left: str = "; nothing was left there") -> Iterato
         ) from None
 
 
+def group_attributes(attributes: Mapping[str, Attribute], zoom: int | None = None) -> dict[str, Any]:
+    """Global attributes of an output with its mark; of a Zarr store also those about its HEALPix cells of a `zoom`."""
+    return marked({"Conventions": CONVENTIONS, **attributes, **({} if zoom is None else dggs_attributes(zoom))})
+
+
 @contextlib.contextmanager
-def open_store(path: Path, attributes: Mapping[str, Attribute], overwrite: bool = False) -> Iterator[Store]:
-    """An empty store, which gets its name when the block ends, and is removed if the block fails."""
+def open_store(
+    path: Path, attributes: Mapping[str, Attribute], overwrite: bool = False, zoom: int | None = None
+) -> Iterator[Store]:
+    """An empty store, which gets its name when the block ends, and is removed if the block fails.
+
+    `zoom` is that of its HEALPix cells, if it has any.
+    """
     check_output(path, overwrite)
     folder, netcdf = partial_of(path), is_netcdf(path)
     if kind(folder / RUN):
@@ -209,7 +220,7 @@ def open_store(path: Path, attributes: Mapping[str, Attribute], overwrite: bool 
             if is_ours(folder):  # of a run that was killed
                 discard(folder)
             made = ownership.make_folder(folder)
-            everything = marked({"Conventions": CONVENTIONS, **attributes})
+            everything = group_attributes(attributes, None if netcdf else zoom)
             store = NetcdfStore(place, everything) if netcdf else ZarrStore(place, everything)
         yield store
         with output_errors(path):

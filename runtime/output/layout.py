@@ -15,8 +15,7 @@ from fsae.runtime.arrays import F32, Ints
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 
-from .files import CONVENTIONS, open_store, output_errors
-from .marks import marked
+from .files import group_attributes, open_store, output_errors
 from .store import Array, Attribute, Coordinate, Store
 from .times import LEAD, REFERENCE, ReferenceTimes, TimeAxis, reference_coordinates
 
@@ -92,6 +91,11 @@ class Layout:
     summary: Callable[[Path], Mapping[str, Attribute]] | None = None
 
     @property
+    def zoom(self) -> int | None:
+        """Zoom of cells that have their coordinates in the file; None for archives and other grids."""
+        return self.grid.zoom if isinstance(self.grid, Cells) and not self.codecs else None
+
+    @property
     def points(self) -> int:
         """Points of one field."""
         return int(np.prod(self.grid.shape))
@@ -156,9 +160,9 @@ class Layout:
         return found
 
 
-def global_attributes(layout: Layout) -> dict[str, Attribute]:
-    """Global attributes of a file or store of a layout, with our mark."""
-    return marked({"Conventions": CONVENTIONS, **layout.attributes})
+def global_attributes(layout: Layout, zarr: bool = False) -> dict[str, Any]:
+    """Global attributes of a dataset or file of a layout, or of its Zarr store, with our mark."""
+    return group_attributes(layout.attributes, layout.zoom if zarr else None)
 
 
 def coordinates(layout: Layout) -> list[Coordinate]:
@@ -203,15 +207,13 @@ def _with_leap_seconds(item: Coordinate) -> Coordinate:
 
 
 def cell_coordinates(cells: Cells) -> list[Coordinate]:
-    """Latitude, longitude, index and grid mapping of cells."""
+    """Latitude, longitude, index and grid mapping of cells (CF 1.13, appendix F)."""
     lat_deg, lon_deg = (centre[cells.index] for centre in pixel_centres(cells.zoom))
     index: dict[str, Attribute] = {"standard_name": "healpix_index", "long_name": "HEALPix cell, nested", "units": "1"}
     mapping: dict[str, Attribute] = {
         "grid_mapping_name": "healpix",
         "refinement_level": cells.zoom,
         "indexing_scheme": "nested",
-        "healpix_nside": 1 << cells.zoom,  # the older form, which tools of today read
-        "healpix_order": "nested",
     }
     return [
         Coordinate(name="lat", dims=("cell",), values=lat_deg, attributes=LATITUDE),
@@ -287,7 +289,7 @@ def shaped(layout: Layout, name: str, values: F32) -> F32:
 @contextlib.contextmanager
 def open_output(path: Path, layout: Layout, overwrite: bool = False) -> Iterator[Callable[[Unit], None]]:
     """A function that writes units of a layout; the file appears, complete, when the block ends without an error."""
-    with open_store(path, layout.attributes, overwrite) as store:
+    with open_store(path, layout.attributes, overwrite, layout.zoom) as store:
         with output_errors(path):
             make_frame(store, layout)
 

@@ -18,7 +18,6 @@ from fsae.runtime.input.sources import READ_ERRORS, reason
 from fsae.runtime.ownership import kind, open_own
 
 from .netcdf import as_text
-from .store import Attribute
 
 MARK = "fsae_mark"
 OWN = "fsae_"  # how our own attributes begin, which no program changes by itself
@@ -35,14 +34,18 @@ def is_netcdf(path: Path) -> bool:
     return path.suffix == ".nc"
 
 
-def marked(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+def marked(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of an output with its mark."""
     return {**attributes, MARK: _mark_of(attributes)}
 
 
 def _mark_of(attributes: Mapping[str, Any]) -> str:
     """The mark that belongs to some attributes, as they were given or as they were read."""
-    described = {key: str(value) for key, value in attributes.items() if not key.startswith((OWN, "_"))}
+    described = {
+        key: json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else str(value)
+        for key, value in attributes.items()
+        if not key.startswith((OWN, "_"))
+    }
     return hashlib.sha256(json.dumps(["fsae", described], sort_keys=True).encode()).hexdigest()
 
 

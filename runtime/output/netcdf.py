@@ -1,5 +1,6 @@
 """NetCDF-4 stores, through h5netcdf."""
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,17 @@ def _characters(text: str) -> Any:
 def as_text(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes read through h5netcdf, which gives text of no or one character as bytes, with all text as `str`."""
     return {key: value.decode() if isinstance(value, bytes) else value for key, value in attributes.items()}
+
+
+def in_netcdf(item: Coordinate) -> Coordinate:
+    """A coordinate as NetCDF holds it: a HEALPix grid mapping also has the older names, which CDO 2.1 and 2.5 need.
+
+    In Zarr they would break xdggs 0.6 and 0.7, which take every attribute of the mapping for a parameter.
+    """
+    if item.attributes.get("grid_mapping_name") != "healpix":
+        return item
+    older: dict[str, Attribute] = {"healpix_nside": 1 << int(item.attributes["refinement_level"]), "healpix_order": "nest"}
+    return dataclasses.replace(item, attributes={**item.attributes, **older})
 
 
 class _PatientFile(io.FileIO):
@@ -97,6 +109,7 @@ class NetcdfStore:
 
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""
+        item = in_netcdf(item)
         self._make_dimensions(item.dims, item.values.shape)
         variable = self._file.create_variable(item.name, item.dims, dtype=item.values.dtype)
         variable[...] = item.values

@@ -27,7 +27,7 @@ from fsae.runtime.input.sources import READ_ERRORS
 
 from .files import output_errors
 from .layout import Layout, coordinates, data_arrays, global_attributes, make_frame, normalised
-from .netcdf import NetcdfStore, as_text, short
+from .netcdf import NetcdfStore, as_text, in_netcdf, short
 from .store import Array, Attribute
 from .zarr import ZarrStore
 
@@ -56,7 +56,7 @@ def frame_files(
     With the checksums of those chunks, by name, it is the frame of a finished store: sealed, with its summary, its
     metadata consolidated. Metadata of archives is short: without blanks, and each array's in one place.
     """
-    store, held = ZarrStore.in_memory(global_attributes(layout), short=bool(layout.codecs))
+    store, held = ZarrStore.in_memory(global_attributes(layout, zarr=True), short=bool(layout.codecs))
     make_frame(store, layout)
     if sums is not None:
         everything = {**{name: hashlib.sha256(value.to_bytes()).hexdigest() for name, value in held.items()}, **sums}
@@ -164,7 +164,7 @@ def assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None:
         with output_errors(path, ""):
             make_frame(file, layout)
         seals = {}
-        for item in coordinates(layout):
+        for item in map(in_netcdf, coordinates(layout)):
             facts: Facts = (item.name, item.dims, item.values.dtype, item.values.shape, item.attributes)
             seals[item.name] = _seal_of(facts, [item.values])
         for array in data_arrays(layout):

@@ -14,13 +14,36 @@ from .store import Array, Attribute, Coordinate
 FILTERS = threading.Lock()  # warning filters belong to the process, so threads that restore them must take turns
 
 
+def dggs_attributes(zoom: int) -> dict[str, Any]:
+    """Attributes of a group whose arrays lie on HEALPix cells of a zoom, numbered by its array `cell`.
+
+    Those of the convention `dggs` of Zarr, version 1, https://github.com/zarr-conventions/dggs.
+    """
+    convention = {
+        "schema_url": "https://raw.githubusercontent.com/zarr-conventions/dggs/refs/tags/v1/schema.json",
+        "spec_url": "https://github.com/zarr-conventions/dggs/blob/v1/README.md",
+        "uuid": "7b255807-140c-42ca-97f6-7a1cfecdbc38",
+        "name": "dggs",
+        "description": "Discrete Global Grid Systems convention for zarr",
+    }
+    cells = {
+        "name": "healpix",
+        "refinement_level": zoom,
+        "indexing_scheme": "nested",
+        "spatial_dimension": "cell",
+        "coordinate": "cell",
+        "compression": "none",
+    }
+    return {"zarr_conventions": [convention], "dggs": cells}
+
+
 class ZarrStore:
     """A Zarr v3 group, written in whole chunks, so that none is read to write another.
 
     Without attributes it is the existing group at the path, to be continued. `short`: its metadata takes few bytes.
     """
 
-    def __init__(self, path: "Path | Any", attributes: Mapping[str, Attribute] | None, *, short: bool = False) -> None:
+    def __init__(self, path: "Path | Any", attributes: Mapping[str, Any] | None, *, short: bool = False) -> None:
         import zarr
 
         place, self._short = str(path) if isinstance(path, Path) else path, short
@@ -32,9 +55,7 @@ class ZarrStore:
         self._arrays: dict[str, Any] = {}
 
     @classmethod
-    def in_memory(
-        cls, attributes: Mapping[str, Attribute], *, short: bool = False
-    ) -> "tuple[ZarrStore, dict[str, Any]]":
+    def in_memory(cls, attributes: Mapping[str, Any], *, short: bool = False) -> "tuple[ZarrStore, dict[str, Any]]":
         """A store that is not on the disk, and its files by name, each with a method `to_bytes`."""
         from zarr.storage import MemoryStore
 

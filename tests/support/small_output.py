@@ -14,15 +14,14 @@ COARSE = LatLonGrid(lat_deg=np.array([60.0, 0.0, -60.0]), lon_deg=np.arange(4) *
 ATTRIBUTES = {"standard_name": "air_temperature", "units": "K", "cell_methods": "time: mean"}
 
 
-def healpix_mapping(zoom: int) -> dict[str, str | int]:
-    """The grid mapping of HEALPix cells: CF 1.13, appendix F, and the older attributes."""
-    return {
+def healpix_mapping(zoom: int, netcdf: bool = False) -> dict[str, str | int]:
+    """The grid mapping of HEALPix cells: CF 1.13, appendix F, and in NetCDF the older attributes."""
+    found: dict[str, str | int] = {
         "grid_mapping_name": "healpix",
         "refinement_level": zoom,
         "indexing_scheme": "nested",
-        "healpix_nside": 2**zoom,
-        "healpix_order": "nested",
     }
+    return found | ({"healpix_nside": 2**zoom, "healpix_order": "nest"} if netcdf else {})
 
 
 def month_axis(

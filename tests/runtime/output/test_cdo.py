@@ -51,7 +51,7 @@ def test_what_cdo_needs_is_there(verb: str, outputs: Path) -> None:
             assert (attributes["standard_name"], attributes["units"]) == (word, compass)
             assert attributes.get("axis") == (letter if len(grid) == 2 else None)
         if grid == ("cell",):
-            crs, expected = file["crs"].attrs, healpix_mapping(LATENT_ZOOM if verb == "compress" else ZOOM)
+            crs, expected = file["crs"].attrs, healpix_mapping(LATENT_ZOOM if verb == "compress" else ZOOM, netcdf=True)
             assert {key: crs[key] for key in expected} == expected
             # CDO 2.1 ignores 64-bit integers
             assert [crs[key].dtype for key in ("refinement_level", "healpix_nside")] == [np.int32] * 2
@@ -129,7 +129,7 @@ def check_grid(said: str, zoom: int | None) -> None:
     elif wants_no_centres():
         assert f"refinement_level={zoom}  indexing_scheme=nested" in said
     else:
-        assert f"healpix  nside={2**zoom}  order=nested" in said
+        assert f"healpix  nside={2**zoom}  order=nest" in said  # 2.1 prints what its buffer held before behind it
 
 
 def great_circle_areas(grid: LatLonGrid) -> np.ndarray:

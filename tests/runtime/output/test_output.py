@@ -59,7 +59,7 @@ def test_what_is_written_in_units_reads_back(
             np.testing.assert_array_equal(found["lat"].values, lat)
             np.testing.assert_array_equal(found["lon"].values, lon)
             assert found["lat"].dims == ("cell",)
-            assert found["crs"].attrs == healpix_mapping(zoom)
+            assert found["crs"].attrs == healpix_mapping(zoom, netcdf=suffix == ".nc")
             assert found["cell"].attrs["standard_name"] == "healpix_index"
             assert found["cell"].values.tolist() == list(range(npix(zoom)))
 
@@ -80,6 +80,8 @@ def test_memory_and_file_are_the_same_dataset(tmp_path: Path) -> None:  # oracle
     values = values_of(layout)
     write_in_units(tmp_path / "out.nc", layout, values)
     with xr.open_dataset(tmp_path / "out.nc", engine="h5netcdf") as found:
+        for name in ("healpix_nside", "healpix_order"):  # for CDO, in NetCDF alone
+            del found["crs"].attrs[name]
         xr.testing.assert_identical(found.load(), to_dataset(layout, values))
 
 
