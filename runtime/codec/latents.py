@@ -77,7 +77,8 @@ def check_latents(bundle: Bundle, dataset: "xr.Dataset", name: str) -> None:
     times = (REFERENCE, LEAD) if REFERENCE in dataset.dims else ("time",)
     for variable in manifest.variables:
         array, dims = dataset[variable.name], (*times, "cell")
-        if array.dims[-len(dims) :] != dims or array.sizes["cell"] != manifest.latent.shape[1]:
+        ours = tuple(dim for dim in array.dims if dim in dims)  # members stand before the time, in NetCDF after it
+        if ours != dims or array.dims[-1] != "cell" or array.sizes["cell"] != manifest.latent.shape[1]:
             raise DataError(
                 f"{variable.name} in {name} has the shape {dict(array.sizes)}",
                 f"({', '.join(dims)}) with {manifest.latent.shape[1]} cells",

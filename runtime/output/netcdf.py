@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from .store import Array, Attribute, Coordinate
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
+
+RECORD = "time"
 
 
 def short(attributes: Mapping[str, Attribute]) -> dict[str, Any]:
@@ -56,8 +58,30 @@ def in_netcdf(item: Coordinate) -> Coordinate:
     """
     if item.attributes.get("grid_mapping_name") != "healpix":
         return item
-    older: dict[str, Attribute] = {"healpix_nside": 1 << int(item.attributes["refinement_level"]), "healpix_order": "nest"}
+    nside = 1 << int(item.attributes["refinement_level"])
+    older: dict[str, Attribute] = {"healpix_nside": nside, "healpix_order": "nest"}
     return dataclasses.replace(item, attributes={**item.attributes, **older})
+
+
+def time_first(dims: Sequence[str]) -> tuple[int, ...]:
+    """The places of dimensions in the order of NetCDF: the record dimension `time` before members and quantiles.
+
+    CDO takes members for levels, if they come after the time, and NCO joins files along a first dimension.
+
+    >>> time_first(("realization", "time", "lat", "lon"))
+    (1, 0, 2, 3)
+    """
+    return tuple(sorted(range(len(dims)), key=lambda place: dims[place] != RECORD))
+
+
+def in_order(array: Array) -> Array:
+    """An array as NetCDF holds it, with the time first."""
+    order = time_first(array.dims)
+
+    def moved(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(values[place] for place in order)
+
+    return dataclasses.replace(array, dims=moved(array.dims), shape=moved(array.shape), chunks=moved(array.chunks))
 
 
 class _PatientFile(io.FileIO):
@@ -97,6 +121,7 @@ class NetcdfStore:
 
         self._disk = _PatientFile(path, "x+b")  # nothing may be there, a link neither
         self._file = h5netcdf.File(self._disk, "w")
+        self._orders: dict[str, tuple[int, ...]] = {}  # of the dimensions of arrays, where it is another one
         self.describe(attributes)
 
     def describe(self, attributes: Mapping[str, Attribute]) -> None:
@@ -111,13 +136,16 @@ class NetcdfStore:
         """See `Store.put`."""
         item = in_netcdf(item)
         self._make_dimensions(item.dims, item.values.shape)
-        variable = self._file.create_variable(item.name, item.dims, dtype=item.values.dtype)
+        chunks = item.values.shape if RECORD in item.dims else None
+        variable = self._file.create_variable(item.name, item.dims, dtype=item.values.dtype, chunks=chunks)
         variable[...] = item.values
         variable.attrs.update(as_characters(item.attributes))
         self._raise_failure()
 
     def create(self, array: Array) -> None:
         """See `Store.create`."""
+        self._orders[array.name] = time_first(array.dims)
+        array = in_order(array)
         self._make_dimensions(array.dims, array.shape)
         variable = self._file.create_variable(
             array.name,
@@ -131,8 +159,10 @@ class NetcdfStore:
         variable.attrs.update(as_characters(array.attributes))
 
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
-        """See `Store.write`."""
-        self._file[name][place] = values
+        """See `Store.write`; place and values are in the order of the array that was given to `create`."""
+        order = self._orders[name]
+        whole = (*place, *(slice(None) for _ in order[len(place) :]))
+        self._file[name][tuple(whole[axis] for axis in order)] = values.transpose(order)
         self._raise_failure()
 
     def close(self) -> None:
@@ -144,7 +174,9 @@ class NetcdfStore:
     def _make_dimensions(self, dims: tuple[str, ...], shape: tuple[int, ...]) -> None:
         for dim, size in zip(dims, shape, strict=True):
             if dim not in self._file.dimensions:
-                self._file.dimensions[dim] = size
+                self._file.dimensions[dim] = None if dim == RECORD else size
+                if dim == RECORD:  # unlimited, so that other programs can add steps
+                    self._file.resize_dimension(dim, size)
 
     def _raise_failure(self) -> None:
         if self._disk.failure is not None:

@@ -27,7 +27,7 @@ from fsae.runtime.input.sources import READ_ERRORS
 
 from .files import output_errors
 from .layout import Layout, coordinates, data_arrays, global_attributes, make_frame, normalised
-from .netcdf import NetcdfStore, as_text, in_netcdf, short
+from .netcdf import NetcdfStore, as_text, in_netcdf, in_order, short, time_first
 from .store import Array, Attribute
 from .zarr import ZarrStore
 
@@ -151,12 +151,15 @@ def _blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[s
 def assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None:
     """Make a sealed NetCDF file at `place` of a store, chunk by chunk; `path` is its name in messages."""
 
-    def copied(array: Array) -> Iterator[F32]:
-        for block in _blocks(array.shape, array.chunks):
+    def copied(array: Array, stored: Array) -> Iterator[F32]:
+        """Values in the order of the file, which is that of the checksum."""
+        order = time_first(array.dims)
+        for block in _blocks(stored.shape, stored.chunks):
+            place = tuple(block[order.index(axis)] for axis in range(len(order)))
             with output_errors(path, ""):
-                values = parts.read(array.name, block)
-                file.write(array.name, block, values)
-            yield values
+                values = parts.read(array.name, place)
+                file.write(array.name, place, values)
+            yield values.transpose(order)
 
     with output_errors(path, ""):
         file = NetcdfStore(place, global_attributes(layout))
@@ -168,8 +171,9 @@ def assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None:
             facts: Facts = (item.name, item.dims, item.values.dtype, item.values.shape, item.attributes)
             seals[item.name] = _seal_of(facts, [item.values])
         for array in data_arrays(layout):
-            facts = (array.name, array.dims, np.dtype("float32"), array.shape, array.attributes)
-            seals[array.name] = _seal_of(facts, copied(array))
+            stored = in_order(array)
+            facts = (array.name, stored.dims, np.dtype("float32"), stored.shape, array.attributes)
+            seals[array.name] = _seal_of(facts, copied(array, stored))
         with output_errors(path, ""):
             file.describe({SEAL: normalised(seals)})
             file.close()

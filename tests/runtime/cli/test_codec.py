@@ -198,6 +198,8 @@ def test_a_part_of_latents_written_by_xarray_is_taken(run: Run, source: Path, tm
     assert run("decompress", tmp_path / "latents.zarr", tmp_path / "whole.nc")[0] == 0
     with xr.open_zarr(tmp_path / "latents.zarr", consolidated=False) as whole:
         part = whole.isel(time=slice(2, 5)).load()
+    for name in ("dggs", "zarr_conventions"):  # objects, which NetCDF cannot hold
+        del part.attrs[name]
     part.to_netcdf(tmp_path / "part.nc", engine="h5netcdf")
     assert run("decompress", tmp_path / "part.nc", tmp_path / "again.nc")[0] == 0
     with (

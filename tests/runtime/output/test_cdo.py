@@ -65,7 +65,7 @@ def test_what_cdo_needs_is_there(verb: str, outputs: Path) -> None:
 @pytest.fixture(scope="module")
 def taken(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders forecast-native, ... of an ensemble.nc and what the README makes of it."""
-    code = next(part for part in README.read_text(encoding="utf-8").split("```python\n") if 'transpose("time"' in part)
+    code = next(part for part in README.read_text(encoding="utf-8").split("```python\n") if '"member.nc"' in part)
     lines = code.split("```")[0].splitlines()
     folder = tmp_path_factory.mktemp("taken")
     program = ["import os"]
@@ -80,14 +80,14 @@ def taken(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("verb", ["forecast-native", "generate-source"])
-def test_the_readme_puts_time_first(verb: str, taken: Path, outputs: Path) -> None:  # oracle: the ensemble itself
+def test_the_readme_takes_a_member(verb: str, taken: Path, outputs: Path) -> None:  # oracle: the ensemble itself
     ensemble = raw(outputs / f"{verb}.nc")
-    names = ["member", "levels", *(["member-for-2.6"] if verb.endswith("native") else [])]
+    names = ["member", *(["member-for-2.6"] if verb.endswith("native") else [])]
     for name in names:
         found = raw(taken / verb / f"{name}.nc")
         for variable in ("tas", "uas"):
             assert found[variable].dims[0] == "time"
-            expected = ensemble[variable] if name == "levels" else ensemble[variable][0]
+            expected = ensemble[variable].isel(realization=0)
             np.testing.assert_array_equal(found[variable].transpose(*expected.dims).values, expected.values)
             assert found[variable].attrs["units"] == expected.attrs["units"]
     if verb.endswith("native"):
@@ -178,6 +178,25 @@ def test_cdo_reads_fields(verb: str, outputs: Path, tmp_path: Path) -> None:  # 
 
 
 @with_cdo
+@pytest.mark.parametrize("verb", ["decompress-native", "superres-source", "generate-source"])
+def test_cdo_remaps(verb: str, outputs: Path, tmp_path: Path) -> None:
+    # oracle: the value of the nearest point of ours, by great circles
+    path = outputs / f"{verb}.nc"
+    dataset = raw(path)
+    field = dataset["tas"].isel(time=0)
+    field = field.isel(realization=0) if "realization" in field.dims else field
+    lat, lon = dataset["lat"].values, dataset["lon"].values
+    lat, lon = (lat, lon) if verb.endswith("native") else (v.ravel() for v in np.meshgrid(lat, lon, indexing="ij"))
+    path = without_centres(path, tmp_path / "indices.nc") if verb.endswith("native") else path
+    for lon_deg, lat_deg in ((10.5, 50.2), (200.3, -33.1), (300.1, 5.7)):
+        grid = f"-remapnn,lon={lon_deg}_lat={lat_deg}"
+        out, _ = cdo("outputf,%.9g,1", grid, "-sellevidx,1", "-selname,tas", "-seltimestep,1", path)
+        near = np.sin(np.radians(lat)) * np.sin(np.radians(lat_deg))
+        near += np.cos(np.radians(lat)) * np.cos(np.radians(lat_deg)) * np.cos(np.radians(lon - lon_deg))
+        np.testing.assert_allclose(float(out), field.values.ravel()[near.argmax()], rtol=1e-6)  # the digits printed
+
+
+@with_cdo
 @pytest.mark.parametrize("grid", ["native", "source"])
 @pytest.mark.parametrize("verb", ["generate", "forecast"])
 def test_cdo_reads_a_member(verb: str, grid: str, taken: Path) -> None:  # oracle: CDO
@@ -193,8 +212,8 @@ def test_cdo_reads_a_member(verb: str, grid: str, taken: Path) -> None:  # oracl
 
 @with_cdo
 @pytest.mark.parametrize("verb", ["generate", "forecast"])
-def test_cdo_reads_members_as_levels(verb: str, taken: Path) -> None:  # oracle: CDO
-    path = taken / f"{verb}-source" / "levels.nc"
+def test_cdo_reads_members_as_levels(verb: str, outputs: Path) -> None:  # oracle: CDO
+    path = outputs / f"{verb}-source.nc"
     said, complaints = cdo("sinfon", path)
     assert "skipped" not in complaints
     assert "levels=2" in said
