@@ -60,10 +60,11 @@ def test_the_forecast_of_the_readme(examples: tuple[dict[str, Any], Path]) -> No
     # oracle: the members' own order statistics, and the months that came, which nothing here has seen
     names, folder = examples
     with xr.open_dataset(folder / "members.nc") as ensemble, xr.open_dataset(folder / "quantiles.nc") as kept:
-        assert ensemble["tas"].shape == (MEMBERS, 6, 73, 144)
+        assert ensemble["tas"].dims == ("time", "realization", "lat", "lon")
+        assert ensemble["tas"].shape == (6, MEMBERS, 73, 144)
         assert str(ensemble["forecast_reference_time"].values)[:7] == "2010-07"
         low, median, high = (kept["tas"].sel(quantile=q).values for q in (0.1, 0.5, 0.9))
-        np.testing.assert_allclose(median, np.median(ensemble["tas"], axis=0), rtol=0, atol=1e-3)
+        np.testing.assert_allclose(median, ensemble["tas"].median("realization"), rtol=0, atol=1e-3)
         assert (low <= median).all()
         assert (median <= high).all()
         truth = names["analysis"]["tas"].sel(time=slice("2010-07", "2010-12")).values

@@ -70,6 +70,9 @@ def test_python_interface_equals_the_command_line(
     with xr.open_dataset(tmp_path / "g.nc", engine="h5netcdf") as found:
         written = found.load()
         del written.attrs[SEAL]  # the checksum of what is in the file
+        for name in ("healpix_nside", "healpix_order"):  # for CDO, in NetCDF alone
+            del written["crs"].attrs[name]
+        written = written.transpose("realization", "time", ...)
         xr.testing.assert_identical(emulator.generate(Request(members=2, steps=4)), written)
     with xr.open_dataset(source, engine="h5netcdf") as data:
         latents = emulator.compress(data, climatology="training")
