@@ -41,8 +41,28 @@ SHIPPED = Path(__file__).parent / "configs"
 DEFAULT = SHIPPED / "default.toml"
 MOST_BYTES, MOST_NESTED = 1 << 20, 200  # of a configuration, and of dots and brackets in a line of it
 Year = Annotated[int, Meta(ge=0, le=9999)]
-Years = tuple[Year, Year]  # first and last, both included
+Day = Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+Years = tuple[Year | Day, Year | Day]  # first and last, both included: whole years, or days such as "2002-07-21"
+Date = tuple[int, int, int]  # year, month, day
 Inputs = Annotated[tuple[str, ...], Meta(min_length=1)]  # files, relative to the configuration
+
+
+def days_of(years: Years) -> tuple[Date, Date]:
+    """The first and the last day of a period, both included; day 31 stands for the last of any month.
+
+    >>> days_of((2001, 2002)), days_of(("2002-07-01", "2002-07-21"))
+    (((2001, 1, 1), (2002, 12, 31)), ((2002, 7, 1), (2002, 7, 21)))
+    """
+    first, last = (tuple(map(int, each.split("-"))) if isinstance(each, str) else (each,) for each in years)
+    return (*first, 1, 1)[:3], (*last, 12, 31)[:3]  # type: ignore[return-value]
+
+
+def whole_years(years: Years, what: str) -> tuple[int, int]:
+    """The first and the last year of a period; UsageError naming `what` needs it if it is one of days."""
+    first, last = years
+    if isinstance(first, str) or isinstance(last, str):
+        raise UsageError(f"found the days {first} to {last}", f"whole years, for {what}", "give the years of a period")
+    return first, last
 
 
 class VariableConfig(Variable, frozen=True, kw_only=True):
@@ -81,11 +101,13 @@ class DataConfig(Record, frozen=True, kw_only=True):
             "evaluation_years": self.evaluation_years,
         }
         given = {name: years for name, years in periods.items() if years is not None}
-        for name, (first, last) in given.items():
-            check(first <= last, f"{name} is [{first}, {last}], expected the earlier year first")
-            for other, (low, high) in given.items():
+        for name, years in given.items():
+            first, last = days_of(years)
+            check(first <= last, f"{name} is {list(years)}, expected the earlier one first")
+            for other, beside in given.items():
+                low, high = days_of(beside)
                 apart = name >= other or first > high or low > last
-                check(apart, f"{name} [{first}, {last}] and {other} [{low}, {high}] overlap")
+                check(apart, f"{name} {list(years)} and {other} {list(beside)} overlap")
 
 
 class FitConfig(Record, frozen=True, kw_only=True):
@@ -256,6 +278,8 @@ class Config(Record, frozen=True, kw_only=True):
             both = (getattr(self, stage) is None) == (getattr(self, f"{stage}_fit") is None)
             check(both, f"the tables [{stage}] and [{stage}_fit] go together: give both or neither")
         check(self.fast is None or self.diffusion is not None, "the table [fast] needs the table [diffusion]")
+        days = [name for name in self.data.training_years if isinstance(name, str)]
+        check(not days or self.diffusion is None, f"found the days {days} to train on, but [diffusion] needs years")
         self._check_sources()
         known = {variable.name for variable in self.data.variables}
         for precision in PRECISIONS:
@@ -274,15 +298,15 @@ class Config(Record, frozen=True, kw_only=True):
         sources, coarser = self.sources.low_resolution, self.autoencoder.zooms[:-1]
         good = not sources or self.diffusion is not None
         check(good, "found low-resolution sources without a table [diffusion]: only a diffusion model uses them")
-        first, last = self.data.evaluation_years
+        first, last = days_of(self.data.evaluation_years)
         for source in sources:
             good = source.zoom in coarser
             check(good, f"a low-resolution source has zoom {source.zoom}, expected a coarser zoom of {list(coarser)}")
-            low, high = source.years or self.data.evaluation_years
+            low, high = days_of(source.years or self.data.evaluation_years)
             check(
                 source.climatology == "own" or low > last or first > high,
                 f"a low-resolution source of the training data's own has the years {source.years}, expected years "
-                f"outside the evaluation years [{first}, {last}]",
+                f"outside the evaluation years {list(self.data.evaluation_years)}",
             )
 
 

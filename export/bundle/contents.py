@@ -9,6 +9,8 @@ from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from fsae.export.certificate.certify import Certified
+from fsae.runtime.archive.lookup import FILE
+from fsae.runtime.archive.tables import TYPES, make_codec_tables
 from fsae.runtime.bundle.manifest import (
     DenoiserFacts,
     FileEntry,
@@ -21,8 +23,9 @@ from fsae.runtime.bundle.manifest import (
     Time,
     Variable,
 )
-from fsae.runtime.bundle.tables import digest
+from fsae.runtime.bundle.tables import digest, read_arrays
 from fsae.runtime.diffusion.sampler import NOISE_FEATURES
+from fsae.runtime.errors import BundleError, DataError
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 from fsae.runtime.sphere.regrid import (
@@ -63,6 +66,24 @@ def make_tables(run: Run) -> dict[str, NDArray[Any]]:
         "latent_season_std": run.statistics.get("latent_season_std", np.zeros((shape[0], 0, shape[1]), np.float32)),
         "latent_level_std": run.statistics.get("latent_level_std", np.ones((shape[0], levels), dtype=np.float32)),
     }
+
+
+def read_codec(run: Run) -> bytes | None:
+    """The file of the archive codec that was fitted to a run; None if there is none, DataError if it is damaged."""
+    path = run.path / FILE
+    try:
+        data = path.read_bytes()
+        arrays = read_arrays(data, str(path))
+        for variable in run.config.data.variables:
+            own = {name: arrays[f"{variable.name}.{name}"] for name in TYPES if f"{variable.name}.{name}" in arrays}
+            make_codec_tables(own, str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, BundleError) as error:
+        why = error.reason if isinstance(error, BundleError) else error.strerror
+        advice = "remove it and run the same fsae-train codec command again"
+        raise DataError(f"cannot use the archive codec {path}: {why}", advice=advice) from None
+    return data
 
 
 def _no_weights(targets: int, sources: int) -> Weights:

@@ -75,16 +75,17 @@ def _with_facts(bundle: Bundle, data: Path) -> Manifest:
         raise DeviceError(found, advice='pip install "fsae[export]"') from None
     trained = bundle.manifest.provenance
     with original_bundle(bundle, data) as original:
-        years = tuple(int(date[:4]) for date in trained.period)
+        given = original.data.training_years
+        years = tuple(d if isinstance(g, str) else int(d[:4]) for g, d in zip(given, trained.period, strict=True))
         if {one.sha256 for one in original.sources} != {one.sha256 for one in trained.data}:
             names = ", ".join(one.name for one in trained.data)
             raise DataError(
                 f"the inputs of {data} are not the files {names} that the bundle was trained on",
                 advice="give the configuration and data of the bundle's own training",
             )
-        if original.data.training_years != years:
+        if given != years:
             raise DataError(
-                f"{data} has the training years {list(original.data.training_years)}",
+                f"{data} has the training years {list(given)}",
                 f"{list(years)}",
                 "give the configuration that the bundle was trained with",
             )

@@ -16,6 +16,7 @@ from fsae.export.certificate.originals import original_bundle, original_run
 from fsae.export.certificate.plausibility import learn_distances
 from fsae.export.engines.layer_report import report_name
 from fsae.export.graphs.trace import OPSET, OPSETS
+from fsae.runtime.archive.lookup import FILE
 from fsae.runtime.backends.engine_index import (
     Engine,
     TimingCache,
@@ -42,7 +43,7 @@ from fsae.runtime.errors import BundleError, DataError, UsageError
 from fsae.training.fitting.run_folder import Run
 
 from .card import model_card, read_metrics, with_fidelity
-from .contents import make_manifest, make_tables, with_distances, with_tables
+from .contents import make_manifest, make_tables, read_codec, with_distances, with_tables
 from .place import place_of, replacing
 
 log = logging.getLogger("fsae.export.bundle")
@@ -70,6 +71,7 @@ def export_run(
     if opset not in OPSETS:
         raise UsageError(f"found opset {opset}", f"{OPSETS[0]} to {OPSETS[-1]}", "leave --opset out for the default")
     metrics = read_metrics(run.path / "metrics.json")  # fails now, not after minutes of exporting
+    codec = read_codec(run)
     original, tables = original_run(run), make_tables(run)
     certified, distances = certify(original, precisions, opset), learn_distances(original)
     log.info("writing tables and manifest")
@@ -77,6 +79,8 @@ def export_run(
         _write_files(new, certified.files)
         _write_arrays(new / "tables.npz", tables)
         _write_arrays(new / "golden.npz", certified.golden)
+        if codec is not None:
+            (new / FILE).write_bytes(codec)
         draft = make_manifest(run, folder.name, certified, hash_files(new))
         draft = with_tables(with_distances(draft, distances), tables)
         _write_card(new, model_card(draft, run.config, metrics=metrics))

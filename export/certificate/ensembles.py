@@ -11,7 +11,7 @@ from fsae.runtime.bundle.manifest import EnsembleParity
 from fsae.runtime.errors import ToleranceError
 from fsae.runtime.input.reader import VariableSpec
 from fsae.runtime.sphere.healpix import zoom_of
-from fsae.training.config import Tolerance
+from fsae.training.config import Tolerance, Years
 from fsae.training.evaluation.model import TrainedModel, draw
 from fsae.training.evaluation.periods import read_periods
 from fsae.training.metrics.scores import pointwise_crps
@@ -32,7 +32,7 @@ class Drawn:
     truth: F32
 
 
-def draw_ensemble(model: TrainedModel, store: Path, years: tuple[int, int]) -> Drawn:
+def draw_ensemble(model: TrainedModel, store: Path, years: Years) -> Drawn:
     """Draw a model's ensemble from the beginning of the `years`, with the prepared fields in `store` of its dates."""
     (period,) = read_periods(store, model.variables, model.zoom, years)
     steps = min(STEPS, len(period.values))

@@ -23,7 +23,7 @@ from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Source, graph_file
 from fsae.runtime.diffusion.sampler import noise_levels
 from fsae.runtime.errors import BundleError
-from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, input_files, read_config
+from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, Years, input_files, read_config
 from fsae.training.evaluation.data import prepared_inputs
 from fsae.training.evaluation.model import TrainedModel, of_bundle, of_run
 from fsae.training.fitting.run_folder import Run, sha256
@@ -50,7 +50,7 @@ class Original:
     graphs: Mapping[str, Files]
 
     @property
-    def years(self) -> tuple[int, int]:
+    def years(self) -> Years:
         """Years to compare on, which training has not seen: those for validation, else those for evaluation."""
         return self.data.validation_years or self.data.evaluation_years
 
@@ -125,7 +125,7 @@ def original_bundle(bundle: Bundle, data: Path | None) -> Iterator[Original]:
         )
 
 
-def make_parts(original: Original, years: tuple[int, int]) -> dict[str, Part]:
+def make_parts(original: Original, years: Years) -> dict[str, Part]:
     """Inputs and results of every graph, by name, for real fields of the `years`."""
     model, latent_model = original.model, original.model.latent
     latent_zooms = tuple(zoom for zoom in model.zooms if zoom <= model.latent_zoom)

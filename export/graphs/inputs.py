@@ -17,6 +17,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.sphere.healpix import coarsen, refine
 from fsae.runtime.sphere.pyramid import level_mask
+from fsae.training.config import Years
 from fsae.training.evaluation.model import TrainedModel
 
 Inputs = dict[str, F32]
@@ -32,7 +33,7 @@ class Stretches:
     year: NDArray[np.float64]  # (stretch, step), decimal
 
 
-def read_stretches(store: Path, model: TrainedModel, years: tuple[int, int], *, count: int, length: int) -> Stretches:
+def read_stretches(store: Path, model: TrainedModel, years: Years, *, count: int, length: int) -> Stretches:
     """`count` stretches of `length` steps, spread evenly over the `years` (both included) of the prepared fields."""
     source = read_fields(store, model.variables, zoom=model.zoom, finest_zoom=model.zoom)
     try:

@@ -1,6 +1,7 @@
 """Codecs of bundles: the tables in `archive.npz`, found by their hash wherever a bundle with them lies.
 
 VARIABLE.NAME                  the integer tables of a variable, see tables.py
+VARIABLE.climatology           (1 + 2K, pixel) float32, if that in tables.npz is not the field's (of a square root)
 VARIABLE.source_climatology    (1 + 2K, point) float32, on the training data's own grid
 """
 
@@ -22,7 +23,7 @@ from .codec import Codec
 from .tables import TYPES, make_codec_tables
 
 FILE = "archive.npz"
-SOURCE_CLIMATOLOGY = "source_climatology"
+CLIMATOLOGY, SOURCE_CLIMATOLOGY = "climatology", "source_climatology"
 SAME_DEG = 1e-4  # axes of the training data's own grid may differ by that much
 
 
@@ -32,7 +33,7 @@ def archive_key(bundle: Bundle) -> str:
     if entry is None:
         raise BundleError(
             f"bundle {bundle.manifest.name} has no archive codec",
-            advice="give --model default, or --lossless-latents",
+            advice="fit one with `fsae-train codec CONFIG` and export it, give --model default, or --lossless-latents",
         )
     return entry.sha256
 
@@ -52,7 +53,7 @@ def find_archive(key: str, name: str) -> Bundle:
             return bundle
     raise BundleError(
         f"found no bundle with the archive codec {key[:12]} that this data was written with, by bundle {name!r}",
-        advice="export that bundle to ./engines of this folder, or install the fsae that ships it",
+        advice="export the run of `fsae-train codec` to ./engines of this folder, or install the fsae that ships it",
     )
 
 
@@ -86,14 +87,17 @@ def open_codec(bundle: Bundle, variable: str, grid: LatLonGrid | int) -> Codec:
             raise BundleError(
                 f"found HEALPix cells of zoom {grid}", f"zoom {tables.zoom}", "bring the fields to that zoom first"
             )
-        return Codec(tables=tables, climatology=_cells(bundle, variable), grid=cells_of(grid))
+        return Codec(tables=tables, climatology=_cells(bundle, variable, arrays), grid=cells_of(grid))
     place, source = points_of(grid, tables.zoom), arrays.get(f"{variable}.{SOURCE_CLIMATOLOGY}")
     if source is not None and _is_source(bundle, grid):
         return Codec(tables=tables, climatology=source.astype(np.float32), grid=place)
-    return Codec(tables=tables, climatology=_interpolated(place, _cells(bundle, variable)), grid=place)
+    return Codec(tables=tables, climatology=_interpolated(place, _cells(bundle, variable, arrays)), grid=place)
 
 
-def _cells(bundle: Bundle, variable: str) -> F32:
+def _cells(bundle: Bundle, variable: str, arrays: Mapping[str, NDArray[Any]]) -> F32:
+    own = arrays.get(f"{variable}.{CLIMATOLOGY}")
+    if own is not None:
+        return own.astype(np.float32)
     place = [v.name for v in bundle.manifest.variables].index(variable)
     climatology: F32 = bundle.tables.climatology[place]
     return climatology

@@ -26,6 +26,7 @@ Examples:
   fsae-train z5-ratio-64                      another shipped configuration: z5-ratio-4, -64, -256, z5-winds, z8-...
   fsae-train my-model.toml                    a configuration of your own
   fsae-train                                  again after an interruption: goes on where it stopped
+  fsae-train codec my-model.toml              only the archive codec of your data, and an autoencoder: minutes
   fsae-train evaluate                         figures of the newest run on its evaluation years
   fsae-train prepare IN.nc OUT.zarr --zoom 5  only put data on HEALPix
 """
@@ -170,6 +171,38 @@ def fit(
         run = train(settings, files, folder, autoencoder=autoencoder, progress=is_first and shown(quiet))
     if is_first:
         click.echo(f"trained {run.path}: next, fsae-train evaluate {run.path} and fsae-export {run.path}")
+
+
+CODEC_EXAMPLES = """\b
+Examples:
+  fsae-train codec my-data.toml                           then: fsae-export, fsae-run compress IN.nc OUT.zarr --rmse 0.2
+  fsae-train codec z5-uas-vas                             a shipped configuration: monthly winds
+  fsae-train codec my-data.toml --set autoencoder_fit.steps=50
+                                                          a shorter training of the autoencoder
+  fsae-train codec my-data.toml                           again after an interruption: goes on where it stopped
+  fsae-train my-data.toml                                 later: the diffusion model as well, if it has a [diffusion]
+"""
+
+
+@cli.command(epilog=CODEC_EXAMPLES)
+@training_arguments
+def codec(
+    config: Path | None, out: Path, name: str | None, devices: int | None, changes: tuple[str, ...], quiet: bool
+) -> None:
+    """Fit the archive codec of CONFIG, and its autoencoder, but no diffusion model.
+
+    The codec is fitted to data.training_years on the grid of the data: `fsae-run compress` with --rmse, --max-error or
+    --ratio uses it once the run is exported. A run that is trained already gets its codec too. Interrupted, the same
+    command goes on.
+    """
+    from fsae.training.fitting.pipeline import train_codec
+
+    settings, files = find_training(config, devices, changes)
+    folder = out / (name or settings.name)
+    with logged(folder) as is_first:
+        train_codec(settings, files, folder, progress=is_first and shown(quiet))
+    if is_first:
+        click.echo(f"fitted {folder}: next, fsae-export {folder}")
 
 
 @cli.command("cnn-vae")

@@ -14,7 +14,7 @@ from fsae.runtime.arrays import F32
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.joining import read_fields
-from fsae.training.config import Config, Years
+from fsae.training.config import Config, Years, days_of
 from fsae.training.networks.autoencoder import Autoencoder
 
 from .normalisation import Series, normalised
@@ -58,14 +58,15 @@ class Prepared:
 
 def in_years(fields: Fields, years: Years) -> NDArray[np.bool_]:
     """Mask (time,) of the steps within `years`, both included; DataError if there is none."""
-    year = np.array([time.year for time in fields.times])
-    chosen = (year >= years[0]) & (year <= years[1])
+    first, last = days_of(years)
+    chosen = np.array([first <= (time.year, time.month, time.day) <= last for time in fields.times])
     if not chosen.any():
+        dates = sorted(time.isoformat()[:10] for time in fields.times)
         raise DataError(
-            f"found no data in {years[0]}-{years[1]}: the inputs cover {year.min()}-{year.max()}",
+            f"found no data in {years[0]} to {years[1]}: the inputs cover {dates[0]} to {dates[-1]}",
             advice="change the years in the configuration, or give files that cover them",
         )
-    return np.asarray(chosen)
+    return chosen
 
 
 def part_of(fields: Fields, years: Years) -> slice:

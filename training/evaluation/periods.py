@@ -11,6 +11,7 @@ from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.input.reader import VariableSpec
+from fsae.training.config import Years
 from fsae.training.data.prepared import part_of
 
 
@@ -52,7 +53,7 @@ class Period:
         return str(self.times[0]), str(self.times[-1])
 
 
-def read_periods(store: Path, variables: Sequence[VariableSpec], zoom: int, *years: tuple[int, int]) -> list[Period]:
+def read_periods(store: Path, variables: Sequence[VariableSpec], zoom: int, *years: Years) -> list[Period]:
     """One period for each pair of `years`, first and last, of the fields prepared in `store` at `zoom`."""
     fields = read_fields(store, variables, zoom=zoom, finest_zoom=zoom)
     try:

@@ -1,4 +1,6 @@
-"""The stages of a run, each skipped if its result is there: prepare, statistics, autoencoder, diffusion."""
+"""The stages of a run, each skipped if its result is there: prepare, statistics, archive codec if asked for,
+autoencoder, diffusion.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
+from fsae.runtime.archive.lookup import FILE
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.progress import progress_bar
@@ -19,6 +22,7 @@ from fsae.training.data.prepare import prepare
 from fsae.training.data.prepared import Prepared, in_years, part_of, read_prepared
 from fsae.training.data.static_fields import static_inputs
 
+from .archive_stage import archive_stage
 from .autoencoder import autoencoder_stage, log
 from .diffusion import diffusion_stage
 from .loop import check_trainer
@@ -50,30 +54,70 @@ def train(config: Config, files: Files, folder: Path, *, autoencoder: Path | Non
             record_config(config, folder)
             if autoencoder is not None:
                 take_autoencoder(config, files, autoencoder, folder)
-            prepare_stage(config, files, folder, progress=progress)
-        wait_for(folder / "facts.json")
-        fields = read_prepared(config, folder)
-        if is_first():
-            statistics_stage(config, fields, files.static, folder)
-        wait_for(folder / "statistics.npz")
-        data = Prepared(config=config, fields=fields, statistics=read_statistics(folder))
+        data = _data(config, files, folder, progress=progress)
         autoencoder_stage(data, folder, progress=progress)
         diffusion_stage(data, files.low_resolution, folder, device=device, progress=progress)
     return load_run(folder)
 
 
+def train_codec(config: Config, files: Files, folder: Path, *, progress: bool) -> None:
+    """Fit the archive codec of the run in `folder` and train its autoencoder, as far as they are missing.
+
+    A new run has no diffusion model, whatever the configuration says; `train` with that configuration adds it, and a
+    run that is trained already gets its codec. Errors are those of `train`.
+    """
+    check_trainer(config.autoencoder_fit, config.trainer)
+    torch.set_float32_matmul_precision("highest")
+    with interruptible():
+        if is_first() and not ((folder / "config.json").exists() and _is_recorded(config, folder)):
+            record_config(without_diffusion(config), folder)
+        data = _data(config, files, folder, progress=progress)
+        if is_first():
+            archive_stage(data, files.inputs, folder)
+        wait_for(folder / FILE)
+        autoencoder_stage(data, folder, progress=progress)
+
+
+def _data(config: Config, files: Files, folder: Path, *, progress: bool) -> Prepared:
+    """The prepared fields and statistics of a run, made by the first process."""
+    if is_first():
+        prepare_stage(config, files, folder, progress=progress)
+    wait_for(folder / "facts.json")
+    fields = read_prepared(config, folder)
+    if is_first():
+        statistics_stage(config, fields, files.static, folder)
+    wait_for(folder / "statistics.npz")
+    return Prepared(config=config, fields=fields, statistics=read_statistics(folder))
+
+
+def without_diffusion(config: Config) -> Config:
+    """The configuration of the autoencoder alone."""
+    default = Config(name=config.name, data=config.data, autoencoder_fit=config.autoencoder_fit)
+    fields = ("diffusion", "diffusion_fit", "sources", "noise", "sampler", "fast", "fast_fit")
+    return replace(config, **{name: getattr(default, name) for name in fields})
+
+
 def record_config(config: Config, folder: Path) -> None:
-    """Write config.json; UsageError if the folder has another one: only the devices a run is trained on may change."""
+    """Write config.json; UsageError if the folder has another one.
+
+    Only the devices a run is trained on may change, and a run without a diffusion model may get one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
-    if not path.exists():
-        write_record(path, config)
+    if path.exists() and _is_recorded(config, folder):
         return
-    recorded = read_record(path, Config)
-    if replace(recorded, trainer=replace(config.trainer, precision=recorded.trainer.precision)) != config:
+    alone = without_diffusion(config)
+    if path.exists() and (config.sources.low_resolution or not _is_recorded(alone, folder)):
         raise UsageError(
             f"{folder} holds a run with another configuration", advice="choose another name or remove that folder"
         )
+    write_record(path, config)
+
+
+def _is_recorded(config: Config, folder: Path) -> bool:
+    """True if config.json of the folder is this configuration, but for the devices."""
+    recorded = read_record(folder / "config.json", Config)
+    return replace(recorded, trainer=replace(config.trainer, precision=recorded.trainer.precision)) == config
 
 
 def prepare_stage(config: Config, files: Files, folder: Path, *, progress: bool) -> None:
@@ -155,7 +199,7 @@ def statistics_stage(config: Config, fields: Fields, static: Sequence[Path], fol
     """Write climatology and scale of the training years, and the static fields if the model reads them."""
     if (folder / "statistics.npz").exists():
         return
-    log.info("statistics: %s of %d-%d", config.data.normalisation, *config.data.training_years)
+    log.info("statistics: %s of %s to %s", config.data.normalisation, *config.data.training_years)
     part = part_of(fields, config.data.training_years)
     statistics = fit_statistics(config.data, fields, part)
     if config.autoencoder.static_fields:

@@ -19,6 +19,7 @@ from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError, OutputError
 from fsae.runtime.progress import progress_bar
 from fsae.runtime.sphere.healpix import coarsen, pixel_centres, zoom_of
+from fsae.training.config import days_of
 from fsae.training.data.normalisation import normalise, transforms_of
 from fsae.training.data.prepared import encode_series, part_of, read_prepared
 from fsae.training.evaluation.tables import Column, Table
@@ -111,7 +112,7 @@ def read_months(run: Run, *, progress: bool) -> Months:
                 "1 month, as the analysis is of monthly data",
                 "average it first, for example with `cdo monmean IN OUT`",
             )
-        periods = sorted((config.data.training_years, config.data.evaluation_years))
+        periods = sorted((config.data.training_years, config.data.evaluation_years), key=days_of)
         parts = [part for years in periods for part in in_parts(part_of(fields, years))]
         season = climatology.season(fields.phase, config.data.harmonics)
         transforms = transforms_of(config.data)

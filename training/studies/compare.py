@@ -14,6 +14,7 @@ import numpy as np
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix
+from fsae.training.config import Years
 from fsae.training.evaluation.climate_checks import at_most, below
 from fsae.training.evaluation.model import TrainedModel, anomalies, of_run, rebuild
 from fsae.training.evaluation.periods import Period, read_periods
@@ -72,8 +73,8 @@ class VariableComparison:
 class Comparison:
     """The report of `fsae-train compare`."""
 
-    training_years: tuple[int, int]
-    evaluation_years: tuple[int, int]
+    training_years: Years
+    evaluation_years: Years
     zooms: tuple[int, ...]
     grid: str  # the source grid, in words
     runs: tuple[RunSummary, ...]

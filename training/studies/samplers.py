@@ -20,7 +20,7 @@ from fsae.runtime.diffusion.sampler import denoiser_calls
 from fsae.runtime.ensemble.members import LatentModel
 from fsae.runtime.errors import UsageError
 from fsae.runtime.sphere.healpix import coarsen
-from fsae.training.config import Config
+from fsae.training.config import Config, whole_years
 from fsae.training.evaluation.data import with_data
 from fsae.training.evaluation.model import TrainedModel, anomalies, draw
 from fsae.training.evaluation.periods import Period, read_periods
@@ -211,9 +211,9 @@ def step_counts(text: str) -> tuple[int, ...]:
 
 def years_to_use(config: Config, years: tuple[int, int] | None) -> tuple[int, int]:
     """`years`, or the last ten training years by default; UsageError if they touch the evaluation years."""
-    first, last = config.data.training_years
+    first, last = whole_years(config.data.training_years, "a choice of samplers")
     chosen = years or (max(first, last - YEARS + 1), last)
-    low, high = config.data.evaluation_years
+    low, high = whole_years(config.data.evaluation_years, "a choice of samplers")
     if chosen[0] <= high and low <= chosen[1]:
         raise UsageError(
             f"found the years {chosen[0]}-{chosen[1]}",

@@ -9,6 +9,7 @@ import msgspec
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.errors import UsageError
+from fsae.training.config import whole_years
 from fsae.training.evaluation.climate import View, compare, moments
 from fsae.training.evaluation.model import TrainedModel, anomalies, draw, of_run
 from fsae.training.evaluation.periods import Period, read_periods
@@ -77,7 +78,7 @@ def compare_sources(folders: Sequence[Path], members: int) -> list[SourceRow]:
                 "the same",
                 "compare runs that share them",
             )
-    first, last = config.data.evaluation_years
+    first, last = whole_years(config.data.evaluation_years, "a comparison with the years before")
     before = (first - (last - first) - 1, first - 1)
     evaluation, previous = read_periods(
         runs[0].fields, config.data.variables, config.autoencoder.zoom, (first, last), before

@@ -182,7 +182,7 @@ def test_interrupted_run_ends_like_an_undisturbed_one(
         ('sampler.name = "rk4"', "small.toml: sampler.name is 'rk4', expected one of ['dpm2m', 'euler', 'heun']"),
         ("sampler.sigma_min = 90.0", "small.toml: sampler: sigma_min is 90.0 and sigma_max 80.0, expected a larger"),
         ("autoencoder_fit.learning_rate = nan", "autoencoder_fit.learning_rate is nan, expected a finite number above"),
-        ("data.training_years = [2009, 2005]", "data: training_years is [2009, 2005], expected the earlier year first"),
+        ("data.training_years = [2009, 2005]", "data: training_years is [2009, 2005], expected the earlier one first"),
         (
             "data.training_years = [2005, 99999]",
             "data.training_years[1] is 99999, expected a whole number from 0 to 9999",
