@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from fsae.runtime.archive.lookup import FILE as ARCHIVE
 from fsae.runtime.bundle.manifest import NOT_RUN, Manifest
 from fsae.runtime.bundle.records import decode_record, to_json
 from fsae.runtime.climate.transforms import transformed_units
@@ -244,6 +245,7 @@ def _use(manifest: Manifest) -> list[str]:
         f"{command} verify",
         *generate,
         f"{command} compress IN.nc OUT.zarr",
+        *([f"{command} compress IN.nc ARCHIVE.zarr --ratio 64"] if ARCHIVE in manifest.files else []),
         "```",
         "",
         "Any host with ONNX Runtime can run the graphs: `manifest.json` gives the shapes, `golden.npz` inputs with "
@@ -261,7 +263,7 @@ def _reproduction(manifest: Manifest, config: Config) -> list[str]:
     return [
         "## How to reproduce it",
         "",
-        "Save the configuration below as `config.toml` beside the data, then run `fsae-train config.toml` and "
+        f"Save the configuration below as `config.toml` beside the data, then run {_training(manifest)} and "
         f"`fsae-export --name {manifest.name}`.",
         "",
         f"Seeds: {seeds}. Source revision: {source.revision}. Versions: {versions}.",
@@ -270,6 +272,14 @@ def _reproduction(manifest: Manifest, config: Config) -> list[str]:
         *to_toml(record),
         "```",
     ]
+
+
+def _training(manifest: Manifest) -> str:
+    """The commands that train what the bundle holds."""
+    whole, codec = "`fsae-train config.toml`", "`fsae-train codec config.toml`"
+    if ARCHIVE not in manifest.files:
+        return whole
+    return codec if manifest.denoiser is None else f"{whole}, {codec}"
 
 
 def _limits(manifest: Manifest) -> list[str]:

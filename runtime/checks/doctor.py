@@ -104,7 +104,7 @@ def bundle_in_use(used: "Path | BundleError", bundles: "dict[Path, Bundle | Bund
         raise bundle
     if not named and bundle.manifest.denoiser is None:
         raise BundleError(
-            f"the newest bundle exported to ./engines, {bundle.folder}, has no denoiser and cannot generate",
+            f"the newest bundle exported to ./engines, {bundle.folder}, has no diffusion model and cannot generate",
             advice="give --model with one that can, such as default",
         )
     return bundle

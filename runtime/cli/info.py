@@ -71,7 +71,7 @@ def describe(bundle: Bundle) -> str:
         from fsae.runtime.checks.verify import read_records  # which needs NumPy
 
         parity += [str(record) for record in read_records(bundle)]
-    generates = "no: it has no denoiser"
+    generates = "no: it has no diffusion model"
     if manifest.denoiser is not None and manifest.sampler is not None:
         forcing = manifest.denoiser.forcing
         forced_in = "" if forcing.units in forcing.name else f" {forcing.units}"

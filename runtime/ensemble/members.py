@@ -125,7 +125,9 @@ def windows_needed(steps: int, window: int) -> int:
 def parts_of(manifest: Manifest) -> tuple[DenoiserFacts, Sampler]:
     """The manifest's denoiser and sampler; BundleError if the bundle does not generate."""
     if manifest.denoiser is None or manifest.sampler is None:
-        raise BundleError(f"bundle {manifest.name} has no denoiser, so it cannot generate", advice="take one that has")
+        raise BundleError(
+            f"bundle {manifest.name} has no diffusion model, so it cannot generate", advice="take one that has"
+        )
     return manifest.denoiser, manifest.sampler
 
 

@@ -161,8 +161,8 @@ def variable_tables(
 def pattern_count(steps: int, zoom: int, room: int) -> int:
     """Global patterns that `steps` fields determine and whose tables, with all others, fit into `room` bytes.
 
-    More patterns than fields would fit the noise of the covariance: with 84 months of winds, 84 are as good as 496 at
-    256 times and better at 16 and 64 times.
+    More patterns than fields would fit the noise of the covariance. With 84 months of eastward wind, and two years held
+    out, the errors of 84 patterns are 9 and 8 % smaller than those of 496 at 16 and 64 times, and 2.7 % larger at 256.
 
     >>> pattern_count(684, 5, 1_664_000), pattern_count(84, 5, 1_664_000), pattern_count(684, 1, 1_664_000)
     (496, 84, 48)

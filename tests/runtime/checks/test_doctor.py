@@ -460,7 +460,7 @@ def test_a_bundle_that_only_compresses(examined: Doctor, here: Path) -> None:
     write_manifest(folder, replace(manifest, denoiser=None, sampler=None, parity=parity, files=files))
     code, _, problems, _ = examined()
     assert code == 4
-    assert "engines/tiny, has no denoiser and cannot generate; do: give --model with one that can" in problems[0]
+    assert "engines/tiny, has no diffusion model and cannot generate; do: give --model with one that can" in problems[0]
     code, found, problems, _ = examined("--model", "tiny")  # who names it wants what it has
     assert (code, problems) == (0, [])
     assert found["bundles"]["engines/tiny"].endswith("does not generate")

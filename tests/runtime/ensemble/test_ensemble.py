@@ -212,7 +212,7 @@ def test_requests_that_make_no_sense_are_refused(tiny_bundle: Bundle, graphs: Gr
         with pytest.raises(UsageError, match="expected"):
             Request(members=members, start="1990", steps=steps, seed=seed)
     plain = msgspec.structs.replace(tiny_bundle.manifest, denoiser=None, sampler=None)
-    with pytest.raises(BundleError, match="bundle tiny has no denoiser, so it cannot generate"):
+    with pytest.raises(BundleError, match="bundle tiny has no diffusion model, so it cannot generate"):
         generate_job(
             dataclasses.replace(tiny_bundle, manifest=plain),
             graphs,

@@ -356,5 +356,5 @@ def test_the_output_is_not_the_forcing(
 def test_a_bundle_that_does_not_generate_takes_no_forcing(emulator: fsae.runtime.Emulator) -> None:
     plain = msgspec.structs.replace(emulator.bundle.manifest, denoiser=None, sampler=None)
     other = fsae.runtime.Emulator(dataclasses.replace(emulator.bundle, manifest=plain), emulator.graphs)
-    with pytest.raises(fsae.runtime.BundleError, match="has no denoiser, so it cannot generate"):
+    with pytest.raises(fsae.runtime.BundleError, match="has no diffusion model, so it cannot generate"):
         other.generate(Request(members=1, forcing=1990.0))
