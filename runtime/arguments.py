@@ -143,3 +143,9 @@ def path(name: str, value: Any) -> Path:
     if not isinstance(found, str) or not found:
         raise refused(name, value, "a path", "'out.zarr'")
     return Path(found)
+
+
+def check_judgement(*, force: bool, strict: bool) -> None:
+    """Raise UsageError if input is both to be taken by force and to be refused already where it is warned of."""
+    if force and strict:
+        raise UsageError("found both --force (force=True) and --strict (strict=True)", advice="give one of them")

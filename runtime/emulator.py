@@ -16,7 +16,7 @@ from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.checks.verify import Check, check_files, check_graphs, missed, record_checks
 from fsae.runtime.codec.compress import compress_job, superres_job
 from fsae.runtime.codec.decompress import decompress_job
-from fsae.runtime.codec.encoder_input import AS_IT_IS, Reading, open_fields
+from fsae.runtime.codec.encoder_input import AS_IT_IS, Reading, open_fields, reading_for
 from fsae.runtime.codec.source_climatology import TRAINING, write_source
 from fsae.runtime.ensemble.batch import Batch, memory_limit
 from fsae.runtime.ensemble.generate import generate_job, resolve
@@ -173,10 +173,10 @@ class Emulator:
 
         `source` may be several files, or a pattern such as tas_*.nc, which are joined along time.
         """
-        force = _as_writing(writing).force  # other processes get this function, and no progress bar
+        plain = reading_for(_as_writing(writing), zoom, names)  # other processes get this function, and no progress bar
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
-            reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=force)
+            reading = dataclasses.replace(plain, climatology=inputs.get("climatology", TRAINING))
             return compress_job(bundle, graphs, inputs["input"], reading)
 
         return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing)
@@ -194,7 +194,7 @@ class Emulator:
         """Fields on their own grid as an archive, by default of the bundle's own quality; `append` to one at `path`."""
         from .codec.archive import archive_maker
 
-        reading = Reading(climatology=TRAINING, names=names, force=_as_writing(writing).force)
+        reading = dataclasses.replace(reading_for(_as_writing(writing), None, names), climatology=TRAINING)
         make = archive_maker(path_like("path", path), quality, self.bundle, reading, append)
         writing = dataclasses.replace(writing, overwrite=writing.overwrite or append)
         return self._write(make, {"input": Source.of(source)}, path, writing)
@@ -227,10 +227,10 @@ class Emulator:
         writing: Writing = NEW,
     ) -> Job:
         """`superres` of a file or dataset to a file; `source` as in `compress_file`."""
-        force = _as_writing(writing).force  # other processes get this function, and no progress bar
+        plain = reading_for(_as_writing(writing), zoom, names)  # other processes get this function, and no progress bar
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
-            reading = Reading(zoom=zoom, climatology=inputs.get("climatology", TRAINING), names=names, force=force)
+            reading = dataclasses.replace(plain, climatology=inputs.get("climatology", TRAINING))
             return superres_job(bundle, graphs, inputs["input"], reading, select=select)
 
         return self._write(make, {"input": Source.of(source), "climatology": climatology}, path, writing, select)
@@ -245,8 +245,8 @@ class Emulator:
         writing: Writing = NEW,
     ) -> Job:
         """`generate` to a file."""
-        request = _as_request(request)
-        request = dataclasses.replace(request, force=request.force or _as_writing(writing).force)
+        request, how = _as_request(request), _as_writing(writing)
+        request = dataclasses.replace(request, force=request.force or how.force, strict=request.strict or how.strict)
         make = self._generation(request, batch, max_memory_gib, scratch=path_like("path", path).absolute().parent)
         inputs = {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology}
         # The request is read already: the files matter only to tell runs apart.

@@ -16,11 +16,11 @@ from .options import (
     group_of,
     packed,
     resolved,
+    with_checked_writing,
     with_climatology,
     with_names,
     with_selection,
     with_session,
-    with_writing,
     words,
 )
 from .terminal import write_output
@@ -125,7 +125,7 @@ with_request = packed(
 @click.option(
     "--max-memory", metavar="GIB", type=float, help="Memory for this process.  [default: half of what is available]"
 )
-@with_writing
+@with_checked_writing
 @with_session
 def generate(
     request: "Request",

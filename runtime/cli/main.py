@@ -17,6 +17,7 @@ from .generate import generate
 from .options import (
     Session,
     from_file_to_file,
+    with_checked_writing,
     with_json,
     with_model,
     with_plain_reading,
@@ -128,7 +129,7 @@ def verify(as_json: bool, session: Session) -> None:
 @with_reading
 @with_qualities
 @click.option("--append", is_flag=True, help="Append the steps to the archive OUT, if it is there.")
-@with_writing
+@with_checked_writing
 @with_session
 def compress(
     source: Source,
@@ -220,7 +221,7 @@ def decompress(source: Source, out: str, select: "Selection", writing: "Writing"
 @with_units
 @with_reading
 @with_selection
-@with_writing
+@with_checked_writing
 @with_session
 def superres(
     source: Source, out: str, reading: "Reading", select: "Selection", writing: "Writing", session: Session

@@ -199,6 +199,10 @@ with_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 with_force = click.option("--force", is_flag=True, help="Go on with input that is too far from what real fields are.")
 
+with_strict = click.option(
+    "--strict", is_flag=True, help="Refuse input that would give a warning as far from real fields."
+)
+
 with_overwrite = click.option("--overwrite", is_flag=True, help="Replace existing output.")
 
 
@@ -234,6 +238,7 @@ def make_writing(values: Values) -> "Writing":
         overwrite=values["overwrite"],
         resume=values["resume"],
         force=values["force"],
+        strict=values.get("strict", False),
         scale=_scale(given) if given else None,
     )
 
@@ -250,9 +255,7 @@ def _scale(given: Values) -> "Shard | Cluster":
     return Cluster(**given)
 
 
-with_writing = packed(
-    "writing",
-    make_writing,
+WRITING = (
     with_overwrite,
     click.option("--resume", is_flag=True, help="Continue an interrupted run of the same command, if there is one."),
     with_force,
@@ -271,6 +274,9 @@ with_writing = packed(
         "--scheduler", metavar="ADDRESS", help="Running dask cluster to use, such as tcp://node1:8786."
     ),
 )  # fmt: skip
+
+with_writing = packed("writing", make_writing, *WRITING)
+with_checked_writing = packed("writing", make_writing, *WRITING, with_strict)  # of what reads fields
 
 
 def make_selection(values: Values) -> "Selection":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fsae.runtime.arguments import pairs, switch, whole
+from fsae.runtime.arguments import check_judgement, pairs, switch, whole
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
@@ -25,6 +25,7 @@ from fsae.runtime.input.forecasts import Forecast, find_forecasts
 from fsae.runtime.input.joining import join_opened, open_wanted
 from fsae.runtime.input.meaning import Origin, joined
 from fsae.runtime.input.sources import Given, Opened, Source
+from fsae.runtime.jobs.job import Writing
 from fsae.runtime.log import log
 from fsae.runtime.output.times import ReferenceTimes, TimeAxis, encode_series, encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
@@ -33,7 +34,7 @@ from fsae.runtime.sphere.pyramid import level_mask
 from fsae.runtime.sphere.regrid import WeightMaker, Weights, once_a_grid
 from fsae.runtime.sphere.regrid import make_weights as make_own_weights
 
-from .plausibility import Expected, check_fields, expected_near, spread_out, went_on
+from .plausibility import Expected, check_fields, expected_near, refuse, spread_out, went_on
 from .source_climatology import TRAINING, UNKNOWN, exchange, known_climatology, read_source
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Reading:
     `zoom`: HEALPix zoom that the data is brought to, by default the finest it supports. `climatology`: the one of the
     data's source, made by `fsae-run climatology`, or "training" if that is the training data's own. `names`: what the
     data calls a variable, such as {"tas": "ts"}. `force`: go on with fields too far from their climatology.
+    `strict`: refuse fields, or a climatology, that would only be warned of as far from it.
     `own_grid`: open the fields on the source's own grid too.
     """
 
@@ -143,6 +145,7 @@ class Reading:
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
     names: Mapping[str, str] | None = None
     force: bool = False
+    strict: bool = False
     own_grid: bool = False
 
     def __post_init__(self) -> None:
@@ -150,10 +153,17 @@ class Reading:
             object.__setattr__(self, "zoom", whole("zoom", self.zoom))
         if self.names is not None:
             object.__setattr__(self, "names", pairs("names", self.names))
-        object.__setattr__(self, "force", switch("force", self.force))
+        for name in ("force", "strict"):
+            object.__setattr__(self, name, switch(name, getattr(self, name)))
+        check_judgement(force=self.force, strict=self.strict)
 
 
 AS_IT_IS = Reading()  # nothing is said about the input
+
+
+def reading_for(writing: Writing, zoom: int | None, names: Mapping[str, str] | None) -> Reading:
+    """How input is read whose output is written so: the writing says what is done with unlikely fields."""
+    return Reading(zoom=zoom, names=names, force=writing.force, strict=writing.strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +180,7 @@ class Input:
     notes: tuple[str, ...]
     request: dict[str, Any]
     history: str  # of the first file
+    strict: bool  # what would be warned of is refused
     points: Fields | None  # the series on its own grid, if that was asked for and there is only one
     close: Callable[[], None]
 
@@ -205,10 +216,15 @@ class Input:
         return encode_series(times, bounds, self.fields.calendar, self.reference_times)
 
     def check(self, manifest: Manifest, values: F32, fields: Fields, times: slice) -> None:
-        """DataError if `values` (time, variable, pixel) of some steps of a series are too far from the climatology."""
+        """DataError if `values` (time, variable, pixel) of some steps of a series are too far from the climatology.
+
+        If `strict`, already where it would be warned of.
+        """
         if self.expected is not None:
             labels = [date.isoformat() for date in fields.times[times]]
-            check_fields(manifest, self.expected, values, fields.phase[times], fields.name, labels)
+            notes = check_fields(manifest, self.expected, values, fields.phase[times], fields.name, labels)
+            if self.strict:
+                refuse(notes)
 
 
 def open_input(
@@ -239,6 +255,8 @@ def open_input(
             name = TRAINING
         elif climatology is not None:
             own, warnings = read_source(climatology, bundle, fields.zoom, force=reading.force)
+            if reading.strict:
+                refuse(warnings)
             name = os.path.basename(climatology) if isinstance(climatology, str | os.PathLike) else "dataset"
             notes |= dict.fromkeys(warnings)
         notes |= dict.fromkeys(note for one in series for note in (*one.notes, *step_note(bundle, one)))
@@ -252,10 +270,11 @@ def open_input(
             notes=tuple(notes),
             request={"verb": verb, "input": fields.source, "zoom": fields.zoom, "climatology": name, **said},
             history=str(opened[0].dataset.attrs.get("history", "")),
+            strict=reading.strict,
             points=own_points(bundle, source.name, opened, wanted) if reading.own_grid and not forecasts else None,
             close=lambda: None,
         )
-        given = _checked(bundle, given, force=reading.force)
+        given = _checked(bundle, given, reading)
         return dataclasses.replace(given, close=closing.pop_all().close)
 
 
@@ -284,10 +303,10 @@ def _methods(manifest: Manifest) -> tuple[str, ...]:
     return tuple(variable.cell_methods for variable in manifest.variables)
 
 
-def _checked(bundle: Bundle, given: Input, *, force: bool) -> Input:
+def _checked(bundle: Bundle, given: Input, reading: Reading) -> Input:
     """The input with warnings about some of its fields; DataError if one is too far from its climatology.
 
-    With `force` that is a warning, and no field is checked any more.
+    With `force` that is a warning, and no field is checked any more. If `strict`, every warning is such an error.
     """
     notes: tuple[str, ...] = ()
     if given.expected is not None:
@@ -304,13 +323,15 @@ def _checked(bundle: Bundle, given: Input, *, force: bool) -> Input:
                 bundle.manifest, given.expected, np.stack(values), np.array(phases), given.fields.name, labels
             )
         except DataError as error:
-            if not force:
+            if not reading.force:
                 raise
             notes = (went_on(error),)
-    forced = {"force": True} if force else {}
+        if reading.strict:
+            refuse(notes)
+    forced = {"force": True} if reading.force else {}
     return dataclasses.replace(
         given,
-        expected=None if force else given.expected,
+        expected=None if reading.force else given.expected,
         notes=(*given.notes, *notes),
         request={**given.request, **forced},
     )

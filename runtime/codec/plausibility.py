@@ -208,6 +208,12 @@ def spread_out(count: int, most: int = SAMPLE) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
+def refuse(notes: Sequence[str]) -> None:
+    """Raise DataError for the first of some warnings about fields, if there is one (--strict)."""
+    for note in notes:
+        raise DataError(f"{note} It is refused, as --strict asks for; without it this is a warning")
+
+
 def went_on(error: DataError) -> str:
     """The note on an error in spite of which the user went on."""
     return f"{error.reason}; the user went on with it (--force)."

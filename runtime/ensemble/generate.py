@@ -89,7 +89,9 @@ def resolve(bundle: Bundle, graphs: Graphs, request: Request) -> Ensemble:
         count = steps_between(start, end, manifest.time.step)
     known = None
     if request.initial is not None:
-        reading = Reading(climatology=request.climatology, names=request.names, force=request.force)
+        reading = Reading(
+            climatology=request.climatology, names=request.names, force=request.force, strict=request.strict
+        )
         known = read_initial(bundle, graphs, request.initial, reading, start)
     return Ensemble(
         members=request.member_numbers,

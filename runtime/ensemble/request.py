@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fsae.runtime.arguments import date, of_kind, pairs, switch, text, texts, whole, whole_numbers
+from fsae.runtime.arguments import check_judgement, date, of_kind, pairs, switch, text, texts, whole, whole_numbers
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.sources import Given
 from fsae.runtime.output.selection import EVERYTHING, Selection
@@ -34,7 +34,8 @@ class Request:
     `forcing`: a constant or a series over time (NetCDF, Zarr, CSV), by default the calendar year of the steps.
     `initial`: fields whose last steps, or those before `start`, every member continues; if they have several members,
     member m of the ensemble continues the one at place m modulo their number. `climatology` and `names` describe them,
-    as in `Emulator.compress`, and with `force` they may be far from any climatology. `sampler`: "fast" is the distilled
+    as in `Emulator.compress`, with `force` they may be far from any climatology, and with `strict` not as far as is
+    warned of. `sampler`: "fast" is the distilled
     denoiser, if the bundle has one: several times cheaper and slightly worse (see its model card).
     `select`: part and grid of the fields. `statistics`: instead of the members, some of their mean, std, min, max and
     quantiles such as q05; "quantiles" stands for q05, q25, q50, q75, q95.
@@ -49,12 +50,14 @@ class Request:
     climatology: "str | os.PathLike[str] | xr.Dataset | None" = None
     names: Mapping[str, str] | None = None
     force: bool = False
+    strict: bool = False
     sampler: str = "default"
     select: Selection = EVERYTHING
     statistics: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self._take_arguments()
+        check_judgement(force=self.force, strict=self.strict)
         if self.initial is None and (self.climatology is not None or self.names):
             raise UsageError(
                 "found a climatology or names of variables without a file that they are of", advice="give --initial"
@@ -92,6 +95,7 @@ class Request:
             "seed": whole("seed", self.seed),
             "names": None if self.names is None else pairs("names", self.names),
             "force": switch("force", self.force),
+            "strict": switch("strict", self.strict),
             "sampler": text("sampler", self.sampler, "'default' or 'fast'", "'fast'"),
             "select": of_kind("select", self.select, Selection, "a Selection", "Selection(grid='1.5')"),
             "statistics": texts("statistics", self.statistics, "['mean', 'q95']"),

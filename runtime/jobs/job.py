@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.archive.quality import Figures
-from fsae.runtime.arguments import refused, switch
+from fsae.runtime.arguments import check_judgement, refused, switch
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
@@ -74,19 +74,21 @@ class Writing:
 
     `overwrite`: replace existing output. `resume`: continue what an interrupted run of the same request has left beside
     the output. `scale`: a `Shard`, the part of the work that this call does while others do the rest, or a `Cluster`
-    that does all of it. `force`: go on with input that is too far from its climatology. `progress` is called with the
-    number of fields done and of all.
+    that does all of it. `force`: go on with input that is too far from its climatology. `strict`: refuse input that
+    would only be warned of as far from it. `progress` is called with the number of fields done and of all.
     """
 
     overwrite: bool = False
     resume: bool = False
     force: bool = False
+    strict: bool = False
     scale: "Shard | Cluster | None" = None
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("overwrite", "resume", "force"):
+        for name in ("overwrite", "resume", "force", "strict"):
             object.__setattr__(self, name, switch(name, getattr(self, name)))
+        check_judgement(force=self.force, strict=self.strict)
         if self.progress is not None and not _takes_two(self.progress):
             expected = "a function of two numbers, the fields done and in all"
             raise refused("progress", self.progress, expected, "lambda done, total: print(done, total)")

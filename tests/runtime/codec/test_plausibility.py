@@ -193,3 +193,45 @@ def test_the_shipped_distances_are_those_of_the_training_years(default_bundle: B
     limits = default_bundle.manifest.distances["tas"]
     np.testing.assert_allclose(limits.median, float(rms.median()), rtol=0.05)
     np.testing.assert_allclose(limits.q99, float(rms.quantile(0.99)), rtol=0.05)
+
+
+def test_strict_refuses_in_every_step_what_is_only_warned_of_otherwise(
+    default_emulator: Emulator, months: xr.Dataset, tmp_path: Path
+) -> None:  # oracle: 8 K added everywhere count half, which is between the two limits (3.4 K and 5.9 K)
+    bundle = default_emulator.bundle
+    warm = changed(months, lambda v: v + 8.0)
+    assert any("from its climatology at" in note for note in notes_on(bundle, warm))
+    with pytest.raises(DataError, match=r"is \d\.\d+ K \(RMS\) from its climatology at .* --strict"):
+        notes_on(bundle, warm, strict=True)
+    assert notes_on(bundle, months, strict=True) == []
+    late = changed(
+        months, lambda v: v + np.where(np.arange(len(v)) == 1, 8.0, 0.0)[:, None, None]
+    )  # not looked at first
+    default_emulator.compress_file(late, tmp_path / "a.nc", climatology="training")
+    with pytest.raises(DataError, match=r"at 2005-02.* --strict"):
+        default_emulator.compress_file(late, tmp_path / "b.nc", climatology="training", writing=Writing(strict=True))
+    with pytest.raises(DataError, match="--strict"):
+        default_emulator.generate(
+            Request(members=1, steps=1, initial=warm.isel(time=[0, 1, 2]), climatology="training", strict=True)
+        )
+    own = tmp_path / "warm.nc"
+    write_climatology(warm, own, model=bundle.folder)
+    with pytest.raises(DataError, match=r"the climatology warm\.nc .* --strict"):
+        open_input(bundle, "compress", warm, Reading(climatology=own, strict=True))
+
+
+def test_the_commands_are_strict_and_no_force_with_it(
+    months: xr.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:  # oracle: the exit codes of the README
+    changed(months.isel(time=[0]), lambda v: v + 8.0).to_netcdf(tmp_path / "warm.nc")
+    data, out = str(tmp_path / "warm.nc"), str(tmp_path / "out.zarr")
+    for words in (
+        ["compress", data, out, "--climatology", "training"],
+        ["compress", data, out, "--ratio", "4"],
+        ["superres", data, out, "--zoom", "3", "--climatology", "training"],
+    ):
+        assert main(["--model", "default", "--device", "cpu", *words, "--strict"]) == 5
+        assert "--strict" in capsys.readouterr().err
+    assert not (tmp_path / "out.zarr").exists()
+    assert main(["--model", "default", "compress", data, out, "--strict", "--force"]) == 2
+    assert "found both --force" in capsys.readouterr().err
