@@ -27,6 +27,7 @@ from fsae.runtime.sphere.grids import LatLonGrid
 
 from .appended import no_earlier, open_earlier
 from .encoder_input import Reading, open_input
+from .source_climatology import TRAINING
 
 STEPS = 60  # of a chunk
 MOST_VALUES = 1 << 20  # of a chunk, which is memory
