@@ -191,8 +191,8 @@ def test_signals_in_a_storm_neither_block_nor_lose(emulator: Emulator, tmp_path:
     out, rng, stops = tmp_path / "out.zarr", random.Random(5), 0  # noqa: S311
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        for _ in range(300):
-            timer = threading.Timer(rng.uniform(0.005, 0.1), os.kill, [os.getpid(), signal.SIGINT])
+        for attempt in range(300):  # ever longer, so that a busy machine too comes to an end
+            timer = threading.Timer(rng.uniform(0.005, 0.1 + attempt / 100), os.kill, [os.getpid(), signal.SIGINT])
             timer.start()
             try:
                 with contextlib.suppress(Stopped):
