@@ -18,7 +18,8 @@ class Codec:
 
     `encode` takes values (time, cell), their phases of the year and a knob that makes fewer bytes the larger it is,
     between the two `knobs`; `decode` takes the bytes and the number of steps. `tables` are the bytes that a reader
-    must have besides, the climatology of anomalies left out. With `whole_knobs` the knob is rounded.
+    must have besides, the climatology of anomalies left out. With `whole_knobs` the knob is rounded. `chunk` is the
+    number of steps in its chunks, 0 if all lengths are to be tried, and `first_knob` the one to begin with.
     """
 
     encode: Callable[[F32, F64, float], bytes]
@@ -26,6 +27,8 @@ class Codec:
     knobs: tuple[float, float] = (1e-4, 1e3)
     tables: int = 0
     whole_knobs: bool = False
+    first_knob: float = 0.5
+    chunk: int = 0
 
 
 Maker = Callable[[Subject], Codec]  # raises Unsuitable

@@ -3,8 +3,10 @@
 from classical_codecs import jpeg2000, rounded_bits, sperr, sz3, zfp
 from codec_kinds import Maker
 from linear_codecs import quantised_eof, quantised_klt
+from own_codecs import fsae
 
 CODECS: dict[str, Maker] = {
+    "fsae": fsae,
     "ZFP": zfp,
     "rounded bits + zstd": rounded_bits,
     "SZ3": sz3,

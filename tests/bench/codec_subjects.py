@@ -70,6 +70,8 @@ class Subject:
     climatology: F32 = dataclasses.field(repr=False)  # (time, cell) [K], 0 for anomalies
     phases: F64 = dataclasses.field(repr=False)  # (time), fraction of the year
     training: F32 | None = dataclasses.field(repr=False)  # (time, cell), of the same kind and grid
+    removed: str = ""  # the climatology that anomalies are about, in words
+    bundle: Bundle | None = dataclasses.field(default=None, repr=False)
 
 
 KINDS = ("K", "anomalies")
@@ -171,6 +173,8 @@ def subjects(
                 climatology=np.zeros_like(normal) if removed else normal,
                 phases=fields.phase,
                 training=None if not same else learned - usual if removed else learned,
+                removed=("its own" if source.own_climatology else "training years") if removed else "",
+                bundle=bundle,
             )
     fields.close()
     trained.close()

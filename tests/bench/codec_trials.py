@@ -16,7 +16,6 @@ from fsae.training.metrics.spectra import power_spectrum
 CLOSE = 0.02  # a ratio is hit within this
 MOST_TRIALS = 16
 FACTOR = 4.0  # between knobs while the ratio is only known from one side
-FIRST_KNOB = 0.5
 SPECTRA = 12  # fields that spectra are taken of
 BANDS = ((1, 8), (9, 16), (17, 32), (33, 64))  # degrees
 
@@ -78,7 +77,9 @@ class Trials:
                 return max(below, key=lambda point: point.ratio)
             if above is not None and not below and above.knob == least:
                 return above
-            knob = _next_knob(below[-1] if below else None, above, wanted, halve=number % 3 == 2)
+            knob = self.codec.first_knob
+            if self.points:
+                knob = _next_knob(below[-1] if below else None, above, wanted, halve=number % 3 == 2)
             knob = min(max(knob, least), most)
             if self.codec.whole_knobs:
                 knob = float(round(knob))
@@ -105,9 +106,7 @@ def _knob(point: Point) -> float:
 def _next_knob(below: Point | None, above: Point | None, wanted: float, *, halve: bool) -> float:
     """The next knob: on the line between two points in logarithms, now and then midway, or further out."""
     if below is None or above is None:
-        if below is not None:
-            return below.knob * FACTOR
-        return FIRST_KNOB if above is None else above.knob / FACTOR
+        return below.knob * FACTOR if below is not None else above.knob / FACTOR  # one of them there is
     share = math.log(wanted / below.ratio) / math.log(above.ratio / below.ratio)
     share = 0.5 if halve else min(max(share, 0.05), 0.95)
     return math.exp((1 - share) * math.log(below.knob) + share * math.log(above.knob))
@@ -172,10 +171,10 @@ def best_result(
 ) -> Result:
     """The smallest error over the lengths of chunks: of those that hit the ratio, else that pass it, else the largest.
 
-    `tried` keeps what was found for other ratios.
+    A codec that has chunks of its own takes those. `tried` keeps what was found for other ratios.
     """
     results = []
-    for chunk in chunk_lengths(subject.values.shape[1], lengths):
+    for chunk in chunk_lengths(subject.values.shape[1], (codec.chunk,) if codec.chunk else lengths):
         trials = tried.setdefault(chunk, Trials(codec, subject, chunk))
         results.append(measure(trials, trials.find(wanted), wanted, power))
     return min(results, key=lambda one: (_rank(one, wanted), one.rmse))

@@ -40,6 +40,7 @@ def detailed(name: str, subject: Subject, wanted: int, result: Result, codec: Co
         "grid": subject.grid.name,
         "codec": name,
         "fields": subject.kind,
+        "climatology": subject.removed,
         "asked": wanted,
         "ratio": result.point.ratio,
         "steps in a chunk": result.chunk,

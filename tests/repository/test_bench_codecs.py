@@ -1,5 +1,6 @@
 """The benchmark of codecs: images of a sphere, the search for a ratio, the codecs themselves, and a whole run."""
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 from processes import python
 
+from fsae.runtime.archive.lookup import open_codec
+from fsae.runtime.archive.quality import Quality
+from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.climate.climatology import evaluate, season
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 
 BENCH = Path(__file__).parents[1] / "bench"
@@ -122,3 +127,30 @@ def test_a_whole_run_prints_and_writes_tables(tmp_path: Path) -> None:
     assert 0.1 < row["RMSE [K]"] < 1
     assert row["largest [K]"] > row["RMSE [K]"]
     assert out.stdout.count("| --- |") >= 2
+
+
+def test_an_archive_is_a_row_with_all_its_bytes(bench: Any, default_bundle: Bundle) -> None:
+    # oracle: the chunk that the product writes of the fields in K; only the rounding of the climatology differs
+    subjects = bench("codec_subjects")
+    (one,) = subjects.subjects(
+        default_bundle,
+        subjects.SOURCES["ncep"],
+        subjects.SAMPLE / subjects.SOURCES["ncep"].file,
+        ["healpix"],
+        ["anomalies"],
+    )
+    values, phases = one.values[0, :12], one.phases[:12]
+    codec = bench("codec_list").CODECS["fsae"](one)
+    data = codec.encode(values, phases, 32.0)
+    assert 4 * values.size / len(data) == pytest.approx(32, rel=0.02)
+    product = open_codec(default_bundle, "tas", 5)
+    normal = evaluate(product.climatology[None], season(phases, default_bundle.manifest.time.harmonics))[:, 0]
+    theirs, figures = product.encode((values + normal).astype(np.float32), phases, Quality(ratio=32))
+    assert len(data) == pytest.approx(len(theirs), rel=0.01)
+    error = codec.decode(data, phases) - values
+    assert np.sqrt((error**2).mean()) == pytest.approx(figures.rmse, rel=0.01)
+    kelvin = dataclasses.replace(one, kind="K")
+    with pytest.raises(bench("codec_kinds").Unsuitable, match="removes the climatology itself"):
+        bench("codec_list").CODECS["fsae"](kelvin)
+    # a ratio that a single step cannot have is the smallest chunk there is, not an error
+    assert 4 * values[:1].size / len(codec.encode(values[:1], phases[:1], 2048.0)) < 2048
