@@ -1,4 +1,4 @@
-"""The files that hold a finished unit in the store of a run: which they are, that they last, and their checksums."""
+"""The store of a run, and the files of a finished unit in it: which they are, that they last, and their checksums."""
 
 import errno
 import itertools
@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fsae.runtime.atomic import force
+from fsae.runtime.log import log
+from fsae.runtime.output.files import ASSEMBLED, FIELDS, clear
 from fsae.runtime.output.layout import Layout, data_arrays
-from fsae.runtime.output.seal import checksum
+from fsae.runtime.output.seal import METADATA, checksum, frame_files, mend
 
 
 def chunk_names(layout: Layout, member: int, times: slice) -> list[str]:
@@ -44,3 +46,21 @@ def keep(store: Path, names: list[str], known: set[Path]) -> tuple[str, ...]:
     if not all(sums):
         raise OSError(errno.EIO, f"{names[sums.index('')]} is gone as soon as it is written")
     return sums
+
+
+def make_store(folder: Path, layout: Layout) -> None:
+    """Make the store of a run's fields, without values, or what is missing or damaged of it.
+
+    Processes may do that at the same time: each file comes whole, and is the same whoever writes it.
+    """
+    begun = (folder / FIELDS).is_dir()
+    mended = [name for name in mend(folder / FIELDS, frame_files(layout)) if name != METADATA]
+    if begun and mended:
+        log.info(f"{folder / FIELDS} lacked {mended[0]}, or it was damaged: made again")
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove half-written files left by killed writers. No other process may be writing."""
+    clear(folder, [ASSEMBLED])
+    for torn in (folder / FIELDS).rglob("*.partial"):  # chunks that zarr was writing aside
+        torn.unlink()

@@ -23,6 +23,7 @@ from fsae.runtime.output.files import output_errors
 from fsae.runtime.signals import uninterrupted
 
 from . import workers
+from .chunks import make_store
 from .identity import check_inputs, identity
 from .job import Job, Recipe
 from .ledger import Run, read_run
@@ -35,7 +36,6 @@ from .resume import (
     is_complete,
     keeping,
     leave_nothing,
-    make_store,
     open_run,
     publish_run,
     stopping,

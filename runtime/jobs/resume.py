@@ -4,7 +4,7 @@
     OUT.partial/lock               held while a run is begun, joined or published, see lock.py
     OUT.partial/run.json, shards/  what the run is and what is finished, see ledger.py
     OUT.partial/fields.zarr        the output so far, a Zarr store whatever OUT is: shards write chunks of their own
-    OUT.partial/fields.nc          being put together from that at the end, if OUT is NetCDF
+    OUT.partial/fields.nc          put together from that at the end, if OUT is NetCDF
 
 A job of one process is a run of one shard. The processes of several shards may start in any order, at any time, on any
 hosts that share the file system and its locks; each holds the lock of its shard while it makes it. Who finishes and
@@ -17,6 +17,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from fsae.runtime.atomic import force
 from fsae.runtime.errors import FsaeError, OutputError, Stopped, UsageError
@@ -35,11 +36,12 @@ from fsae.runtime.output.files import (
 )
 from fsae.runtime.output.layout import Layout, Unit, write_unit
 from fsae.runtime.output.marks import is_netcdf, read_attributes
-from fsae.runtime.output.seal import METADATA, assemble, damage_of, finish_zarr, frame_files, mend
+from fsae.runtime.output.seal import METADATA, assemble, damage_of, finish_zarr
 from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.ownership import check_plain, kind
 from fsae.runtime.signals import uninterrupted
 
+from .chunks import make_store, remove_torn
 from .identity import check_inputs, difference, identity, same_request
 from .job import Job
 from .ledger import Run, check_units, open_ledger, read_run, start_run
@@ -103,8 +105,10 @@ def to_file(
         try:
             with keeping(run, [shard]):
                 write_shard(job, run, output.path, shard, hold, progress)
-        except BaseException:
+        except BaseException as error:
             current = hold.is_current()
+            if isinstance(error, OutputError):
+                hold.check()  # what another process has taken over, it may have removed
             held.close()
             with contextlib.suppress(OutputError):
                 if current:
@@ -164,6 +168,7 @@ def open_run(job: Job, output: Output, wanted: Mapping[str, str], count: int, wh
     at work on it.
     """
     folder, path = output.partial, output.path
+    whole.check()
     check_plain(folder, LEVELS)
     run, new = read_run(folder), Run(folder, count, pieces_of(job), wanted)
     if run is not None:
@@ -242,6 +247,7 @@ def write_shard(job: Job, run: Run, path: Path, shard: Shard, hold: Hold, progre
     # The thread that writes opens the store, while the first units are computed: zarr takes longer to import than to
     # write one.
     def begin() -> None:
+        hold.check()
         with output_errors(path, ""):
             make_store(run.folder, job.layout)
             stores.append(ZarrStore(run.folder / FIELDS, None))
@@ -266,17 +272,6 @@ def write_shard(job: Job, run: Run, path: Path, shard: Shard, hold: Hold, progre
     hold.check()
 
 
-def make_store(folder: Path, layout: Layout) -> None:
-    """Make the store of a run's fields, without values, or what is missing or damaged of it.
-
-    Processes may do that at the same time: each file comes whole, and is the same whoever writes it.
-    """
-    begun = (folder / FIELDS).is_dir()
-    mended = [name for name in mend(folder / FIELDS, frame_files(layout)) if name != METADATA]
-    if begun and mended:
-        log.info(f"{folder / FIELDS} lacked {mended[0]}, or it was damaged: made again")
-
-
 def leave_nothing(run: Run) -> None:
     """Remove the partial folder if nothing is finished and no process is using it.
 
@@ -297,8 +292,17 @@ def _publish_once(job: Job, run: Run, output: Output) -> None:
         return
     with locked(run.folder, LONG_S) as whole:
         # what is found may be gone, or the beginning of another run
-        if read_run(run.folder) == run and not run.missing():
+        if read_run(run.folder) != run or run.missing():
+            return
+        try:
             publish_run(job.layout, run, output, whole)
+        except TakenOver:
+            raise
+        except OutputError:
+            # Where locks are not seen by all hosts, another process may have published it meanwhile.
+            if not (output.resume and is_complete(job.layout, output, run.identity)):
+                whole.check()
+                raise
 
 
 def publish_run(layout: Layout, run: Run, output: Output, whole: Hold) -> None:
@@ -306,14 +310,14 @@ def publish_run(layout: Layout, run: Run, output: Output, whole: Hold) -> None:
 
     Everything is looked at before: OutputError if it is not what was written and recorded.
     """
-    path, folder, place = output.path, run.folder, run.folder / (ASSEMBLED if is_netcdf(output.path) else FIELDS)
+    path, folder, place = output.path, run.folder, run.folder / FIELDS
     with keeping(run, run.shards):
         check_output(path, output.overwrite, output.inputs)
         with output_errors(path, ""):
             remove_torn(folder)
         sums = check_units(run, folder / FIELDS, layout)
         if is_netcdf(path):
-            _assemble(folder, layout, path)
+            place = _assemble(folder, layout, path, whole)
         else:
             with output_errors(path, ""):
                 finish_zarr(place, layout, sums)
@@ -329,29 +333,29 @@ def publish_run(layout: Layout, run: Run, output: Output, whole: Hold) -> None:
         log.warning(f"{path} is complete, but {folder} stays: {error}")
 
 
-def remove_torn(folder: Path) -> None:
-    """Remove half-written files left by killed writers. No other process may be writing."""
-    clear(folder, [ASSEMBLED])
-    for torn in (folder / FIELDS).rglob("*.partial"):  # chunks that zarr was writing aside
-        torn.unlink()
+def _assemble(folder: Path, layout: Layout, path: Path, whole: Hold) -> Path:
+    """Make a NetCDF file of the chunks in the folder of a run, and read it again. Returns where it is.
 
-
-def _assemble(folder: Path, layout: Layout, path: Path) -> None:
-    """Make a NetCDF file of the chunks in the folder of a run, and read it again."""
-    place = folder / ASSEMBLED
+    It is made under a name that no other process has: one that was taken over does not touch the file of the other.
+    """
+    place = folder / FIELDS / f"{METADATA}.{uuid4().hex}.partial"  # `remove_torn` removes it too
     try:
         with output_errors(path, ""):
             make_store(folder, layout)
             store = ZarrStore(folder / FIELDS, None)
         assemble(store, layout, place, path)
         damaged = damage_of(place)
+        whole.check()  # else it is the other process that removed it
         if damaged:
             raise OutputError(
                 f"{path} was damaged while it was written ({damaged})", advice="check the disk that it is on"
             )
+        with output_errors(path, ""):
+            place.replace(folder / ASSEMBLED)
+        return folder / ASSEMBLED
     except BaseException:
-        with contextlib.suppress(OSError, OutputError):
-            clear(folder, [ASSEMBLED])
+        with contextlib.suppress(OSError):
+            place.unlink(missing_ok=True)
         raise
 
 

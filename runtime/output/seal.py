@@ -85,6 +85,8 @@ def mend(store: Path, files: Files) -> list[str]:
     Each appears whole: any number of processes may do that at once.
     """
     wrong = [name for name, data in files.items() if not _holds(store / name, data)]
+    if wrong:
+        store.mkdir(exist_ok=True)  # not its parents: the folder of a run that is gone does not come back
     for name in wrong:
         place = store / name
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Signals that come again, and two writers of one output."""
 
+import contextlib
 import errno
 import itertools
 import os
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 from nursery import Nursery, signalled
 from runs import (
+    LIMIT_S,
     SMALL,
     Command,
+    Ensemble,
     finished,
     names_in,
     wait_until,
@@ -191,5 +194,71 @@ def test_without_locks_one_of_two_publishes(
         thread.join()
     assert published == [1], said
     assert len(said) <= 1
+    assert_same(out, whole)
+    assert names_in(tmp_path) == sorted([whole.name, out.name])
+
+
+TINY = Ensemble(members=1, steps=3, batch=1)
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+@pytest.mark.parametrize("where", ["is_complete", "open_run", "open_ledger", "make_store", "check_units", "damage_of"])
+def test_who_is_overtaken_at_any_step_leaves_nothing(
+    no_locks: None, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str
+) -> None:  # oracle: the undisturbed run; another one does everything just before the step
+    whole, out, calls = tmp_path / f"whole-{name}", tmp_path / name, list[int]()
+    TINY.generate(emulator, whole)
+    step = getattr(resume, where)
+
+    def overtaken(*given: object, **named: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            TINY.generate(emulator, out, resume=True)
+        return step(*given, **named)
+
+    monkeypatch.setattr(resume, where, overtaken)
+    with contextlib.suppress(TakenOver):
+        TINY.generate(emulator, out, resume=True)
+    assert len(calls) >= 2 or (where, name) == ("damage_of", "out.zarr")
+    assert_same(out, whole)
+    assert names_in(tmp_path) == sorted([whole.name, out.name])
+
+
+@pytest.mark.parametrize("name", ["out.zarr", "out.nc"])
+def test_who_looked_before_another_published_finds_the_output(
+    no_locks: None, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:  # oracle: the undisturbed run, and the order of events
+    whole, out, said = tmp_path / f"whole-{name}", tmp_path / name, list[str]()
+    TINY.generate(emulator, whole)
+    looked, there = threading.Event(), threading.Event()
+    publish, is_complete = resume.publish, resume.is_complete
+
+    def second() -> None:
+        try:
+            TINY.generate(emulator, out, resume=True)
+        except OutputError as error:
+            said.append(str(error))
+
+    other = threading.Thread(target=second)
+
+    def publish_late(*given: object) -> None:
+        if not there.is_set():
+            other.start()
+            assert looked.wait(LIMIT_S)
+        publish(*given)
+        there.set()
+
+    def look_early(*given: object) -> bool:
+        found = is_complete(*given)
+        if threading.current_thread() is other and not looked.is_set():
+            looked.set()
+            assert there.wait(LIMIT_S)
+        return found
+
+    monkeypatch.setattr(resume, "publish", publish_late)
+    monkeypatch.setattr(resume, "is_complete", look_early)
+    TINY.generate(emulator, out, resume=True)
+    other.join()
+    assert said == []
     assert_same(out, whole)
     assert names_in(tmp_path) == sorted([whole.name, out.name])
