@@ -211,7 +211,7 @@ def spread_out(count: int, most: int = SAMPLE) -> list[int]:
 def refuse(notes: Sequence[str]) -> None:
     """Raise DataError for the first of some warnings about fields, if there is one (--strict)."""
     for note in notes:
-        raise DataError(f"{note} It is refused, as --strict asks for; without it this is a warning")
+        raise DataError(f"{note} It is refused", advice="correct the input, or leave out --strict to be warned only")
 
 
 def went_on(error: DataError) -> str:

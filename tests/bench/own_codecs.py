@@ -4,7 +4,7 @@ import numpy as np
 from codec_kinds import Codec, Unsuitable
 from codec_subjects import Subject
 
-from fsae.runtime.archive.chunk import Codec as ArchiveCodec
+from fsae.runtime.archive.codec import Codec as ArchiveCodec
 from fsae.runtime.archive.lookup import FILE, open_codec
 from fsae.runtime.archive.quality import Quality
 from fsae.runtime.arrays import F32, F64

@@ -61,7 +61,7 @@ def test_a_bundle_without_the_codec_says_so(command, sample_data, tmp_path):
     """Oracle: the sentence that names the bundle, and what to do."""
     code, _, told = command("compress", sample_data / SAMPLE, tmp_path / "x.zarr", "--rmse", "0.2")
     assert code == 4
-    assert "has no archive codec: give --model default" in told
+    assert "bundle tiny has no archive codec: fit one with `fsae-train codec CONFIG` and export it" in told
 
 
 def test_the_default_is_the_quality_of_the_bundle(shipped, sample_data, tmp_path):

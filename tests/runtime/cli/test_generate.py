@@ -43,7 +43,7 @@ def test_generate_writes_members_times_and_provenance(run: Run, tiny_bundle: Bun
     assert (
         run("generate", "--member-ids", "2", "--steps", "4", "--start", "1990-11", "--out", tmp_path / "two.nc")[0] == 0
     )
-    np.testing.assert_array_equal(values_of(tmp_path / "two.nc")[0], values_of(out_path)[2])
+    np.testing.assert_array_equal(values_of(tmp_path / "two.nc")[:, 0], values_of(out_path)[2])
 
 
 def test_defaults_follow_the_training_period(
