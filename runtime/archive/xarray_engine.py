@@ -3,7 +3,6 @@
 The entry point `fsae` of `xarray.backends`. Values are decoded chunk by chunk when they are asked for.
 """
 
-import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
 from fsae.runtime.errors import DataError
+from fsae.runtime.formats.coded import READ_ERRORS, as_zarr, chunk_indices, chunk_key, payload
 from fsae.runtime.formats.containers import is_archive
 from fsae.runtime.output.layout import Cells, cell_coordinates
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     import zarr
 
 DECODERS = ("mask_and_scale", "decode_times", "concat_characters", "decode_coords", "use_cftime")
-COPY = "take another copy of the store"
+COPY = "take another copy of the archive"
 
 
 def open_group(path: str | os.PathLike[str]) -> "zarr.Group":
-    """The Zarr group of an archive; DataError if there is none."""
+    """The Zarr group of an archive, also of one in NetCDF; DataError if there is none."""
     import zarr
 
     register()
     try:
-        group = zarr.open_group(os.fspath(path), mode="r", zarr_format=3)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"cannot read {os.fspath(path)} as a Zarr store ({error})", advice="check the path") from None
+        group = zarr.open_group(as_zarr(Path(path)), mode="r", zarr_format=3)
+    except READ_ERRORS as error:
+        raise DataError(f"cannot read {os.fspath(path)} as an archive ({error})", advice="check the path") from None
     if group.attrs.get("fsae_kind") != ARCHIVE:
         raise DataError(f"{os.fspath(path)} is no archive of fsae", advice="open it with another engine")
     return group
@@ -56,20 +56,13 @@ def figures(path: str | os.PathLike[str]) -> dict[str, Figures]:
     for name, array in group.arrays():
         if codec_of(array) is not None:
             total = Figures()
-            for key in _chunk_keys(array):
+            for key in (chunk_key(array, index) for index in chunk_indices(array)):
                 try:
-                    total += figures_of((Path(path) / name / key).read_bytes())
-                except (DataError, OSError) as error:
-                    why = error.reason if isinstance(error, DataError) else error.strerror
-                    raise DataError(f"chunk {name}/{key} of {path}: {why}", advice=COPY) from None
+                    total += figures_of(payload(array, key))
+                except DataError as error:
+                    raise DataError(f"chunk {name}/{key} of {path}: {error.reason}", advice=COPY) from None
             found[name] = total
     return found
-
-
-def _chunk_keys(array: "zarr.Array[Any]") -> list[str]:
-    """Keys of all chunks of an array."""
-    spans = [range(-(-size // chunk)) for size, chunk in zip(array.shape, array.chunks, strict=True)]
-    return [array.metadata.encode_chunk_key(index) for index in itertools.product(*spans)]
 
 
 class _Archived(BackendArray):
@@ -91,13 +84,12 @@ class _Archived(BackendArray):
             raise DataError(f"{self._damaged()} of {self._where}: {error.reason}", advice=COPY) from None
 
     def _damaged(self) -> str:
-        for key in _chunk_keys(self._array):
-            index = tuple(int(part) for part in key.split("/")[1:])
+        for index in chunk_indices(self._array):
             block = tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, self._array.chunks, strict=True))
             try:
                 self._array[block]
             except DataError:
-                return f"chunk {self._array.basename}/{key}"
+                return f"chunk {self._array.basename}/{chunk_key(self._array, index)}"
         return f"variable {self._array.basename}"
 
 
@@ -109,7 +101,7 @@ class FsaeBackend(BackendEntrypoint):
     open_dataset_parameters: ClassVar[tuple[str, ...]] = ("filename_or_obj", "drop_variables", *DECODERS)
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """True for a folder that says it is an archive."""
+        """True for a Zarr store or NetCDF-4 file that says it is an archive."""
         try:
             return is_archive(Path(filename_or_obj))
         except (OSError, TypeError, ValueError):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, NDBuffer
 
 NAME = "fsae"
-ARCHIVE = "archive"  # attribute fsae_kind of a store of such arrays
+ARCHIVE = "archive"  # attribute fsae_kind of a store or file of such arrays
 
 
 def axis_facts(axis: F64) -> "dict[str, float] | list[float]":

@@ -52,7 +52,7 @@ def archive_json(path: str) -> str:
 
 def told_archive(path: str) -> str:
     """The lines on a finished archive; nothing while other shards are missing."""
-    return archive_lines(path) + "\n" if os.path.isdir(path) else ""
+    return archive_lines(path) + "\n" if os.path.exists(path) else ""
 
 
 def archive_lines(path: str) -> str:

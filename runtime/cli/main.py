@@ -142,10 +142,10 @@ def compress(
 ) -> None:
     """Compress the fields in IN to the archive OUT, or to float32 latents with --lossless-latents.
 
-    An archive is a Zarr store that holds the fields on their own grid in few bytes, of the quality that is asked for by
-    --rmse, --max-error or --ratio, or else of the bundle's own --rmse; a bound given by --max-error holds for every
-    value. xr.open_dataset(OUT, engine="fsae") opens it, `fsae-run decompress` restores it, and `fsae-run info OUT`
-    tells its errors. Bundles without a codec for archives write latents.
+    An archive is a Zarr store or NetCDF-4 file that holds the fields on their own grid in few bytes, of the quality
+    that is asked for by --rmse, --max-error or --ratio, or else of the bundle's own --rmse; a bound given by
+    --max-error holds for every value. xr.open_dataset(OUT, engine="fsae") opens it, `fsae-run decompress` restores it,
+    and `fsae-run info OUT` tells its errors. Bundles without a codec for archives write latents.
 
     IN is NetCDF, Zarr or GRIB on a lat-lon grid or HEALPix, or a quoted pattern of files to join along time.
 

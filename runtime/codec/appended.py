@@ -10,6 +10,7 @@ from fsae.runtime.archive.zarr_codec import FsaeCodec
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.climate.calendar import Bounds, Date, centres
 from fsae.runtime.errors import DataError
+from fsae.runtime.formats.coded import chunk_key, payload
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.sources import Opened
 from fsae.runtime.output.seal import SEAL, damage_of
@@ -29,7 +30,6 @@ class Earlier:
     history: str = ""
     input_bytes: int = 0
     arrays: Mapping[str, Any]  # of zarr, by variable
-    path: Path
 
     def followed_by(self, fields: Fields) -> tuple[tuple[Date, ...], Bounds | None]:
         """The middles of all averaging periods, and the periods if all have them."""
@@ -45,13 +45,12 @@ class Earlier:
         array = self.arrays[name]
         lead = (member,) if array.metadata.dimension_names[0] == "realization" else ()
         index = (*lead, number, *(0 for _ in array.shape[len(lead) + 1 :]))
-        key: str = array.metadata.encode_chunk_key(index)
-        return (self.path / name / key).read_bytes()
+        return payload(array, chunk_key(array, index))
 
 
 def no_earlier(_fields: Fields) -> Earlier:
     """The beginning of an archive."""
-    return Earlier(request={}, arrays={}, path=Path())
+    return Earlier(request={}, arrays={})
 
 
 def open_earlier(bundle: Bundle, path: Path, fields: Fields, wanted: Mapping[str, FsaeCodec]) -> Earlier:
@@ -89,5 +88,4 @@ def open_earlier(bundle: Bundle, path: Path, fields: Fields, wanted: Mapping[str
         history=str(group.attrs.get("history", "")),
         input_bytes=int(str(group.attrs.get("fsae_input_bytes", 0))),
         arrays=arrays,
-        path=path,
     )

@@ -19,7 +19,6 @@ from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.sources import Given, Source
 from fsae.runtime.jobs.job import Done, Job
 from fsae.runtime.output.layout import Cells, Layout, Unit
-from fsae.runtime.output.marks import is_netcdf
 from fsae.runtime.output.provenance import cf_attributes, provenance, read_attributes
 from fsae.runtime.output.store import Attribute
 from fsae.runtime.output.times import encode_times
@@ -106,16 +105,10 @@ def archive_maker(
     reading: Reading,
     append: bool,
 ) -> Callable[[Bundle, Graphs, Mapping[str, Any]], Job]:
-    """The function that makes the job of an archive of its input, on any machine; UsageError for a path of NetCDF.
+    """The function that makes the job of an archive of its input, on any machine.
 
     Without a quality it is the one that the bundle has for archives.
     """
-    if is_netcdf(path):
-        raise UsageError(
-            f"found the output {path}",
-            "a name that ends in .zarr",
-            "archives are Zarr stores: name it so, or give --lossless-latents",
-        )
     asked = qualities_of(quality or default_qualities(bundle), [v.name for v in bundle.manifest.variables])
     before = path if append and path.exists() else None
 

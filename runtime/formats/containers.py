@@ -46,21 +46,29 @@ def open_container(path: Path, group: str = "") -> "xr.Dataset":
         from .classic import open_classic
 
         return open_classic(path)
-    if kind == "NetCDF-4":
-        return _of_group(path, group, _look_into(path), {"engine": "h5netcdf"})
     if kind != "zip" and not group and is_archive(path):
         import xarray as xr  # start-up time
 
         return xr.open_dataset(path, engine="fsae", decode_times=False, cache=False)
+    if kind == "NetCDF-4":
+        return _of_group(path, group, _look_into(path), {"engine": "h5netcdf"})
     store, root = _zip_store(path) if kind == "zip" else (path, "")
     return _of_group(path, group, _zarr_groups(store, root), {"engine": "zarr", "store": store, "root": root})
 
 
 def is_archive(path: Path) -> bool:
-    """True if a Zarr store says that it is an archive of fsae, which its own engine of xarray opens."""
+    """True if a Zarr store or NetCDF-4 file says that it is an archive of fsae, which its own engine opens."""
     try:
-        return b'"fsae_kind": "archive"' in (path / "zarr.json").read_bytes()
-    except OSError:
+        if not path.is_file():
+            return b'"fsae_kind": "archive"' in (path / "zarr.json").read_bytes()
+        if kind_of(path) != "NetCDF-4":
+            return False
+        import h5py  # start-up time
+
+        with h5py.File(path, "r") as file:
+            kind = file.attrs.get("fsae_kind")
+            return (kind.decode() if isinstance(kind, bytes) else kind) == "archive"
+    except (OSError, DataError):
         return False
 
 

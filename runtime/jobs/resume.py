@@ -34,7 +34,7 @@ from fsae.runtime.output.files import (
     publish,
     unfinished,
 )
-from fsae.runtime.output.layout import Layout, Unit, write_unit
+from fsae.runtime.output.layout import Layout, Unit, write_chunks, write_unit
 from fsae.runtime.output.marks import is_netcdf, read_attributes
 from fsae.runtime.output.seal import METADATA, assemble, damage_of, finish_zarr
 from fsae.runtime.output.zarr import ZarrStore
@@ -255,7 +255,7 @@ def write_shard(job: Job, run: Run, path: Path, shard: Shard, hold: Hold, progre
     def write(unit: Unit) -> None:
         hold.check()
         with output_errors(path, ""):
-            write_unit(stores[0], job.layout, unit)
+            (write_chunks if unit.chunks else write_unit)(stores[0], job.layout, unit)
             sums = ledger.keep(unit)
         hold.check()
         with output_errors(path, ""):
@@ -343,7 +343,7 @@ def _assemble(folder: Path, layout: Layout, path: Path, whole: Hold) -> Path:
         with output_errors(path, ""):
             make_store(folder, layout)
             store = ZarrStore(folder / FIELDS, None)
-        assemble(store, layout, place, path)
+        assemble(store, layout, layout.summary(folder / FIELDS) if layout.summary else {}, place, path)
         damaged = damage_of(place)
         whole.check()  # else it is the other process that removed it
         if damaged:

@@ -18,6 +18,7 @@ from fsae.runtime.sphere.healpix import npix, pixel_centres
 from .files import group_attributes, open_store, output_errors
 from .store import Array, Attribute, Coordinate, Store
 from .times import LEAD, REFERENCE, ReferenceTimes, TimeAxis, reference_coordinates
+from .zarr import ZarrStore
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -263,15 +264,18 @@ def make_frame(store: Store, layout: Layout) -> None:
 
 
 def write_unit(store: Store, layout: Layout, unit: Unit) -> None:
-    """Write one unit into the store."""
+    """Write the values of one unit into the store."""
     place = layout.place(unit.members, unit.times)
-    for name, data in zip(layout.variables, unit.chunks, strict=False):
-        store.write_chunk(name, place, data)
-    if unit.chunks:
-        return
     for name, slots in layout.slots.items():
         values = shaped(layout, name, unit.values[:, :, slots])
         store.write(name, (slice(None), *place) if name in layout.by_quantile else place, values)
+
+
+def write_chunks(store: ZarrStore, layout: Layout, unit: Unit) -> None:
+    """Write the coded chunks of one unit of an archive into the store."""
+    place = layout.place(unit.members, unit.times)
+    for name, data in zip(layout.variables, unit.chunks, strict=True):
+        store.write_chunk(name, place, data)
 
 
 def shaped(layout: Layout, name: str, values: F32) -> F32:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fsae.runtime.arrays import F32
-from fsae.runtime.errors import OutputError
+from fsae.runtime.formats.coded import BYTE
 
 from .store import Array, Attribute, Coordinate
 
@@ -128,10 +128,6 @@ class NetcdfStore:
         """Add global attributes."""
         self._file.attrs.update(as_characters(attributes))
 
-    def write_chunk(self, name: str, place: tuple[slice, ...], data: bytes) -> None:
-        """See `Store.write_chunk`; NetCDF holds no coded chunks."""
-        raise OutputError(f"cannot write coded chunks of {name} to NetCDF", advice="give a name that ends in .zarr")
-
     def put(self, item: Coordinate) -> None:
         """See `Store.put`."""
         item = in_netcdf(item)
@@ -158,7 +154,14 @@ class NetcdfStore:
         )
         variable.attrs.update(as_characters(array.attributes))
 
-    def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
+    def create_bytes(self, name: str, size: int, attributes: Mapping[str, Attribute]) -> None:
+        """Make a variable (byte) that `write` fills, of bytes that follow each other in the file as well."""
+        dims = (f"{name}{BYTE}",)
+        self._orders[name] = (0,)
+        self._make_dimensions(dims, (size,))
+        self._file.create_variable(name, dims, dtype="uint8").attrs.update(as_characters(attributes))
+
+    def write(self, name: str, place: tuple[slice, ...], values: NDArray[Any]) -> None:
         """See `Store.write`; place and values are in the order of the array that was given to `create`."""
         order = self._orders[name]
         whole = (*place, *(slice(None) for _ in order[len(place) :]))

@@ -15,23 +15,30 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.atomic import force
 from fsae.runtime.errors import OutputError
+from fsae.runtime.formats.coded import BYTE, CHUNK, END, chunk_indices, chunk_key, chunk_sizes, payload
+from fsae.runtime.formats.coded import METADATA as ARRAY
 from fsae.runtime.input.sources import READ_ERRORS
 
 from .files import output_errors
 from .layout import Layout, coordinates, data_arrays, global_attributes, make_frame, normalised
 from .netcdf import NetcdfStore, as_text, in_netcdf, in_order, short, time_first
-from .store import Array, Attribute
+from .store import Array, Attribute, Coordinate
 from .zarr import ZarrStore
 
+if TYPE_CHECKING:
+    import zarr
+
 SEAL = "fsae_sha256"
+MOST = 1 << 24  # values along the first dimension of a variable in one piece that are read at once
 METADATA = "zarr.json"
 BESIDE = ".partial"  # what zarr, too, is writing before it renames it
 
@@ -150,8 +157,11 @@ def _blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[s
     )
 
 
-def assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None:
-    """Make a sealed NetCDF file at `place` of a store, chunk by chunk; `path` is its name in messages."""
+def assemble(parts: ZarrStore, layout: Layout, summary: Mapping[str, Attribute], place: Path, path: Path) -> None:
+    """Make a sealed NetCDF file at `place` of a store, chunk by chunk; `path` is its name in messages.
+
+    `summary` are further global attributes.
+    """
 
     def copied(array: Array, stored: Array) -> Iterator[F32]:
         """Values in the order of the file, which is that of the checksum."""
@@ -163,27 +173,60 @@ def assemble(parts: ZarrStore, layout: Layout, place: Path, path: Path) -> None:
                 file.write(array.name, place, values)
             yield values.transpose(order)
 
+    plain = [array for array in data_arrays(layout) if array.codec is None]
     with output_errors(path, ""):
         file = NetcdfStore(place, global_attributes(layout))
     try:
         with output_errors(path, ""):
-            make_frame(file, layout)
+            for item in coordinates(layout):
+                file.put(item)
+            for array in plain:
+                file.create(array)
         seals = {}
         for item in map(in_netcdf, coordinates(layout)):
             facts: Facts = (item.name, item.dims, item.values.dtype, item.values.shape, item.attributes)
             seals[item.name] = _seal_of(facts, [item.values])
-        for array in data_arrays(layout):
+        for array in plain:
             stored = in_order(array)
             facts = (array.name, stored.dims, np.dtype("float32"), stored.shape, array.attributes)
             seals[array.name] = _seal_of(facts, copied(array, stored))
+        for name in layout.codecs:
+            seals |= _put_chunks(file, parts.array(name), path)
         with output_errors(path, ""):
-            file.describe({SEAL: normalised(seals)})
+            file.describe({**summary, SEAL: normalised(seals)})
             file.close()
             force(place)
     except BaseException:
         with contextlib.suppress(OSError, RuntimeError):
             file.close()
         raise
+
+
+def _put_chunks(file: NetcdfStore, array: "zarr.Array[Any]", path: Path) -> dict[str, str]:
+    """Write the coded chunks of an array one after the other; the checksums of the variables that hold them."""
+    name, ends = array.basename, np.cumsum(chunk_sizes(array))
+    about: dict[str, Attribute] = {"long_name": f"end of each chunk of {name}, which decodes alone", "units": "byte"}
+    item = Coordinate(name=f"{name}{END}", dims=(f"{name}{CHUNK}",), values=ends, attributes=about)
+    attributes: dict[str, Attribute] = {
+        "long_name": f"coded chunks of {array.attrs.get('long_name', name)}",
+        ARRAY: payload(array).decode(),
+    }
+
+    def written() -> Iterator[NDArray[np.uint8]]:
+        for index, end in zip(chunk_indices(array), ends.tolist(), strict=True):
+            with output_errors(path, ""):
+                values = np.frombuffer(payload(array, chunk_key(array, index)), np.uint8)
+                file.write(name, (slice(end - values.size, end),), values)
+            yield values
+
+    with output_errors(path, ""):
+        file.put(item)
+        file.create_bytes(name, int(ends[-1]), attributes)
+    facts: Facts = (name, (f"{name}{BYTE}",), np.dtype("uint8"), (int(ends[-1]),), attributes)
+    return {
+        item.name: _seal_of((item.name, item.dims, ends.dtype, ends.shape, about), [ends]),
+        name: _seal_of(facts, written()),
+    }
 
 
 Facts = tuple[str, tuple[str, ...], np.dtype[Any], tuple[int, ...], Mapping[str, Any]]
@@ -209,7 +252,7 @@ def _damage_of_netcdf(path: Path) -> str:
             if name not in sealed or name not in file.variables:
                 return str(name)
             variable = file.variables[name]
-            chunks = variable.chunks or variable.shape
+            chunks = variable.chunks or tuple(min(size, MOST) for size in variable.shape[:1]) + variable.shape[1:]
             facts = (name, variable.dimensions, variable.dtype, variable.shape, as_text(variable.attrs))
             blocks = (variable[block] for block in _blocks(variable.shape, chunks)) if chunks else [variable[()]]
             if _seal_of(facts, blocks) != sealed[name]:

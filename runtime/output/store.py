@@ -32,10 +32,6 @@ class Store(Protocol):
         """Put values in their place in an array."""
         ...
 
-    def write_chunk(self, name: str, place: tuple[slice, ...], data: bytes) -> None:
-        """Put the bytes of a whole chunk of an array with a codec in its place."""
-        ...
-
     def put(self, item: Coordinate) -> None:
         """Write a small variable at once."""
         ...

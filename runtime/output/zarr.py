@@ -111,13 +111,13 @@ class ZarrStore:
     def write(self, name: str, place: tuple[slice, ...], values: F32) -> None:
         """See `Store.write`."""
         # Its event loop costs about 1 % of `generate`; from 3.3 on zarr can do without (FusedCodecPipeline).
-        self._array(name)[place] = values
+        self.array(name)[place] = values
 
     def write_chunk(self, name: str, place: tuple[slice, ...], data: bytes) -> None:
-        """See `Store.write_chunk`."""
+        """Put the bytes of a whole chunk of an array with a codec in its place."""
         from zarr.core.sync import sync
 
-        array = self._array(name)
+        array = self.array(name)
         chunk = tuple(part.start // size for part, size in zip(place, array.chunks, strict=False))
         whole = (*chunk, *(0 for _ in array.shape[len(chunk) :]))
         key = array.metadata.encode_chunk_key(whole)
@@ -125,10 +125,11 @@ class ZarrStore:
 
     def read(self, name: str, place: tuple[slice, ...]) -> F32:
         """Read what was written there."""
-        found: F32 = self._array(name)[place]
+        found: F32 = self.array(name)[place]
         return found
 
-    def _array(self, name: str) -> Any:
+    def array(self, name: str) -> Any:
+        """The array of that name, as zarr has it."""
         if name not in self._arrays:
             self._arrays[name] = self._group[name]
         return self._arrays[name]
