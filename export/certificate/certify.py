@@ -21,6 +21,7 @@ from fsae.runtime.backends.graphs import OUTPUTS
 from fsae.runtime.bundle.manifest import NOT_RUN, Certificate, Difference, EnsembleParity, Parity, graph_file
 from fsae.runtime.codec.latents import graphs_key
 from fsae.runtime.errors import UsageError
+from fsae.training.config import days_of
 
 from .ensembles import MEMBERS, Drawn, check_ensembles, compare_ensembles, draw_ensemble
 from .originals import STRETCHES, Original, Part, expected_of, golden_rows, make_parts
@@ -121,12 +122,12 @@ def _in_precision(exact: Files, precision: str, calibration: Inputs) -> Files:
 
 def _certificate(original: Original, date: str, ensembles: tuple[EnsembleParity, ...], steps: int) -> Certificate:
     """The certificate of one precision, with ensembles of this many steps or without ensembles."""
-    first, last = original.years
+    first, last = (f"{year:04}-{month:02}-{day:02}" for year, month, day in days_of(original.years))
     return Certificate(
         date=date,
         reference=original.reference,
         data=original.sources,
-        period=(f"{first:04}-01-01", f"{last:04}-12-31"),
+        period=(first, last),
         steps=STRETCHES * original.steps,
         members=MEMBERS if ensembles else 0,
         ensemble_steps=steps if ensembles else 0,

@@ -18,6 +18,7 @@ from fsae.runtime.input.joining import read_fields
 from fsae.runtime.sphere.healpix import coarsen, refine
 from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.config import Years
+from fsae.training.data.prepared import part_of
 from fsae.training.evaluation.model import TrainedModel
 
 Inputs = dict[str, F32]
@@ -37,15 +38,14 @@ def read_stretches(store: Path, model: TrainedModel, years: Years, *, count: int
     """`count` stretches of `length` steps, spread evenly over the `years` (both included) of the prepared fields."""
     source = read_fields(store, model.variables, zoom=model.zoom, finest_zoom=model.zoom)
     try:
-        inside = np.flatnonzero([years[0] <= time.year <= years[1] for time in source.times])
-        if len(inside) < length:
+        inside = part_of(source, years)
+        if inside.stop - inside.start < length:
             raise DataError(
-                f"found {len(inside)} steps of the years {years[0]} to {years[1]} in {store}",
+                f"found {inside.stop - inside.start} steps of {years[0]} to {years[1]} in {store}",
                 f"{length} or more",
                 "prepare the data again with the run's configuration",
             )
-        first, last = int(inside[0]), int(inside[-1])
-        starts = np.linspace(first, last + 1 - length, count).round().astype(int)
+        starts = np.linspace(inside.start, inside.stop - length, count).round().astype(int)
         parts = [slice(int(start), int(start) + length) for start in starts]
         fields = np.stack([source.read(part, member=0)[0] for part in parts])
         phase = np.stack([source.phase[part] for part in parts])
