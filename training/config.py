@@ -17,7 +17,6 @@ from fsae.runtime.bundle.manifest import (
     SamplerName,
     Sigma,
     Variable,
-    Zoom,
     check_levels,
 )
 from fsae.runtime.bundle.records import (
@@ -30,6 +29,7 @@ from fsae.runtime.bundle.records import (
     Record,
     Share,
     Text,
+    Zoom,
     check,
     decode_record,
 )

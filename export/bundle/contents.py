@@ -18,11 +18,11 @@ from fsae.runtime.bundle.manifest import (
     Grid,
     Latent,
     Manifest,
-    Plausible,
     Provenance,
     Time,
     Variable,
 )
+from fsae.runtime.bundle.plausible import Plausible
 from fsae.runtime.bundle.tables import digest, read_arrays
 from fsae.runtime.diffusion.sampler import NOISE_FEATURES
 from fsae.runtime.errors import BundleError, DataError

@@ -15,6 +15,7 @@ from fsae.runtime.diffusion.sampler import SAMPLERS, noise_levels
 from fsae.runtime.errors import BundleError
 from fsae.runtime.sphere.healpix import npix
 
+from .plausible import Plausible
 from .records import (
     Count,
     Line,
@@ -24,6 +25,7 @@ from .records import (
     Positive,
     Record,
     Text,
+    Zoom,
     check,
     decode_record,
     one_of,
@@ -51,7 +53,6 @@ Step = Annotated[str, whole(STEP, "a time step such as '1 month' or '6 hours'")]
 Day = Annotated[str, whole(f"{MONTH}-{DAY}", "a date such as 1948-01-31")]
 MonthOrDay = Annotated[str, whole(f"{MONTH}(-{DAY})?", "a date such as 1948-01-31")]
 Sha256 = Annotated[str, whole("[0-9a-f]{64}", "a SHA-256 in 64 hexadecimal digits")]
-Zoom = Annotated[int, Meta(ge=0, le=12)]
 
 Sigma = Annotated[float, Meta(ge=1e-6, le=1e6)]  # any model of unit variance; powers of EDM eq. 5 stay finite
 Rho = Annotated[float, Meta(ge=0.1, le=1e6)]
@@ -80,24 +81,6 @@ class Grid(Record, frozen=True, kw_only=True):
 
     zoom: Zoom
     order: Literal["nested"] = "nested"
-
-
-class Plausible(Record, frozen=True, kw_only=True):
-    """How far the training fields of a variable are from its climatology, and limits for others (plausibility.py).
-
-    The median, and the distance that 99 % of them stay below. In units of the transformed variable. `roughness` is
-    what the latents of 99 % of them stay below (edited.py), dimensionless.
-    """
-
-    median: NotNegative
-    q99: Positive
-    warn_above: Positive
-    refuse_above: Positive
-    roughness: Positive | UnsetType = UNSET  # unset in older bundles
-
-    def __post_init__(self) -> None:
-        rising = [self.median, self.q99, self.warn_above, self.refuse_above]
-        check(rising == sorted(rising), f"the distances of plausible are {rising}, expected rising ones")
 
 
 class Variable(Record, frozen=True, kw_only=True):
@@ -328,6 +311,9 @@ class Manifest(Record, frozen=True, kw_only=True):
         check(latent.ratio == ratio, f"latent.ratio is {latent.ratio}, expected {ratio}")
         check(latent.shape == shape, f"latent.shape is {list(latent.shape)}, expected {list(shape)}")
         check(set(self.distances) <= set(names), f"plausible is of {sorted(self.distances)}, expected some of {names}")
+        for name, known in self.distances.items():
+            own = {one.zoom for one in known.round_trips or ()}
+            check(own <= set(zooms), f"round_trips of {name} are of zooms {sorted(own)}, expected some of {zooms}")
         check((self.denoiser is None) == (self.sampler is None), "denoiser and sampler go together: both or neither")
         check(self.fast is None or self.denoiser is not None, "fast goes with a denoiser")
         check("tables.npz" in self.files, "files lack tables.npz")

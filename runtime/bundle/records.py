@@ -26,6 +26,7 @@ NotNegative = Annotated[float, Meta(ge=0, le=MOST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=MOST_INTEGER)]
 OneOrMore = Annotated[int, Meta(ge=1, le=MOST_INTEGER)]
+Zoom = Annotated[int, Meta(ge=0, le=12)]
 
 
 def whole(pattern: str, description: str, most: int = 200) -> Meta:

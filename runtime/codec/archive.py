@@ -47,7 +47,7 @@ def archive_job(
     """
     register()
     key, source = archive_key(bundle), Source.of(source)
-    given = open_input(bundle, "compress", source, dataclasses.replace(reading, own_grid=True))
+    given = open_input(bundle, "compress", source, dataclasses.replace(reading, own_grid=True), graphs=graphs)
     fields, variables = given.points, bundle.manifest.variables
     if fields is None or given.reference_times is not None:
         raise DataError(

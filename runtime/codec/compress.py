@@ -44,7 +44,7 @@ def compress_job(
     reading: Reading,
 ) -> Job:
     """Latents (time, cell) in float32 of the fields in `source`."""
-    given = open_input(bundle, "compress", source, reading)
+    given = open_input(bundle, "compress", source, reading, graphs=graphs)
     manifest = bundle.manifest
     attributes = provenance(bundle, graphs, given.request, given.notes, given.history)
     read = read_attributes(given.origins)
@@ -79,7 +79,7 @@ def superres_job(
 ) -> Job:
     """Fields at the model's zoom from coarser ones: the ordinary path with every finer level masked."""
     view = view_of(bundle, select)
-    given = open_input(bundle, "superres", source, reading)
+    given = open_input(bundle, "superres", source, reading, graphs=graphs)
     fields, notes, finest = given.fields, given.notes, bundle.manifest.grid.zoom
     if fields.zoom == finest:
         notes += (f"The input is at zoom {finest} already, so nothing is added to it: --zoom makes it coarser first.",)

@@ -29,12 +29,11 @@ from fsae.runtime.jobs.job import Writing
 from fsae.runtime.log import log
 from fsae.runtime.output.times import ReferenceTimes, TimeAxis, encode_series, encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
-from fsae.runtime.sphere.healpix import refine
-from fsae.runtime.sphere.pyramid import level_mask
 from fsae.runtime.sphere.regrid import WeightMaker, Weights, once_a_grid
 from fsae.runtime.sphere.regrid import make_weights as make_own_weights
 
 from .plausibility import Expected, check_fields, expected_near, refuse, spread_out, went_on
+from .round_trip import check_round_trip, encode_fields
 from .source_climatology import TRAINING, UNKNOWN, exchange, known_climatology, read_source
 
 if TYPE_CHECKING:
@@ -233,10 +232,12 @@ def open_input(
     source: Given,
     reading: Reading,
     *,
+    graphs: Graphs | None = None,
     side_by_side: bool = True,
 ) -> Input:
     """Open the fields of a source, and its own climatology if there is one.
 
+    Some of the fields are held against the climatology and, given `graphs`, against what the model gives back of them.
     Several reference times of several lead times are kept apart, or refused unless `side_by_side`.
     """
     source, climatology = Source.of(source), reading.climatology
@@ -274,7 +275,7 @@ def open_input(
             points=own_points(bundle, source.name, opened, wanted) if reading.own_grid and not forecasts else None,
             close=lambda: None,
         )
-        given = _checked(bundle, given, reading)
+        given = _checked(bundle, graphs, given, reading)
         return dataclasses.replace(given, close=closing.pop_all().close)
 
 
@@ -303,29 +304,24 @@ def _methods(manifest: Manifest) -> tuple[str, ...]:
     return tuple(variable.cell_methods for variable in manifest.variables)
 
 
-def _checked(bundle: Bundle, given: Input, reading: Reading) -> Input:
+def _checked(bundle: Bundle, graphs: Graphs | None, given: Input, reading: Reading) -> Input:
     """The input with warnings about some of its fields; DataError if one is too far from its climatology.
 
     With `force` that is a warning, and no field is checked any more. If `strict`, every warning is such an error.
     """
     notes: tuple[str, ...] = ()
     if given.expected is not None:
-        steps, members = len(given.fields.times), len(given.fields.members or (0,))
-        values, phases, labels = list[F32](), list[float](), list[str]()
-        for place in spread_out(len(given.series) * members * steps):
-            row, step = divmod(place, steps)
-            fields = given.series[row // members]
-            values.append(fields.read(slice(step, step + 1), row % members if fields.members else None)[0, 0])
-            phases.append(fields.phase[step])
-            labels.append(fields.times[step].isoformat())
+        values, phase, labels = _sample(given)
+        name = given.fields.name
         try:
-            notes = check_fields(
-                bundle.manifest, given.expected, np.stack(values), np.array(phases), given.fields.name, labels
-            )
+            notes = check_fields(bundle.manifest, given.expected, values, phase, name, labels)
         except DataError as error:
             if not reading.force:
                 raise
             notes = (went_on(error),)
+        if graphs is not None and not given.expected.yearly:  # which are no fields of a time of year, as graphs take
+            seen = _as_trained(bundle, given, values, phase)
+            notes += check_round_trip(bundle.manifest, graphs, seen, phase, name, labels)
         if reading.strict:
             refuse(notes)
     forced = {"force": True} if reading.force else {}
@@ -335,6 +331,19 @@ def _checked(bundle: Bundle, given: Input, reading: Reading) -> Input:
         notes=(*given.notes, *notes),
         request={**given.request, **forced},
     )
+
+
+def _sample(given: Input) -> tuple[F32, NDArray[np.float64], tuple[str, ...]]:
+    """Some fields (time, variable, pixel) spread over steps, members and series; their phases and dates."""
+    steps, members = len(given.fields.times), len(given.fields.members or (0,))
+    values, phases, labels = list[F32](), list[float](), list[str]()
+    for place in spread_out(len(given.series) * members * steps):
+        row, step = divmod(place, steps)
+        fields = given.series[row // members]
+        values.append(fields.read(slice(step, step + 1), row % members if fields.members else None)[0, 0])
+        phases.append(fields.phase[step])
+        labels.append(fields.times[step].isoformat())
+    return np.stack(values), np.array(phases), tuple(labels)
 
 
 def _side_by_side(bundle: Bundle, name: str, forecasts: Sequence[Forecast], wanted: Wanted) -> tuple[Fields, ...]:
@@ -356,14 +365,11 @@ def _axes(forecasts: Sequence[Forecast]) -> ReferenceTimes:
 
 
 def encode(bundle: Bundle, graphs: Graphs, given: Input, values: F32, phase: NDArray[np.float64]) -> tuple[F32, F32]:
-    """Latents (time, variable, latent pixel) and seasons (time, 2K) of the input's `values` at phases of the year.
+    """Latents (time, variable, latent pixel) and seasons (time, 2K) of the input's `values` at phases of the year."""
+    seasons = season(phase, bundle.manifest.time.harmonics)
+    return encode_fields(graphs, bundle.manifest.zooms, _as_trained(bundle, given, values, phase), seasons), seasons
 
-    Fields coarser than the model enter with each cell repeated, their finer levels masked.
-    """
-    manifest, zoom = bundle.manifest, given.fields.zoom
-    if given.own is not None:
-        values = exchange(values, phase, given.own, bundle)
-    whole = refine(values, manifest.grid.zoom - zoom)
-    seasons = season(phase, manifest.time.harmonics)
-    masks = np.repeat(level_mask(manifest.zooms, zoom)[None], len(whole), axis=0)
-    return graphs.encode(whole, seasons, masks), seasons
+
+def _as_trained(bundle: Bundle, given: Input, values: F32, phase: NDArray[np.float64]) -> F32:
+    """The input's `values`, with the training data's climatology in place of their own."""
+    return values if given.own is None else exchange(values, phase, given.own, bundle)

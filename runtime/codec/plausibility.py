@@ -14,7 +14,8 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32, F64
-from fsae.runtime.bundle.manifest import Manifest, Plausible
+from fsae.runtime.bundle.manifest import Manifest
+from fsae.runtime.bundle.plausible import Plausible
 from fsae.runtime.climate.climatology import evaluate, season
 from fsae.runtime.climate.steps import MONTHS, parse_step
 from fsae.runtime.climate.transforms import Transform, forward, inverse, transformed_units
@@ -47,15 +48,20 @@ def plausible(distances: F64, roughness: F64 | None = None) -> Plausible:
     """The manifest's entry for the distances of a variable's training fields, and the roughness of their latents."""
     median, most = np.quantile(distances, [0.5, 0.99])
     return Plausible(
-        median=_rounded(median),
-        q99=_rounded(most),
-        warn_above=_rounded(WARN * most),
-        refuse_above=_rounded(REFUSE * most),
-        roughness=UNSET if roughness is None else _rounded(np.quantile(roughness, 0.99)),
+        median=rounded(median),
+        q99=rounded(most),
+        warn_above=rounded(WARN * most),
+        refuse_above=rounded(REFUSE * most),
+        roughness=UNSET if roughness is None else rounded(np.quantile(roughness, 0.99)),
     )
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """A figure for the manifest, in four digits.
+
+    >>> rounded(1.28149)
+    1.281
+    """
     return float(f"{value:.4g}")
 
 
@@ -108,7 +114,7 @@ def check_fields(
         if limits is None:
             continue
         worst = int(np.argmax(distances[:, v]))
-        found, units = float(distances[worst, v]), _units(transformed_units(variable.units, variable.transform))
+        found, units = float(distances[worst, v]), unit_suffix(transformed_units(variable.units, variable.transform))
         fact = (
             f"{variable.name} in {where} is {found:.3g}{units} (RMS) from its climatology at {labels[worst]}, where "
             f"training fields have {limits.median:.3g}{units}, 99 % of them less than {limits.q99:.3g}{units}"
@@ -137,7 +143,7 @@ def check_climatology(manifest: Manifest, own: F32, known: F32, where: str) -> t
     for v, variable in enumerate(manifest.variables):
         (low, high), least, most = variable.valid_range, float(months[:, v].min()), float(months[:, v].max())
         if not (low <= least and most <= high):
-            units = _units(variable.units)
+            units = unit_suffix(variable.units)
             raise DataError(
                 f"{variable.name} in {where} runs from {least:.4g} to {most:.4g}{units}",
                 f"values within {low:g} to {high:g}{units}",
@@ -147,7 +153,12 @@ def check_climatology(manifest: Manifest, own: F32, known: F32, where: str) -> t
     return check_fields(manifest, near, months, phase, where, MONTH_NAMES)
 
 
-def _units(units: str) -> str:
+def unit_suffix(units: str) -> str:
+    """Units as they follow a number in a sentence.
+
+    >>> unit_suffix("K"), unit_suffix("1")
+    (' K', '')
+    """
     return "" if units == "1" else f" {units}"
 
 

@@ -65,7 +65,7 @@ def read_initial(
         )
     source = Source.of(source)
     name = source.name
-    given = open_input(bundle, "generate", source, reading, side_by_side=False)
+    given = open_input(bundle, "generate", source, reading, graphs=graphs, side_by_side=False)
     try:
         check_steps(given.fields, bundle.manifest.time, name)
         times, begin = last_steps(given.fields, bundle.manifest.time, model.previous, start, name)

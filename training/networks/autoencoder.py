@@ -11,8 +11,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from fsae.runtime.bundle.manifest import Zoom
-from fsae.runtime.bundle.records import Count, OneOrMore, Positive, Record, check
+from fsae.runtime.bundle.records import Count, OneOrMore, Positive, Record, Zoom, check
 from fsae.runtime.climate.transforms import Transform
 from fsae.runtime.errors import UsageError
 from fsae.runtime.sphere.healpix import npix

@@ -14,8 +14,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from fsae.runtime.bundle.manifest import Zoom
-from fsae.runtime.bundle.records import MOST_INTEGER, OneOrMore, Positive, Record
+from fsae.runtime.bundle.records import MOST_INTEGER, OneOrMore, Positive, Record, Zoom
 from fsae.runtime.diffusion.sampler import NOISE_FEATURES
 
 from .layers import Embedding, FieldSpaceBlock, check_network, decompose, recompose

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from fsae.runtime import Emulator, load
 from fsae.runtime.bundle.files import Bundle, shipped_folder
-from fsae.runtime.bundle.manifest import Plausible
+from fsae.runtime.bundle.plausible import Plausible
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.codec.edited import Decoded, check_edited
 from fsae.runtime.codec.encoder_input import open_fields

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fsae.runtime import Emulator, Request
 from fsae.runtime.bundle.files import Bundle
-from fsae.runtime.bundle.manifest import Plausible
+from fsae.runtime.bundle.plausible import Plausible
 from fsae.runtime.cli.main import main
 from fsae.runtime.codec.encoder_input import Reading, open_input
 from fsae.runtime.codec.plausibility import plausible
