@@ -5,7 +5,7 @@ read manifest.json themselves and know only the newest schema. Only that file ch
 engines, whose index refers to graphs by their hash, keep their bytes. Needs neither torch nor onnx.
 
 With the training data at hand, an upgrade also adds what an older export has not recorded: how far the training fields
-are from the climatology, and the digest of the tables.
+are from the climatology, how they come back from encoder and decoder, and the digest of the tables.
 """
 
 import logging
@@ -136,7 +136,7 @@ def _replace_manifest(bundle: Bundle, manifest: Manifest) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="CONFIG",
     help="Configuration of the training, with the inputs it names: adds how far training fields are from the "
-    "climatology, which input is then held against, and the digest of the tables.",
+    "climatology and how they come back from the model, which input is then held against, and the digest of the tables.",
 )
 def upgrade(bundles: tuple[str, ...], data: Path | None) -> None:
     """Rewrite bundles of an older schema in the newest one, in place.

@@ -103,7 +103,7 @@ def check_round_trip(
             *_facts("latents of size {}", latents[:, v], known.latent, "", labels),
         ]
         if facts:
-            found = f"{variable.name} in {where} comes back from the encoder and decoder with {' and '.join(facts)}"
+            found = f"{variable.name} in {where} comes back from the encoder and decoder with {', and '.join(facts)}"
             notes.append(f"{found}: is this {_wanted(variable, manifest.time.step)}?")
     return tuple(notes)
 
