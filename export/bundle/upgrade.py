@@ -136,7 +136,7 @@ def _replace_manifest(bundle: Bundle, manifest: Manifest) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="CONFIG",
     help="Configuration of the training, with the inputs it names: adds how far training fields are from the "
-    "climatology and how they come back from the model, which input is then held against, and the digest of the tables.",
+    "climatology and how they come back from the model, which input is then held against, and a digest of the tables.",
 )
 def upgrade(bundles: tuple[str, ...], data: Path | None) -> None:
     """Rewrite bundles of an older schema in the newest one, in place.
