@@ -5,6 +5,7 @@ VARIABLE.climatology           (1 + 2K, pixel) float32, if that in tables.npz is
 VARIABLE.source_climatology    (1 + 2K, point) float32, on the training data's own grid
 """
 
+import importlib.metadata
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ from .codec import Codec
 from .tables import TYPES, make_codec_tables
 
 FILE = "archive.npz"
+ORIGIN = "fsae_bundle_source"  # attribute of archives: where their bundle can be had
 CLIMATOLOGY, SOURCE_CLIMATOLOGY = "climatology", "source_climatology"
 SAME_DEG = 1e-4  # axes of the training data's own grid may differ by that much
 
@@ -36,6 +38,19 @@ def archive_key(bundle: Bundle) -> str:
             advice="fit one with `fsae-train codec CONFIG` and export it, give --model default, or --lossless-latents",
         )
     return entry.sha256
+
+
+def origin_of(bundle: Bundle) -> str:
+    """Where a bundle can be had, in words for the attributes of an archive."""
+    if bundle.folder.resolve().parent == shipped_folder().resolve():
+        version = importlib.metadata.version("fsae")
+        return f'bundle {bundle.manifest.name} comes with fsae {version}: pip install "fsae=={version}"'
+    trained = bundle.manifest.provenance
+    names = ", ".join(entry.name for entry in trained.data)
+    return (
+        f"bundle {bundle.manifest.name} was exported by whoever wrote this archive, from {names} of "
+        f"{trained.period[0]} to {trained.period[1]}: ask them for its folder, and put it into ./engines"
+    )
 
 
 def find_archive(key: str, name: str) -> Bundle:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray, BackendEntrypoint
 from xarray.core import indexing
 
-from fsae.runtime.errors import DataError
+from fsae.runtime.errors import BundleError, DataError
 from fsae.runtime.formats.coded import READ_ERRORS, as_zarr, chunk_indices, chunk_key, payload
 from fsae.runtime.formats.containers import is_archive
 from fsae.runtime.output.layout import Cells, cell_coordinates
 
 from .chunk import figures_of
+from .lookup import ORIGIN
 from .quality import Figures
 from .zarr_codec import ARCHIVE, FsaeCodec, register
 
@@ -139,7 +140,10 @@ class FsaeBackend(BackendEntrypoint):
             if "zoom" in codec.grid:
                 variables |= _cells(int(codec.grid["zoom"]))
                 attributes["grid_mapping"] = "crs"
-            _ = codec.codec  # without its bundle nothing can be decoded
+            try:
+                _ = codec.codec  # without its bundle nothing can be decoded
+            except BundleError as error:
+                raise BundleError(error.found, error.expected, str(group.attrs.get(ORIGIN, error.advice))) from None
             lazy = indexing.LazilyIndexedArray(_Archived(array, where))
             chunks = dict(zip(dims, array.chunks, strict=True))
             variables[name] = xr.Variable(dims, lazy, attributes, {"preferred_chunks": chunks})

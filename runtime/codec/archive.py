@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fsae.runtime.archive.lookup import archive_key, open_codec
+from fsae.runtime.archive.lookup import ORIGIN, archive_key, open_codec, origin_of
 from fsae.runtime.archive.quality import Figures, Quality
 from fsae.runtime.archive.xarray_engine import figures
 from fsae.runtime.archive.zarr_codec import ARCHIVE, FsaeCodec, grid_facts, register
@@ -71,7 +71,8 @@ def archive_job(
     layout = Layout(
         variables=cf_attributes(variables, read_attributes(given.origins)),
         attributes=provenance(bundle, graphs, request, given.notes, earlier.history or given.history)
-        | {"fsae_kind": ARCHIVE, "fsae_archive_sha256": key, **_sizes(bundle, source, earlier.input_bytes)},
+        | {"fsae_kind": ARCHIVE, "fsae_archive_sha256": key, ORIGIN: origin_of(bundle)}
+        | _sizes(bundle, source, earlier.input_bytes),
         time=time,
         grid=grid if isinstance(grid, LatLonGrid) else Cells(zoom=grid),
         members=fields.members,

@@ -1,5 +1,6 @@
 """Archives as stores: xarray opens them as the original, Zarr codes with the codec, damage names its chunk."""
 
+import importlib.metadata
 import shutil
 
 import numpy as np
@@ -8,12 +9,14 @@ import xarray as xr
 import zarr
 
 from fsae.runtime import Writing
+from fsae.runtime.archive import lookup, zarr_codec
 from fsae.runtime.archive.lookup import archive_key
 from fsae.runtime.archive.quality import Quality
 from fsae.runtime.archive.xarray_engine import figures
 from fsae.runtime.archive.zarr_codec import FsaeCodec, axis_facts, axis_of
 from fsae.runtime.emulator import load
-from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.errors import BundleError, DataError, UsageError
+from fsae.runtime.jobs.cluster import Cluster
 
 SAMPLE = "ncep1-tas-mon-200501-201412.nc"
 BOUND = 0.5
@@ -99,6 +102,16 @@ def test_resumed_and_divided_runs_write_the_same_bytes(store, emulator, sample_d
     assert all((path / name).read_bytes() == (store / name).read_bytes() for name in chunks)
 
 
+def test_workers_write_the_same_bytes(store, emulator, sample_data, tmp_path):
+    """Oracle: the chunks of the run of one process."""
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    path = tmp_path / "workers.zarr"
+    writing = Writing(scale=Cluster(workers=2, threads=1))
+    emulator.archive_file(sample_data / SAMPLE, path, Quality(max_error=BOUND), writing=writing)
+    for chunk in ("0/0/0", "1/0/0"):
+        assert (path / "tas" / "c" / chunk).read_bytes() == (store / "tas" / "c" / chunk).read_bytes()
+
+
 def test_zarr_codes_a_single_variable(emulator, original, tmp_path):
     """Oracle: the variable, within the bound, written by `to_zarr` and read by xarray's own Zarr engine."""
     lat, lon = (axis_facts(original[name].values.astype(np.float64)) for name in ("lat", "lon"))
@@ -132,3 +145,14 @@ def test_other_stores_and_names_are_refused(emulator, sample_data, tmp_path):
     zarr.create_group(store=str(tmp_path / "other.zarr"))
     with pytest.raises(DataError, match="no archive"):
         xr.open_dataset(tmp_path / "other.zarr", engine="fsae")
+
+
+def test_a_store_says_where_its_bundle_can_be_had(store, monkeypatch):
+    """Oracle: the shipped bundle comes with the package; where it is missing, the error says so."""
+    monkeypatch.setattr(lookup, "shipped_folder", lambda: store.parent / "nowhere")
+    monkeypatch.setattr(zarr_codec, "find_archive", lambda key, _: lookup.find_archive(key, "unheard of"))
+    monkeypatch.chdir(store.parent)
+    version = importlib.metadata.version("fsae")
+    said = rf'no bundle with the archive codec .*: bundle default comes with fsae {version}: pip install "fsae='
+    with pytest.raises(BundleError, match=said):
+        xr.open_dataset(store, engine="fsae")
