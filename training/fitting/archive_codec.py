@@ -35,6 +35,8 @@ from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, surroundin
 BASE_ZOOM = 4  # finest zoom of the global patterns
 LOCAL, GLOBAL_SHARE = 0.4, 0.1  # radius [radian] of the localisation, and the share that is not localised
 RIDGE = 1e-3  # of the regressions, relative to the mean variance of their predictors
+PRIOR_STEPS = 60.0  # that all places together count beside the steps of a place, in its regressions
+TINY = 1e-30  # variance of a place where nothing varies
 MODEL_SHARE = 0.5  # of the covariance in a variance; the rest is what training fields have
 LONGEST = 120  # steps of the series that the spectra and frequencies are learned from
 MOST_PERSISTENCE = 0.97
@@ -59,18 +61,26 @@ def _bytes(rows: F64) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
 
 
 def _stencil(parents: Floating, children: Floating, level: int, base_pixels: int) -> NDArray[np.int8]:
-    """Weights (base pixel, child, neighbour) of the differences between children and their parent."""
+    """Weights (base pixel, child, neighbour) of the differences between children and their parent.
+
+    Few steps say too little of 25 weights at one place, so all places together count as some steps of each.
+    """
     around = surroundings(zoom_of(parents.shape[1]))
     same = 4**level  # parents that share their weights
-    weights = np.zeros((base_pixels, 4, around.shape[1]))
+    squares = np.zeros((base_pixels, around.shape[1], around.shape[1]))
+    products = np.zeros((base_pixels, around.shape[1], 4))
     values = parents.astype(np.float64)
     for pixel in range(base_pixels):
         own = np.arange(pixel * same, (pixel + 1) * same)
         predictors = values[:, around[own]].reshape(-1, around.shape[1])
         wanted = children[:, own[0] * 4 : (own[-1] + 1) * 4].reshape(len(values), same, 4) - values[:, own, None]
-        square = predictors.T @ predictors
-        ridge = RIDGE * np.trace(square) / len(square) * np.eye(len(square))
-        weights[pixel] = np.linalg.solve(square + ridge, predictors.T @ wanted.reshape(-1, 4)).T
+        squares[pixel] = predictors.T @ predictors / len(predictors)
+        products[pixel] = predictors.T @ wanted.reshape(-1, 4) / len(predictors)
+    variance = np.maximum(np.trace(squares, axis1=1, axis2=2)[:, None, None] / around.shape[1], TINY)
+    share = PRIOR_STEPS / (PRIOR_STEPS + len(values) * same)
+    squares = (1 - share) * squares + share * variance * (squares / variance).mean(0)
+    products = (1 - share) * products + share * variance * (products / variance).mean(0)
+    weights = np.linalg.solve(squares + RIDGE * variance * np.eye(around.shape[1]), products).transpose(0, 2, 1)
     return np.round(weights * STENCIL_ONE).clip(-127, 127).astype(np.int8)
 
 

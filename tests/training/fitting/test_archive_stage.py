@@ -1,5 +1,6 @@
 """The archive codec of a run: fitted on any sphere, by a command that goes on, and shipped by the export."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from fsae.export.bundle.write import export_run
 from fsae.runtime.archive.codec import Codec
 from fsae.runtime.archive.lookup import CLIMATOLOGY, FILE, SOURCE_CLIMATOLOGY, archive_key, open_codec
 from fsae.runtime.archive.quality import Quality
+from fsae.runtime.archive.tables import STENCIL_ONE
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.checks.verify import check_files, check_graphs
 from fsae.runtime.cli.main import main as run
 from fsae.runtime.climate.climatology import evaluate, season
+from fsae.runtime.codec.encoder_input import Reading, open_input
 from fsae.runtime.errors import BundleError, DataError, UsageError
-from fsae.runtime.sphere.healpix import npix, pixel_centres
+from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, surroundings
 from fsae.runtime.sphere.interpolated_grid import cells_of
 from fsae.training.cli.main import main
 from fsae.training.config import days_of, whole_years
@@ -74,6 +77,22 @@ def test_the_shipped_patterns_are_those_of_the_training_years(default_bundle, sa
     values = (made * patterns).sum(1)
     assert (np.diff(values) < 0).all()
     assert (np.linalg.norm(made - values[:, None] * patterns, axis=1) < 0.03 * values[0]).all()  # eight bits a pixel
+
+
+def test_details_learned_from_few_months_help_in_other_years(default_bundle: Bundle, sample_data: Path) -> None:
+    """Oracle: months of ten other years, whose details are nearer to what is foreseen than to none at all."""
+    known, (one, other) = default_bundle.tables.climatology[:1], (slice(0, 20), slice(684, 804))
+    files = sorted(str(path) for path in sample_data.glob("ncep1-tas-mon-*.nc"))
+    given = open_input(default_bundle, "compress", files, Reading(climatology="training", zoom=4))
+    with contextlib.closing(given):
+        seasons = season(given.fields.phase, known.shape[1] // 2)
+        fields = given.fields.read(slice(0, 804))[0] - evaluate(coarsen(known), seasons)
+    children = fields[:, 0].astype(np.float64)
+    parents = coarsen(children)
+    weights = archive_codec._stencil(parents[one], children[one], 0, parents.shape[1]) / STENCIL_ONE
+    foreseen = np.einsum("pcn,tpn->tpc", weights, parents[other][:, surroundings(3)])
+    details = children[other].reshape(120, -1, 4) - parents[other][..., None]
+    assert np.square(details - foreseen).mean() < 0.7 * np.square(details).mean()
 
 
 @pytest.fixture(scope="module")
