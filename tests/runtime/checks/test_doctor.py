@@ -49,7 +49,7 @@ def versions(monkeypatch: pytest.MonkeyPatch, **installed: str | None) -> None:
 @pytest.fixture
 def here(tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the tiny bundle in ./engines, no other bundle, and a machine without an NVIDIA driver."""
-    shutil.copytree(tiny_bundle_path, tmp_path / "engines" / "tiny")
+    remember(fingerprint(shutil.copytree(tiny_bundle_path, tmp_path / "engines" / "tiny")))
     (tmp_path / "shipped").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bundle_module, "shipped_folder", lambda: tmp_path / "shipped")
