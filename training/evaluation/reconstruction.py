@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F32
 from fsae.runtime.sphere.healpix import coarsen, npix, refine, zoom_of
 from fsae.training.metrics import baselines, scores
+from fsae.training.metrics.localised_codes import fit_localised_code, rebuild_from_code
 
 from .model import TrainedModel, anomalies, rebuild
 from .periods import Period
@@ -17,6 +18,7 @@ from .report import FieldErrors, SuperResolution
 log = logging.getLogger("fsae.training")
 Rebuilt = tuple[str, int, F32]  # name of the method, numbers stored per step, anomalies (time, variable, pixel)
 MODEL = "field-space autoencoder"
+LOCALISED = "localised EOF"
 SEEN_STRIDE = 7  # every seventh training step: a seventh of the time, and all months of the year
 
 
@@ -51,13 +53,20 @@ def from_eofs(eofs: baselines.Eofs, truth: F32, numbers: int) -> tuple[Rebuilt, 
     return tuple((names[n], n, baselines.truncate(eofs, flat, n).reshape(truth.shape)) for n in counts)
 
 
+def from_codes(known: F32, truth: F32, numbers: int) -> Rebuilt:
+    """Anomalies (time, variable, pixel) rebuilt by the localised linear code of each variable, `numbers` of all."""
+    each = numbers // truth.shape[1]
+    parts = [rebuild_from_code(fit_localised_code(known[:, v], each), truth[:, v]) for v in range(truth.shape[1])]
+    return LOCALISED, numbers, np.stack(parts, axis=1)
+
+
 def rebuilt_rows(
     model: TrainedModel, training: Period, evaluation: Period, rebuilt: F32, eofs: baselines.Eofs
 ) -> list[tuple[tuple[FieldErrors, ...], tuple[SuperResolution, ...]]]:
     """For each variable the rows of the reconstruction, and those of super-resolution from the two coarser zooms.
 
     `rebuilt` are the anomalies that the model makes of the evaluation years. Beside them stand what it makes of
-    training years, the climatology, block means and EOFs.
+    training years, the climatology, block means, EOFs and the localised linear code.
     """
     known, truth = anomalies(model, training), anomalies(model, evaluation)
     coarser = model.zooms[:-1][-2:]
@@ -70,8 +79,9 @@ def rebuilt_rows(
     seen = training.part(slice(None, None, SEEN_STRIDE))
     own = errors(model, evaluation, [(MODEL, numbers, rebuilt)])
     own_seen = errors(model, seen, [("the same, training years", numbers, rebuild(model, seen, model.zoom))])
+    code = from_codes(known, truth, numbers)
     nothing = ("climatology only", 0, np.zeros_like(rebuilt))
-    rest = errors(model, evaluation, [nothing, *blocks[model.latent_zoom], *from_eofs(eofs, truth, numbers)])
+    rest = errors(model, evaluation, [nothing, *blocks[model.latent_zoom], *from_eofs(eofs, truth, numbers), code])
     finer: list[list[SuperResolution]] = [[] for _ in model.variables]
     for zoom in coarser:
         log.info("evaluate: super-resolution from zoom %d", zoom)

@@ -18,7 +18,7 @@ from fsae.training.config import Years
 from fsae.training.evaluation.climate_checks import at_most, below
 from fsae.training.evaluation.model import TrainedModel, anomalies, of_run, rebuild
 from fsae.training.evaluation.periods import Period, read_periods
-from fsae.training.evaluation.reconstruction import from_block_means, from_eofs
+from fsae.training.evaluation.reconstruction import LOCALISED, from_block_means, from_codes, from_eofs
 from fsae.training.evaluation.report import LARGEST_RMSE_K, Check, as_json
 from fsae.training.evaluation.tables import NAME, Column, Table, columns, verdicts
 from fsae.training.fitting.cnn_vae import reconstruct
@@ -189,8 +189,10 @@ def _methods(runs: Sequence[Run], model: TrainedModel, training: Period, evaluat
         numbers = features // ratio
         (_, modes, from_modes), *_ = from_eofs(eofs, truth, numbers)
         means = {name: field for name, _, field in from_block_means(known, truth, latent_zoom)}
+        _, _, from_code = from_codes(known, truth, numbers)
         for method, stored, parameters, field in (
             (EOF, modes, modes * features, from_modes),
+            (LOCALISED, numbers, numbers * features, from_code),
             (BILINEAR, numbers, 0, means[BILINEAR]),
             (RIDGE, numbers, numbers * features, means[RIDGE]),
         ):

@@ -20,7 +20,7 @@ from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, refine
 from fsae.training.config import DEFAULT, read_config
 from fsae.training.evaluation.model import TrainedModel, rebuild
 from fsae.training.evaluation.periods import Period
-from fsae.training.evaluation.reconstruction import from_eofs
+from fsae.training.evaluation.reconstruction import from_codes, from_eofs
 from fsae.training.evaluation.report import Report, VariableReport, report_json
 from fsae.training.evaluation.scorecard import Settings, evaluate
 from fsae.training.evaluation.tables import format_climate, format_report
@@ -303,3 +303,5 @@ def test_baselines_on_the_sample_data_give_the_known_figures() -> None:
     eofs = fit_eofs(known.reshape(len(known), -1), np.arange(684.0))
     (row,) = from_eofs(eofs, truth, 768)
     assert scores.rmse(row[2], truth) == pytest.approx(0.317, rel=0.04)
+    for numbers, expected in ((192, 0.459), (3072, 0.036)):
+        assert scores.rmse(from_codes(known, truth, numbers)[2], truth) == pytest.approx(expected, rel=0.02)

@@ -23,6 +23,7 @@ from fsae.training.cli.main import main
 from fsae.training.config import Files
 from fsae.training.data.prepared import read_prepared
 from fsae.training.evaluation.periods import Period
+from fsae.training.evaluation.reconstruction import LOCALISED
 from fsae.training.fitting import cnn_vae as cnn_stage
 from fsae.training.fitting.pipeline import prepare_stage, statistics_stage
 from fsae.training.fitting.run_folder import load_run, make_autoencoder, read_statistics, save_weights, write_record
@@ -372,8 +373,9 @@ def test_runs_are_compared_by_ratio_with_their_baselines(runs: Path, capsys: pyt
     assert [run["name"] for run in read["runs"]] == ["fine", "coarse"]
     (tas,) = read["variables"]
     found = {(row["method"], row["ratio"]): row for row in tas["rows"]}
-    assert list(found)[:6] == [(FSAE, 4), (UNSHARPENED, 4), (CNN, 4), (EOF, 4), (BILINEAR, 4), (RIDGE, 4)]
-    assert list(found)[6:] == [(FSAE, 16), (EOF, 16), (BILINEAR, 16), (RIDGE, 16)]
+    linear = (EOF, LOCALISED, BILINEAR, RIDGE)
+    assert list(found)[:7] == [(method, 4) for method in (FSAE, UNSHARPENED, CNN, *linear)]
+    assert list(found)[7:] == [(method, 16) for method in (FSAE, *linear)]
     assert found[FSAE, 4]["rmse"] == pytest.approx(by_hand(runs / "fine"), rel=0.01)
     assert found[UNSHARPENED, 4]["rmse"] == pytest.approx(by_hand(runs / "fine", sharpened=False), rel=0.01)
     assert found[FSAE, 4]["rmse"] != found[UNSHARPENED, 4]["rmse"]
