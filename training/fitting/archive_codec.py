@@ -30,7 +30,8 @@ from fsae.runtime.archive.tables import (
 from fsae.runtime.archive.transform import analyse, cosines
 from fsae.runtime.archive.trials import Trials
 from fsae.runtime.arrays import F64, Floating
-from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, surroundings, zoom_of
+from fsae.runtime.sphere.healpix import coarsen, npix, surroundings, zoom_of
+from fsae.training.networks.localisation import localised_covariance
 
 BASE_ZOOM = 4  # finest zoom of the global patterns
 LOCAL, GLOBAL_SHARE = 0.4, 0.1  # radius [radian] of the localisation, and the share that is not localised
@@ -41,17 +42,6 @@ MODEL_SHARE = 0.5  # of the covariance in a variance; the rest is what training 
 LONGEST = 120  # steps of the series that the spectra and frequencies are learned from
 MOST_PERSISTENCE = 0.97
 COST = 0.11  # of a bit, in squared steps; about the slope of a uniform quantiser's error
-
-
-def localised_covariance(base: Floating) -> F64:
-    """Covariance (pixel, pixel) of anomalies (time, pixel), damped with the distance of the pixels."""
-    lat, lon = (np.radians(axis) for axis in pixel_centres(zoom_of(base.shape[1])))
-    place = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-    distance = np.arccos(np.clip(place @ place.T, -1, 1))
-    taper = (1 - GLOBAL_SHARE) * np.exp(-0.5 * (distance / LOCAL) ** 2) + GLOBAL_SHARE
-    values = base.astype(np.float64)
-    covariance: F64 = values.T @ values / len(values) * taper
-    return covariance
 
 
 def _bytes(rows: F64) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
@@ -144,7 +134,7 @@ def fit_codec(anomalies: Floating, patterns: int) -> CodecTables:
         fields.append(coarsen(fields[-1]))
     base, *finer = fields[::-1]
     pixels, cells = base.shape[1], npix(CELL_ZOOM)
-    covariance = localised_covariance(base)
+    covariance = localised_covariance(base, LOCAL, GLOBAL_SHARE)
     values, vectors = np.linalg.eigh(covariance)
     leading, pattern_scale = _bytes(vectors[:, ::-1][:, :patterns].T)
     exact = leading * pattern_scale[:, None] / PATTERN_ONE

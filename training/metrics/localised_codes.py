@@ -1,7 +1,7 @@
 """The strongest linear code that we know: EOFs of a covariance that is damped with distance.
 
 EOFs of some hundred months span at most as many patterns, and what they know of far places is mostly chance. Damped
-(Houtekamer and Mitchell 2001, doi:10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2), the covariance has all patterns.
+(localisation.py), the covariance has all patterns.
 Everything works on anomalies about the training climatology and is fitted on training years only.
 """
 
@@ -11,7 +11,8 @@ import numpy as np
 from scipy import linalg
 
 from fsae.runtime.arrays import F32, F64, Floating
-from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, zoom_of
+from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
+from fsae.training.networks.localisation import damping, localised_covariance
 
 LENGTH_RADIANS, FLOOR = 0.4, 0.1  # of the Gaussian damping: 2,500 km, and the share that no distance takes away
 SPHERE_ZOOM = 4  # patterns of the whole sphere are of means over cells of this zoom
@@ -61,31 +62,25 @@ def rebuild_from_code(code: SphereCode | CellCode, anomalies: Floating) -> F32:
     return rebuilt.astype(np.float32)
 
 
-def damping(one_zoom: int, other_zoom: int, one: slice, other: slice) -> F64:
-    """Factors (pixel, other pixel) of a covariance between parts of two zooms: a Gaussian of the angle, and a floor."""
-    ends = []
-    for zoom, part in ((one_zoom, one), (other_zoom, other)):
-        lat, lon = (np.radians(axis[part]) for axis in pixel_centres(zoom))
-        ends.append(np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1))
-    angle = np.arccos(np.clip(ends[0] @ ends[1].T, -1, 1))
-    factors: F64 = FLOOR + (1 - FLOOR) * np.exp(-0.5 * (angle / LENGTH_RADIANS) ** 2)
-    return factors
-
-
 def _on_sphere(anomalies: Floating, numbers: int) -> SphereCode:
     """Leading patterns of coarse means, and fields of least mean square error given their coefficients."""
-    values, everywhere = anomalies.astype(np.float64), slice(None)
+    values = anomalies.astype(np.float64)
     zoom = zoom_of(values.shape[1])
     coarse_zoom = min(zoom, SPHERE_ZOOM)
     means = coarsen(values, zoom - coarse_zoom)
-    covariance = means.T @ means / len(means) * damping(coarse_zoom, coarse_zoom, everywhere, everywhere)
+    covariance = localised_covariance(means, LENGTH_RADIANS, FLOOR)
     first = len(covariance) - numbers
     patterns = linalg.eigh(covariance, subset_by_index=[first, len(covariance) - 1])[1]
     inverse = linalg.inv(patterns.T @ covariance @ patterns) @ patterns.T
     fields = np.empty((numbers, values.shape[1]), dtype=np.float32)
     for begin in range(0, values.shape[1], PIXELS_AT_ONCE):
         part = slice(begin, begin + PIXELS_AT_ONCE)
-        across = means.T @ values[:, part] / len(values) * damping(coarse_zoom, zoom, everywhere, part)
+        across = (
+            means.T
+            @ values[:, part]
+            / len(values)
+            * damping(coarse_zoom, LENGTH_RADIANS, FLOOR, other_zoom=zoom, other_part=part)
+        )
         fields[:, part] = inverse @ across
     return SphereCode(patterns=patterns, fields=fields)
 
@@ -100,7 +95,7 @@ def _in_cells(anomalies: Floating, cell_zoom: int, numbers: int) -> CellCode:
         inside = slice(cell * pixels, (cell + 1) * pixels)
         values = anomalies[:, inside].astype(np.float64)
         left = values - values.mean(axis=1, keepdims=True)
-        covariance = left.T @ left / len(left) * damping(zoom, zoom, inside, inside)
+        covariance = left.T @ left / len(left) * damping(zoom, LENGTH_RADIANS, FLOOR, part=inside, other_part=inside)
         covariance -= mean @ (mean.T @ covariance)
         covariance -= (covariance @ mean) @ mean.T  # damping brought the mean back
         leading = linalg.eigh(covariance)[1][:, pixels - each + 1 :]

@@ -1,9 +1,8 @@
 """Dense maps between the coarse levels and a latent of few cells: EOFs of a localised covariance, by season.
 
 With a latent of some hundred numbers the best linear compression has patterns of the whole sphere, which change over
-the year. Hundreds of months say too little of hundreds of pixels, so the sample covariance is damped with distance, as
-ensemble Kalman filters do (Houtekamer and Mitchell 2001, doi:10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2), before
-its eigenvectors are taken.
+the year. Hundreds of months say too little of hundreds of pixels, so the sample covariance is damped with distance
+(localisation.py) before its eigenvectors are taken.
 """
 
 import numpy as np
@@ -11,7 +10,9 @@ from scipy import linalg
 
 from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.climate.climatology import season
-from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, zoom_of
+from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
+
+from .localisation import localised_covariance
 
 LENGTH_RADIANS = 0.8  # of the Gaussian damping: 5,000 km
 FLOOR = 0.3  # share of the covariance that no distance takes away: patterns such as El Nino span the sphere
@@ -31,7 +32,7 @@ def global_maps(fields: Floating, phase: Floating, latent_zoom: int, base_zoom: 
     Schoenemann 1966), so that the latent looks like a field and changes little from month to month. The way back is the
     regression of the field on the latent.
     """
-    whole = localised_covariance(fields, np.ones(len(fields)))
+    whole = localised_covariance(fields, LENGTH_RADIANS, FLOOR)
     pixels, latents, bases = fields.shape[-1], npix(latent_zoom), npix(base_zoom)
     to_base = coarsen(np.eye(pixels), zoom_of(pixels) - base_zoom)  # (pixel, base)
     repeat = np.kron(np.eye(bases), np.ones((1, latents // bases)))  # (base, latent)
@@ -51,27 +52,12 @@ def global_maps(fields: Floating, phase: Floating, latent_zoom: int, base_zoom: 
     phases = (np.arange(PHASES) + 0.5) / PHASES
     features = np.concatenate([np.ones((PHASES, 1)), season(phases, harmonics)], axis=1).astype(np.float64)
     fit = np.linalg.pinv(features)  # (1 + 2K, phase)
-    covariances = [localised_covariance(fields, _weights(phase, centre)) for centre in phases]
+    covariances = [localised_covariance(fields, LENGTH_RADIANS, FLOOR, _weights(phase, centre)) for centre in phases]
     patterns = np.stack([compress(covariance, yearly - to_base @ repeat) for covariance in covariances])
     to_latent = np.einsum("km,mpc->kpc", fit, patterns)
     used = np.einsum("mk,kpc->mpc", features, to_latent)
     back = np.stack([_regression(covariance, map_) for covariance, map_ in zip(covariances, used, strict=True)])
     return to_latent, np.einsum("km,mcp->kcp", fit, back)
-
-
-def localised_covariance(fields: Floating, weights: Floating) -> F64:
-    """Covariance (pixel, pixel) about zero of weighted fields (time, pixel), damped with the angle between pixels."""
-    values = fields.astype(np.float64)
-    covariance: F64 = (values * weights[:, None]).T @ values / weights.sum()
-    return covariance * damping(fields.shape[-1], LENGTH_RADIANS, FLOOR)
-
-
-def damping(pixels: int, length: float, floor: float) -> F64:
-    """Factors (pixel, pixel) of a covariance: a Gaussian of the angle [rad] between pixels, and at least `floor`."""
-    lat, lon = (np.radians(angle) for angle in pixel_centres(zoom_of(pixels)))
-    unit = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=1)
-    angle = np.arccos(np.clip(unit @ unit.T, -1, 1))
-    return np.asarray(floor + (1 - floor) * np.exp(-0.5 * (angle / length) ** 2))
 
 
 def _weights(phase: Floating, centre: float) -> F64:

@@ -22,10 +22,10 @@ from scipy import linalg
 from torch import Tensor, nn
 
 from fsae.runtime.arrays import F32, F64
-from fsae.runtime.sphere.healpix import coarsen, npix
+from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
 
-from .global_map import damping
 from .layers import decompose, recompose
+from .localisation import damping
 
 WAVES = 9  # of each variable: spherical harmonics of degree 0 to 2
 FUNCTIONS = 6  # leading empirical orthogonal functions
@@ -66,7 +66,7 @@ def fit_basis(series: Sequence[F64], waves: F64) -> tuple[F64, F64]:
     outside = np.eye(len(lead)) - lead @ lead.T
     rest = outside @ covariance @ outside
     pixels = len(waves) // (waves.shape[1] // WAVES)
-    rest *= np.tile(damping(pixels, LENGTH_RADIANS, FLOOR), (len(rest) // pixels,) * 2)
+    rest *= np.tile(damping(zoom_of(pixels), LENGTH_RADIANS, FLOOR), (len(rest) // pixels,) * 2)
     rest = (1 - UNIT_SHARE) * rest + UNIT_SHARE * np.trace(rest) / len(rest) * np.eye(len(rest))
     variance, vectors = linalg.eigh(outside @ rest @ outside)
     kept = slice(None, lead.shape[1] - 1, -1)  # from the largest on, without the zeros of the span

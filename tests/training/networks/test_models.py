@@ -12,9 +12,10 @@ from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, refine
 from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
-from fsae.training.networks.global_map import global_maps, localised_covariance
+from fsae.training.networks.global_map import FLOOR, LENGTH_RADIANS, global_maps
 from fsae.training.networks.halo import halo_table
 from fsae.training.networks.layers import FieldSpaceBlock, Tokens
+from fsae.training.networks.localisation import localised_covariance
 
 CONFIG = AutoencoderConfig(
     base_zoom=0,
@@ -142,7 +143,7 @@ def test_global_maps_alone_are_eofs_of_a_localised_covariance() -> None:
     rng = np.random.default_rng(4)
     fields = rng.normal(size=(40, 6)) @ rng.normal(size=(6, npix(2))) + 0.1 * rng.normal(size=(40, npix(2)))
     to_latent, from_latent = (maps[0] for maps in global_maps(fields, np.zeros(40), 1, 0, 0))
-    covariance = localised_covariance(fields, np.ones(40))
+    covariance = localised_covariance(fields, LENGTH_RADIANS, FLOOR)
     means = np.kron(np.eye(12), np.full((16, 1), 1 / 16))
     regression = np.linalg.solve(means.T @ covariance @ means, means.T @ covariance)
     rest = np.eye(npix(2)) - means @ regression
@@ -174,7 +175,7 @@ def test_global_maps_follow_the_season() -> None:
 
 def test_covariance_is_damped_with_distance_only() -> None:  # oracle: the Gaussian taper at hand-picked pixels
     fields = np.random.default_rng(0).normal(size=(30, npix(1)))
-    plain, damped = fields.T @ fields / 30, localised_covariance(fields, np.ones(30))
+    plain, damped = fields.T @ fields / 30, localised_covariance(fields, 0.8, 0.3, np.ones(30))
     np.testing.assert_allclose(np.diag(damped), np.diag(plain))
     lat, lon = np.radians(np.array(pixel_centres(1)))
     cosine = np.sin(lat[0]) * np.sin(lat[40]) + np.cos(lat[0]) * np.cos(lat[40]) * np.cos(lon[0] - lon[40])
