@@ -10,7 +10,7 @@ A NetCDF file is read as the Zarr store that it would be, so that all that follo
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -101,6 +101,7 @@ def as_zarr(path: Path) -> "str | MemoryStore":
     with xr.open_dataset(path, engine="h5netcdf", decode_cf=False, cache=False) as found:
         group = zarr.create_group(store=MemoryStore(files), zarr_format=3, attributes=_plain(found.attrs))
         coded = [str(name) for name, one in found.variables.items() if METADATA in one.attrs]
+        sizes = dict(found.sizes)
         ends = {f"{name}{END}" for name in coded}
         for name, one in found.variables.items():
             if name in coded:
@@ -123,6 +124,13 @@ def as_zarr(path: Path) -> "str | MemoryStore":
         array = group[name]
         if not isinstance(array, zarr.Array):
             raise DataError(f"found {METADATA} of {name} that is no array", advice=COPY)
+        axes = cast(Sequence[str], array.metadata.to_dict()["dimension_names"])
+        for dim, size in zip(axes, array.shape, strict=True):
+            if dim in sizes and sizes[dim] != size:
+                raise DataError(
+                    f"{path} was cut by another program: {name} has {size} of {dim} and the file {sizes[dim]}",
+                    advice="take the whole archive, and select of the opened dataset",
+                )
         keys = (f"{name}/{chunk_key(array, index)}" for index in chunk_indices(array))
         files.numbers |= {key: (name, number) for number, key in enumerate(keys)}
     return MemoryStore(files, read_only=True)

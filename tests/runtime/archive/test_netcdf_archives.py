@@ -115,6 +115,14 @@ def test_a_flipped_byte_names_its_chunk(stores, tmp_path):
     assert damage_of(copy) == "tas"
 
 
+def test_steps_cut_off_by_another_program_are_told(stores, tmp_path):
+    """Oracle: the sizes of the axes; the chunks still hold all steps."""
+    with xr.open_dataset(stores[1], engine="h5netcdf", decode_cf=False) as whole:
+        whole.isel(time=slice(0, 50)).to_netcdf(tmp_path / "cut.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match=r"cut.nc was cut by another program: tas has 120 of time and the file 50"):
+        opened(tmp_path / "cut.nc")
+
+
 def test_a_selection_decodes_only_its_chunks(stores, monkeypatch):
     """Oracle: the number of chunks that are decoded."""
     decoded, decode = [], Codec.decode
