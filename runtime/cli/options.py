@@ -291,6 +291,7 @@ def make_selection(values: Values) -> "Selection":
         variables=words(values["variables"]),
         bbox=None if values["bbox"] is None else parse_bbox(values["bbox"]),
         times=values["times"],
+        centres=values["centres"],
     )
 
 
@@ -319,6 +320,12 @@ with_selection = packed(
         help="Box in degrees, such as -10,35,30,70, or 170,-50,-170,-30 across the date line.",
     ),
     click.option("--times", metavar="FIRST/LAST", help="First and last step, such as 2005-01/2010."),
+    click.option(
+        "--centres/--no-centres",
+        default=True,
+        show_default=True,
+        help="Latitudes and longitudes of HEALPix cells, for readers that do not know them from the cells' numbers.",
+    ),
 )
 
 

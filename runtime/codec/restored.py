@@ -22,7 +22,7 @@ def restored_job(bundle: Bundle, graphs: Graphs, archive: Opened, select: Select
 
     What the archive promises of its errors holds on its own grid, so it is not left here.
     """
-    if dataclasses.replace(select, times=None) != EVERYTHING:
+    if dataclasses.replace(select, times=None, centres=True) != EVERYTHING:
         raise UsageError(
             f"found a part or a grid for {archive.name}, an archive",
             "none but --times, since its errors are those on its own grid",
@@ -32,7 +32,16 @@ def restored_job(bundle: Bundle, graphs: Graphs, archive: Opened, select: Select
     steps = steps_inside(fields.times, select.times, archive.name)
     request = {"verb": "decompress", "input": archive.name, **({"times": select.times} if select.times else {})}
     history = str(archive.dataset.attrs.get("history", ""))
-    grid = fields.grid if isinstance(fields.grid, LatLonGrid) else Cells(zoom=fields.grid.zoom)
+    if isinstance(fields.grid, LatLonGrid):
+        grid: Cells | LatLonGrid = fields.grid
+    else:
+        grid = Cells(zoom=fields.grid.zoom, centres=select.centres)
+    if grid is fields.grid and not select.centres:
+        raise UsageError(
+            f"found the {fields.grid} of {archive.name}",
+            "HEALPix cells, as the axes of a lat-lon grid always stay",
+            "leave --no-centres out",
+        )
     layout = Layout(
         variables=cf_attributes(bundle.manifest.variables, kept_attributes(archive.dataset)),
         attributes=provenance(bundle, graphs, request, (), history),

@@ -46,10 +46,11 @@ class Unit:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cells:
-    """HEALPix cells of a zoom in nested order: all of them, or those `chosen`, rising."""
+    """HEALPix cells of a zoom in nested order, all or those `chosen`, rising; files hold their `centres` if wanted."""
 
     zoom: int
     chosen: Ints | None = None
+    centres: bool = True
 
     @property
     def index(self) -> Ints:
@@ -208,17 +209,22 @@ def _with_leap_seconds(item: Coordinate) -> Coordinate:
 
 
 def cell_coordinates(cells: Cells) -> list[Coordinate]:
-    """Latitude, longitude, index and grid mapping of cells (CF 1.13, appendix F)."""
-    lat_deg, lon_deg = (centre[cells.index] for centre in pixel_centres(cells.zoom))
+    """Latitude and longitude if wanted, index and grid mapping of cells (CF 1.13, appendix F)."""
     index: dict[str, Attribute] = {"standard_name": "healpix_index", "long_name": "HEALPix cell, nested", "units": "1"}
     mapping: dict[str, Attribute] = {
         "grid_mapping_name": "healpix",
         "refinement_level": cells.zoom,
         "indexing_scheme": "nested",
     }
+    centres = []
+    if cells.centres:
+        lat_deg, lon_deg = (centre[cells.index] for centre in pixel_centres(cells.zoom))
+        centres = [
+            Coordinate(name="lat", dims=("cell",), values=lat_deg, attributes=LATITUDE),
+            Coordinate(name="lon", dims=("cell",), values=lon_deg, attributes=LONGITUDE),
+        ]
     return [
-        Coordinate(name="lat", dims=("cell",), values=lat_deg, attributes=LATITUDE),
-        Coordinate(name="lon", dims=("cell",), values=lon_deg, attributes=LONGITUDE),
+        *centres,
         Coordinate(name="cell", dims=("cell",), values=cells.index, attributes=index),
         Coordinate(name="crs", dims=(), values=np.array(0, dtype=np.int32), attributes=mapping),
     ]
@@ -226,11 +232,11 @@ def cell_coordinates(cells: Cells) -> list[Coordinate]:
 
 def data_attributes(layout: Layout, name: str) -> dict[str, Attribute]:
     """CF attributes of a data variable, with its grid mapping and auxiliary coordinates."""
-    cells = isinstance(layout.grid, Cells) and not layout.codecs
-    beside = ["lat", "lon"] if cells else []
+    cells = layout.grid if isinstance(layout.grid, Cells) and not layout.codecs else None
+    beside = ["lat", "lon"] if cells is not None and cells.centres else []
     beside += ["time"] if layout.reference_times is not None else []
     beside += [item.name for item in layout.extra if item.dims != (item.name,) and set(item.dims) <= set(layout.dims)]
-    grid = {"grid_mapping": "crs"} if cells else {}
+    grid = {} if cells is None else {"grid_mapping": "crs"}
     return {**layout.variables[name], **grid, **({"coordinates": " ".join(beside)} if beside else {})}
 
 

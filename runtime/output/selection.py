@@ -39,6 +39,8 @@ class Selection:
     other grids conservative if their cells are larger than two of the model's, else bilinear.
     `variables`: some of the model's by name; none means all. `bbox`: west, south, east and north [degrees]; a box whose
     west is greater than its east crosses the date line. `times`: first and last date, as in "2005-01/2010".
+    `centres`: whether latitudes and longitudes of HEALPix cells are written, which readers that know HEALPix can do
+    without.
     """
 
     grid: str | LatLonGrid = NATIVE
@@ -46,6 +48,7 @@ class Selection:
     variables: Sequence[str] = ()
     bbox: tuple[float, float, float, float] | None = None
     times: str | None = None
+    centres: bool = True
 
     def __post_init__(self) -> None:
         grid = self.grid
@@ -63,6 +66,7 @@ class Selection:
             "variables": texts("variables", self.variables, "['tas']"),
             "bbox": box,
             "times": None if self.times is None else text("times", self.times, "first and last date", "'2005-01/2010'"),
+            "centres": of_kind("centres", self.centres, bool, "True or False", "False"),
         }
         for name, value in found.items():
             object.__setattr__(self, name, value)
@@ -81,7 +85,8 @@ class Selection:
         found |= {"regrid": self.regrid} if self.regrid != "auto" else {}
         found |= {"variables": list(self.variables)} if self.variables else {}
         found |= {"bbox": list(self.bbox)} if self.bbox is not None else {}
-        return found | ({"times": self.times} if self.times is not None else {})
+        found |= {"times": self.times} if self.times is not None else {}
+        return found | ({} if self.centres else {"centres": False})
 
 
 EVERYTHING = Selection()
@@ -129,7 +134,13 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
             )
         zoom = bundle.manifest.grid.zoom
         cells = None if selection.bbox is None else cells_inside(zoom, selection.bbox)
-        return View(variables=chosen, places=places, grid=Cells(zoom=zoom, chosen=cells))
+        return View(variables=chosen, places=places, grid=Cells(zoom=zoom, chosen=cells, centres=selection.centres))
+    if not selection.centres:
+        raise UsageError(
+            "found a lat-lon grid without centres",
+            "HEALPix cells, as the axes of a lat-lon grid always stay",
+            "leave --no-centres out, or give --grid native",
+        )
     grid = selection.grid
     if isinstance(grid, str):
         grid = _source_grid(bundle) if selection.on == TRAINING else regular_grid(grid)

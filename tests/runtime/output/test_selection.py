@@ -43,6 +43,14 @@ def inside(lat: np.ndarray, lon: np.ndarray, box: tuple[float, float, float, flo
     return (lat >= south) & (lat <= north) & ((lon - west) % 360 <= ((east - west) % 360 or 360))
 
 
+def test_cells_need_no_centres(emulator: Emulator) -> None:  # oracle: the same run with them
+    whole, bare = (generated(emulator, Selection(bbox=PACIFIC, centres=flag)) for flag in (True, False))
+    xr.testing.assert_identical(bare.drop_attrs(), whole.drop_vars(["lat", "lon"]).drop_attrs())
+    assert whole["tas"].encoding["coordinates"] == "lat lon forcing"
+    assert bare["tas"].encoding["coordinates"] == "forcing"
+    assert bare["tas"].attrs == whole["tas"].attrs
+
+
 @pytest.mark.parametrize("box", [PACIFIC, ATLANTIC, (-180.0, -90.0, 180.0, 0.0)])
 def test_a_box_of_cells_is_those_of_the_whole_run(
     emulator: Emulator, box: tuple[float, float, float, float]
@@ -235,6 +243,7 @@ def test_boxes_hold_points_on_their_edges() -> None:  # oracle: multiples of 15 
         (Selection(grid="1x1"), "4 rows or more"),
         (Selection(grid="0.001"), "at most 33554432 points"),
         (Selection(grid="30", regrid="nearest"), "found the regridding 'nearest', expected one of auto, bilinear"),
+        (Selection(grid="30", centres=False), "found a lat-lon grid without centres, expected HEALPix cells"),
         (Selection(regrid="bilinear"), "a way of regridding for the native grid"),
     ],
 )
