@@ -185,16 +185,24 @@ def _what(kinds: set[str]) -> str:
     return " and ".join(sorted(kinds)) or "mean"
 
 
+def said_anomaly(array: "xr.DataArray") -> str | None:
+    """The attribute or name by which a variable says that it is an anomaly; None if it says none."""
+    own = [standard(array), str(array.name), *(str(array.attrs.get(key, "")) for key in ("long_name", "statistic"))]
+    return next((text for text in own if re.search(r"anom(al|_|$)", text, re.IGNORECASE)), None)
+
+
+def is_temperature_difference(array: "xr.DataArray") -> bool:
+    """True if the metadata of a variable's units, of CF 1.11, say that it is a difference of temperatures."""
+    return "difference" in str(array.attrs.get("units_metadata", ""))
+
+
 def refuse_differences(array: "xr.DataArray", wanted: VariableSpec, where: str) -> None:
     """Raise DataError for an anomaly, or a difference of temperatures, unless the model's variable is one."""
-    own = [standard(array), str(array.name), *(str(array.attrs.get(key, "")) for key in ("long_name", "statistic"))]
-    said = next((text for text in own if re.search(r"anom(al|_|$)", text, re.IGNORECASE)), None)
-    model = (wanted.name, wanted.standard_name, wanted.long_name)
+    said, model = said_anomaly(array), (wanted.name, wanted.standard_name, wanted.long_name)
     if said is not None and not any("anom" in text.lower() for text in model):
         raise _difference(array, where, f"it says {said!r}")
-    metadata = str(array.attrs.get("units_metadata", ""))
-    if "difference" in metadata:
-        raise _difference(array, where, f"its units_metadata say {metadata!r}")
+    if is_temperature_difference(array):
+        raise _difference(array, where, f"its units_metadata say {str(array.attrs['units_metadata'])!r}")
 
 
 def refuse_small_temperatures(values: np.ndarray, array: "xr.DataArray", wanted: VariableSpec, where: str) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,19 @@ def check_output(path: Path, overwrite: bool, inputs: Mapping[str, object] = NOT
     UsageError if its suffix is not one of `SUFFIXES`. With `overwrite` only our own output may be there. Neither it nor
     the folder of unfinished output beside it may be, hold or lie in one of the `inputs`: all that is read, by its kind.
     """
+    check_name(path)
+    if path.suffix not in SUFFIXES:
+        raise UsageError(
+            f"found the output {path}",
+            "a name that ends in .nc for NetCDF-4, or in .zarr for Zarr",
+            "name it such as out.zarr",
+        )
+    check_place(path, overwrite, inputs, check_replaceable)
+    check_ours(partial_of(path))
+
+
+def check_name(path: Path) -> None:
+    """Raise OutputError for a name that no file can have, UsageError for none."""
     try:
         os.lstat(partial_of(path))
     except FileNotFoundError:
@@ -61,12 +74,13 @@ def check_output(path: Path, overwrite: bool, inputs: Mapping[str, object] = NOT
     except (OSError, ValueError) as error:  # a name that is too long, or a character that no name has
         why = getattr(error, "strerror", None) or reason(error)
         raise OutputError(f"cannot write {str(path)!r}: {why}", advice="give another path") from None
-    if path.suffix not in SUFFIXES:
-        raise UsageError(
-            f"found the output {path}",
-            "a name that ends in .nc for NetCDF-4, or in .zarr for Zarr",
-            "name it such as out.zarr",
-        )
+
+
+def check_place(path: Path, overwrite: bool, inputs: Mapping[str, object], check: Callable[[Path], None]) -> None:
+    """Raise OutputError if an output may not or cannot be written at a path, as `check_output` does.
+
+    With `overwrite` it is `check` that refuses what stands there.
+    """
     check_apart(path, inputs)
     found = kind(path)
     if found == "link":
@@ -74,8 +88,7 @@ def check_output(path: Path, overwrite: bool, inputs: Mapping[str, object] = NOT
     if found:
         if not overwrite:
             raise OutputError(f"{path} exists", advice="give another path or --overwrite")
-        check_replaceable(path)
-    check_ours(partial_of(path))
+        check(path)
     parent = path.absolute().parent
     if not parent.is_dir():
         raise OutputError(
