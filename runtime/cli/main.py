@@ -1,4 +1,4 @@
-"""`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology."""
+"""`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology, plot."""
 
 import sys
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ from .options import (
     with_whole_grids,
     with_writing,
 )
+from .plot import plot
 from .terminal import PROGRAM, open_emulator, prepare_output, size_of, write_output
 
 if TYPE_CHECKING:
@@ -257,6 +258,8 @@ def superres(
 cli.add_command(generate)
 
 cli.add_command(doctor)
+
+cli.add_command(plot)
 
 
 @cli.command()

@@ -13,7 +13,7 @@ MOST_ARGUMENTS = 7
 MOST_ROOMS, MOST_LINES = 11, 400
 LAYERS = ("runtime", "training", "export")  # each may import itself and what stands before it
 NEVER_IN_RUNTIME = {"torch", "healpy", "lightning", "pandas", "scores", "safetensors", "onnx", "onnxscript"}
-LATE_IN_RUNTIME = {"scipy", "dask", "distributed", "xarray", "zarr", "numcodecs", "h5netcdf", "h5py"}
+LATE_IN_RUNTIME = {"scipy", "dask", "distributed", "xarray", "zarr", "numcodecs", "h5netcdf", "h5py", "matplotlib"}
 PLUGINS = ("xarray_engine.py", "zarr_codec.py")  # of xarray and zarr, whose classes they derive from
 LATE_IN_RUNTIME |= {"onnxruntime", "rich", "tensorrt", "tensorrt_rtx", "cuda", "cfgrib", "eccodes", "gribapi"}
 
@@ -134,8 +134,24 @@ def loaded_after(code: str, *arguments: str | Path) -> set[str]:
 
 def test_help_and_info_load_no_heavy_library(tiny_bundle_path: Path) -> None:  # oracle: the list of heavy ones
     code = "import sys\nfrom fsae.runtime.cli.main import main\nassert main(sys.argv[1:]) == 0"
-    heavy = {"xarray", "zarr", "h5netcdf", "h5py", "onnxruntime", "pandas", "scipy", "healpix"} | NEVER_IN_RUNTIME
-    for arguments in (("--help",), ("generate", "--help"), ("--version",), ("--model", tiny_bundle_path, "info")):
+    heavy = {
+        "xarray",
+        "zarr",
+        "h5netcdf",
+        "h5py",
+        "onnxruntime",
+        "pandas",
+        "scipy",
+        "healpix",
+        "matplotlib",
+    } | NEVER_IN_RUNTIME
+    for arguments in (
+        ("--help",),
+        ("generate", "--help"),
+        ("plot", "--help"),
+        ("--version",),
+        ("--model", tiny_bundle_path, "info"),
+    ):
         assert not loaded_after(code, *arguments) & heavy, arguments
 
 
