@@ -91,8 +91,9 @@ def test_figures_of_the_default_engine_hold(tmp_path: Path, monkeypatch: pytest.
     figures = tmp_path / "figures.json"
     assert main(["evaluate", "engines/default", "--members", "2", "--json", str(figures)]) == 0
     report = json.loads(figures.read_text())
-    own, known, *baselines = report["variables"][0]["reconstruction"]
-    assert known["name"] == "the same, training years"
+    own, known, *baselines, localised = report["variables"][0]["reconstruction"]
+    assert (known["name"], localised["name"]) == ("the same, training years", "localised EOF")
+    assert localised["rmse"] == pytest.approx(0.192, abs=0.001)  # the strongest linear code, which is better still
     assert own["rmse"] <= 0.33
     assert own["rmse"] < min(row["rmse"] for row in baselines)
     assert own["cell_mean"] <= 1e-3
