@@ -10,7 +10,7 @@ from fsae.runtime.input.sources import Opened
 from fsae.runtime.jobs.job import Done, Job, time_chunks
 from fsae.runtime.output.layout import TIME_CHUNK, Cells, Layout, Unit
 from fsae.runtime.output.provenance import cf_attributes, kept_attributes, provenance
-from fsae.runtime.output.selection import EVERYTHING, Selection, steps_inside
+from fsae.runtime.output.selection import EVERYTHING, Selection, check_axes_stay, steps_inside
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
 
@@ -33,15 +33,10 @@ def restored_job(bundle: Bundle, graphs: Graphs, archive: Opened, select: Select
     request = {"verb": "decompress", "input": archive.name, **({"times": select.times} if select.times else {})}
     history = str(archive.dataset.attrs.get("history", ""))
     if isinstance(fields.grid, LatLonGrid):
+        check_axes_stay(select, f"the {fields.grid} of {archive.name}", "leave --no-centres out")
         grid: Cells | LatLonGrid = fields.grid
     else:
         grid = Cells(zoom=fields.grid.zoom, centres=select.centres)
-    if grid is fields.grid and not select.centres:
-        raise UsageError(
-            f"found the {fields.grid} of {archive.name}",
-            "HEALPix cells, as the axes of a lat-lon grid always stay",
-            "leave --no-centres out",
-        )
     layout = Layout(
         variables=cf_attributes(bundle.manifest.variables, kept_attributes(archive.dataset)),
         attributes=provenance(bundle, graphs, request, (), history),

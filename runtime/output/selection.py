@@ -135,12 +135,7 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
         zoom = bundle.manifest.grid.zoom
         cells = None if selection.bbox is None else cells_inside(zoom, selection.bbox)
         return View(variables=chosen, places=places, grid=Cells(zoom=zoom, chosen=cells, centres=selection.centres))
-    if not selection.centres:
-        raise UsageError(
-            "found a lat-lon grid without centres",
-            "HEALPix cells, as the axes of a lat-lon grid always stay",
-            "leave --no-centres out, or give --grid native",
-        )
+    check_axes_stay(selection, "a lat-lon grid without centres", "leave --no-centres out, or give --grid native")
     grid = selection.grid
     if isinstance(grid, str):
         grid = _source_grid(bundle) if selection.on == TRAINING else regular_grid(grid)
@@ -153,6 +148,12 @@ def view_of(bundle: Bundle, selection: Selection) -> View:
         grid=LatLonGrid(lat_deg=grid.lat_deg[rows], lon_deg=lon_deg),
         weights=_weights(bundle, grid, selection, rows, columns),
     )
+
+
+def check_axes_stay(selection: Selection, found: str, advice: str) -> None:
+    """Raise UsageError if a selection of a lat-lon grid, named in `found`, leaves out centres: its axes always stay."""
+    if not selection.centres:
+        raise UsageError(f"found {found}", "HEALPix cells, as the axes of a lat-lon grid always stay", advice)
 
 
 def _places(known: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
