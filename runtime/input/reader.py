@@ -1,6 +1,6 @@
 """Read one variable of a dataset: the values of some steps and members, in the units asked for, checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +39,21 @@ class VariableSpec(Protocol):
     def missing(self) -> bool: ...
 
 
+def read_points(array: "xr.DataArray", lead: Sequence[str | None], place: Located, where: str) -> NDArray[Any]:
+    """Stored values (..., point) of a variable at its place, behind the dimensions in `lead` that it has.
+
+    DataError if they cannot be read.
+    """
+    dims = [dim for dim in lead if dim is not None]
+    try:
+        return place.points(array.transpose(*dims, *place.dims).values)
+    except READ_ERRORS as error:
+        raise DataError(
+            f"cannot read {array.name} in {where}: {reason(error)}",
+            advice="copy it again, as it may be damaged or incomplete",
+        ) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class VariableReader:
     """Reads and checks one variable: values (realization, time, pixel) in the units asked for."""
@@ -58,14 +73,7 @@ class VariableReader:
         part = self.array if self.time is None else self.array.isel({self.time: times})
         if self.member is not None and member is not None:
             part = part.isel({self.member: slice(member, member + 1)})
-        lead = [dim for dim in (self.halves, self.member, self.time) if dim is not None]
-        try:
-            values = self.place.points(part.transpose(*lead, *self.place.dims).values)
-        except READ_ERRORS as error:
-            raise DataError(
-                f"cannot read {self.array.name} in {self.where}: {reason(error)}",
-                advice="copy it again, as it may be damaged or incomplete",
-            ) from None
+        values = read_points(part, (self.halves, self.member, self.time), self.place, self.where)
         if self.halves is not None:
             values = self._merged(values)
         shape = (part.sizes[dim] if dim is not None else 1 for dim in (self.member, self.time))

@@ -16,7 +16,8 @@ from fsae.runtime.input.forecasts import on_valid_times
 from fsae.runtime.input.grid_detection import locate
 from fsae.runtime.input.lat_lon import Located
 from fsae.runtime.input.meaning import is_temperature_difference, said_anomaly
-from fsae.runtime.input.sources import READ_ERRORS, Source, open_source, reason
+from fsae.runtime.input.reader import read_points
+from fsae.runtime.input.sources import Source, open_source
 from fsae.runtime.input.variables import member_coordinate, member_dim
 
 if TYPE_CHECKING:
@@ -85,14 +86,7 @@ class Field:
         part = self.array
         for dim, own in ((self.member_dim, members), (self.time_dim, times)):
             part = part if dim is None else part.isel({dim: own})
-        lead = [dim for dim in (self.member_dim, self.time_dim) if dim is not None]
-        try:
-            values = self.place.points(part.transpose(*lead, *self.place.dims).values)
-        except READ_ERRORS as error:
-            raise DataError(
-                f"cannot read {self.name} in {self.where}: {reason(error)}",
-                advice="copy it again, as it may be damaged or incomplete",
-            ) from None
+        values = read_points(part, (self.member_dim, self.time_dim), self.place, self.where)
         lengths = [part.sizes[dim] if dim is not None else 1 for dim in (self.member_dim, self.time_dim)]
         found: F64 = values.astype(np.float64).reshape(*lengths, -1)
         found[~np.isfinite(found)] = np.nan
