@@ -56,7 +56,8 @@ class FoldedEncoder(FoldedAutoencoder):
         super().__init__(autoencoder)
         self.encoder_fine = fold_stage(autoencoder.encoder_fine, self.embedding, autoencoder.statics)
         self.encoder_coarse = fold_stage(autoencoder.encoder_coarse, self.embedding, autoencoder.statics)
-        self.compress = FoldedMap(autoencoder.compress)
+        if autoencoder.finer:
+            self.compress = FoldedMap(autoencoder.compress)
 
     def forward(self, field: Tensor, season: Tensor, level_mask: Tensor) -> Tensor:
         """Latent [B, V, Nzb] of a field [B, V, N] in physical units."""
@@ -71,13 +72,18 @@ class FoldedEncoder(FoldedAutoencoder):
         ]
         levels = self.run(self.encoder_fine, levels, condition)
         kept, cells = len(config.coarse_zooms), npix(config.map_zoom)
-        patch = torch.cat([torch.unflatten(level.flatten(2), 2, (cells, -1)) for level in levels[kept:]], dim=-1)
-        levels = levels[:kept]
-        levels[-1] = levels[-1] + self.compress(patch)
+        if own.finer:
+            patch = torch.cat([torch.unflatten(level.flatten(2), 2, (cells, -1)) for level in levels[kept:]], dim=-1)
+            levels = levels[:kept]
+            levels[-1] = levels[-1] + self.compress(patch)
         levels = self.run(self.encoder_coarse, levels, condition)
         if config.global_zoom is not None:
             whole = put_together(levels, config.coarse_zooms).flatten(2)  # (B, V, C)
-            latent = own._of_season(whole[:, :, None], own.to_latent, season).squeeze(2)
+            latent = own._of_season(whole[:, :, None], own.to_latent, season)
+            known = [level.transpose(2, 3) for level in levels]  # (B, V, 1, pixel)
+            for zoom in config.completed_zooms:
+                latent = latent + own.last_known(level_mask, zoom) * own.completion(known, zoom, season)
+            latent = latent.squeeze(2)
             levels = [levels[0], *take_apart(latent[..., None], config.latent_zooms)[1:]]
         return put_together(levels, config.latent_zooms, conserved=True).flatten(2)
 
@@ -91,7 +97,8 @@ class FoldedDecoder(FoldedAutoencoder):
         super().__init__(autoencoder)
         self.decoder_coarse = fold_stage(autoencoder.decoder_coarse, self.embedding, autoencoder.statics)
         self.decoder_fine = fold_stage(autoencoder.decoder_fine, self.embedding, autoencoder.statics)
-        self.decompress = FoldedMap(autoencoder.decompress)
+        if autoencoder.finer:
+            self.decompress = FoldedMap(autoencoder.decompress)
         if self.config.sharpen:
             self.neighbours = NeighbourMean(self.config.zoom)
         zoom = self.config.map_zoom
@@ -109,9 +116,10 @@ class FoldedDecoder(FoldedAutoencoder):
             whole = own._of_season(latent[:, :, None], own.from_latent, season).squeeze(2)
             levels = [levels[0], *take_apart(whole[..., None], zooms)[1:]]
         levels = self.run(self.decoder_coarse, levels, condition)
-        patch = torch.unflatten(fetch(put_together(levels, zooms), self.around).flatten(2), 2, (-1, 9))  # (B, V, C, 9)
-        parts = self.decompress(patch).split(own.finer, dim=-1)
-        levels = [*levels, *(part.flatten(2)[..., None] for part in parts)]
+        if own.finer:
+            around = fetch(put_together(levels, zooms), self.around).flatten(2)
+            parts = self.decompress(torch.unflatten(around, 2, (-1, 9))).split(own.finer, dim=-1)  # (B, V, C, 9)
+            levels = [*levels, *(part.flatten(2)[..., None] for part in parts)]
         levels = self.run(self.decoder_fine, levels, condition)
         anomaly = put_together(levels, config.zooms, conserved=True).flatten(2)
         if config.sharpen:

@@ -19,6 +19,7 @@ from fsae.runtime.bundle.manifest import graph_file
 from fsae.runtime.errors import BundleError
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
+from fsae.training.networks.global_map import LARGEST_BYTE
 
 from .external_data import Files, check_model_files, split_weights
 from .folded import FoldedDecoder, FoldedDenoiser, FoldedEncoder
@@ -30,6 +31,7 @@ from .tidy import tidy
 # build.
 OPSET = 18
 OPSETS = range(18, 23)
+FEWEST_ROWS = 8  # of a constant that is stored as bytes and a scale a column
 FOLDED = 8192  # elements of the largest result that the optimiser may compute from constants
 
 
@@ -64,6 +66,7 @@ def export_graph(
     optimizer.optimize_ir(model, output_size_limit=FOLDED)
     _name_nodes(model)
     _narrow_tables(model)
+    _store_in_bytes(model)
     _halve_constants(model)
     model.graph.name = name
     tidy(model)
@@ -144,6 +147,52 @@ def _narrow_table(user: onnx_ir.Node, place: int) -> None:
         )
     table.const_value = onnx_ir.tensor(narrow.astype(np.int32), name=table.name)
     table.dtype = onnx_ir.DataType.INT32
+
+
+def _store_in_bytes(model: onnx_ir.Model) -> None:
+    """Store large constants as bytes with a scale a column if nothing is lost, as for dense maps; in place."""
+    for name, value in list(model.graph.initializers.items()):
+        constant = value.const_value
+        if constant is None or constant.dtype != onnx_ir.DataType.FLOAT or constant.size <= FOLDED:
+            continue
+        numbers = constant.numpy()
+        found = bytes_of(numbers) if numbers.ndim >= 2 and numbers.shape[-2] >= FEWEST_ROWS else None
+        if found is None:
+            continue
+        whole, scale = found
+        inputs = []
+        for part, data in (("bytes", whole), ("scale", scale)):
+            tensor = onnx_ir.tensor(data, name=f"{name}_{part}")
+            stored = onnx_ir.Value(
+                name=f"{name}_{part}", type=onnx_ir.TensorType(tensor.dtype), shape=onnx_ir.Shape(data.shape)
+            )
+            stored.const_value = tensor
+            model.graph.register_initializer(stored)
+            inputs.append(stored)
+        cast = onnx_ir.node(
+            "Cast", inputs[:1], attributes={"to": onnx_ir.DataType.FLOAT.value}, name=f"{name}/Cast_bytes"
+        )
+        floats = cast.outputs[0]
+        floats.name, floats.type, floats.shape = f"{name}_floats", value.type, value.shape
+        node = onnx_ir.node("Mul", [floats, inputs[1]], name=f"{name}/Mul_scale")
+        full = node.outputs[0]
+        full.name, full.type, full.shape = f"{name}_full", value.type, value.shape
+        onnx_ir.convenience.replace_all_uses_with(value, full)
+        del model.graph.initializers[name]
+        model.graph.insert_before(model.graph[0], cast)
+        model.graph.insert_after(cast, node)
+
+
+def bytes_of(numbers: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+    """Bytes (..., row, column) and scales (..., 1, column) whose products are these numbers; None if there are none.
+
+    >>> bytes_of(np.array([[0.5, 254.0], [-63.5, 2.0]], dtype=np.float32))
+    (array([[   1,  127],
+           [-127,    1]], dtype=int8), array([[0.5, 2. ]], dtype=float32))
+    """
+    scale = np.abs(numbers).max(axis=-2, keepdims=True) / np.float32(LARGEST_BYTE)
+    whole = np.round(numbers / np.where(scale > 0, scale, 1)).astype(np.int8)
+    return (whole, scale) if np.array_equal(whole * scale, numbers) else None
 
 
 def _halve_constants(model: onnx_ir.Model) -> None:

@@ -19,7 +19,7 @@ from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import coarsen
 
-PROMISED_RMSE_K = {"ratio-4": 0.105, "default": 0.29, "ratio-64": 0.52, "ratio-256": 0.80}  # global, 2005-2014
+PROMISED_RMSE_K = {"ratio-4": 0.048, "default": 0.21, "ratio-64": 0.47, "ratio-256": 0.80}  # global, 2005-2014
 CONSERVED_K = 1e-3  # cell means of the coarsest zoom, float32 latents
 
 
@@ -46,7 +46,7 @@ def test_it_is_what_it_was_when_it_was_exported(default_bundle: Bundle, capsys: 
 def test_it_is_small_and_described(default_bundle: Bundle) -> None:
     archive = default_bundle.manifest.files["archive.npz"].size
     assert archive <= 2e6
-    assert default_bundle.size - archive < 10e6
+    assert default_bundle.size - archive < 16e6  # dense maps take 5.5 MB of it, in bytes
     manifest = default_bundle.manifest
     assert (manifest.latent.ratio, manifest.grid.zoom, manifest.latent.zoom) == (16, 5, 3)
     assert manifest.provenance.period[1][:7] == "2004-12"
@@ -116,7 +116,7 @@ def test_the_engines_are_small_together() -> None:
         bundle.manifest.files["archive.npz"].size for bundle in folders if "archive.npz" in bundle.manifest.files
     )
     assert archive <= 2e6
-    assert sum(bundle.size for bundle in folders) - archive < 20e6
+    assert sum(bundle.size for bundle in folders) - archive < 34e6
 
 
 def test_the_default_is_the_default_beside_its_relatives(

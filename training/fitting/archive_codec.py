@@ -1,8 +1,9 @@
 """Tables of the archive codec, fitted to the anomalies of training fields.
 
 The leading patterns are those of the covariance at the base zoom, localised (Schur product with a function of distance,
-Houtekamer and Mitchell 2001), so that few fields do not stand for correlations between far places. What they leave is
-transformed in cells by patterns of its own, and finer levels are predicted from their surroundings by ridge regression.
+Houtekamer and Mitchell 2001) and mixed with that of fields moved by a pixel, so that few fields do not stand for
+correlations between far places. What they leave is transformed in cells by patterns of its own, and finer levels are
+predicted from their surroundings by ridge regression.
 """
 
 from collections.abc import Iterable
@@ -35,6 +36,7 @@ from fsae.training.networks.localisation import localised_covariance
 
 BASE_ZOOM = 4  # finest zoom of the global patterns
 LOCAL, GLOBAL_SHARE = 0.4, 0.1  # radius [radian] of the localisation, and the share that is not localised
+MOVED_SHARE = 0.3  # of the covariance that is taken of fields moved by a pixel: 1.5 % less error at 64 times
 RIDGE = 1e-3  # of the regressions, relative to the mean variance of their predictors
 PRIOR_STEPS = 60.0  # that all places together count beside the steps of a place, in its regressions
 TINY = 1e-30  # variance of a place where nothing varies
@@ -134,7 +136,7 @@ def fit_codec(anomalies: Floating, patterns: int) -> CodecTables:
         fields.append(coarsen(fields[-1]))
     base, *finer = fields[::-1]
     pixels, cells = base.shape[1], npix(CELL_ZOOM)
-    covariance = localised_covariance(base, LOCAL, GLOBAL_SHARE)
+    covariance = localised_covariance(base, LOCAL, GLOBAL_SHARE, MOVED_SHARE)
     values, vectors = np.linalg.eigh(covariance)
     leading, pattern_scale = _bytes(vectors[:, ::-1][:, :patterns].T)
     exact = leading * pattern_scale[:, None] / PATTERN_ONE

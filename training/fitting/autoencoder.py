@@ -15,7 +15,7 @@ from fsae.training.data.datasets import AnomalySamples
 from fsae.training.data.normalisation import Series
 from fsae.training.data.prepared import Prepared, encode_series, in_batches, part_of
 from fsae.training.networks.autoencoder import Autoencoder
-from fsae.training.networks.global_map import global_maps
+from fsae.training.networks.global_map import completions, global_maps
 from fsae.training.networks.halo import spherical_harmonics
 from fsae.training.networks.sharpening import fit_sharpening
 
@@ -91,13 +91,19 @@ def fit_global_maps(model: Autoencoder, anomalies: Series, phase: NDArray[np.flo
     if shape.global_zoom is None:
         return
     steps = evenly_spread(len(anomalies), MAP_STEPS)
-    coarse = np.stack([coarsen(anomalies[step].astype(np.float64), shape.zoom - shape.map_zoom) for step in steps])
-    for variable in range(coarse.shape[1]):
+    finer = min(shape.zoom, shape.map_zoom + 1)  # what is finer still depends little on the maps
+    fields = np.stack([coarsen(anomalies[step].astype(np.float64), shape.zoom - finer) for step in steps])
+    for variable in range(fields.shape[1]):
+        zooms = (shape.base_zoom, shape.latent_zoom, shape.map_zoom)
         to_latent, from_latent = global_maps(
-            coarse[:, variable], phase[steps], shape.latent_zoom, shape.base_zoom, shape.global_harmonics
+            fields[:, variable], phase[steps], zooms, shape.global_harmonics, shape.global_cell_zoom
         )
         model.to_latent[variable] = torch.from_numpy(to_latent)
         model.from_latent[variable] = torch.from_numpy(from_latent)
+        coarse = coarsen(fields[:, variable], finer - shape.map_zoom)
+        found = completions(coarse, to_latent[0], shape.completed_zooms)
+        for zoom, completion in zip(shape.completed_zooms, found, strict=True):
+            model.get_buffer(f"complete_{zoom}")[variable, 0] = torch.from_numpy(completion)
 
 
 def evenly_spread(length: int, count: int) -> list[int]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import linalg
 
-from fsae.runtime.arrays import F32
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.climate import climatology
 from fsae.runtime.climate.calendar import time_index
 from fsae.runtime.diffusion.whitening import seasonal_std, unwhiten, whiten
@@ -20,6 +21,7 @@ from fsae.training.config import Config
 from fsae.training.data.datasets import Stretch, WindowSamples
 from fsae.training.data.low_resolution import Reference, lost_variance, low_resolution_stretches
 from fsae.training.data.prepared import Prepared, encode_series, part_of
+from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 from fsae.training.networks.halo import spherical_harmonics
 from fsae.training.networks.wiener import WAVES
@@ -106,7 +108,7 @@ def train_denoiser(
     denoiser = make_denoiser(config)
     start = folder / "diffusion" / "start.safetensors"  # the same for every process: eigenvectors differ by rounding
     if is_first() and not start.exists():
-        fit_linear_part(denoiser, white, config.autoencoder.latent_zooms, spread)
+        fit_linear_part(denoiser, white, autoencoder_of(data, folder), spread)
         start.parent.mkdir(exist_ok=True)
         save_weights(denoiser, start)
     wait_for(start)
@@ -128,9 +130,10 @@ def train_denoiser(
 
 
 def fit_linear_part(
-    denoiser: Denoiser, white: Sequence[Stretch], zooms: tuple[int, ...], spread: Mapping[str, F32]
+    denoiser: Denoiser, white: Sequence[Stretch], autoencoder: Autoencoder, spread: Mapping[str, F32]
 ) -> None:
-    """Give a denoiser the range of the forcing and the Wiener filter of whitened latents."""
+    """Give a denoiser the range of the forcing and the Wiener filter of an autoencoder's whitened latents."""
+    zooms = autoencoder.config.latent_zooms
     forcing = np.concatenate([stretch.forcing for stretch in white])
     denoiser.forcing_range.copy_(torch.tensor([np.floor(forcing.min()), np.ceil(forcing.max())]))
     parts = [part for stretch in white for part in consecutive(stretch)]
@@ -138,6 +141,7 @@ def fit_linear_part(
         [part.latents for part in parts],
         [denoiser.relative(torch.from_numpy(part.forcing)).numpy() for part in parts],
         large_waves(zooms, spread["latent_cell_std"], spread["latent_level_std"]),
+        latent_fields(autoencoder, spread) if zooms[-1] <= denoiser.config.wiener_zoom else None,
     )
 
 
@@ -146,9 +150,7 @@ def whitened(
 ) -> tuple[list[Stretch], dict[str, F32]]:
     """Whitened latents of every source, encoded on `device`, and the spreads they were divided by."""
     config = data.config
-    model = make_autoencoder(config, data.statistics)
-    load_weights(model, folder / "autoencoder.safetensors")
-    model.to(device)
+    model = autoencoder_of(data, folder).to(device)
     stretches, reference = [], None
     if "hr" in config.sources.labels:
         anomalies, season = data.training
@@ -174,6 +176,13 @@ def whitened(
         for stretch in stretches
     ]
     return white, spread
+
+
+def autoencoder_of(data: Prepared, folder: Path) -> Autoencoder:
+    """The trained autoencoder of a run."""
+    model = make_autoencoder(data.config, data.statistics)
+    load_weights(model, folder / "autoencoder.safetensors")
+    return model
 
 
 def window_samples(config: Config, white: Sequence[Stretch], seed: int) -> WindowSamples:
@@ -245,6 +254,26 @@ def large_waves(zooms: tuple[int, ...], cell_std: F32, level_std: F32) -> F32:
     unit = np.eye(variables)[:, None, :, None]  # a wave of one variable after the other
     seen = unwhiten(unit * waves[:, None] * cell_std, zooms, np.ones_like(cell_std), level_std)
     return np.asarray(seen.reshape(-1, *cell_std.shape), dtype=np.float32)
+
+
+def latent_fields(autoencoder: Autoencoder, spread: Mapping[str, F32]) -> tuple[F64, F64] | None:
+    """The maps from whitened latents (variable and latent pixel) to the fields of dense maps, and back.
+
+    None without such maps: the cells of the latents are places then. Without the seasons of maps and spread.
+    """
+    if autoencoder.config.global_zoom is None:
+        return None
+    zooms = autoencoder.config.latent_zooms
+    cell_std, level_std = spread["latent_cell_std"].astype(np.float64), spread["latent_level_std"].astype(np.float64)
+    variables, pixels = cell_std.shape
+    unit = np.eye(variables * pixels).reshape(-1, variables, pixels)
+    there, back = (
+        linalg.block_diag(*(linalg.block_diag(*blocks) for blocks in maps[:, 0].double().cpu().numpy()))
+        for maps in (autoencoder.from_latent, autoencoder.to_latent)
+    )
+    latents = unwhiten(unit, zooms, cell_std, level_std).reshape(len(unit), -1)
+    white = whiten(unit, zooms, cell_std, level_std).reshape(len(unit), -1)
+    return latents @ there, back @ white
 
 
 def consecutive(stretch: Stretch) -> list[Stretch]:

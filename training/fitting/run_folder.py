@@ -201,12 +201,11 @@ def make_denoiser(config: Config, levels: NDArray[np.float64] | None = None) -> 
 
 @torch.no_grad()
 def round_weights(model: nn.Module) -> None:
-    """Round weights and dense maps to half precision: a bundle stores them so, without any loss.
+    """Round weights to half precision: a bundle stores them so, without any loss.
 
-    Its 11 bits are far more than hundreds of steps determine.
+    Its 11 bits are far more than hundreds of steps determine. Dense maps are rounded already (global_map.py).
     """
-    maps = [table for name, table in model.named_buffers() if name in ("to_latent", "from_latent")]
-    for values in (*model.parameters(), *maps):
+    for values in model.parameters():
         values.copy_(values.half().float())
 
 

@@ -24,12 +24,14 @@ class AutoencoderConfig(Record, frozen=True, kw_only=True):
     """Shape of the network; `depths` are blocks of encoder fine, encoder coarse, decoder coarse, decoder fine.
 
     Fine blocks work on all levels, coarse ones on those up to `global_zoom`; between them stand the maps of the cells.
-    From `global_zoom` to `latent_zoom` one dense map spans the whole sphere; if it is None, the two zooms are one.
+    From `global_zoom` to `latent_zoom` one dense map spans the whole sphere, or each cell of `global_cell_zoom`; if it
+    is None, the two zooms are one.
     """
 
     base_zoom: Zoom = 0
     latent_zoom: Zoom = 3
     global_zoom: Zoom | None = None
+    global_cell_zoom: Zoom | None = None  # cells of this zoom have maps of their own; None: one spans the sphere
     global_harmonics: Count = 0  # cycles a year with which that map varies; 0: one map for the whole year
     zoom: Zoom = 5
     fine_token_zoom: Zoom = 3
@@ -52,8 +54,14 @@ class AutoencoderConfig(Record, frozen=True, kw_only=True):
         check(base < latent < zoom, f"the zooms are base {base}, latent {latent}, finest {zoom}; {expected}")
         check_network(self.width, self.heads, self.mlp_ratio)
         check(
-            global_zoom is None or latent < global_zoom < zoom,
-            f"global_zoom is {global_zoom}, expected one between latent_zoom {latent} and zoom {zoom}, or none at all",
+            global_zoom is None or latent < global_zoom <= zoom,
+            f"global_zoom is {global_zoom}, expected one above latent_zoom {latent}, zoom {zoom} at most, or none",
+        )
+        cells = self.global_cell_zoom
+        check(
+            cells is None or (global_zoom is not None and base <= cells < latent),
+            f"global_cell_zoom is {cells}, expected a zoom from base_zoom {base} on and below latent_zoom {latent}, "
+            "beside a global_zoom",
         )
         fine, coarse, window = self.fine_token_zoom, self.coarse_token_zoom, self.attention_window_zoom
         check(
@@ -81,6 +89,14 @@ class AutoencoderConfig(Record, frozen=True, kw_only=True):
     def coarse_zooms(self) -> tuple[int, ...]:
         """Zooms of the coarse blocks, coarse to fine."""
         return tuple(range(self.base_zoom, self.map_zoom + 1))
+
+    @property
+    def completed_zooms(self) -> tuple[int, ...]:
+        """Zooms of block means, coarse to fine, whose latents are completed to those that are to be expected."""
+        if self.global_zoom is None:
+            return ()
+        cells = self.base_zoom if self.global_cell_zoom is None else self.global_cell_zoom
+        return tuple(range(cells, self.global_zoom))
 
     @property
     def latent_zooms(self) -> tuple[int, ...]:
@@ -171,13 +187,19 @@ class Autoencoder(nn.Module):
         self.register_buffer("ring", ring, persistent=False)
         patch, around = sum(self.finer), 1 + halo_size(config.map_zoom, config.map_zoom)
         per_cell, hidden = config.per_cell_maps, config.map_hidden
-        self.compress = CellMap(variables, cells, patch, 1, per_cell=per_cell, hidden=hidden)
-        # The patch around a cell: the cell's own value and its eight neighbours'.
-        self.decompress = CellMap(variables, cells, around, patch, per_cell=per_cell, hidden=hidden)
+        if self.finer:
+            self.compress = CellMap(variables, cells, patch, 1, per_cell=per_cell, hidden=hidden)
+            # The patch around a cell: the cell's own value and its eight neighbours'.
+            self.decompress = CellMap(variables, cells, around, patch, per_cell=per_cell, hidden=hidden)
         if config.global_zoom is not None:  # statistics, not learned: see global_map.py
-            shape = (variables, 1 + 2 * config.global_harmonics)
-            self.register_buffer("to_latent", torch.zeros(*shape, cells, npix(config.latent_zoom)))
-            self.register_buffer("from_latent", torch.zeros(*shape, npix(config.latent_zoom), cells))
+            blocks = 1 if config.global_cell_zoom is None else npix(config.global_cell_zoom)
+            shape = (variables, 1 + 2 * config.global_harmonics, blocks)
+            pixels, latents = cells // blocks, npix(config.latent_zoom) // blocks
+            self.register_buffer("to_latent", torch.zeros(*shape, pixels, latents))
+            self.register_buffer("from_latent", torch.zeros(*shape, latents, pixels))
+            for zoom in config.completed_zooms:
+                means = npix(zoom) // blocks
+                self.register_buffer(f"complete_{zoom}", torch.zeros(variables, 1, blocks, means, latents))
 
         def stage(depth: int, zooms: Sequence[int], token_zoom: int) -> nn.ModuleList:
             return nn.ModuleList(
@@ -247,17 +269,31 @@ class Autoencoder(nn.Module):
         ]
         levels = self._run(self.encoder_fine, levels, condition)
         kept = len(self.config.coarse_zooms)
-        patch = torch.cat(
-            [patches(level, inside) for level, inside in zip(levels[kept:], self.finer, strict=True)], dim=-1
-        )  # (B, V, 1, C, sum of finer)
-        levels = levels[:kept]
-        levels[-1] = levels[-1] + self.compress(patch[:, :, 0]).transpose(-1, -2)  # (B, V, 1, C)
+        if self.finer:
+            patch = torch.cat(
+                [patches(level, inside) for level, inside in zip(levels[kept:], self.finer, strict=True)], dim=-1
+            )  # (B, V, 1, C, sum of finer)
+            levels = levels[:kept]
+            levels[-1] = levels[-1] + self.compress(patch[:, :, 0]).transpose(-1, -2)  # (B, V, 1, C)
         levels = self._run(self.encoder_coarse, levels, condition)
         if self.config.global_zoom is not None:
             field = recompose(levels, self.config.coarse_zooms)  # (B, V, 1, C)
             latent = self._of_season(field, self.to_latent, season)
+            for zoom in self.config.completed_zooms:
+                latent = latent + self.last_known(level_mask, zoom) * self.completion(levels, zoom, season)
             levels = [levels[0], *decompose(latent, self.config.latent_zooms)[1:]]
         return recompose(conserve(levels, self.config.latent_zooms), self.config.latent_zooms)[:, :, 0]
+
+    def last_known(self, level_mask: Tensor, zoom: int) -> Tensor:
+        """1 where `zoom` is the finest level that is known, otherwise 0: (B, levels) -> (B, 1, 1, 1)."""
+        index = zoom - self.config.base_zoom
+        return (level_mask[:, index] - level_mask[:, index + 1])[:, None, None, None]
+
+    def completion(self, levels: list[Tensor], zoom: int, season: Tensor) -> Tensor:
+        """What the latent (B, V, 1, Nzb) of fields that are known up to `zoom` lacks (global_map.py)."""
+        kept = zoom - self.config.base_zoom + 1
+        means = recompose(levels[:kept], self.config.zooms[:kept])
+        return self._of_season(means, self.get_buffer(f"complete_{zoom}"), season)
 
     def decode_anomaly(self, latent: Tensor, season: Tensor) -> Tensor:
         """Normalised anomaly (B, V, N) of a latent (B, V, Nzb)."""
@@ -268,17 +304,19 @@ class Autoencoder(nn.Module):
             field = self._of_season(latent[:, :, None], self.from_latent, season)
             levels = [levels[0], *decompose(field, zooms)[1:]]
         levels = self._run(self.decoder_coarse, levels, condition)
-        coarse = recompose(levels, zooms)[:, :, 0]  # (B, V, C)
-        neighbours = patches(gather(coarse, self.ring), halo_size(zooms[-1], zooms[-1]))
-        patch = torch.cat([coarse[..., None], neighbours], dim=-1)  # (B, V, C, 9)
-        parts = torch.split(self.decompress(patch), self.finer, dim=-1)
-        levels = [*levels, *(part.flatten(2)[:, :, None] for part in parts)]
+        if self.finer:
+            coarse = recompose(levels, zooms)[:, :, 0]  # (B, V, C)
+            neighbours = patches(gather(coarse, self.ring), halo_size(zooms[-1], zooms[-1]))
+            patch = torch.cat([coarse[..., None], neighbours], dim=-1)  # (B, V, C, 9)
+            parts = torch.split(self.decompress(patch), self.finer, dim=-1)
+            levels = [*levels, *(part.flatten(2)[:, :, None] for part in parts)]
         levels = self._run(self.decoder_fine, levels, condition)
         return recompose(conserve(levels, self.config.zooms), self.config.zooms)[:, :, 0]
 
     def _of_season(self, field: Tensor, maps: Tensor, season: Tensor) -> Tensor:
-        """Field (B, V, 1, n) through the map (V, 1 + 2K, n, m) of its season (B, 2K or more): (B, V, 1, m)."""
-        parts = (field[:, :, None] @ maps)[:, :, :, 0]  # (B, V, 1 + 2K, m)
+        """Field (B, V, 1, g n) through the maps (V, 1 + 2K, g, n, m) of its season (B, 2K or more): (B, V, 1, g m)."""
+        blocks = patches(field, maps.shape[-2])[..., None, :]  # (B, V, 1, g, 1, n)
+        parts = (blocks @ maps).flatten(3)  # (B, V, 1 + 2K, g m)
         waves = season[:, None, : maps.shape[1] - 1, None]
         return parts[:, :, :1] + (waves * parts[:, :, 1:]).sum(2, keepdim=True)
 

@@ -2,12 +2,20 @@
 
 As ensemble Kalman filters do: a Schur product with a function of distance (Houtekamer and Mitchell 2001,
 doi:10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2). A floor leaves patterns that span the sphere, such as El Nino.
+
+And statistics change little from a pixel to the next one, while their sampling errors do: covariances are also taken of
+fields that are moved by a pixel.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.sphere.healpix import pixel_centres, zoom_of
+
+from .halo import halo_table
 
 EVERYWHERE = slice(None)
 
@@ -32,12 +40,27 @@ def damping(
     return factors
 
 
-def localised_covariance(fields: Floating, length_radians: float, floor: float, weights: Floating | None = None) -> F64:
-    """Damped covariance (pixel, pixel) about zero of fields (time, pixel), all alike or with `weights` (time)."""
-    values = fields.astype(np.float64)
-    weighted, total = (values, len(values)) if weights is None else (values * weights[:, None], weights.sum())
-    covariance: F64 = weighted.T @ values / total
-    return covariance * damping(zoom_of(values.shape[1]), length_radians, floor)
+def localised_covariance(fields: Floating, length_radians: float, floor: float, moved_share: float = 0.0) -> F64:
+    """Damped covariance (pixel, pixel) about zero of fields (time, pixel), and in part of moved ones (see `moved`)."""
+    zoom = zoom_of(fields.shape[1])
+    covariance = np.zeros((fields.shape[1],) * 2)
+    for share, pixels in moved(zoom, moved_share):
+        values = fields[:, pixels].astype(np.float64)
+        covariance += share * (values.T @ values) / len(values)
+    return covariance * damping(zoom, length_radians, floor)
+
+
+def moved(zoom: int, share: float) -> Iterator[tuple[float, NDArray[np.int32]]]:
+    """Weights, and the pixels (pixel,) whose values stand in each: `share` for the eight neighbours, the rest in place.
+
+    >>> [(weight, pixels.shape) for weight, pixels in moved(1, 0.0)]
+    [(1.0, (48,))]
+    """
+    ring = halo_table(zoom, zoom)
+    yield 1 - share, np.arange(len(ring), dtype=np.int32)
+    if share:
+        for neighbour in ring.T:
+            yield share / len(ring.T), neighbour
 
 
 def _places(zoom: int, part: slice) -> F64:

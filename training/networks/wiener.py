@@ -32,6 +32,7 @@ FUNCTIONS = 6  # leading empirical orthogonal functions
 LENGTH_RADIANS = 0.4  # of the Gaussian damping: 2,500 km
 FLOOR = 0.1  # share of the covariance that no distance takes away
 UNIT_SHARE = 0.05  # of the rest's covariance replaced by unit white noise of the same trace
+FIELDS_UNIT_SHARE = 0.02  # the same where fields are damped, whose patterns differ more in variance
 OWN_SHARE = 0.85  # least share of its variance in the series that a pattern keeps: about what later steps have of it
 OWN_MEMORY = 5  # leading patterns of the rest that have a memory of their own, those behind share with neighbours
 SHARED_MEMORY = 10  # neighbours on either side
@@ -53,10 +54,12 @@ class Gaussian:
     variance: F64
 
 
-def fit_basis(series: Sequence[F64], waves: F64) -> tuple[F64, F64]:
+def fit_basis(series: Sequence[F64], waves: F64, fields: tuple[F64, F64] | None = None) -> tuple[F64, F64]:
     """Orthonormal patterns (feature, feature) of latents (time, feature), and the variances of all but the leading.
 
-    The leading ones span `waves` (feature, wave) and `FUNCTIONS` empirical orthogonal functions.
+    The leading ones span `waves` (feature, wave) and `FUNCTIONS` empirical orthogonal functions. `fields` are the maps
+    (feature, variable and pixel) to the fields that latents stand for, and back, if latents spread over distances:
+    damped in place of these, they would get several times too much power of small scale.
     """
     steps = sum(len(part) for part in series)
     covariance = np.sum([part.T @ part for part in series], axis=0) / steps
@@ -65,14 +68,24 @@ def fit_basis(series: Sequence[F64], waves: F64) -> tuple[F64, F64]:
     lead = span @ linalg.eigh(span.T @ covariance @ span)[1][:, ::-1]
     outside = np.eye(len(lead)) - lead @ lead.T
     rest = outside @ covariance @ outside
-    pixels = len(waves) // (waves.shape[1] // WAVES)
-    rest *= np.tile(damping(zoom_of(pixels), LENGTH_RADIANS, FLOOR), (len(rest) // pixels,) * 2)
-    rest = (1 - UNIT_SHARE) * rest + UNIT_SHARE * np.trace(rest) / len(rest) * np.eye(len(rest))
+    variables = waves.shape[1] // WAVES
+    if fields is None:
+        rest, share = damped(rest, variables), UNIT_SHARE
+    else:
+        there, back = fields
+        rest, share = back.T @ damped(there.T @ rest @ there, variables) @ back, FIELDS_UNIT_SHARE
+    rest = (1 - share) * rest + share * np.trace(rest) / len(rest) * np.eye(len(rest))
     variance, vectors = linalg.eigh(outside @ rest @ outside)
     kept = slice(None, lead.shape[1] - 1, -1)  # from the largest on, without the zeros of the span
     variance, vectors = variance[kept], vectors[:, kept]
     own = np.einsum("pk,pq,qk->k", vectors, covariance, vectors, optimize=True)  # damping has taken from the largest
     return np.concatenate([lead, vectors], axis=1), np.maximum(variance, OWN_SHARE * own)
+
+
+def damped(covariance: F64, variables: int) -> F64:
+    """A covariance between pixels of some variables (variable and pixel, twice), damped with distance."""
+    factors = damping(zoom_of(len(covariance) // variables), LENGTH_RADIANS, FLOOR)
+    return covariance * np.tile(factors, (variables, variables))
 
 
 def joint_gaussian(series: Sequence[F64], window: int, previous: int) -> Gaussian:
@@ -187,18 +200,25 @@ class WienerFilter(nn.Module):
         self.register_buffer("rest_rotation", torch.eye(window)[None, :, :, None].repeat(2, 1, 1, rest))
         self.register_buffer("rest_variance", torch.ones(2, window, rest))
 
-    def fit(self, series: Sequence[F32], forcing: Sequence[F32], waves: F32) -> None:
+    def fit(
+        self,
+        series: Sequence[F32],
+        forcing: Sequence[F32],
+        waves: F32,
+        fields: tuple[F64, F64] | None = None,
+    ) -> None:
         """Take the statistics of whitened latents: stretches (time, variable, pixel) of consecutive steps.
 
         The forcing (time,) of each, scaled as in the denoiser, moves the mean of the patterns.
         waves (wave, variable, pixel): what multiplies whitened latents to give the largest waves of the latents.
+        fields: see `fit_basis`; for latents no finer than this filter.
         """
         steps = self.zooms[-1] - self.coarse[-1]
         unit = [
             (coarsen(part.astype(np.float64), steps) * 2**steps).reshape(len(part), -1) for part in series
         ]  # a mean over 4 cells has half their noise
         coarse: F64 = coarsen(waves.astype(np.float64), steps).reshape(len(waves), -1).T  # type: ignore[assignment]
-        basis, variance = fit_basis(unit, coarse)
+        basis, variance = fit_basis(unit, coarse, fields)
         coefficients = [part @ basis for part in unit]
         hats = [knot_weights(torch.from_numpy(part)).numpy().astype(np.float64) for part in forcing]
         state = mean_state(coefficients, hats)

@@ -28,6 +28,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "statics": {"static_fields": True},
     "shared maps with a hidden layer": {"per_cell_maps": False, "map_hidden": 6},
     "maps over the globe": {"latent_zoom": 1, "global_zoom": 2, "global_harmonics": 1},
+    "maps over cells": {"latent_zoom": 1, "global_zoom": 3, "global_cell_zoom": 0},
     "no level coarser than a cell": {"base_zoom": 1, "fine_token_zoom": 0, "coarse_token_zoom": 0},
 }
 
@@ -44,8 +45,8 @@ def made(config: AutoencoderConfig, transforms: tuple[Any, ...] = ("none", "none
     static = torch.randn(3, npix(config.zoom), generator=generator) if config.static_fields else None
     model = Autoencoder(config, climatology, torch.tensor([2.0, 0.5]), static=static, transforms=transforms)
     stir(model)
-    for name in ("sharpening", "to_latent", "from_latent"):
-        if hasattr(model, name):
+    for name, _ in list(model.named_buffers()):
+        if name in ("sharpening", "to_latent", "from_latent") or name.startswith("complete_"):
             model.get_buffer(name).copy_(torch.randn(model.get_buffer(name).shape, generator=generator) / 8)
     return model.eval()
 

@@ -94,10 +94,11 @@ def test_figures_of_the_default_engine_hold(tmp_path: Path, monkeypatch: pytest.
     own, known, *baselines, localised = report["variables"][0]["reconstruction"]
     assert (known["name"], localised["name"]) == ("the same, training years", "localised EOF")
     assert localised["rmse"] == pytest.approx(0.192, abs=0.001)  # the strongest linear code, which is better still
-    assert own["rmse"] <= 0.33
+    assert own["rmse"] <= 0.21
     assert own["rmse"] < min(row["rmse"] for row in baselines)
+    assert own["rmse"] < 1.1 * localised["rmse"]  # which loses the power that sharpening restores at a cost
     assert own["cell_mean"] <= 1e-3
     finer = next(table for table in report["variables"][0]["superresolution"] if table["zoom"] == 3)
     errors = {row["name"]: row["rmse"] for row in finer["rows"]}
     assert all(check["passed"] for check in report["variables"][0]["checks"][:3])  # of the autoencoder
-    assert finer["rows"][0]["rmse"] < errors["means: bilinear"]
+    assert finer["rows"][0]["rmse"] < min(error for name, error in errors.items() if name.startswith("means"))

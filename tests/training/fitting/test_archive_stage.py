@@ -28,7 +28,7 @@ from fsae.training.config import days_of, whole_years
 from fsae.training.data.prepared import part_of, read_prepared
 from fsae.training.fitting import archive_codec
 from fsae.training.fitting import archive_stage as stage
-from fsae.training.fitting.archive_codec import GLOBAL_SHARE, LOCAL, codec_arrays, fit_codec
+from fsae.training.fitting.archive_codec import GLOBAL_SHARE, LOCAL, MOVED_SHARE, codec_arrays, fit_codec
 from fsae.training.fitting.run_folder import load_run
 from fsae.training.networks.localisation import localised_covariance
 
@@ -71,7 +71,7 @@ def test_the_shipped_patterns_are_those_of_the_training_years(default_bundle, sa
 
     fields = open_fields(default_bundle, sample_data / "ncep1-tas-mon-194801-200412.nc")
     known = evaluate(default_bundle.tables.climatology, season(fields.phase, 4))[:, 0]
-    covariance = localised_covariance(coarsen(fields.read()[0, :, 0] - known), LOCAL, GLOBAL_SHARE)
+    covariance = localised_covariance(coarsen(fields.read()[0, :, 0] - known), LOCAL, GLOBAL_SHARE, MOVED_SHARE)
     patterns = open_codec(default_bundle, "tas", 5).tables.synthesis[0][:100].astype(np.float64)
     patterns /= np.linalg.norm(patterns, axis=1, keepdims=True)
     made = patterns @ covariance

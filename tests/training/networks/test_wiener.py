@@ -6,7 +6,9 @@ import torch
 
 from fsae.runtime.diffusion.whitening import unwhiten, whiten
 from fsae.runtime.sphere.healpix import npix
-from fsae.training.fitting.diffusion import large_waves
+from fsae.training.fitting.diffusion import large_waves, latent_fields
+from fsae.training.networks import wiener
+from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
 from fsae.training.networks.halo import spherical_harmonics
 from fsae.training.networks.wiener import (
@@ -160,6 +162,48 @@ def test_patterns_are_orthonormal_and_keep_the_waves() -> None:  # oracle: varia
     own = np.square(series @ rest).mean(axis=0)
     assert (variance >= 0.85 * own - 1e-12).all()
     assert variance.sum() < 1.2 * own.sum()
+
+
+def test_latents_that_spread_over_the_sphere_are_damped_as_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    # oracle: the fields themselves, of which the latents are a rotation
+    monkeypatch.setattr(wiener, "FIELDS_UNIT_SHARE", wiener.UNIT_SHARE)
+    count = npix(ZOOM)
+    turn = np.linalg.qr(np.random.default_rng(6).standard_normal((count, count)))[0]
+    waves = spherical_harmonics(ZOOM, WAVES)
+    series = autoregression(300, count, 4) * (1 + np.arange(count) / 10)
+    basis, variance = fit_basis([series], waves)
+    turned, found = fit_basis([series @ turn], turn.T @ waves, (turn.T, turn))
+    np.testing.assert_allclose(found, variance, rtol=1e-6)
+    covariance = (basis[:, -len(variance) :] * variance) @ basis[:, -len(variance) :].T
+    same = turn @ (turned[:, -len(found) :] * found) @ turned[:, -len(found) :].T @ turn.T
+    np.testing.assert_allclose(same, covariance, atol=1e-6)
+    assert np.abs(fit_basis([series @ turn], turn.T @ waves)[1] - variance).max() > 0.1  # taken for cells, they differ
+
+
+def test_whitened_latents_stand_for_the_fields_of_dense_maps() -> None:  # oracle: unwhitened and mapped one by one
+    rng = np.random.default_rng(8)
+    config = AutoencoderConfig(
+        base_zoom=0, latent_zoom=1, global_zoom=2, global_cell_zoom=0, zoom=3, fine_token_zoom=1, coarse_token_zoom=0
+    )
+    model = Autoencoder(config, torch.zeros(2, 3, npix(3)), torch.ones(2))
+    for name in ("to_latent", "from_latent"):
+        buffer = model.get_buffer(name)
+        buffer.copy_(torch.from_numpy(rng.standard_normal(tuple(buffer.shape)).astype(np.float32)))
+    spread = {
+        "latent_cell_std": rng.uniform(0.5, 2, (2, npix(1))).astype(np.float32),
+        "latent_level_std": rng.uniform(0.5, 2, (2, 2)).astype(np.float32),
+    }
+    maps = latent_fields(model, spread)
+    assert maps is not None
+    white = rng.standard_normal((5, 2, npix(1)))
+    latents = unwhiten(white, (0, 1), spread["latent_cell_std"], spread["latent_level_std"])
+    season = torch.zeros(5, 2)
+    with torch.no_grad():
+        fields = model._of_season(torch.from_numpy(latents.astype(np.float32))[:, :, None], model.from_latent, season)
+        again = model._of_season(fields, model.to_latent, season)[:, :, 0].numpy()
+    np.testing.assert_allclose(white.reshape(5, -1) @ maps[0], fields.flatten(1).numpy(), rtol=1e-4, atol=1e-4)
+    back = whiten(again, (0, 1), spread["latent_cell_std"], spread["latent_level_std"]).reshape(5, -1)
+    np.testing.assert_allclose(fields.flatten(1).numpy() @ maps[1], back, rtol=1e-3, atol=1e-3)
 
 
 def test_waves_of_whitened_latents_give_waves_of_latents() -> None:  # oracle: the sum over the latents themselves
