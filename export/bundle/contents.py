@@ -1,5 +1,6 @@
 """The manifest and the tables of a bundle, from a finished run."""
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -117,6 +118,30 @@ def with_distances(manifest: Manifest, distances: Sequence[Plausible]) -> Manife
     """The manifest with how far the training fields of each variable are from its climatology."""
     names = [variable.name for variable in manifest.variables]
     return replace(manifest, plausible=dict(zip(names, distances, strict=True)))
+
+
+def with_archive_quality(manifest: Manifest) -> Manifest:
+    """The manifest with the quality that archives have by default, where a bundle has a codec for them.
+
+    It is the error that half of the training fields have as latents, rounded up to one digit. Errors of variables
+    with a transform are not in their units: quality must then be asked for.
+    """
+    found = {name: one.round_trip(manifest.grid.zoom) for name, one in (manifest.plausible or {}).items()}
+    errors = {name: one.error.median for name, one in found.items() if one is not None}
+    plain = all(variable.transform == "none" for variable in manifest.variables)
+    if FILE not in manifest.files or not plain or len(errors) < len(manifest.variables) or min(errors.values()) == 0:
+        return manifest
+    return replace(manifest, archive_rmse={name: _up_to_one_digit(error) for name, error in errors.items()})
+
+
+def _up_to_one_digit(number: float) -> float:
+    """Round up to one significant digit.
+
+    >>> _up_to_one_digit(0.157), _up_to_one_digit(0.2), _up_to_one_digit(93.0)
+    (0.2, 0.2, 100.0)
+    """
+    power = math.floor(math.log10(number))
+    return float(f"{math.ceil(float(f'{number:e}'.split('e')[0]))}e{power}")
 
 
 def with_tables(manifest: Manifest, arrays: Mapping[str, NDArray[Any]]) -> Manifest:

@@ -43,7 +43,7 @@ from fsae.runtime.errors import BundleError, DataError, UsageError
 from fsae.training.fitting.run_folder import Run
 
 from .card import model_card, read_metrics, with_fidelity
-from .contents import make_manifest, make_tables, read_codec, with_distances, with_tables
+from .contents import make_manifest, make_tables, read_codec, with_archive_quality, with_distances, with_tables
 from .place import place_of, replacing
 
 log = logging.getLogger("fsae.export.bundle")
@@ -82,7 +82,7 @@ def export_run(
         if codec is not None:
             (new / FILE).write_bytes(codec)
         draft = make_manifest(run, folder.name, certified, hash_files(new))
-        draft = with_tables(with_distances(draft, distances), tables)
+        draft = with_archive_quality(with_tables(with_distances(draft, distances), tables))
         _write_card(new, model_card(draft, run.config, metrics=metrics))
         manifest = write_manifest(new, draft)
         _keep_from_older(folder, new)

@@ -44,6 +44,20 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data, indices, axis=axis),)
 
 
+class DequantizeLinear(OpRun):
+    """Numbers from bytes and scales along an axis; the library's own version refuses opsets before 19.
+
+    The last two attributes are those of later opsets, which no graph sets.
+    """
+
+    op_domain = ""
+
+    def _run(
+        self, data: NDArray[np.int8], scale: NDArray[np.float32], axis: int, block_size: int, output_dtype: int
+    ) -> tuple[NDArray[np.float32]]:
+        return (data * np.expand_dims(scale, tuple(i for i in range(data.ndim) if i != axis)),)
+
+
 def onnxruntime_runner(files: Files, output: str) -> Runner:
     """A runner of a graph by ONNX Runtime on the CPU."""
     onnxruntime = import_onnxruntime("cpu")
@@ -62,7 +76,7 @@ def onnxruntime_runner(files: Files, output: str) -> Runner:
 def reference_runner(files: Files, output: str) -> Runner:
     """A runner of a graph by ONNX's reference implementation, in NumPy; overflow gives infinities without warnings."""
     with placed(files) as path:
-        evaluator = ReferenceEvaluator(onnx.load(path), new_ops=[MatMul, GatherElements])
+        evaluator = ReferenceEvaluator(onnx.load(path), new_ops=[MatMul, GatherElements, DequantizeLinear])
 
     def run(inputs: Inputs) -> F32:
         with np.errstate(all="ignore"), warnings.catch_warnings():

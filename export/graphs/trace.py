@@ -150,7 +150,10 @@ def _narrow_table(user: onnx_ir.Node, place: int) -> None:
 
 
 def _store_in_bytes(model: onnx_ir.Model) -> None:
-    """Store large constants as bytes with a scale a column if nothing is lost, as for dense maps; in place."""
+    """Store large constants as bytes with a scale a column if nothing is lost, as for dense maps; in place.
+
+    DequantizeLinear knows scales along one axis, so the columns of all matrices of a constant stand side by side.
+    """
     for name, value in list(model.graph.initializers.items()):
         constant = value.const_value
         if constant is None or constant.dtype != onnx_ir.DataType.FLOAT or constant.size <= FOLDED:
@@ -160,27 +163,32 @@ def _store_in_bytes(model: onnx_ir.Model) -> None:
         if found is None:
             continue
         whole, scale = found
-        inputs = []
-        for part, data in (("bytes", whole), ("scale", scale)):
-            tensor = onnx_ir.tensor(data, name=f"{name}_{part}")
-            stored = onnx_ir.Value(
-                name=f"{name}_{part}", type=onnx_ir.TensorType(tensor.dtype), shape=onnx_ir.Shape(data.shape)
+        rows, columns = numbers.shape[-2:]
+        side_by_side = np.moveaxis(whole, -2, 0)  # (row, ..., column)
+        flat = _constant(model, f"{name}_bytes", np.ascontiguousarray(side_by_side.reshape(rows, -1)))
+        nodes = [
+            onnx_ir.node(
+                "DequantizeLinear",
+                [flat, _constant(model, f"{name}_scale", scale.ravel())],
+                attributes={"axis": 1},
+                name=f"{name}/DequantizeLinear",
             )
-            stored.const_value = tensor
-            model.graph.register_initializer(stored)
-            inputs.append(stored)
-        cast = onnx_ir.node(
-            "Cast", inputs[:1], attributes={"to": onnx_ir.DataType.FLOAT.value}, name=f"{name}/Cast_bytes"
-        )
-        floats = cast.outputs[0]
-        floats.name, floats.type, floats.shape = f"{name}_floats", value.type, value.shape
-        node = onnx_ir.node("Mul", [floats, inputs[1]], name=f"{name}/Mul_scale")
-        full = node.outputs[0]
-        full.name, full.type, full.shape = f"{name}_full", value.type, value.shape
-        onnx_ir.convenience.replace_all_uses_with(value, full)
+        ]
+        _describe(nodes[0], f"{name}_floats", (rows, scale.size))
+        if numbers.ndim > 2:
+            shape = _constant(model, f"{name}_shape", np.array(side_by_side.shape, dtype=np.int64))
+            nodes.append(onnx_ir.node("Reshape", [nodes[0].outputs[0], shape], name=f"{name}/Reshape"))
+            _describe(nodes[1], f"{name}_columns", side_by_side.shape)
+            order = [*range(1, numbers.ndim - 1), 0, numbers.ndim - 1]
+            nodes.append(
+                onnx_ir.node(
+                    "Transpose", nodes[1].outputs[:1], attributes={"perm": order}, name=f"{name}/Transpose"
+                )
+            )
+            _describe(nodes[2], f"{name}_full", numbers.shape)
+        onnx_ir.convenience.replace_all_uses_with(value, nodes[-1].outputs[0])
         del model.graph.initializers[name]
-        model.graph.insert_before(model.graph[0], cast)
-        model.graph.insert_after(cast, node)
+        model.graph.insert_before(model.graph[0], nodes)
 
 
 def bytes_of(numbers: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
@@ -193,6 +201,22 @@ def bytes_of(numbers: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
     scale = np.abs(numbers).max(axis=-2, keepdims=True) / np.float32(LARGEST_BYTE)
     whole = np.round(numbers / np.where(scale > 0, scale, 1)).astype(np.int8)
     return (whole, scale) if np.array_equal(whole * scale, numbers) else None
+
+
+def _constant(model: onnx_ir.Model, name: str, numbers: NDArray[np.generic]) -> onnx_ir.Value:
+    """A new constant of a graph."""
+    tensor = onnx_ir.tensor(numbers, name=name)
+    value = onnx_ir.Value(name=name, type=onnx_ir.TensorType(tensor.dtype), shape=onnx_ir.Shape(numbers.shape))
+    value.const_value = tensor
+    model.graph.register_initializer(value)
+    return value
+
+
+def _describe(node: onnx_ir.Node, name: str, shape: tuple[int, ...]) -> None:
+    """Give the result of a node its name and shape, in float32."""
+    result = node.outputs[0]
+    result.name, result.shape = name, onnx_ir.Shape(shape)
+    result.type = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
 
 
 def _halve_constants(model: onnx_ir.Model) -> None:

@@ -43,7 +43,7 @@ def quantize(files: Files, inputs: Mapping[str, F32]) -> dict[str, bytes]:
     names = quantized_nodes(model)
     if not names:
         raise no_maps()
-    model = widened(model, names)
+    model = without_stored_bytes(widened(model, names))
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -115,3 +115,24 @@ def widened(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
     without_sources = onnx_ir.from_proto(model)
     tidy(without_sources)
     return onnx_ir.to_proto(without_sources)
+
+
+def without_stored_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with dense maps from bytes by a cast and a product: DequantizeLinear is computed anew in each call.
+
+    ONNX Runtime leaves it alone in graphs whose products are to be done in 8 bits.
+    """
+    stored = onnx_ir.from_proto(model)
+    for node in [node for node in stored.graph if node.op_type == "DequantizeLinear"]:
+        to_float = {"to": onnx_ir.DataType.FLOAT.value}
+        cast = onnx_ir.node("Cast", node.inputs[:1], attributes=to_float, name=f"{node.name}/Cast")
+        full, floats = node.outputs[0], cast.outputs[0]
+        floats.name, floats.type, floats.shape = f"{full.name}_floats", full.type, full.shape
+        product = onnx_ir.node("Mul", [floats, node.inputs[1]], name=f"{node.name}/Mul")
+        result = product.outputs[0]
+        result.type, result.shape = full.type, full.shape
+        stored.graph.insert_before(node, [cast, product])
+        onnx_ir.convenience.replace_all_uses_with(full, result)
+        stored.graph.remove(node, safe=True)
+        result.name = full.name
+    return onnx_ir.to_proto(stored)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def writes_archive(qualities: "Mapping[str, Any] | None", model: str | None) -> bool:
     """True if `compress` writes an archive: of a quality that is asked for, or of the bundle's own if it has one."""
+    from fsae.runtime.archive.lookup import FILE
     from fsae.runtime.bundle.files import open_bundle
     from fsae.runtime.log import log
 
@@ -27,7 +28,8 @@ def writes_archive(qualities: "Mapping[str, Any] | None", model: str | None) -> 
         return False
     manifest = open_bundle(model).manifest
     if not manifest.archive_rmse:
-        log.info(f"bundle {manifest.name} has no codec for archives: writing float32 latents")
+        lacks = "codec for archives" if FILE not in manifest.files else "quality that archives have unless one is given"
+        log.info(f"bundle {manifest.name} has no {lacks}: writing float32 latents")
     return bool(manifest.archive_rmse)
 
 

@@ -18,9 +18,10 @@ from fsae.export.certificate.runners import onnxruntime_runner, reference_runner
 from fsae.export.graphs.external_data import split_weights
 from fsae.export.graphs.trace import EncoderGraph, check_graph, export_graph
 from fsae.export.precisions.half import convert
-from fsae.runtime.backends.graphs import INPUTS, call_of
+from fsae.export.precisions.int8 import without_stored_bytes
+from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, call_of
 from fsae.runtime.backends.onnx import OnnxGraphs
-from fsae.runtime.bundle.files import Bundle
+from fsae.runtime.bundle.files import Bundle, open_bundle, shipped_folder
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import BundleError
 from fsae.training.fitting.run_folder import Run
@@ -48,6 +49,24 @@ def test_rows_are_the_same_bits_in_every_batch(
     np.testing.assert_allclose(
         single, whole[:1], rtol=0, atol=bundle.manifest.parity["fp32"][graph].differences[-1].tolerance
     )
+
+
+@pytest.mark.parametrize("name", ["default", "ratio-4", "ratio-64"])
+@pytest.mark.parametrize("graph", ["encoder", "decoder"])
+def test_dense_maps_stored_as_bytes_are_the_trained_ones(name: str, graph: str) -> None:
+    # oracle: golden.npz, what the trained model computes; by two libraries, and after the change that int8 graphs need
+    bundle = open_bundle(shipped_folder() / name)
+    model = onnx.load_from_string(bundle.read(f"{graph}.fp32.onnx"))
+    kinds = {constant.data_type for constant in model.graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    golden = bundle.arrays("golden.npz")
+    inputs = {key: golden[f"{graph}.{key}"] for key in INPUTS[graph]}
+    expected = golden[f"{graph}.{OUTPUTS[graph]}"]
+    by_casts = without_stored_bytes(model)
+    assert not [node for node in by_casts.graph.node if node.op_type == "DequantizeLinear"]
+    for runner, stored in ((onnxruntime_runner, model), (reference_runner, model), (onnxruntime_runner, by_casts)):
+        found = runner({"graph.onnx": stored.SerializeToString()}, OUTPUTS[graph])(inputs)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(np.abs(expected).max()))
 
 
 def test_many_rows_run_in_parts(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:  # oracle: all at once

@@ -161,11 +161,11 @@ def test_noise_as_far_from_the_climatology_as_real_months_is_told_by_its_error(
     noise = noisy(emulator.bundle, months, 1.9)
     (note,) = notes_on(emulator, noise)
     assert "with an error of 1.9 K (RMS) at 2005-" in note
-    with pytest.raises(DataError, match=r"error of 2 K.* --strict"):
+    with pytest.raises(DataError, match=r"error of 1.9 K.* --strict"):
         notes_on(emulator, noise, strict=True)
     emulator.compress_file(noise, tmp_path / "latents.nc", climatology="training")
     with xr.open_dataset(tmp_path / "latents.nc") as latents:
-        assert "with an error of 2 K" in latents.attrs["comment"]
+        assert "with an error of 1.9 K" in latents.attrs["comment"]
 
 
 def test_every_command_tells_it(
