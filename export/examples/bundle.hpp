@@ -45,11 +45,18 @@ struct Bundle {
     size_t latent_size() const { return variables * pixels(latent_zoom); }
 };
 
+// Dense maps, which are stored as bytes, become numbers when a graph is opened and not in each call.
+inline Ort::SessionOptions session_options() {
+    Ort::SessionOptions options;
+    options.AddConfigEntry("session.disable_quant_qdq", "1");
+    return options;
+}
+
 // One ONNX graph of a bundle: float32 in and out, with the batch as first and only free axis.
 class Graph {
   public:
     Graph(Ort::Env& env, const Bundle& bundle, const std::string& name)
-        : session_(env, (bundle.folder / (name + ".fp32.onnx")).c_str(), Ort::SessionOptions{}) {}
+        : session_(env, (bundle.folder / (name + ".fp32.onnx")).c_str(), session_options()) {}
 
     // The output for `rows` rows of every input. A single row is run twice, as a batch of one uses other kernels: this
     // way its result has the same bits as in any larger batch.

@@ -43,6 +43,13 @@ def complaint(target: Target, data: bytes) -> str:
     return ""
 
 
+def timed(target: Target, data: bytes) -> tuple[str, float]:
+    """Complaint about how an input is read, and the seconds it took."""
+    start = time.monotonic()
+    wrong = complaint(target, data)
+    return wrong, time.monotonic() - start
+
+
 def try_many(name: str, target: Target, cases: int, rng: random.Random) -> int:
     """Number of kinds of failure of a target."""
     found: dict[str, Path] = {}
@@ -53,9 +60,9 @@ def try_many(name: str, target: Target, cases: int, rng: random.Random) -> int:
             for _ in range(rng.choice((1, 1, 2, 3)))
         ]
         data = edited(rng.choice(target.examples), edits, target.is_json)
-        start = time.monotonic()
-        wrong = complaint(target, data)
-        seconds = time.monotonic() - start
+        wrong, seconds = timed(target, data)
+        if seconds > HANG_S:  # a hang comes again; a busy machine does not
+            wrong, seconds = timed(target, data)
         slowest = max(slowest, seconds)
         if seconds > HANG_S:
             wrong = wrong or f"took {seconds:.0f} s"
