@@ -18,11 +18,14 @@ from fsae.runtime.sphere.healpix import npix, zoom_of
 
 from .localisation import damping, moved
 
-LENGTH_RADIANS = 0.3  # of the Gaussian damping: 1,900 km
+# The fewer numbers a latent has, the larger are the patterns that it holds. Measured for zooms 1 to 3, on training years.
+LENGTH_RADIANS = 0.3  # of the Gaussian damping of latents of `FINE` and finer: 1,900 km
 FLOOR = 0.1  # share of the covariance that no distance takes away: patterns such as El Nino span the sphere
+FINE = 3  # zoom
+LONGER, HIGHER = 1.6, 0.1  # factor of the length and rise of the floor, at every zoom below
 MOVED_SHARE = 0.3  # of the covariance that is taken of fields moved by a pixel
 PHASES = 12  # of the year, at which covariances are taken
-KERNEL_YEARS = 1 / 12  # standard deviation of the Gaussian weight of months around a phase
+KERNEL_YEARS = 1.5 / 12  # standard deviation of the Gaussian weight of months around a phase
 LARGEST_BYTE = 127
 NUGGET = 1e-6  # share of the mean variance added to what is inverted
 
@@ -47,6 +50,7 @@ def global_maps(
     The way back is the regression of the field on the latent.
     """
     base_zoom, latent_zoom, zoom = zooms
+    length, floor = reach(latent_zoom)
     finer, blocks = zoom_of(fields.shape[-1]), 1 if cell_zoom is None else npix(cell_zoom)
     size = fields.shape[-1] // blocks
     copies = list(moved(finer, MOVED_SHARE))
@@ -55,13 +59,23 @@ def global_maps(
         inside = slice(block * size, (block + 1) * size)
         pixels = slice(block * npix(zoom) // blocks, (block + 1) * npix(zoom) // blocks)
         # (finer pixel, pixel) and (pixel, pixel)
-        far = damping(finer, LENGTH_RADIANS, FLOOR, part=inside, other_zoom=zoom, other_part=pixels)
-        near = damping(zoom, LENGTH_RADIANS, FLOOR, part=pixels, other_part=pixels)
+        far = damping(finer, length, floor, part=inside, other_zoom=zoom, other_part=pixels)
+        near = damping(zoom, length, floor, part=pixels, other_part=pixels)
         bases, latents = max(npix(base_zoom) // blocks, 1), npix(latent_zoom) // blocks
         parts = [(share, pixel[inside]) for share, pixel in copies]
         made.append(_maps(fields, parts, phase, near, far, (bases, latents), harmonics))
     to_latent, from_latent = zip(*made, strict=True)
     return in_bytes(np.stack(to_latent, axis=1)), in_bytes(np.stack(from_latent, axis=1))
+
+
+def reach(latent_zoom: int) -> tuple[float, float]:
+    """Length [radians] and floor of the damping for a latent of a zoom.
+
+    >>> reach(4), reach(2)
+    ((0.3, 0.1), (0.48, 0.2))
+    """
+    steps = max(FINE - latent_zoom, 0)
+    return LENGTH_RADIANS * LONGER**steps, FLOOR + HIGHER * steps
 
 
 def _maps(
@@ -135,12 +149,13 @@ def completions(fields: Floating, to_latent: Floating, zooms: Sequence[int]) -> 
     """
     blocks, pixels, _ = to_latent.shape
     zoom = zoom_of(fields.shape[-1])
+    length, floor = reach(zoom_of(blocks * to_latent.shape[-1]))
     made: list[list[F64]] = [[] for _ in zooms]
     for block in range(blocks):
         inside = slice(block * pixels, (block + 1) * pixels)
         values = fields[:, inside].astype(np.float64)
         covariance = values.T @ values / len(values)
-        covariance *= damping(zoom, LENGTH_RADIANS, FLOOR, part=inside, other_part=inside)
+        covariance *= damping(zoom, length, floor, part=inside, other_part=inside)
         for found, coarser in zip(made, zooms, strict=True):
             to_means = _means(pixels, npix(coarser) // blocks)
             repeat = (to_means.T > 0).astype(np.float64)

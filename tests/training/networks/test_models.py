@@ -15,7 +15,7 @@ from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.networks import global_map
 from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
-from fsae.training.networks.global_map import FLOOR, LENGTH_RADIANS, completions, global_maps
+from fsae.training.networks.global_map import completions, global_maps, reach
 from fsae.training.networks.halo import halo_table
 from fsae.training.networks.layers import FieldSpaceBlock, Tokens
 from fsae.training.networks.localisation import localised_covariance
@@ -148,13 +148,13 @@ def test_global_maps_alone_are_eofs_of_a_localised_covariance(monkeypatch: pytes
     rng = np.random.default_rng(4)
     fields = rng.normal(size=(40, 6)) @ rng.normal(size=(6, npix(2))) + 0.1 * rng.normal(size=(40, npix(2)))
     to_latent, from_latent = (maps[0, 0] for maps in global_maps(fields, np.zeros(40), (0, 1, 2), 0))
-    covariance = localised_covariance(fields, LENGTH_RADIANS, FLOOR)
+    covariance = localised_covariance(fields, *reach(1))
     means = np.kron(np.eye(12), np.full((16, 1), 1 / 16))
     regression = np.linalg.solve(means.T @ covariance @ means, means.T @ covariance)
     rest = np.eye(npix(2)) - means @ regression
     left = np.linalg.eigvalsh(rest.T @ covariance @ rest)[: npix(2) - 36].sum()
     lost = np.eye(npix(2)) - to_latent @ from_latent
-    assert np.trace(lost.T @ covariance @ lost) == pytest.approx(left, rel=1e-3)  # the maps are rounded to bytes
+    assert np.trace(lost.T @ covariance @ lost) == pytest.approx(left, rel=5e-3)  # the maps are rounded to bytes
     means_kept = coarsen(fields @ to_latent, 1)  # by bytes: the autoencoder puts the exact ones in their place
     np.testing.assert_allclose(means_kept, coarsen(fields, 2), atol=0.02 * fields.std())
 
@@ -210,7 +210,7 @@ def test_completions_add_what_block_means_tell_of_the_details(
     cell_zoom: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # oracle: fields whose means tell all: completed, the latents of the means are those of the fields
-    monkeypatch.setattr(global_map, "FLOOR", 1.0)  # no damping: the regression is that of the series
+    monkeypatch.setattr(global_map, "reach", lambda zoom: (0.3, 1.0))  # no damping: the regression is that of the series
     rng = np.random.default_rng(9)
     means = rng.normal(size=(200, npix(1)))
     inside = rng.normal(size=(12, 4, 16))  # of each base cell: its details are a function of its own means
@@ -245,8 +245,8 @@ def test_latents_are_completed_only_where_details_are_unknown() -> None:  # orac
 def test_global_maps_follow_the_season(monkeypatch: pytest.MonkeyPatch) -> None:
     # oracle: 36 patterns of winter and 36 of summer; the latent has 36 numbers beside the means, so one map must lose
     # half of the variance that the means do not explain, and maps that turn with the season less
-    for name, value in {"LENGTH_RADIANS": 0.8, "FLOOR": 0.3, "MOVED_SHARE": 0.0}.items():  # patterns span the sphere
-        monkeypatch.setattr(global_map, name, value)
+    monkeypatch.setattr(global_map, "reach", lambda zoom: (0.8, 0.3))  # patterns span the sphere
+    monkeypatch.setattr(global_map, "MOVED_SHARE", 0.0)
     rng = np.random.default_rng(5)
     phase = np.tile((np.arange(12) + 0.5) / 12, 40)
     patterns = rng.normal(size=(72, npix(2)))
