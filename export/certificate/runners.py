@@ -55,7 +55,8 @@ class DequantizeLinear(OpRun):
     def _run(
         self, data: NDArray[np.int8], scale: NDArray[np.float32], axis: int, block_size: int, output_dtype: int
     ) -> tuple[NDArray[np.float32]]:
-        return (data * np.expand_dims(scale, tuple(i for i in range(data.ndim) if i != axis)),)
+        along = np.expand_dims(scale, tuple(i for i in range(data.ndim) if i != axis))
+        return (data.astype(np.float32) * along,)
 
 
 def onnxruntime_runner(files: Files, output: str) -> Runner:

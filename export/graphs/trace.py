@@ -163,7 +163,7 @@ def _store_in_bytes(model: onnx_ir.Model) -> None:
         if found is None:
             continue
         whole, scale = found
-        rows, columns = numbers.shape[-2:]
+        rows = numbers.shape[-2]
         side_by_side = np.moveaxis(whole, -2, 0)  # (row, ..., column)
         flat = _constant(model, f"{name}_bytes", np.ascontiguousarray(side_by_side.reshape(rows, -1)))
         nodes = [
@@ -181,9 +181,7 @@ def _store_in_bytes(model: onnx_ir.Model) -> None:
             _describe(nodes[1], f"{name}_columns", side_by_side.shape)
             order = [*range(1, numbers.ndim - 1), 0, numbers.ndim - 1]
             nodes.append(
-                onnx_ir.node(
-                    "Transpose", nodes[1].outputs[:1], attributes={"perm": order}, name=f"{name}/Transpose"
-                )
+                onnx_ir.node("Transpose", nodes[1].outputs[:1], attributes={"perm": order}, name=f"{name}/Transpose")
             )
             _describe(nodes[2], f"{name}_full", numbers.shape)
         onnx_ir.convenience.replace_all_uses_with(value, nodes[-1].outputs[0])

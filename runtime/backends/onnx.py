@@ -156,7 +156,7 @@ class OnnxGraphs(GraphCalls):
         options.log_severity_level = 4  # fatal only: errors are raised, and stderr belongs to the user
         # `read_graph` cannot check files in the ORT format
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        # Constants stored as bytes are made numbers once, not in each call; int8 graphs need the rule for their products
+        # Constants stored as bytes become numbers once, not in each call; int8 graphs need the rule for their products
         options.add_session_config_entry("session.disable_quant_qdq", "0" if self.precision == "int8" else "1")
         if self._threads is not None:
             options.intra_op_num_threads = self._threads

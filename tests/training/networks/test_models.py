@@ -210,7 +210,7 @@ def test_completions_add_what_block_means_tell_of_the_details(
     cell_zoom: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # oracle: fields whose means tell all: completed, the latents of the means are those of the fields
-    monkeypatch.setattr(global_map, "reach", lambda zoom: (0.3, 1.0))  # no damping: the regression is that of the series
+    monkeypatch.setattr(global_map, "reach", lambda zoom: (0.3, 1.0))  # no damping: a regression in the series
     rng = np.random.default_rng(9)
     means = rng.normal(size=(200, npix(1)))
     inside = rng.normal(size=(12, 4, 16))  # of each base cell: its details are a function of its own means
