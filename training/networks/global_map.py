@@ -18,7 +18,7 @@ from fsae.runtime.sphere.healpix import npix, zoom_of
 
 from .localisation import damping, moved
 
-# The fewer numbers a latent has, the larger are the patterns that it holds. Measured for zooms 1 to 3 on training years.
+# The fewer numbers a latent has, the larger the patterns that it holds. Measured for zooms 1 to 3 on training years.
 LENGTH_RADIANS = 0.3  # of the Gaussian damping of latents of `FINE` and finer: 1,900 km
 FLOOR = 0.1  # share of the covariance that no distance takes away: patterns such as El Nino span the sphere
 FINE = 3  # zoom
