@@ -19,7 +19,7 @@ from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import coarsen
 
-PROMISED_RMSE_K = {"ratio-4": 0.048, "default": 0.21, "ratio-64": 0.47, "ratio-256": 0.80}  # global, 2005-2014
+PROMISED_RMSE_K = {"ratio-4": 0.048, "default": 0.21, "ratio-64": 0.44, "ratio-256": 0.78}  # global, 2005-2014
 CONSERVED_K = 1e-3  # cell means of the coarsest zoom, float32 latents
 
 
@@ -116,7 +116,7 @@ def test_the_engines_are_small_together() -> None:
         bundle.manifest.files["archive.npz"].size for bundle in folders if "archive.npz" in bundle.manifest.files
     )
     assert archive <= 2e6
-    assert sum(bundle.size for bundle in folders) - archive < 34e6
+    assert sum(bundle.size for bundle in folders) - archive < 38e6
 
 
 def test_the_default_is_the_default_beside_its_relatives(
