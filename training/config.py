@@ -160,6 +160,20 @@ class SourcesConfig(Record, frozen=True, kw_only=True):
         return (*high, "lr") if self.low_resolution else high
 
 
+class ForcingConfig(Record, frozen=True, kw_only=True):
+    """The slow forcing of the diffusion model, as yearly series; without this table it is the calendar year.
+
+    `file` is CSV, relative to the configuration, with the columns `year` and one of each of the `scenarios`, the first
+    of them that of the training years. The climate responds within `response_years` (runtime/climate/scenarios.py).
+    """
+
+    file: Text
+    scenarios: Annotated[tuple[PlainName, ...], Meta(min_length=1)]
+    response_years: NotNegative = 3.9
+    name: Text = "effective radiative forcing"
+    units: Text = "W m-2"
+
+
 class NoiseConfig(Record, frozen=True, kw_only=True):
     """Training noise, ln(sigma) ~ normal(mean, deviation) (EDM section 5), and how often earlier steps are known.
 
@@ -169,7 +183,8 @@ class NoiseConfig(Record, frozen=True, kw_only=True):
     log_mean: Number = 0.0
     log_deviation: Positive = 1.6
     previous_share: Share = 0.8
-    # The calendar year names a month of the past exactly; shifted at random [years] it only tells of slow change.
+    # The forcing names a month of the past exactly; shifted at random, by what these years are of the training years,
+    # it only tells of slow change.
     forcing_jitter_years: NotNegative = 5.0
 
 
@@ -260,6 +275,7 @@ class Config(Record, frozen=True, kw_only=True):
     diffusion: DenoiserConfig | None = None
     diffusion_fit: FitConfig | None = None
     sources: SourcesConfig = SourcesConfig()
+    forcing: ForcingConfig | None = None
     noise: NoiseConfig = NoiseConfig()
     sampler: SamplerConfig = SamplerConfig()
     fast: FastConfig | None = None
@@ -358,16 +374,18 @@ def _put(table: dict[str, Any], changes: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Paths of the files of a configuration: inputs, static fields, and those of each low-resolution source."""
+    """Paths of the files of a configuration: inputs, static fields, low-resolution sources one by one, the forcing."""
 
     inputs: Sequence[Path]
     static: Sequence[Path] = ()
     low_resolution: Sequence[Sequence[Path]] = ()
+    forcing: Path | None = None
 
     @property
     def all(self) -> list[Path]:
         """Every file, in that order."""
-        return [*self.inputs, *self.static, *(path for part in self.low_resolution for path in part)]
+        forcing = () if self.forcing is None else (self.forcing,)
+        return [*self.inputs, *self.static, *(path for part in self.low_resolution for path in part), *forcing]
 
 
 def find_config(name: Path | None) -> Path:

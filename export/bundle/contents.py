@@ -36,6 +36,7 @@ from fsae.runtime.sphere.regrid import (
     conservative_weights,
     interpolation_weights,
 )
+from fsae.training.data.scenarios import VALUES, YEARS
 from fsae.training.fitting.run_folder import Run, samplers_of
 
 
@@ -53,7 +54,9 @@ def make_tables(run: Run) -> dict[str, NDArray[Any]]:
     else:  # trained on HEALPix: there is no lat-lon grid to return to
         to_healpix = _no_weights(npix(zoom), 0)
         to_source = _no_weights(0, npix(zoom))
+    scenarios = {name: run.statistics[name] for name in (YEARS, VALUES) if run.config.forcing is not None}
     return {
+        **scenarios,
         "lat_deg": lat,
         "lon_deg": lon,
         "source_lat_deg": grid.lat_deg,
@@ -157,12 +160,22 @@ def make_manifest(run: Run, name: str, certified: Certified, files: Mapping[str,
     sampler, fast = samplers_of(config)
     seeds, denoiser = {"autoencoder": config.seed}, None
     if run.denoiser is not None and diffusion is not None:
-        low, high = run.denoiser.forcing_range.tolist()
+        low, high = (round(float(end), 2) for end in run.denoiser.forcing_range)
+        given = config.forcing
+        forcing = Forcing(name="calendar year", units="year", range=(low, high))
+        if given is not None:
+            forcing = Forcing(
+                name=given.name,
+                units=given.units,
+                range=(low, high),
+                scenarios=given.scenarios,
+                response_years=given.response_years,
+            )
         denoiser = DenoiserFacts(
             window=diffusion.window,
             previous=diffusion.previous,
             noise_features=NOISE_FEATURES,
-            forcing=Forcing(name="calendar year", units="year", range=(low, high)),
+            forcing=forcing,
             sources=config.sources.labels,
         )
         seeds["diffusion"] = config.seed + 1

@@ -145,7 +145,7 @@ def make_parts(original: Original, years: Years) -> dict[str, Part]:
     if fast is not None:
         sigmas["fast"] = noise_levels(fast.steps, fast.sigma_min, fast.sigma_max, fast.rho)[:-1]
     for graph, levels in sigmas.items():
-        windows = denoiser_inputs(latent, stretches, latent_model, levels.tolist())
+        windows = denoiser_inputs(latent, stretches, latent_model, levels.tolist(), original.model.scenarios)
         expected = expected_of(original, graph, windows)
         parts[graph] = Part(inputs=windows, expected=expected, fields=decoded, zooms=latent_zooms)
     return parts

@@ -199,7 +199,8 @@ class FoldedDenoiser(nn.Module):
         own = self.denoiser
         root = (sigma * sigma + 1).sqrt()[:, None, None, None]
         relative = own.relative(forcing)
-        conditions = torch.cat([noise_features, season.flatten(1), relative, source[:, None], previous_valid], dim=1)
+        seen = relative.clamp(-1, 1)
+        conditions = torch.cat([noise_features, season.flatten(1), seen, source[:, None], previous_valid], dim=1)
         condition = self.embedding(conditions)
         known = previous * previous_valid[:, :, None, None]
         entering, before = self._levels(noisy / root), self._levels(known)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.manifest import SOURCES
 from fsae.runtime.climate.climatology import season as season_of
+from fsae.runtime.climate.scenarios import Scenarios, forcing_in
 from fsae.runtime.diffusion.sampler import noise_features
 from fsae.runtime.diffusion.whitening import whiten
 from fsae.runtime.ensemble.members import LatentModel, window_noise
@@ -68,7 +69,9 @@ def encoder_inputs(stretches: Stretches, zooms: Sequence[int]) -> Inputs:
     return {"field": np.concatenate(rows), "season": season, "level_mask": np.concatenate(masks)}
 
 
-def denoiser_inputs(latent: F32, stretches: Stretches, model: LatentModel, sigmas: Sequence[float]) -> Inputs:
+def denoiser_inputs(
+    latent: F32, stretches: Stretches, model: LatentModel, sigmas: Sequence[float], scenarios: Scenarios | None
+) -> Inputs:
     """Every stretch at every noise level as a row: its first steps are the previous ones, the others are the window.
 
     latent (stretch * step, variable, pixel). Every second row has no previous steps; the source is the one trained on.
@@ -78,6 +81,7 @@ def denoiser_inputs(latent: F32, stretches: Stretches, model: LatentModel, sigma
     white = whiten(latent, model.zooms, model.deviation(season), model.level_std).astype(np.float32)
     white = white.reshape(count, length, *latent.shape[1:])  # (stretch, step, variable, pixel)
     shape = (latent.shape[1], latent.shape[2])
+    forcing = forcing_in(scenarios, stretches.year).astype(np.float32)
     rows: dict[str, list[F32]] = {}
     for number in range(count):
         window = white[number, model.previous :]
@@ -89,7 +93,7 @@ def denoiser_inputs(latent: F32, stretches: Stretches, model: LatentModel, sigma
                 "sigma": np.float32(sigma),
                 "noise_features": noise_features(np.array([sigma]))[0],
                 "season": stretches.season[number, model.previous :],
-                "forcing": stretches.year[number, model.previous :].astype(np.float32),
+                "forcing": forcing[number, model.previous :],
                 "source": np.float32(SOURCES.index("hr")),
                 "previous": known * white[number, : model.previous],
                 "previous_valid": np.full(model.previous, known, dtype=np.float32),

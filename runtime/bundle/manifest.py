@@ -128,11 +128,17 @@ class Time(Record, frozen=True, kw_only=True):
 
 
 class Forcing(Record, frozen=True, kw_only=True):
-    """The slow scalar forcing of the denoiser and the range it was trained on, in `units`."""
+    """The slow scalar forcing of the denoiser and the range it was trained on, in `units`.
+
+    `scenarios` name the yearly series in tables.npz, the first of them that of the training data, and the climate
+    responds within `response_years` (scenarios.py). Without any, the forcing is the calendar year.
+    """
 
     name: Line
     units: Line
     range: tuple[Number, Number]
+    scenarios: tuple[PlainName, ...] = ()
+    response_years: NotNegative = 0.0
 
 
 class DenoiserFacts(Record, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEGREES = 1e-3  # centres of pixels agree up to this
 SUM = 1e-3  # and the weights of a point have this sum, but for 1
+FORCING = 1e3  # W m-2 or whatever its units are: nothing that moves the climate of a planet is larger
 OVERSHOOT = 0.05  # of the width of a valid range: how far a few waves of the year can be beyond its ends
 
 
@@ -43,6 +44,12 @@ def check_values(tables: "Tables", manifest: Manifest, where: str) -> None:
     for name in ("to_healpix", "to_source"):
         _check_weights(name, getattr(tables, name), where)
     _check_climatology(tables.climatology, manifest, where)
+    if tables.scenarios is not None:
+        years = tables.scenarios.years
+        whole = (years == np.round(years)) & np.isin(np.diff(years, prepend=years[0] - 1), (1,))
+        _refuse("forcing_years", years, whole, "consecutive years", where)
+        values = np.concatenate(list(tables.scenarios.values.values()))
+        _refuse("forcing_scenarios", values, np.abs(values) <= FORCING, f"at most {FORCING:g} either way", where)
 
 
 def _error(name: str, value: object, expected: str, where: str) -> BundleError:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.climate.scenarios import Scenarios
 from fsae.runtime.errors import BundleError
 from fsae.runtime.sphere.healpix import npix
 from fsae.runtime.sphere.regrid import Weights
@@ -65,6 +66,7 @@ class Tables:
     latent_cell_std: NDArray[np.float32]  # (variable, latent pixel), see pyramid.seasonal_std
     latent_season_std: NDArray[np.float32]  # (variable, 2H, latent pixel)
     latent_level_std: NDArray[np.float32]  # (variable, level up to the latent zoom)
+    scenarios: Scenarios | None  # of the forcing; None: it is the calendar year
 
     @property
     def source_shape(self) -> tuple[int, int]:
@@ -109,6 +111,22 @@ def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str)
         if not good or (index.size and not 0 <= int(index.min()) <= int(index.max()) < source_size):
             raise BundleError(f"{where}: the weights {name} do not fit {source_size} points to {rows}", advice=ADVICE)
         tables[name] = Weights(indptr=indptr, index=index, weight=weight, source_size=source_size)
-    made = Tables(**tables)
+    made = Tables(**tables, scenarios=_scenarios(arrays, manifest, where))
     check_values(made, manifest, where)
     return made
+
+
+def _scenarios(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, where: str) -> Scenarios | None:
+    """The scenarios of the manifest's forcing: forcing_years (year,) and forcing_scenarios (scenario, year)."""
+    forcing = None if manifest.denoiser is None else manifest.denoiser.forcing
+    if forcing is None or not forcing.scenarios:
+        return None
+    missing = sorted({"forcing_years", "forcing_scenarios"} - set(arrays))
+    if missing:
+        raise BundleError(f"{where} lacks the tables {missing}", advice=ADVICE)
+    years, values = (arrays[name].astype(np.float64) for name in ("forcing_years", "forcing_scenarios"))
+    if years.ndim != 1 or values.shape != (len(forcing.scenarios), years.size) or years.size < 2:
+        shape = f"({len(forcing.scenarios)}, year), of two or more years"
+        raise BundleError(f"{where}: table forcing_scenarios has the shape {values.shape}", shape, ADVICE)
+    by_name = dict(zip(forcing.scenarios, values, strict=True))
+    return Scenarios(years=years, values=by_name, response_years=forcing.response_years)

@@ -1,7 +1,10 @@
-"""The forcing of an ensemble: the calendar year of its steps, a constant, or a series over time from a file.
+"""The forcing of an ensemble: a scenario or the calendar year of its steps, a constant, or a series from a file.
+
+A bundle with scenarios knows an effective radiative forcing year by year; the first one is that of its training data.
 
 A series holds its values at its dates, or in the middle of their bounds if a NetCDF file or Zarr store has some, and is
-linear in time between them. A date in another calendar is the same part of the same month in the bundle's.
+linear in time between them. A date in another calendar is the same part of the same month in the bundle's. Where a
+bundle has scenarios, a series is a forcing like theirs, and what the climate has responded to is taken.
 """
 
 import csv
@@ -10,7 +13,7 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,7 @@ from fsae.runtime.arguments import real
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.bundle.manifest import Forcing, Manifest
 from fsae.runtime.climate.calendar import Date, centres, decimal_year, parse_start, step_bounds
+from fsae.runtime.climate.scenarios import Scenarios, responded
 from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.dates import find_dates
@@ -34,7 +38,10 @@ if TYPE_CHECKING:
 
 
 CALENDAR_YEAR = "calendar year"
-FAR = 3.0  # times the width of the training range: further outside the emulator says nothing about the climate
+# Times the width of the training range: further outside the emulator says nothing about the climate, at the last state
+# of the calendar years or with a response that is carried on.
+FAR, FAR_RESPONSE = 3.0, 5.0
+YEAR = 1000.0  # a constant from here on is a year, where the forcing has another unit
 ROUNDING_DAYS = 1e-5  # a second: dates of two calendars meet to rounding
 
 
@@ -63,37 +70,65 @@ class Series:
             )
 
 
-Choice = float | Series | None  # None: the calendar year of the steps
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Named:
+    """One of the bundle's scenarios."""
+
+    name: str
+    scenarios: Scenarios
 
 
-def read_forcing(given: "float | str | os.PathLike[str] | xr.Dataset | None", known: Forcing, calendar: str) -> Choice:
-    """The forcing that a number, its text, the path of a file or a dataset stands for; None stays the calendar year.
+Choice = float | Series | Named | None  # None: the calendar year of the steps
 
-    A text that reads as a number is one; a file of that name is given as ./2000. UsageError for a number that is not
+
+def read_forcing(
+    given: "float | str | os.PathLike[str] | xr.Dataset | None",
+    known: Forcing,
+    calendar: str,
+    scenarios: Scenarios | None = None,
+) -> Choice:
+    """The forcing that a number, its text, a name, the path of a file or a dataset stands for.
+
+    None is the first of the bundle's scenarios; without any it stays the calendar year. A text that reads as a number,
+    or as the name of a scenario, is one; a file of that name is given as ./2000. UsageError for a number that is not
     finite, DataError for anything that cannot be read.
     """
-    if given is None:
-        return None
+    names = [] if scenarios is None else scenarios.names
+    if given is None or (isinstance(given, str) and given in names):
+        return None if scenarios is None else Named(name=given or names[0], scenarios=scenarios)
     if isinstance(given, int | float | np.number):
-        return _constant(real("forcing", given), known)
+        return _constant(real("forcing", given), known, scenarios)
     number = _number(given) if isinstance(given, str) else None
     if number is not None:
-        return _constant(number, known)
+        return _constant(number, known, scenarios)
     if not isinstance(given, str | os.PathLike):
-        return _read_dataset(given, known)
+        return _responded(_read_dataset(given, known), known)
     path = path_of(given)
     if not path.exists():
+        named = f"one of {', '.join(names)}, " if names else ""
         raise DataError(
             f"found the forcing {str(given)!r}",
-            f"a number in the unit {known.units!r} or the path of a NetCDF file, Zarr store or CSV file that exists",
+            f"{named}a number in the unit {known.units!r} or the path of a NetCDF file, Zarr store or CSV file that "
+            "exists",
             "check the path",
         )
     text = _text(path)
-    return _read_dataset(path, known) if text is None else _read_csv(text, path.name, calendar)
+    found = _read_dataset(path, known) if text is None else _read_csv(text, path.name, calendar)
+    return _responded(found, known)
 
 
-def _constant(number: float, known: Forcing) -> float:
-    """The number; UsageError if it is not finite."""
+def _responded(series: Series, known: Forcing) -> Series:
+    """The series as far as the climate has responded to it, for a bundle that knows how fast it does."""
+    if not known.response_years:
+        return series
+    years = decimal_year(series.dates, None, "time: point")
+    return replace(series, values=responded(years, series.values, known.response_years))
+
+
+def _constant(number: float, known: Forcing, scenarios: Scenarios | None) -> float:
+    """The number, or the training data's forcing in the year it names; UsageError if it is not finite."""
+    if scenarios is not None and number >= YEAR and math.isfinite(number):
+        return float(scenarios.of_training(np.array(number)))
     if not math.isfinite(number):
         raise UsageError(
             f"found the forcing {number}",
@@ -225,6 +260,10 @@ def forcing_at(choice: Choice, stamps: Sequence[Date], step: str, cell_methods: 
         return decimal_year(stamps, step, cell_methods).astype(np.float32)
     if isinstance(choice, float):
         return np.full(len(stamps), choice, dtype=np.float32)
+    if isinstance(choice, Named):
+        years = decimal_year(stamps, step, cell_methods)
+        years[count:] = np.minimum(years[count:], years[count - 1])
+        return choice.scenarios.at(choice.name, years).astype(np.float32)
     middles = centres(stamps, step, cell_methods)
     calendar = str(stamps[0].calendar)
     known = np.array([position(date, calendar) for date in choice.dates])
@@ -242,6 +281,8 @@ def forcing_at(choice: Choice, stamps: Sequence[Date], step: str, cell_methods: 
 
 def forcing_record(choice: Choice) -> str | float | dict[str, str]:
     """The forcing as the output records it; a series by its name and a hash of its dates and values."""
+    if isinstance(choice, Named):
+        return choice.name
     if choice is None or isinstance(choice, float):
         return CALENDAR_YEAR if choice is None else choice
     calendar = str(choice.dates[0].calendar)
@@ -269,13 +310,14 @@ def forcing_note(manifest: Manifest, forcing: F32) -> tuple[str, ...]:
     if low <= least and most <= high:
         return ()
     runs = f"is {least:.2f}" if least == most else f"runs from {least:.2f} to {most:.2f}"
-    if max(low - least, most - high) > FAR * (high - low):
+    if max(low - least, most - high) > (FAR_RESPONSE if known.scenarios else FAR) * (high - low):
         raise UsageError(
             f"the forcing ({known.name}) {runs} {known.units}",
             f"values near the {low:.2f} to {high:.2f} that the model was trained on",
             f"--forcing {high:g} holds it at the end of that range",
         )
+    beyond = "the mean climate follows it at the rate of the training data" if known.scenarios else ""
     return (
         f"The forcing ({known.name}) {runs} {known.units}, outside the {low:.2f} to {high:.2f} the model was trained "
-        "on: the nearer end of that range is used there.",
+        f"on: {beyond or 'the nearer end of that range is used'} there.",
     )

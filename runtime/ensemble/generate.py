@@ -81,7 +81,7 @@ def resolve(bundle: Bundle, graphs: Graphs, request: Request) -> Ensemble:
     """Resolve a request for a bundle; the start follows the last step of `initial`, if there is one."""
     manifest = bundle.manifest
     calendar, select = manifest.time.calendar, request.select
-    choice = read_forcing(request.forcing, parts_of(manifest)[0].forcing, calendar)
+    choice = read_forcing(request.forcing, parts_of(manifest)[0].forcing, calendar, bundle.tables.scenarios)
     start = None if request.start is None else parse_start(request.start, calendar)
     count = DEFAULT_STEPS if request.steps is None else request.steps
     if select.times is not None:

@@ -92,6 +92,7 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
     inputs = input_files(settings.data.inputs, source)
     static = input_files(settings.data.static, source)
     coarse = [input_files(part.inputs, source) for part in settings.sources.low_resolution]
+    forcing = [] if settings.forcing is None else input_files([settings.forcing.file], source)
     if source.parent == SHIPPED and not all(path.exists() for path in inputs):
         raise UsageError(
             "the sample data is not part of the installed package",
@@ -102,12 +103,14 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
         "data.inputs": inputs,
         "data.static": static,
         "sources.low_resolution": [p for part in coarse for p in part],
+        "forcing.file": forcing,
     }
     for key, paths in named.items():
         for path in paths:
             if not path.exists():
                 raise UsageError(f"{key} names {path}, which does not exist", advice=f"paths are relative to {source}")
-    return settings, Files(inputs=inputs, static=static, low_resolution=coarse)
+    files = Files(inputs=inputs, static=static, low_resolution=coarse, forcing=next(iter(forcing), None))
+    return settings, files
 
 
 @contextlib.contextmanager

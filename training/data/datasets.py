@@ -70,6 +70,7 @@ class Stretch:
 class WindowSamples(Dataset[dict[str, Tensor]]):
     """Noisy windows of whitened latents for the denoiser: its inputs by name, and the clean window as `clean`.
 
+    `forcing_jitter` is the deviation of the random shift of a window's forcing, in its units.
     With both kinds of sources a `high_resolution_share` of the windows is of a high-resolution one; all windows of a
     kind are equally likely.
     """
@@ -79,12 +80,14 @@ class WindowSamples(Dataset[dict[str, Tensor]]):
         stretches: Sequence[Stretch],
         noise: NoiseConfig,
         *,
+        forcing_jitter: float,
         high_resolution_share: float,
         window: int,
         previous: int,
         seed: int,
     ) -> None:
         self.stretches, self.noise, self.share = stretches, noise, high_resolution_share
+        self.forcing_jitter = forcing_jitter
         self.window, self.previous, self.seed = window, previous, seed
         self.starts: dict[str, list[tuple[int, int]]] = {}  # by source: which stretch, which step of it
         for number, stretch in enumerate(stretches):
@@ -115,7 +118,7 @@ class WindowSamples(Dataset[dict[str, Tensor]]):
             "sigma": sigma,
             "noise_features": noise_features(np.array([sigma]))[0],
             "season": stretch.season[part],
-            "forcing": stretch.forcing[part] + rng.normal(0, self.noise.forcing_jitter_years),
+            "forcing": stretch.forcing[part] + rng.normal(0, self.forcing_jitter),
             "source": SOURCES.index(source),
             "previous": previous,
             "previous_valid": np.full(self.previous, float(known)),

@@ -15,6 +15,7 @@ import torch
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.climate import climatology
 from fsae.runtime.climate.calendar import time_index
+from fsae.runtime.climate.scenarios import forcing_in
 from fsae.runtime.climate.transforms import forward
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
@@ -29,6 +30,7 @@ from fsae.training.networks.layers import refine
 from .datasets import Stretch
 from .normalisation import Series, transforms_of
 from .prepared import in_batches
+from .scenarios import scenarios_of
 
 log = logging.getLogger("fsae.training")
 
@@ -109,11 +111,12 @@ def _stretches(
     values = forward(values, transforms_of(config.data))  # (member, time, variable, pixel)
     anomalies = anomalies_of(config, source, values, fields.phase[part], statistics)
     season = climatology.season(fields.phase[part], config.data.harmonics)
-    year = fields.year[part] if source.forcing is None else np.full(len(chosen), source.forcing)
+    own = forcing_in(scenarios_of(config, statistics), fields.year[part]) if source.forcing is None else source.forcing
+    forcing = np.broadcast_to(own, len(chosen)).astype(np.float32)
     index = np.array([time_index(time, step) for time in fields.times[part]])
     for member in anomalies:
         latents = encode_coarse(model, member, season, source.zoom)
-        yield Stretch(source="lr", index=index, latents=latents, season=season, forcing=year.astype(np.float32))
+        yield Stretch(source="lr", index=index, latents=latents, season=season, forcing=forcing)
 
 
 def _coarse(fields: Fields, member: int, part: slice, zoom: int) -> F32:

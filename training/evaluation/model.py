@@ -14,7 +14,9 @@ from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import open_bundle
 from fsae.runtime.bundle.manifest import Sampler, Time, Variable
 from fsae.runtime.climate import climatology as harmonic
+from fsae.runtime.climate.scenarios import Scenarios
 from fsae.runtime.climate.transforms import Transform, forward, transformed_units
+from fsae.runtime.ensemble.forcing import Named
 from fsae.runtime.ensemble.generate import timeline
 from fsae.runtime.ensemble.members import Initial, LatentModel, Plan, generate, latent_model
 from fsae.runtime.errors import DataError
@@ -22,6 +24,7 @@ from fsae.runtime.output.layout import Unit
 from fsae.runtime.sphere.healpix import coarsen, npix, refine
 from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.config import VariableConfig
+from fsae.training.data.scenarios import scenarios_of
 from fsae.training.fitting.run_folder import Run, load_run, samplers_of
 from fsae.training.networks.torch_graphs import TorchGraphs
 
@@ -45,6 +48,7 @@ class TrainedModel:
     scale: F32  # (variable,)
     latent: LatentModel | None  # None: it does not generate
     fast: Sampler | None  # of the distilled denoiser
+    scenarios: Scenarios | None = None  # of the forcing; None: it is the calendar year
 
     def __post_init__(self) -> None:
         expected = (len(self.variables), 1 + 2 * self.time.harmonics, npix(self.zoom))
@@ -125,6 +129,7 @@ def of_run(run: Run) -> TrainedModel:
         scale=statistics["scale"],
         latent=latent,
         fast=fast,
+        scenarios=scenarios_of(config, statistics),
     )
 
 
@@ -143,6 +148,7 @@ def of_bundle(name: str) -> TrainedModel:
         scale=bundle.tables.scale,
         latent=latent_model(bundle) if manifest.denoiser is not None else None,
         fast=manifest.fast,
+        scenarios=bundle.tables.scenarios,
     )
 
 
@@ -198,8 +204,13 @@ def rebuild(model: TrainedModel, period: Period, zoom: int) -> F32:
 def plan_of(
     model: TrainedModel, members: Sequence[int], start: Any, count: int, seed: int, initial: Initial | None = None
 ) -> Plan:
-    """Plan `count` steps from the one that holds the date `start` on, after the `initial` states if there are any."""
-    steps = timeline(model.time, model.generator.window, model.variables[0].cell_methods, start, count).steps
+    """Plan `count` steps from the one that holds the date `start` on, after the `initial` states if there are any.
+
+    Their forcing is that of the training data.
+    """
+    methods, own = model.variables[0].cell_methods, model.scenarios
+    forcing = None if own is None else Named(name=own.names[0], scenarios=own)
+    steps = timeline(model.time, model.generator.window, methods, start, count, forcing).steps
     return Plan(members=members, steps=steps, count=count, seed=seed, initial=initial)
 
 

@@ -13,14 +13,16 @@ from scipy import linalg
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.climate import climatology
 from fsae.runtime.climate.calendar import time_index
+from fsae.runtime.climate.scenarios import Scenarios, forcing_in
 from fsae.runtime.diffusion.whitening import seasonal_std, unwhiten, whiten
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.sphere.pyramid import decompose
-from fsae.training.config import Config
+from fsae.training.config import Config, whole_years
 from fsae.training.data.datasets import Stretch, WindowSamples
 from fsae.training.data.low_resolution import Reference, lost_variance, low_resolution_stretches
 from fsae.training.data.prepared import Prepared, encode_series, part_of
+from fsae.training.data.scenarios import scenarios_of
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 from fsae.training.networks.halo import spherical_harmonics
@@ -108,7 +110,7 @@ def train_denoiser(
     denoiser = make_denoiser(config)
     start = folder / "diffusion" / "start.safetensors"  # the same for every process: eigenvectors differ by rounding
     if is_first() and not start.exists():
-        fit_linear_part(denoiser, white, autoencoder_of(data, folder), spread)
+        fit_linear_part(denoiser, white, autoencoder_of(data, folder), spread, scenarios_of(config, data.statistics))
         start.parent.mkdir(exist_ok=True)
         save_weights(denoiser, start)
     wait_for(start)
@@ -130,18 +132,26 @@ def train_denoiser(
 
 
 def fit_linear_part(
-    denoiser: Denoiser, white: Sequence[Stretch], autoencoder: Autoencoder, spread: Mapping[str, F32]
+    denoiser: Denoiser,
+    white: Sequence[Stretch],
+    autoencoder: Autoencoder,
+    spread: Mapping[str, F32],
+    scenarios: Scenarios | None,
 ) -> None:
     """Give a denoiser the range of the forcing and the Wiener filter of an autoencoder's whitened latents."""
     zooms = autoencoder.config.latent_zooms
     forcing = np.concatenate([stretch.forcing for stretch in white])
-    denoiser.forcing_range.copy_(torch.tensor([np.floor(forcing.min()), np.ceil(forcing.max())]))
+    # whole years, or two decimals of any other forcing
+    unit = 1.0 if scenarios is None else 0.01
+    ends = np.floor(forcing.min() / unit), np.ceil(forcing.max() / unit)
+    denoiser.forcing_range.copy_(torch.tensor([unit * end for end in ends]))
     parts = [part for stretch in white for part in consecutive(stretch)]
     denoiser.wiener.fit(
         [part.latents for part in parts],
         [denoiser.relative(torch.from_numpy(part.forcing)).numpy() for part in parts],
         large_waves(zooms, spread["latent_cell_std"], spread["latent_level_std"]),
         latent_fields(autoencoder, spread) if zooms[-1] <= denoiser.config.wiener_zoom else None,
+        responds=scenarios is not None,
     )
 
 
@@ -155,7 +165,7 @@ def whitened(
     if "hr" in config.sources.labels:
         anomalies, season = data.training
         reference = Reference(anomalies=anomalies, season=season, latents=encode_series(model, anomalies, season))
-        stretches.append(high_resolution_stretch(config, data.fields, reference))
+        stretches.append(high_resolution_stretch(config, data.fields, reference, scenarios_of(config, data.statistics)))
     stretches += low_resolution_stretches(
         config, low_resolution, data.statistics, model, str(data.fields.step), reference
     )
@@ -193,9 +203,14 @@ def window_samples(config: Config, white: Sequence[Stretch], seed: int) -> Windo
             f"the run {config.name} has no [diffusion]",
             advice="add that table to the configuration, as in training/configs/default.toml",
         )
+    jitter = config.noise.forcing_jitter_years
+    if config.forcing is not None:  # as much of its range as these years are of the training years
+        first, last = whole_years(config.data.training_years, "a diffusion model")
+        jitter *= float(np.ptp(np.concatenate([stretch.forcing for stretch in white]))) / (last + 1 - first)
     return WindowSamples(
         white,
         config.noise,
+        forcing_jitter=jitter,
         high_resolution_share=config.sources.high_resolution_share,
         window=shape.window,
         previous=shape.previous,
@@ -229,7 +244,9 @@ def distil_denoiser(config: Config, white: Sequence[Stretch], folder: Path, *, p
     keep(student, folder / "fast.safetensors", loop.folder)
 
 
-def high_resolution_stretch(config: Config, fields: Fields, reference: Reference) -> Stretch:
+def high_resolution_stretch(
+    config: Config, fields: Fields, reference: Reference, scenarios: Scenarios | None
+) -> Stretch:
     """The training years as a source, scaled up by the variance lost to the fit of their climatology."""
     part = part_of(fields, config.data.training_years)
     coefficients = 1 + 2 * config.data.harmonics if config.data.normalisation == "climatology" else 1
@@ -239,7 +256,7 @@ def high_resolution_stretch(config: Config, fields: Fields, reference: Reference
         index=np.array([time_index(time, str(fields.step)) for time in fields.times[part]]),
         latents=np.asarray(gain * reference.latents, dtype=np.float32),
         season=reference.season,
-        forcing=fields.year[part].astype(np.float32),
+        forcing=forcing_in(scenarios, fields.year[part]).astype(np.float32),
     )
 
 

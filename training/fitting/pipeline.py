@@ -20,6 +20,7 @@ from fsae.training.config import Config, Files
 from fsae.training.data.normalisation import fit_statistics
 from fsae.training.data.prepare import prepare
 from fsae.training.data.prepared import Prepared, in_years, part_of, read_prepared
+from fsae.training.data.scenarios import VALUES, YEARS, read_scenarios
 from fsae.training.data.static_fields import static_inputs
 
 from .archive_stage import archive_stage
@@ -86,6 +87,7 @@ def _data(config: Config, files: Files, folder: Path, *, progress: bool) -> Prep
     fields = read_prepared(config, folder)
     if is_first():
         statistics_stage(config, fields, files.static, folder)
+        forcing_stage(config, files.forcing, folder)
     wait_for(folder / "statistics.npz")
     return Prepared(config=config, fields=fields, statistics=read_statistics(folder))
 
@@ -93,7 +95,7 @@ def _data(config: Config, files: Files, folder: Path, *, progress: bool) -> Prep
 def without_diffusion(config: Config) -> Config:
     """The configuration of the autoencoder alone."""
     default = Config(name=config.name, data=config.data, autoencoder_fit=config.autoencoder_fit)
-    fields = ("diffusion", "diffusion_fit", "sources", "noise", "sampler", "fast", "fast_fit")
+    fields = ("diffusion", "diffusion_fit", "sources", "forcing", "noise", "sampler", "fast", "fast_fit")
     return replace(config, **{name: getattr(default, name) for name in fields})
 
 
@@ -170,7 +172,8 @@ def take_autoencoder(config: Config, files: Files, source: Path, folder: Path) -
     facts = read_record(source / "facts.json", Facts)
     shutil.copytree(source / "data.zarr", folder / "data.zarr", dirs_exist_ok=True)
     statistics = read_statistics(source)
-    write_statistics(folder, {name: table for name, table in statistics.items() if not name.startswith("latent_")})
+    own = ("latent_", "forcing_")  # of the diffusion model
+    write_statistics(folder, {name: table for name, table in statistics.items() if not name.startswith(own)})
     write_record(folder / "facts.json", replace(facts, inputs=tuple(map(hashed, files.all))))
     shutil.copy(source / "autoencoder.safetensors", folder / "autoencoder.safetensors")
 
@@ -193,6 +196,16 @@ def check_prepared(config: Config, fields: Fields) -> None:
 def date(time: object) -> str:
     """The ISO date of a cftime stamp."""
     return str(time)[:10]
+
+
+def forcing_stage(config: Config, file: Path | None, folder: Path) -> None:
+    """Add the forcing's scenarios to the statistics, if the diffusion model has any and they are not there."""
+    statistics = read_statistics(folder)
+    if config.forcing is None or file is None or YEARS in statistics:
+        return
+    log.info("forcing: %s of %s", config.forcing.name, ", ".join(config.forcing.scenarios))
+    years, values = read_scenarios(file, config.forcing.scenarios)
+    write_statistics(folder, {**statistics, YEARS: years, VALUES: values})
 
 
 def statistics_stage(config: Config, fields: Fields, static: Sequence[Path], folder: Path) -> None:

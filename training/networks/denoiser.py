@@ -107,7 +107,8 @@ class Denoiser(nn.Module):
         """Denoised (B, T, V, Nzb) of noisy, same shape, and previous (B, P, V, Nzb); EDM eq. 7 with sigma_data = 1."""
         variance = (sigma * sigma + 1)[:, None, None, None]
         relative = self.relative(forcing)
-        conditions = torch.cat([noise_features, season.flatten(1), relative, source[:, None], previous_valid], dim=1)
+        seen = relative.clamp(-1, 1)
+        conditions = torch.cat([noise_features, season.flatten(1), seen, source[:, None], previous_valid], dim=1)
         condition = self.embedding(conditions)
         scaled = noisy / variance.sqrt()  # c_in
         known = previous * previous_valid[:, :, None, None]
@@ -134,9 +135,9 @@ class Denoiser(nn.Module):
         return here @ self.levels[1:]
 
     def relative(self, forcing: Tensor) -> Tensor:
-        """The forcing scaled to -1 ... 1 over the years seen in training, and held constant beyond them."""
+        """The forcing scaled to -1 ... 1 over the years seen in training."""
         low, high = self.forcing_range[0], self.forcing_range[1]
-        return (2 * (forcing - low) / (high - low) - 1).clamp(-1, 1)
+        return 2 * (forcing - low) / (high - low) - 1
 
     def _unit(self, zoom: int) -> float:
         """Standard deviation of unit pixel noise averaged over a cell of `zoom`."""

@@ -2,9 +2,10 @@
 
 For a Gaussian window of covariance C in white noise of level sigma the expected clean window is C (C + sigma^2)^-1 x
 (Wiener 1949; EDM's c_skip is the case C = 1). If the steps before are known, expectation and covariance given them
-are used. The mean follows the forcing by way of states at a few of its values, and stays at the last one beyond: the
-last decade is a better forecast of the next one's map than a trend is. The network adds what is not Gaussian
-or changes with season and source.
+are used. The mean follows the forcing by way of states at a few of its values. Beyond these it stays at the last one if
+the forcing is the calendar year, for the last decade is a better forecast of the next one's map than a trend is; with a
+physical forcing it goes on at the rate of all training data, as far as these tell it from chance. The network adds what
+is not Gaussian or changes with season and source.
 
 Hundreds of steps determine the covariance of few patterns only. Those that carry the climate's memory, the largest
 waves of the sphere and the leading empirical orthogonal functions, have a full covariance among each other in space
@@ -21,7 +22,7 @@ import torch
 from scipy import linalg
 from torch import Tensor, nn
 
-from fsae.runtime.arrays import F32, F64
+from fsae.runtime.arrays import F32, F64, Floating
 from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
 
 from .layers import decompose, recompose
@@ -38,6 +39,7 @@ OWN_MEMORY = 5  # leading patterns of the rest that have a memory of their own, 
 SHARED_MEMORY = 10  # neighbours on either side
 KNOTS = 6  # of the forcing: a decade each in sixty years; the state of the last one persists beyond
 PRIOR_STEPS = 3.0
+MOST_MEMORY = 0.95  # correlation of steps with the ones before that the response to the forcing reckons with
 NUGGET = 1e-6  # share of the mean variance added before covariances are inverted
 
 
@@ -124,16 +126,18 @@ def autocorrelation(series: Sequence[F64], lags: int) -> F64:
 
 
 def knot_weights(forcing: Tensor) -> Tensor:
-    """Weights (..., knot) of the mean states at a scaled forcing (...): linear between knots, constant beyond the ends.
+    """Weights (..., knot and 1) of the mean states at a scaled forcing (...): linear between knots.
 
-    The knots are the middles of `KNOTS` equal parts of -1 to 1.
+    The knots are the middles of `KNOTS` equal parts of -1 to 1; the last weight is the distance beyond them, in knots.
 
-    >>> knot_weights(torch.tensor([-3.0, 0.0]))[:, :4].tolist()
-    [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    >>> knot_weights(torch.tensor([-3.0, 0.0]))[:, [0, 1, 2, 3, 6]].tolist()
+    [[1.0, 0.0, 0.0, 0.0, -6.5], [0.0, 0.0, 0.5, 0.5, 0.0]]
     """
-    place = ((forcing + 1) * (KNOTS / 2) - 0.5).clamp(0, KNOTS - 1)
+    place = (forcing + 1) * (KNOTS / 2) - 0.5
+    inside = place.clamp(0, KNOTS - 1)
     knots = torch.arange(KNOTS, dtype=forcing.dtype, device=forcing.device)
-    return (1 - (place[..., None] - knots).abs()).clamp(min=0)
+    weights = (1 - (inside[..., None] - knots).abs()).clamp(min=0)
+    return torch.cat([weights, (place - inside)[..., None]], dim=-1)
 
 
 def mean_state(series: Sequence[F64], weights: Sequence[F64]) -> F64:
@@ -143,6 +147,24 @@ def mean_state(series: Sequence[F64], weights: Sequence[F64]) -> F64:
     """
     design, values = np.concatenate(weights), np.concatenate(series)
     return np.asarray(np.linalg.solve(design.T @ design + PRIOR_STEPS * np.eye(KNOTS), design.T @ values))
+
+
+def response(series: Sequence[F64], forcing: Sequence[Floating], lead: int) -> F64:
+    """Change (K,) of coefficients (time, K) from one knot of the scaled forcing (time,) to the next: a regression.
+
+    The `lead` first and the others are each shrunk by the share of their squares that chance would give as well
+    (Stein 1956), with fewer independent steps where a step resembles the one before.
+    """
+    values, given_forcing = np.concatenate(series), np.concatenate(forcing).astype(np.float64)
+    away, values = given_forcing - given_forcing.mean(), values - values.mean(axis=0)
+    slope = away @ values / (away @ away)
+    rest = values - away[:, None] * slope
+    power = np.square(rest).sum(axis=0)
+    memory = np.clip((rest[1:] * rest[:-1]).sum(axis=0) / power, 0, MOST_MEMORY)
+    chance = power / len(rest) / (away @ away) * (1 + memory) / (1 - memory)
+    for part in (slice(0, lead), slice(lead, None)):
+        slope[part] *= max(1 - chance[part].sum() / np.square(slope[part]).sum(), 0) if slope[part].size else 1
+    return np.asarray(slope * 2 / KNOTS)
 
 
 def given(covariance: F64, known: int) -> Gaussian:
@@ -192,7 +214,7 @@ class WienerFilter(nn.Module):
         rest, joint = count - self.lead, window * self.lead
         # until it is fitted: unit white noise without memory
         self.register_buffer("basis", torch.eye(count))
-        self.register_buffer("state", torch.zeros(KNOTS, count))
+        self.register_buffer("state", torch.zeros(KNOTS + 1, count))  # and its change a knot beyond the ends
         self.register_buffer("lead_mean", torch.zeros(previous * self.lead, joint))
         self.register_buffer("lead_rotation", torch.eye(joint).repeat(2, 1, 1))
         self.register_buffer("lead_variance", torch.ones(2, joint))
@@ -206,10 +228,12 @@ class WienerFilter(nn.Module):
         forcing: Sequence[F32],
         waves: F32,
         fields: tuple[F64, F64] | None = None,
+        responds: bool = False,
     ) -> None:
         """Take the statistics of whitened latents: stretches (time, variable, pixel) of consecutive steps.
 
-        The forcing (time,) of each, scaled as in the denoiser, moves the mean of the patterns.
+        The forcing (time,) of each, scaled as in the denoiser, moves the mean of the patterns, beyond its range only if
+        the climate `responds` to it.
         waves (wave, variable, pixel): what multiplies whitened latents to give the largest waves of the latents.
         fields: see `fit_basis`; for latents no finer than this filter.
         """
@@ -220,14 +244,15 @@ class WienerFilter(nn.Module):
         coarse: F64 = coarsen(waves.astype(np.float64), steps).reshape(len(waves), -1).T  # type: ignore[assignment]
         basis, variance = fit_basis(unit, coarse, fields)
         coefficients = [part @ basis for part in unit]
-        hats = [knot_weights(torch.from_numpy(part)).numpy().astype(np.float64) for part in forcing]
+        hats = [knot_weights(torch.from_numpy(part)).numpy().astype(np.float64)[:, :KNOTS] for part in forcing]
         state = mean_state(coefficients, hats)
+        change = response(coefficients, forcing, self.lead) if responds else np.zeros(len(basis))
         coefficients = [part - weight @ state for part, weight in zip(coefficients, hats, strict=True)]
         lead = joint_gaussian([part[:, : self.lead] for part in coefficients], self.window, self.previous)
         rest = separate_gaussian([part[:, self.lead :] for part in coefficients], variance, self.window, self.previous)
         tables = {
             "basis": basis,
-            "state": state,
+            "state": np.concatenate([state, change[None]]),
             "lead_mean": lead.mean,
             "lead_rotation": lead.rotation,
             "lead_variance": lead.variance,

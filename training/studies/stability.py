@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F64, Ints
+from fsae.runtime.climate.scenarios import forcing_in
 from fsae.training.evaluation.climate_checks import at_most
 from fsae.training.evaluation.data import ModelWithData
 from fsae.training.evaluation.long_runs import LongRun, Moved, generated_pieces, reduce_run, slope, yearly
@@ -58,7 +59,8 @@ def stability(case: ModelWithData, *, members: int, years: int, seed: int, moved
     model, one = case.model, _last_year(case)
     count, decade = years * len(one), DECADE_YEARS * len(one)
     plan = plan_of(model, range(members), case.training.times[one[0]], count, seed)
-    forcing = np.full_like(plan.steps.forcing, case.training.time_years[one].mean())
+    held = forcing_in(model.scenarios, case.training.time_years[one]).mean()
+    forcing = np.full_like(plan.steps.forcing, held)
     pieces = generated_pieces(model, replace(plan, steps=replace(plan.steps, forcing=forcing)), moved)
     shape = (members, count, *case.training.values.shape[1:])
     run = reduce_run(pieces, shape, [slice(0, decade), slice(count - decade, count)], thin=THIN)

@@ -123,7 +123,15 @@ def stretch(source: str, first: int, steps: int) -> Stretch:
 def test_sources_are_drawn_by_their_share() -> None:  # oracle: labels and values name the stretch a window is from
     parts = [stretch("hr", 0, 20), stretch("lr", 100, 30), stretch("lr", 200, 4)]
     noise = NoiseConfig(forcing_jitter_years=0.0)
-    samples = WindowSamples(parts, noise, high_resolution_share=0.25, window=4, previous=2, seed=0)
+    samples = WindowSamples(
+        parts,
+        noise,
+        forcing_jitter=0.0,
+        high_resolution_share=0.25,
+        window=4,
+        previous=2,
+        seed=0,
+    )
     drawn = [samples[i] for i in range(2000)]
     first = np.array([float(sample["clean"][0, 0, 0]) for sample in drawn])
     label = np.array([float(sample["source"]) for sample in drawn])
@@ -131,7 +139,15 @@ def test_sources_are_drawn_by_their_share() -> None:  # oracle: labels and value
     assert abs((label == 0).mean() - 0.25) < 0.03
     assert abs((first == 200).sum() / (label == 1).sum() - 1 / 28) < 0.015  # its only window among 28 of that label
     with pytest.raises(DataError, match="no 5 consecutive steps in the lr data"):
-        WindowSamples(parts[::2], noise, high_resolution_share=0.5, window=5, previous=2, seed=0)
+        WindowSamples(
+            parts[::2],
+            noise,
+            forcing_jitter=0.0,
+            high_resolution_share=0.5,
+            window=5,
+            previous=2,
+            seed=0,
+        )
 
 
 def test_stretches_are_cut_at_gaps() -> None:  # oracle: the values count the steps

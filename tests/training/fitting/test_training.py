@@ -67,7 +67,15 @@ def test_windows_hold_consecutive_steps_and_known_noise() -> None:  # oracle: th
     season = np.zeros((40, 2), np.float32)
     series = Stretch(source="hr", index=index, latents=white, season=season, forcing=1950 + steps)
     noise = NoiseConfig(log_mean=0.3, log_deviation=0.5, previous_share=0.5, forcing_jitter_years=0.0)
-    samples = WindowSamples([series], noise, high_resolution_share=1.0, window=4, previous=2, seed=0)
+    samples = WindowSamples(
+        [series],
+        noise,
+        forcing_jitter=0.0,
+        high_resolution_share=1.0,
+        window=4,
+        previous=2,
+        seed=0,
+    )
     drawn = [samples[i] for i in range(300)]
     for sample in drawn:
         first = float(sample["clean"][0, 0, 0])
