@@ -102,7 +102,7 @@ def read_forcing(
     if number is not None:
         return _constant(number, known, scenarios)
     if not isinstance(given, str | os.PathLike):
-        return _responded(_read_dataset(given, known), known)
+        return _read_dataset(given, known)
     path = path_of(given)
     if not path.exists():
         named = f"one of {', '.join(names)}, " if names else ""
@@ -113,8 +113,7 @@ def read_forcing(
             "check the path",
         )
     text = _text(path)
-    found = _read_dataset(path, known) if text is None else _read_csv(text, path.name, calendar)
-    return _responded(found, known)
+    return _read_dataset(path, known) if text is None else _responded(_read_csv(text, path.name, calendar), known)
 
 
 def _responded(series: Series, known: Forcing) -> Series:
@@ -218,7 +217,9 @@ def _read_dataset(source: "str | os.PathLike[str] | xr.Dataset", known: Forcing)
                 advice="copy it again, as it may be damaged or incomplete",
             ) from None
         dates = tuple(centres(found.stamps, bounds=found.bounds))
-        return Series(dates=dates, values=values * factor + offset, name=where)
+        series = Series(dates=dates, values=values * factor + offset, name=where)
+        is_own = array.attrs.get("long_name") == _label(known)  # of an ensemble: the climate has responded already
+        return series if is_own else _responded(series, known)
 
 
 def _choose(dataset: "xr.Dataset", known: Forcing, where: str) -> "xr.DataArray":
@@ -293,7 +294,7 @@ def forcing_record(choice: Choice) -> str | float | dict[str, str]:
 
 def _label(known: Forcing) -> str:
     """The name of the forcing in the output."""
-    return f"forcing: {known.name}"
+    return f"forcing: {known.name}" + (", as far as the climate has responded" if known.response_years else "")
 
 
 def forcing_coordinate(known: Forcing, forcing: F32) -> Coordinate:

@@ -46,7 +46,9 @@ def config_of(name: str, steps: int) -> Config:
     changes = (*PERIODS, *FAST, f"autoencoder_fit.steps={steps}", *ROWS[name])
     config = read_config(DEFAULT, changes)
     shape = config.autoencoder if name == "default" else replace(config.autoencoder, global_zoom=None)
-    return replace(config, autoencoder=shape, diffusion=None, diffusion_fit=None, fast=None, fast_fit=None)
+    return replace(
+        config, autoencoder=shape, diffusion=None, diffusion_fit=None, fast=None, fast_fit=None, forcing=None
+    )
 
 
 @click.command()

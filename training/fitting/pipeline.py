@@ -201,8 +201,10 @@ def date(time: object) -> str:
 def forcing_stage(config: Config, file: Path | None, folder: Path) -> None:
     """Add the forcing's scenarios to the statistics, if the diffusion model has any and they are not there."""
     statistics = read_statistics(folder)
-    if config.forcing is None or file is None or YEARS in statistics:
+    if config.forcing is None or YEARS in statistics:
         return
+    if file is None:
+        raise UsageError(f"found no file of the forcing {config.forcing.name}", config.forcing.file, "give its path")
     log.info("forcing: %s of %s", config.forcing.name, ", ".join(config.forcing.scenarios))
     years, values = read_scenarios(file, config.forcing.scenarios)
     write_statistics(folder, {**statistics, YEARS: years, VALUES: values})

@@ -42,6 +42,7 @@ def config() -> Config:
         shipped,
         name="small",
         data=data,
+        forcing=None,
         autoencoder=shape,
         autoencoder_fit=FitConfig(steps=2, batch=2, learning_rate=1e-3),
         diffusion=DenoiserConfig(window=3, previous=2, token_zooms=(0,), width=16, heads=2),

@@ -12,6 +12,7 @@ from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
 from fsae.training.networks.halo import spherical_harmonics
 from fsae.training.networks.wiener import (
+    KNOTS,
     WAVES,
     WienerFilter,
     fit_basis,
@@ -20,6 +21,7 @@ from fsae.training.networks.wiener import (
     joint_gaussian,
     knot_weights,
     mean_state,
+    response,
     separate_gaussian,
 )
 
@@ -98,6 +100,39 @@ def test_mean_follows_the_forcing(fitted) -> None:  # oracle: the trend that was
         model(noise, far, torch.full((1, WINDOW), forcing), *nothing).mean().item() for forcing in (-0.8, 0.0, 0.8, 3.0)
     )
     np.testing.assert_allclose([warm - cold, mild, beyond], [1.6 * TREND, 0, 5 / 6 * TREND], atol=0.1)
+
+
+def test_the_response_is_a_regression_without_what_chance_gives() -> None:
+    rng = np.random.default_rng(7)
+    forcing = np.linspace(-1, 1, 600).astype(np.float32)
+    clear = 2.0 * forcing[:, None] + 0.01 * rng.standard_normal((600, 4))
+    chance = rng.standard_normal((600, 400))
+    series = np.concatenate([clear, chance], axis=1)
+    halves = [series[:250], series[250:]], [forcing[:250], forcing[250:]]
+    found = response(*halves, lead=4)
+    np.testing.assert_allclose(found[:4], 2.0 * 2 / KNOTS, rtol=2e-3)  # oracle: the slope, from one knot to the next
+    raw = (
+        np.linalg.lstsq(forcing[:, None].astype(np.float64), chance - chance.mean(axis=0), rcond=None)[0][0] * 2 / KNOTS
+    )
+    assert np.square(found[4:]).sum() < 0.05 * np.square(raw).sum()  # oracle: there is nothing but chance
+
+
+@torch.no_grad()
+def test_the_mean_goes_on_beyond_the_range_only_where_the_climate_responds() -> None:
+    # oracle: closed form, a trend of all pixels; white latents of noise, so that the mean shows at a large sigma
+    latents = autoregression(600, npix(ZOOM), 5).astype(np.float32)[:, None]
+    forcing = np.linspace(-1, 1, len(latents), dtype=np.float32)
+    waves = spherical_harmonics(ZOOM, WAVES).T[:, None]
+    for responds, expected in ((True, 2.0), (False, 0.0)):
+        model = WienerFilter(zooms=(0, ZOOM), zoom=ZOOM, variables=1, window=WINDOW, previous=PREVIOUS)
+        model.fit([0.2 * latents + 3 * forcing[:, None, None]], [forcing], waves, responds=responds)
+        empty = torch.zeros(1, WINDOW, 1, npix(ZOOM)), torch.full((1,), 1e4)
+        before = torch.zeros(1, PREVIOUS, 1, npix(ZOOM)), torch.zeros(1, PREVIOUS)
+        last, beyond = (
+            model(*empty, torch.full((1, WINDOW), value), *before).mean()
+            for value in (1 - 1 / KNOTS, 1 - 1 / KNOTS + 2 / 3)
+        )
+        assert float(beyond - last) == pytest.approx(expected, abs=0.12)
 
 
 def test_mean_state_is_the_mean_of_its_steps() -> None:  # oracle: closed form of steps that lie on knots
