@@ -78,9 +78,10 @@ with_request = packed(
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise."),
     click.option(
         "--forcing",
-        metavar="FILE|CONSTANT",
-        help="Slow condition: a constant such as 2000.5, or a series over time in NetCDF, Zarr, or CSV with lines "
-        "date,value (such as 2005-01-16,2005.04).  [default: the calendar year of the steps]",
+        metavar="NAME|FILE|NUMBER",
+        help="Slow condition: a scenario of the bundle such as ssp245 (info names them), a constant in its units, a year "
+        "such as 1985, or a series over time in NetCDF, Zarr, or CSV with lines date,value (such as 2005-01-16,1.75).  "
+        "[default: the past of the steps]",
     ),
     click.option(
         "--initial",
@@ -150,7 +151,7 @@ def generate(
       fsae-run generate --grid 1.5 --bbox -10,35,30,70 --variables tas --out europe.nc
       fsae-run generate --members 1000 --sampler fast --out many.zarr
       fsae-run generate --members 1000 --shard 3/8 --out many.zarr
-      fsae-run generate --members 20 --forcing 1950.5 --out as-in-1950.zarr
+      fsae-run generate --members 20 --start 2030 --forcing ssp245 --out scenario.zarr
       fsae-run generate --members 50 --initial tas-2004.nc --climatology training --steps 6 --out forecast.nc
     """
     request = dataclasses.replace(request, select=select)

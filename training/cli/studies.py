@@ -87,12 +87,12 @@ def hindcast(model: str | None, members: int, leads: int, every: int, data: Path
 
 @study
 @model_argument
-@click.option("--members", type=MEMBERS, default=10, help="Members that follow the calendar year.")
+@click.option("--members", type=MEMBERS, default=10, help="Members that follow the forcing of the past.")
 @click.option("--stability-members", type=MEMBERS, default=20, help="Members under constant forcing.")
 @click.option("--years", type=click.IntRange(min=20), default=30, help="Years under constant forcing.")
 @data_option
 def decades(model: str | None, members: int, stability_members: int, years: int, data: Path | None) -> tuple[str, str]:
-    """Response of MODEL (a run or a bundle; default: the newest run) to the calendar year, and its stability.
+    """Response of MODEL (a run or a bundle; default: the newest run) to the forcing of the past, and its stability.
 
     Decadal means and trends beside the data's, the evaluation years as extrapolation, then decades without forcing.
     """

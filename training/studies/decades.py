@@ -1,4 +1,4 @@
-"""`fsae-train decades`: generated decades that follow the calendar year, beside the data and simple extrapolations.
+"""`fsae-train decades`: generated decades that follow the forcing of the past, beside the data and simple extrapolations.
 
 Everything is a departure from the training climatology; the truth is one realisation beside the members.
 """
@@ -158,7 +158,7 @@ def format_decades(report: DecadesReport) -> str:
         f"# {report.name}: decades",
         "",
         f"Departures from the climatology of {report.training[0]} to {report.training[1]}.",
-        f"{report.members} members follow the calendar year from the first decade on; spread: their deviation.",
+        f"{report.members} members follow the forcing of the past from the first decade on; spread: their deviation.",
     ]
     beyond = f"### {report.evaluation[0][:4]} to {report.evaluation[1][:4]}, beyond the training years"
     constant = f"### {report.years} years under the last training year's forcing, {report.stability_members} members"
@@ -203,7 +203,7 @@ def decades(case: ModelWithData, size: Ensembles, progress: Progress | None = No
     year = np.array([time.year for time in whole.times])
     parts = [steps_within(year, span) for span in spans]
     shape = (size.members, count, *whole.values.shape[1:])
-    log.info("decades: %d members of %d steps under the calendar year", size.members, count)
+    log.info("decades: %d members of %d steps under the forcing of the past", size.members, count)
     plan = plan_of(model, range(size.members), whole.times[0], count, size.seed)
     drawn = reduce_run(generated_pieces(model, plan, moved), shape, parts)
     known = departures_of(model, whole)
@@ -243,7 +243,7 @@ def decades(case: ModelWithData, size: Ensembles, progress: Progress | None = No
 
 
 def _checks(decades: Sequence[Decade], trend: Trend) -> tuple[Check, Check]:
-    """The checks of the response to the calendar year."""
+    """The checks of the response to the forcing of the past."""
     inside = float(np.mean([row.inside for row in decades]))
     return (
         Check(
