@@ -31,8 +31,8 @@ class Request:
     `members`: how many, or their numbers from 0 on. A member depends on (seed, number, time, forcing, initial) alone.
     `start`: a date such as 2005-01, by default the beginning of the last training year, or the step after those of
     `initial`; with `steps`, by default 12, it says which steps, and so does `select.times` in place of both.
-    `forcing`: a scenario of the bundle, a constant, a year, or a series over time (NetCDF, Zarr, CSV); by default the past
-    of the steps, or their calendar year for a bundle without scenarios.
+    `forcing`: a scenario of the bundle, a constant, a year, or a series over time (NetCDF, Zarr, CSV); by default the
+    past of the steps, or their calendar year for a bundle without scenarios.
     `initial`: fields whose last steps, or those before `start`, every member continues; if they have several members,
     member m of the ensemble continues the one at place m modulo their number. `climatology` and `names` describe them,
     as in `Emulator.compress`, with `force` they may be far from any climatology, and with `strict` not as far as is

@@ -1,4 +1,4 @@
-"""`fsae-train decades`: generated decades that follow the forcing of the past, beside the data and simple extrapolations.
+"""`fsae-train decades`: decades generated under the forcing of the past, beside the data and simple extrapolations.
 
 Everything is a departure from the training climatology; the truth is one realisation beside the members.
 """
