@@ -80,8 +80,8 @@ with_request = packed(
         "--forcing",
         metavar="NAME|FILE|NUMBER",
         help="Slow condition: a scenario of the bundle such as ssp245 (info names them), a constant in its units, a "
-        "year such as 1985, or a series over time in NetCDF, Zarr, or CSV with lines date,value (such as 2005-01-16,1.75).  "
-        "[default: the past of the steps]",
+        "year such as 1985, or a series over time in NetCDF, Zarr, or CSV with lines date,value (such as "
+        "2005-01-16,1.75).  [default: the past of the steps]",
     ),
     click.option(
         "--initial",

@@ -3,9 +3,9 @@
     python tests/bench/response.py --data ../shared/data
 
 Its pattern is fitted to the control run and to the run with 1 % more CO2 a year, exactly as a denoiser's is
-(`response` of training/networks/wiener.py, and the two-layer model's fast response of runtime/climate/scenarios.py), and
-predicts annual mean maps of abruptly quadrupled CO2 and of the historical run. Without a pattern a map is that of the
-control run; "global mean" spreads the pattern evenly.
+(`response` of training/networks/wiener.py, with the response time of runtime/climate/scenarios.py), and predicts annual
+mean maps of abruptly quadrupled CO2 and of the historical run. Without a pattern a map is that of the control run;
+"global mean" spreads the pattern evenly.
 """
 
 from pathlib import Path
