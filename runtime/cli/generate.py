@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import string
 from typing import TYPE_CHECKING
 
 import click
@@ -23,12 +24,16 @@ from .options import (
     with_session,
     words,
 )
-from .terminal import write_output
+from .terminal import write_outputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fsae.runtime.emulator import Emulator
     from fsae.runtime.ensemble.batch import Batch
     from fsae.runtime.ensemble.request import Request
-    from fsae.runtime.jobs.job import Writing
+    from fsae.runtime.jobs.job import Job, Writing
     from fsae.runtime.output.selection import Selection
 
 
@@ -110,9 +115,12 @@ with_request = packed(
 )
 
 
+OUT = "Output; .nc for NetCDF-4. With {realization:03d} in its name, a file for each member."
+
+
 @click.command()
 @with_request
-@click.option("--out", metavar="OUT", default="ensemble.zarr", show_default=True, help="Output; .nc for NetCDF-4.")
+@click.option("--out", metavar="OUT", default="ensemble.zarr", show_default=True, help=OUT)
 @with_selection
 @click.option(
     "--batch",
@@ -149,19 +157,51 @@ def generate(
       fsae-run generate --member-ids 37,90-99 --out some.nc --grid training
       fsae-run generate --members 1000 --times 2005/2014 --statistics mean,std,q05,q95 --out climate.nc
       fsae-run generate --grid 1.5 --bbox -10,35,30,70 --variables tas --out europe.nc
+      fsae-run generate --members 5 --steps 120 --grid 2 --out "tas_{realization:03d}.nc"
       fsae-run generate --members 1000 --sampler fast --out many.zarr
       fsae-run generate --members 1000 --shard 3/8 --out many.zarr
       fsae-run generate --members 20 --start 2030 --forcing ssp245 --out scenario.zarr
       fsae-run generate --members 50 --initial tas-2004.nc --climatology training --steps 6 --out forecast.nc
     """
     request = dataclasses.replace(request, select=select)
-    write_output(
+
+    def writer(own: "Request") -> "Callable[[Emulator, Path, Writing], Job]":
+        def write(emulator: "Emulator", path: "Path", how: "Writing") -> "Job":
+            return emulator.generate_file(path, own, batch=batch, max_memory_gib=max_memory, writing=how)
+
+        return write
+
+    requests = member_files(out, request) or {out: request}
+    write_outputs(
         "generated",
         {"forcing": request.forcing, "initial file": request.initial, "climatology": request.climatology},
-        out,
+        {path: writer(own) for path, own in requests.items()},
         session,
         writing,
-        lambda emulator, path, how: emulator.generate_file(
-            path, request, batch=batch, max_memory_gib=max_memory, writing=how
-        ),
     )
+
+
+def member_files(out: str, request: "Request") -> "dict[str, Request]":
+    """The request of each member by its path, if `out` has the field realization; else empty.
+
+    UsageError for other fields, a wrong format, statistics, or paths that several members share.
+    """
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(out) if name is not None]
+    except ValueError:
+        return {}
+    if "realization" not in fields:
+        return {}
+    advice = "give such as --out 'tas_{realization:03d}.nc'"
+    if set(fields) != {"realization"}:
+        raise UsageError(f"found --out {out}", "the field realization alone in braces", advice)
+    if request.statistics:
+        found = f"found --out {out} and statistics over the members"
+        raise UsageError(found, "a single output", "leave the braces out")
+    try:
+        paths = {out.format(realization=member): member for member in request.member_numbers}
+    except (ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+        raise UsageError(f"found --out {out} ({error})", "a format of whole numbers", advice) from None
+    if len(paths) < len(request.member_numbers):
+        raise UsageError(f"found --out {out}", "another path for each member", advice)
+    return {path: dataclasses.replace(request, members=[member], alone=True) for path, member in paths.items()}

@@ -61,12 +61,29 @@ def write_output(
     write: Callable[["Emulator", Path, "Writing"], "Job"],
 ) -> None:
     """Open an emulator, write its output with a progress bar, and print what was `done` in one line."""
-    path, began = prepare_output(out, writing.overwrite or writing.resume, session.model, inputs), time.monotonic()
+    write_outputs(done, inputs, {out: write}, session, writing)
+
+
+def write_outputs(
+    done: str,
+    inputs: Mapping[str, object],
+    outs: Mapping[str, Callable[["Emulator", Path, "Writing"], "Job"]],
+    session: Session,
+    writing: "Writing",
+) -> None:
+    """Write several outputs one after the other with one emulator; all places are checked before the first is made."""
+    again = writing.overwrite or writing.resume
+    paths = {out: prepare_output(out, again, session.model, inputs) for out in outs}
+    began = time.monotonic()
     emulator = open_emulator(session)
-    with progress_bar(str(click.get_current_context().info_name)) as progress:
-        job = write(emulator, path, dataclasses.replace(writing, progress=progress))
-    seconds, device = time.monotonic() - began, emulator.graphs.device
-    click.echo(f"{done} {_described(job, writing)} in {seconds:.1f} s on {device}: {path}{_left(job, path)}")
+    for out, write in outs.items():
+        with progress_bar(str(click.get_current_context().info_name)) as progress:
+            job = write(emulator, paths[out], dataclasses.replace(writing, progress=progress))
+        seconds, device = time.monotonic() - began, emulator.graphs.device
+        click.echo(
+            f"{done} {_described(job, writing)} in {seconds:.1f} s on {device}: {paths[out]}{_left(job, paths[out])}"
+        )
+        began = time.monotonic()
 
 
 def _described(job: "Job", writing: "Writing") -> str:

@@ -1,8 +1,9 @@
 """Scenarios of a forcing: yearly series, as far as the climate has responded to them.
 
 The surface follows a change of the effective radiative forcing within the fast response time, C / (lambda + gamma) of
-the two-layer energy balance of Geoffroy et al. 2013 (doi:10.1175/JCLI-D-12-00195.1): 7.3 W a m-2 K-1 / (1.13 + 0.73
-W m-2 K-1) = 3.9 years with the averages over their models. A forcing that has only begun, such as that of a volcano, has moved the climate less than its value says.
+the two-layer energy balance of Geoffroy et al. 2013 (doi:10.1175/JCLI-D-12-00195.1): 7.3 W a m-2 K-1 over the sum of
+1.13 and 0.73 W m-2 K-1, the averages over their models, is 3.9 years. A forcing that has only begun, such as that of a
+volcano, has moved the climate less than its value says.
 """
 
 from collections.abc import Mapping

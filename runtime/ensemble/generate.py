@@ -31,7 +31,7 @@ from fsae.runtime.errors import UsageError
 from fsae.runtime.jobs.job import Done, Job, seen
 from fsae.runtime.jobs.results import member_bytes
 from fsae.runtime.jobs.writer import WAITING
-from fsae.runtime.output.layout import Layout, Unit
+from fsae.runtime.output.layout import Layout, Unit, without_members
 from fsae.runtime.output.provenance import cf_attributes, provenance
 from fsae.runtime.output.selection import EVERYTHING, Selection, View, view_of
 from fsae.runtime.output.store import Attribute, Coordinate
@@ -61,6 +61,7 @@ class Ensemble:
     sampler: str = "default"  # or "fast": the distilled denoiser
     select: Selection = EVERYTHING
     statistics: Statistics | None = None  # in place of the members
+    alone: bool = False  # the one member has no dimension of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,7 @@ def resolve(bundle: Bundle, graphs: Graphs, request: Request) -> Ensemble:
         sampler=request.sampler,
         select=dataclasses.replace(select, times=None),
         statistics=read_statistics(request.statistics),
+        alone=request.alone,
     )
 
 
@@ -204,6 +206,8 @@ def _layout(
         time_chunk=denoiser.window,
         extra=extra,
     )
+    if ensemble.alone:
+        return without_members(layout)
     if ensemble.statistics is None:
         return layout
     variables, by_quantile = variables_of(ensemble.statistics, layout.variables)

@@ -38,6 +38,7 @@ class Request:
     as in `Emulator.compress`, with `force` they may be far from any climatology, and with `strict` not as far as is
     warned of. `sampler`: "fast" is the distilled
     denoiser, if the bundle has one: several times cheaper and slightly worse (see its model card).
+    `alone`: a single member without a dimension of its own, for a file a member.
     `select`: part and grid of the fields. `statistics`: instead of the members, some of their mean, std, min, max and
     quantiles such as q05; "quantiles" stands for q05, q25, q50, q75, q95.
     """
@@ -53,6 +54,7 @@ class Request:
     force: bool = False
     strict: bool = False
     sampler: str = "default"
+    alone: bool = False
     select: Selection = EVERYTHING
     statistics: Sequence[str] = ()
 
@@ -78,6 +80,12 @@ class Request:
             raise UsageError(f"found the seed {self.seed}", "0 to 2**64 - 1", "leave it out for 0")
         if self.sampler not in ("default", "fast"):
             raise UsageError(f"found the sampler {self.sampler!r}", "'default' or 'fast'", "leave it out for 'default'")
+        if self.alone and (len(self.member_numbers) != 1 or self.statistics):
+            raise UsageError(
+                f"found {len(self.member_numbers)} members{' and statistics of them' if self.statistics else ''}",
+                "one member, which has no dimension of its own",
+                "ask for members and statistics in one output",
+            )
 
     @property
     def member_numbers(self) -> tuple[int, ...]:
@@ -97,6 +105,7 @@ class Request:
             "names": None if self.names is None else pairs("names", self.names),
             "force": switch("force", self.force),
             "strict": switch("strict", self.strict),
+            "alone": switch("alone", self.alone),
             "sampler": text("sampler", self.sampler, "'default' or 'fast'", "'fast'"),
             "select": of_kind("select", self.select, Selection, "a Selection", "Selection(grid='1.5')"),
             "statistics": texts("statistics", self.statistics, "['mean', 'q95']"),

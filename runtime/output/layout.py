@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 TIME_CHUNK = 12  # steps worked on at once, and in one chunk of the output, unless the model sets a window
 LEAP_SECOND_CALENDARS = ("standard", "proleptic_gregorian", "julian")  # which may have leap seconds, CF 4.4.3
 LATITUDE: dict[str, Attribute] = {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}
+REALIZATION: dict[str, Attribute] = {"standard_name": "realization", "long_name": "ensemble member", "units": "1"}
 LONGITUDE: dict[str, Attribute] = {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"}
 
 
@@ -162,6 +163,21 @@ class Layout:
         return found
 
 
+def without_members(layout: Layout) -> Layout:
+    """The layout of a single member without a dimension of its own: its number is a scalar coordinate."""
+    (number,) = layout.members or ()
+    scalar = Coordinate(name="realization", dims=(), values=np.array(number, dtype=np.int64), attributes=REALIZATION)
+    extra = (_scalar_member(item) for item in layout.extra)
+    return dataclasses.replace(layout, members=None, extra=(scalar, *extra))
+
+
+def _scalar_member(item: Coordinate) -> Coordinate:
+    """A coordinate of the single member as a scalar one; any other as it is."""
+    if item.dims != ("realization",):
+        return item
+    return dataclasses.replace(item, dims=(), values=item.values.reshape(()))
+
+
 def global_attributes(layout: Layout, zarr: bool = False) -> dict[str, Any]:
     """Global attributes of a dataset or file of a layout, or of its Zarr store, with our mark."""
     return group_attributes(layout.attributes, layout.zoom if zarr else None)
@@ -170,14 +186,10 @@ def global_attributes(layout: Layout, zarr: bool = False) -> dict[str, Any]:
 def coordinates(layout: Layout) -> list[Coordinate]:
     """The variables of a layout that are not data: realization, time, bounds, cells or axes, grid mapping."""
     found = []
+    attributes: dict[str, Attribute]
     if layout.members is not None:
-        attributes: dict[str, Attribute] = {
-            "standard_name": "realization",
-            "long_name": "ensemble member",
-            "units": "1",
-        }
         values = np.array(layout.members, dtype=np.int64)
-        found.append(Coordinate(name="realization", dims=("realization",), values=values, attributes=attributes))
+        found.append(Coordinate(name="realization", dims=("realization",), values=values, attributes=REALIZATION))
     time, dims = layout.time, layout.time_dims
     if layout.reference_times is not None:
         found += reference_coordinates(layout.reference_times)
