@@ -1,6 +1,8 @@
 // A member's first window: time steps, noise, the sampler around the denoiser, and decoding.
 #pragma once
 
+#include <algorithm>
+
 #include "bundle.hpp"
 
 // Days of each month of a year in a CF calendar.
@@ -60,6 +62,26 @@ inline Floats unwhiten(const float* white, const Bundle& bundle, const Npz& tabl
     return latent;
 }
 
+// The default forcing at a decimal year: the calendar year itself or, for bundles with scenarios, the first of these as
+// far as the climate has responded to it (see fsae.runtime.climate.scenarios), linear between the middles of years.
+inline double default_forcing(const Bundle& bundle, const Npz& tables, double year) {
+    const Json& forcing = bundle.manifest["denoiser"]["forcing"];
+    if (!forcing.has("scenarios") || forcing["scenarios"].array().empty()) return year;
+    const std::vector<double> years = tables.read("forcing_years", {0}).values;
+    const size_t scenarios = forcing["scenarios"].array().size();
+    std::vector<double> found = tables.read("forcing_scenarios", {scenarios, years.size()}).values;
+    found.resize(years.size());
+    if (year < years.front() || year > years.back() + 1)
+        throw std::runtime_error("the forcing of that year is not known");
+    const double response = forcing["response_years"].number();
+    const double share = response > 0 ? 1 - std::exp(-1 / response) : 1;
+    for (size_t i = 1; i < found.size(); ++i) found[i] = found[i - 1] + share * (found[i] - found[i - 1]);
+    const double last = static_cast<double>(found.size() - 1);
+    const double place = std::min(std::max(year - years.front() - 0.5, 0.0), last);
+    const size_t before = std::min(static_cast<size_t>(place), found.size() - 2);
+    return found[before] + (place - static_cast<double>(before)) * (found[before + 1] - found[before]);
+}
+
 // Fields (time, variable, pixel) of a member's first window, starting in a given month and drawn from the climate.
 inline Floats first_window(Ort::Env& env, const Bundle& bundle, uint64_t seed, uint64_t member, int year, int month) {
     if (bundle.manifest["denoiser"].is_null()) throw std::runtime_error("this bundle does not generate");
@@ -72,6 +94,7 @@ inline Floats first_window(Ort::Env& env, const Bundle& bundle, uint64_t seed, u
     const auto previous = static_cast<size_t>(known["previous"].number());
     const int harmonics = bundle.whole("time", "harmonics"), features = bundle.whole("denoiser", "noise_features");
 
+    const Npz tables(bundle.folder / "tables.npz");
     Floats noise, seasons, forcing;
     for (size_t t = 0; t < window; ++t, year += month / 12, month = month % 12 + 1) {
         const double phase = month_phase(bundle, year, month);
@@ -79,7 +102,7 @@ inline Floats first_window(Ort::Env& env, const Bundle& bundle, uint64_t seed, u
         const Floats waves = season(phase, harmonics);
         noise.insert(noise.end(), frame.begin(), frame.end());
         seasons.insert(seasons.end(), waves.begin(), waves.end());
-        forcing.push_back(static_cast<float>(year + phase));  // the calendar year, which is the default forcing
+        forcing.push_back(static_cast<float>(default_forcing(bundle, tables, year + phase)));
     }
     bool high_resolution = false;  // the label of the source, as its place in ("hr", "lr")
     for (const Json& source : known["sources"].array()) high_resolution = high_resolution || source.string() == "hr";
@@ -102,7 +125,6 @@ inline Floats first_window(Ort::Env& env, const Bundle& bundle, uint64_t seed, u
                                      sampler["sigma_max"].number(), sampler["rho"].number());
     const Floats white = sample(denoise, noise, levels, name == "dpm2m");
 
-    const Npz tables(bundle.folder / "tables.npz");
     Floats latents;
     for (size_t t = 0; t < window; ++t) {
         const Floats waves(seasons.begin() + 2 * harmonics * t, seasons.begin() + 2 * harmonics * (t + 1));

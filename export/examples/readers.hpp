@@ -34,6 +34,12 @@ struct Json {
     double number() const { return expect(Kind::number, "a number"), value; }
     const std::string& string() const { return expect(Kind::string, "a string"), text; }
     const std::vector<Json>& array() const { return expect(Kind::array, "an array"), items; }
+    bool has(const std::string& key) const {
+        expect(Kind::object, "an object");
+        for (const std::string& known : keys)
+            if (known == key) return true;
+        return false;
+    }
     const Json& operator[](const std::string& key) const {
         expect(Kind::object, "an object");
         for (size_t i = 0; i < keys.size(); ++i)
