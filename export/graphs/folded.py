@@ -11,7 +11,7 @@ from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 from fsae.training.networks.halo import halo_table
 from fsae.training.networks.layers import Embedding, FieldSpaceBlock, coarsen, refine
-from fsae.training.networks.wiener import WienerFilter, gain, knot_weights
+from fsae.training.networks.wiener import WienerFilter, gain
 
 from .folded_layers import FoldedBlock, FoldedMap, fetch, put_together, take_apart
 from .stencil import NeighbourMean
@@ -156,7 +156,7 @@ class FoldedWiener(nn.Module):
         known = previous_valid[:, :1]
         noise = (sigma[:, None], None if following is None else following[:, None])
         mean = coarsen(noisy, self.steps)
-        state = knot_weights(forcing) @ own.state  # (B, T, K)
+        state = own.mean(forcing)  # (B, T, K)
         field = self.unit * mean.flatten(2) @ own.basis - state
         before = self.unit * coarsen(previous, self.steps).flatten(2) @ own.basis - state[:, :1]
         leading = own._lead(field[..., :lead].flatten(1), before[..., :lead].flatten(1), known, noise)

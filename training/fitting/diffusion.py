@@ -151,7 +151,6 @@ def fit_linear_part(
         [denoiser.relative(torch.from_numpy(part.forcing)).numpy() for part in parts],
         large_waves(zooms, spread["latent_cell_std"], spread["latent_level_std"]),
         latent_fields(autoencoder, spread) if zooms[-1] <= denoiser.config.wiener_zoom else None,
-        responds=scenarios is not None,
     )
 
 

@@ -195,6 +195,7 @@ def make_denoiser(config: Config, levels: NDArray[np.float64] | None = None) -> 
         variables=len(config.data.variables),
         harmonics=config.data.harmonics,
         forcing_range=known,
+        responds=config.forcing is not None,
         levels=None if levels is None else torch.from_numpy(levels).float(),
     )
 

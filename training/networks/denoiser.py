@@ -41,6 +41,8 @@ class DenoiserConfig(Record, frozen=True, kw_only=True):
 class Denoiser(nn.Module):
     """The expected clean window given a noisy one; `forcing_range` (2,) is the first and last forcing seen in training.
 
+    The mean climate goes on beyond that range if it `responds` to the forcing.
+
     With falling noise `levels` (step + 1,), the last of them zero, it is made for that many Euler steps (distil.py): at
     each level it gives the state with which one step reaches the next.
     """
@@ -56,6 +58,7 @@ class Denoiser(nn.Module):
         variables: int,
         harmonics: int,
         forcing_range: Tensor,
+        responds: bool = False,
         levels: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -68,6 +71,7 @@ class Denoiser(nn.Module):
             variables=variables,
             window=config.window,
             previous=config.previous,
+            responds=responds,
         )
         # noise level, season and forcing of each step, source, and which previous steps are there
         conditions = NOISE_FEATURES + config.window * (2 * harmonics + 1) + 1 + config.previous

@@ -126,18 +126,31 @@ def autocorrelation(series: Sequence[F64], lags: int) -> F64:
 
 
 def knot_weights(forcing: Tensor) -> Tensor:
-    """Weights (..., knot and 1) of the mean states at a scaled forcing (...): linear between knots.
+    """Weights (..., knot) of the mean states at a scaled forcing (...): linear between knots, constant beyond the ends.
 
-    The knots are the middles of `KNOTS` equal parts of -1 to 1; the last weight is the distance beyond them, in knots.
+    The knots are the middles of `KNOTS` equal parts of -1 to 1.
 
-    >>> knot_weights(torch.tensor([-3.0, 0.0]))[:, [0, 1, 2, 3, 6]].tolist()
-    [[1.0, 0.0, 0.0, 0.0, -6.5], [0.0, 0.0, 0.5, 0.5, 0.0]]
+    >>> knot_weights(torch.tensor([-3.0, 0.0]))[:, :4].tolist()
+    [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
     """
-    place = (forcing + 1) * (KNOTS / 2) - 0.5
-    inside = place.clamp(0, KNOTS - 1)
+    place = _knot(forcing).clamp(0, KNOTS - 1)
     knots = torch.arange(KNOTS, dtype=forcing.dtype, device=forcing.device)
-    weights = (1 - (inside[..., None] - knots).abs()).clamp(min=0)
-    return torch.cat([weights, (place - inside)[..., None]], dim=-1)
+    return (1 - (place[..., None] - knots).abs()).clamp(min=0)
+
+
+def beyond_knots(forcing: Tensor) -> Tensor:
+    """How far a scaled forcing (...) is beyond the first or the last knot, in distances of knots; 0 between them.
+
+    >>> beyond_knots(torch.tensor([-3.0, 0.0, 1.5])).tolist()
+    [-6.5, 0.0, 2.0]
+    """
+    place = _knot(forcing)
+    return place - place.clamp(0, KNOTS - 1)
+
+
+def _knot(forcing: Tensor) -> Tensor:
+    """The place of a scaled forcing among the knots."""
+    return (forcing + 1) * (KNOTS / 2) - 0.5
 
 
 def mean_state(series: Sequence[F64], weights: Sequence[F64]) -> F64:
@@ -204,8 +217,18 @@ class WienerFilter(nn.Module):
     rest_mean: Tensor
     rest_rotation: Tensor
     rest_variance: Tensor
+    response: Tensor | None
 
-    def __init__(self, *, zooms: Sequence[int], zoom: int, variables: int, window: int, previous: int) -> None:
+    def __init__(
+        self,
+        *,
+        zooms: Sequence[int],
+        zoom: int,
+        variables: int,
+        window: int,
+        previous: int,
+        responds: bool = False,
+    ) -> None:
         super().__init__()
         self.zooms, self.coarse = tuple(zooms), tuple(z for z in zooms if z <= zoom)
         self.window, self.previous = window, previous
@@ -214,7 +237,9 @@ class WienerFilter(nn.Module):
         rest, joint = count - self.lead, window * self.lead
         # until it is fitted: unit white noise without memory
         self.register_buffer("basis", torch.eye(count))
-        self.register_buffer("state", torch.zeros(KNOTS + 1, count))  # and its change a knot beyond the ends
+        self.register_buffer("state", torch.zeros(KNOTS, count))
+        # change of the state from one knot to the next beyond the ends, if the climate responds to the forcing there
+        self.register_buffer("response", torch.zeros(count) if responds else None)
         self.register_buffer("lead_mean", torch.zeros(previous * self.lead, joint))
         self.register_buffer("lead_rotation", torch.eye(joint).repeat(2, 1, 1))
         self.register_buffer("lead_variance", torch.ones(2, joint))
@@ -228,12 +253,10 @@ class WienerFilter(nn.Module):
         forcing: Sequence[F32],
         waves: F32,
         fields: tuple[F64, F64] | None = None,
-        responds: bool = False,
     ) -> None:
         """Take the statistics of whitened latents: stretches (time, variable, pixel) of consecutive steps.
 
-        The forcing (time,) of each, scaled as in the denoiser, moves the mean of the patterns, beyond its range only if
-        the climate `responds` to it.
+        The forcing (time,) of each, scaled as in the denoiser, moves the mean of the patterns.
         waves (wave, variable, pixel): what multiplies whitened latents to give the largest waves of the latents.
         fields: see `fit_basis`; for latents no finer than this filter.
         """
@@ -244,15 +267,15 @@ class WienerFilter(nn.Module):
         coarse: F64 = coarsen(waves.astype(np.float64), steps).reshape(len(waves), -1).T  # type: ignore[assignment]
         basis, variance = fit_basis(unit, coarse, fields)
         coefficients = [part @ basis for part in unit]
-        hats = [knot_weights(torch.from_numpy(part)).numpy().astype(np.float64)[:, :KNOTS] for part in forcing]
+        hats = [knot_weights(torch.from_numpy(part)).numpy().astype(np.float64) for part in forcing]
         state = mean_state(coefficients, hats)
-        change = response(coefficients, forcing, self.lead) if responds else np.zeros(len(basis))
+        tables = {} if self.response is None else {"response": response(coefficients, forcing, self.lead)}
         coefficients = [part - weight @ state for part, weight in zip(coefficients, hats, strict=True)]
         lead = joint_gaussian([part[:, : self.lead] for part in coefficients], self.window, self.previous)
         rest = separate_gaussian([part[:, self.lead :] for part in coefficients], variance, self.window, self.previous)
-        tables = {
+        tables |= {
             "basis": basis,
-            "state": np.concatenate([state, change[None]]),
+            "state": state,
             "lead_mean": lead.mean,
             "lead_rotation": lead.rotation,
             "lead_variance": lead.variance,
@@ -284,7 +307,7 @@ class WienerFilter(nn.Module):
         kept = len(self.coarse)
         field = self._coefficients(levels[:kept])  # (B, T, K)
         before = self._coefficients(decompose(previous, self.zooms)[:kept])  # (B, P, K)
-        state = knot_weights(forcing) @ self.state  # (B, T, K)
+        state = self.mean(forcing)
         field, before = field - state, before - state[:, :1]
         lead = self._lead(field[..., : self.lead].flatten(1), before[..., : self.lead].flatten(1), known, noise)
         rest = self._rest(field[..., self.lead :], before[..., self.lead :], known[..., None], noise)
@@ -293,6 +316,11 @@ class WienerFilter(nn.Module):
         white = gain(torch.ones_like(noise[0]), *noise)[..., None, None]  # (B, 1, 1, 1)
         finer = [white * level for level in levels[kept:]]
         return recompose([*decompose(coarse, self.coarse), *finer], self.zooms)
+
+    def mean(self, forcing: Tensor) -> Tensor:
+        """The mean of the patterns (B, T, K) at a scaled forcing (B, T)."""
+        state: Tensor = knot_weights(forcing) @ self.state
+        return state if self.response is None else state + beyond_knots(forcing)[..., None] * self.response
 
     @property
     def _unit(self) -> float:

@@ -71,11 +71,14 @@ def test_a_folded_autoencoder_is_the_trained_one(changes: dict[str, Any]) -> Non
         torch.testing.assert_close(found, expected, rtol=0, atol=rounding(expected))
 
 
+@pytest.mark.parametrize("responds", [False, True])
 @pytest.mark.parametrize("levels", [None, torch.tensor([80.0, 2.0, 0.5, 0.0])], ids=["denoiser", "fast"])
-def test_a_folded_denoiser_is_the_trained_one(levels: torch.Tensor | None) -> None:  # oracle: the trained network
+def test_a_folded_denoiser_is_the_trained_one(
+    levels: torch.Tensor | None, responds: bool
+) -> None:  # oracle: the trained network
     config = DenoiserConfig(window=3, previous=2, token_zooms=(1, 0, 1), wiener_zoom=1, width=8, heads=2, embedding=4)
     whole = {"zooms": (0, 1, 2), "variables": 1, "harmonics": 2, "forcing_range": torch.tensor([1950.0, 2000.0])}
-    model = Denoiser(config, **whole, levels=levels)  # type: ignore[arg-type]
+    model = Denoiser(config, **whole, responds=responds, levels=levels)  # type: ignore[arg-type]
     stir(model)
     generator = torch.Generator().manual_seed(7)
     series = torch.randn(60, 1, 192, generator=generator).numpy()

@@ -124,8 +124,9 @@ def test_the_mean_goes_on_beyond_the_range_only_where_the_climate_responds() -> 
     forcing = np.linspace(-1, 1, len(latents), dtype=np.float32)
     waves = spherical_harmonics(ZOOM, WAVES).T[:, None]
     for responds, expected in ((True, 2.0), (False, 0.0)):
-        model = WienerFilter(zooms=(0, ZOOM), zoom=ZOOM, variables=1, window=WINDOW, previous=PREVIOUS)
-        model.fit([0.2 * latents + 3 * forcing[:, None, None]], [forcing], waves, responds=responds)
+        shape = {"variables": 1, "window": WINDOW, "previous": PREVIOUS}
+        model = WienerFilter(zooms=(0, ZOOM), zoom=ZOOM, **shape, responds=responds)
+        model.fit([0.2 * latents + 3 * forcing[:, None, None]], [forcing], waves)
         empty = torch.zeros(1, WINDOW, 1, npix(ZOOM)), torch.full((1,), 1e4)
         before = torch.zeros(1, PREVIOUS, 1, npix(ZOOM)), torch.zeros(1, PREVIOUS)
         last, beyond = (
