@@ -143,7 +143,8 @@ def _write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
             raise DataError(
                 f"the table {name} of {path.name} holds values that are not finite", advice="train the run again"
             )
-    everything: dict[str, Any] = dict(arrays)
+    # rows first: readers of other languages need not know the other order
+    everything: dict[str, Any] = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     np.savez_compressed(path, **everything)
 
 

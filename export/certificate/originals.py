@@ -23,10 +23,11 @@ from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Source, graph_file
 from fsae.runtime.diffusion.sampler import noise_levels
 from fsae.runtime.errors import BundleError
-from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, Years, input_files, read_config
+from fsae.training.config import DEFAULT, DataConfig, ExportConfig, Tolerance, Years, read_config
 from fsae.training.evaluation.data import prepared_inputs
 from fsae.training.evaluation.model import TrainedModel, of_bundle, of_run
 from fsae.training.fitting.run_folder import Run, sha256
+from fsae.training.input_files import input_files
 
 from .runners import run_rows
 

@@ -137,8 +137,8 @@ class Forcing(Record, frozen=True, kw_only=True):
     name: Line
     units: Line
     range: tuple[Number, Number]
-    scenarios: tuple[PlainName, ...] = ()
-    response_years: NotNegative = 0.0
+    scenarios: tuple[PlainName, ...] | UnsetType = UNSET
+    response_years: NotNegative | UnsetType = UNSET
 
 
 class DenoiserFacts(Record, frozen=True, kw_only=True):

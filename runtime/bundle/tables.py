@@ -119,14 +119,15 @@ def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str)
 def _scenarios(arrays: Mapping[str, NDArray[Any]], manifest: Manifest, where: str) -> Scenarios | None:
     """The scenarios of the manifest's forcing: forcing_years (year,) and forcing_scenarios (scenario, year)."""
     forcing = None if manifest.denoiser is None else manifest.denoiser.forcing
-    if forcing is None or not forcing.scenarios:
+    names = () if forcing is None else forcing.scenarios or ()
+    if forcing is None or not names:
         return None
     missing = sorted({"forcing_years", "forcing_scenarios"} - set(arrays))
     if missing:
         raise BundleError(f"{where} lacks the tables {missing}", advice=ADVICE)
     years, values = (arrays[name].astype(np.float64) for name in ("forcing_years", "forcing_scenarios"))
-    if years.ndim != 1 or values.shape != (len(forcing.scenarios), years.size) or years.size < 2:
-        shape = f"({len(forcing.scenarios)}, year), of two or more years"
+    if years.ndim != 1 or values.shape != (len(names), years.size) or years.size < 2:
+        shape = f"({len(names)}, year), of two or more years"
         raise BundleError(f"{where}: table forcing_scenarios has the shape {values.shape}", shape, ADVICE)
-    by_name = dict(zip(forcing.scenarios, values, strict=True))
-    return Scenarios(years=years, values=by_name, response_years=forcing.response_years)
+    by_name = dict(zip(names, values, strict=True))
+    return Scenarios(years=years, values=by_name, response_years=forcing.response_years or 0.0)

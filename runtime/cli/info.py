@@ -78,7 +78,7 @@ def describe(bundle: Bundle) -> str:
         generates = (
             f"windows of {manifest.denoiser.window} steps, {manifest.sampler.steps} steps of {manifest.sampler.name}, "
             f"{forcing.name} {forcing.range[0]:g} to {forcing.range[1]:g}{forced_in}"
-            + (f" ({', '.join(forcing.scenarios)})" if forcing.scenarios else "")
+            + (f" ({', '.join(forcing.scenarios or ())})" if forcing.scenarios else "")
         )
     latent = manifest.latent
     rows = {

@@ -15,9 +15,10 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
-from fsae.training.config import DEFAULT, Config, Files, input_files, read_config
+from fsae.training.config import DEFAULT, Config, read_config
 from fsae.training.fitting.pipeline import train
 from fsae.training.fitting.run_folder import read_statistics
+from fsae.training.input_files import Files, input_files
 
 PERIODS = ("data.training_years=[1948,1996]", "data.validation_years=[1997,2004]")
 FAST = ("autoencoder.sharpen=false", "autoencoder_fit.average_decay=0.98")

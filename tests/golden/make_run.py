@@ -14,9 +14,10 @@ import numpy as np
 from fsae.export.certificate.originals import expected_of, make_parts, original_run
 from fsae.export.graphs.inputs import take
 from fsae.runtime.backends.graphs import OUTPUTS
-from fsae.training.config import Config, DataConfig, Files, FitConfig, VariableConfig
+from fsae.training.config import Config, DataConfig, FitConfig, VariableConfig
 from fsae.training.fitting.pipeline import train
 from fsae.training.fitting.run_folder import Run, load_run
+from fsae.training.input_files import Files
 from fsae.training.networks.autoencoder import AutoencoderConfig
 from fsae.training.networks.denoiser import DenoiserConfig
 

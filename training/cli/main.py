@@ -16,7 +16,8 @@ from fsae.runtime.progress import progress_bar
 from .studies import STUDIES
 
 if TYPE_CHECKING:
-    from fsae.training.config import Config, Files
+    from fsae.training.config import Config
+    from fsae.training.input_files import Files
 
 COMMAND = Program(name="fsae-train", extra="train", memory="set a smaller batch in the configuration, or free some")
 
@@ -85,7 +86,8 @@ def training_arguments(command: Callable[..., None]) -> Callable[..., None]:
 
 def find_training(config: Path | None, devices: int | None, changes: tuple[str, ...]) -> tuple["Config", "Files"]:
     """The configuration to train, with its files; UsageError if one is missing."""
-    from fsae.training.config import SHIPPED, Files, find_config, input_files, read_config
+    from fsae.training.config import SHIPPED, read_config
+    from fsae.training.input_files import Files, find_config, input_files
 
     source = find_config(config)
     settings = read_config(source, changes if devices is None else (*changes, f"trainer.devices = {devices}"))

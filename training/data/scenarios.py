@@ -44,7 +44,7 @@ def read_scenarios(path: Path, names: Sequence[str]) -> tuple[F32, F32]:
             "consecutive years with a number each",
             "fill what is missing",
         )
-    return table[:, 0].astype(np.float32), table[:, 1:].T.astype(np.float32)
+    return table[:, 0].astype(np.float32), np.ascontiguousarray(table[:, 1:].T, dtype=np.float32)
 
 
 def scenarios_of(config: Config, statistics: Mapping[str, F32]) -> Scenarios | None:

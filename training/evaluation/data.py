@@ -9,9 +9,10 @@ from pathlib import Path
 
 from fsae.runtime.climate.calendar import time_index
 from fsae.runtime.errors import DataError, UsageError
-from fsae.training.config import DEFAULT, Config, input_files, read_config
+from fsae.training.config import DEFAULT, Config, read_config
 from fsae.training.data.prepare import prepare
 from fsae.training.fitting.run_folder import latest_run, load_run
+from fsae.training.input_files import input_files
 
 from .model import TrainedModel, is_run, model_of, of_run
 from .periods import Period, read_periods

@@ -16,12 +16,13 @@ from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.progress import progress_bar
 from fsae.runtime.sphere.grids import LatLonGrid
-from fsae.training.config import Config, Files
+from fsae.training.config import Config
 from fsae.training.data.normalisation import fit_statistics
 from fsae.training.data.prepare import prepare
 from fsae.training.data.prepared import Prepared, in_years, part_of, read_prepared
 from fsae.training.data.scenarios import VALUES, YEARS, read_scenarios
 from fsae.training.data.static_fields import static_inputs
+from fsae.training.input_files import Files
 
 from .archive_stage import archive_stage
 from .autoencoder import autoencoder_stage, log

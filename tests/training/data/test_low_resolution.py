@@ -12,7 +12,7 @@ from msgspec import structs
 from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.sphere.healpix import coarsen, npix, refine
-from fsae.training.config import Config, Files, FitConfig, LowResolution, NoiseConfig, SourcesConfig, read_config
+from fsae.training.config import Config, FitConfig, LowResolution, NoiseConfig, SourcesConfig, read_config
 from fsae.training.data.datasets import Stretch, WindowSamples
 from fsae.training.data.low_resolution import (
     Reference,
@@ -25,6 +25,7 @@ from fsae.training.data.low_resolution import (
 from fsae.training.fitting.diffusion import consecutive
 from fsae.training.fitting.pipeline import train
 from fsae.training.fitting.run_folder import load_run, read_record, read_statistics
+from fsae.training.input_files import Files
 from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.networks.denoiser import DenoiserConfig
 

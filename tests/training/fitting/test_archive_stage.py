@@ -205,8 +205,9 @@ def test_periods_of_days() -> None:
 
 def test_few_days_are_learned_from_and_the_others_held_out(tmp_path: Path) -> None:
     """Oracle: the stamps of the steps that the period holds."""
-    from fsae.training.config import Files, read_config
+    from fsae.training.config import read_config
     from fsae.training.fitting.pipeline import train_codec
+    from fsae.training.input_files import Files
 
     changes = [
         'data.training_years = ["2005-01-01", "2005-09-30"]',

@@ -16,13 +16,14 @@ from small_config import DIFFUSION, SAMPLE, VALIDATION, small_config, write_conf
 from fsae.runtime.climate import climatology
 from fsae.runtime.errors import Stopped, UsageError
 from fsae.training.cli.main import main
-from fsae.training.config import Files, NoiseConfig, TrainerConfig
+from fsae.training.config import NoiseConfig, TrainerConfig
 from fsae.training.data.datasets import AnomalySamples, Stretch, WindowSamples
 from fsae.training.fitting import loop as fit
 from fsae.training.fitting.diffusion import latent_spread
 from fsae.training.fitting.loop import denoiser_loss
 from fsae.training.fitting.pipeline import train
 from fsae.training.fitting.run_folder import Run, load_run
+from fsae.training.input_files import Files
 
 
 @pytest.fixture(scope="module")

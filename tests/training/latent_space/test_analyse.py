@@ -17,10 +17,10 @@ from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.healpix import coarsen, pixel_centres
 from fsae.training.cli.main import main
-from fsae.training.config import Files
 from fsae.training.data.prepared import encode_series, read_prepared
 from fsae.training.fitting.pipeline import train
 from fsae.training.fitting.run_folder import Run, read_record
+from fsae.training.input_files import Files
 from fsae.training.latent_space import analyse as analysis
 from fsae.training.latent_space import pictures, structure
 from fsae.training.latent_space.analyse import Analysis, Months, analyse, answers, format_analysis, read_months

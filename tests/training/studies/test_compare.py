@@ -20,13 +20,13 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, pixel_of, refine
 from fsae.training.cli.main import main
-from fsae.training.config import Files
 from fsae.training.data.prepared import read_prepared
 from fsae.training.evaluation.periods import Period
 from fsae.training.evaluation.reconstruction import LOCALISED
 from fsae.training.fitting import cnn_vae as cnn_stage
 from fsae.training.fitting.pipeline import prepare_stage, statistics_stage
 from fsae.training.fitting.run_folder import load_run, make_autoencoder, read_statistics, save_weights, write_record
+from fsae.training.input_files import Files
 from fsae.training.metrics import spectra
 from fsae.training.networks.torch_graphs import TorchGraphs
 from fsae.training.studies.compare import (
