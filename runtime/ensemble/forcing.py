@@ -310,7 +310,8 @@ def forcing_note(manifest: Manifest, forcing: F32) -> tuple[str, ...]:
     least, most = float(forcing.min()), float(forcing.max())
     if low <= least and most <= high:
         return ()
-    runs = f"is {least:.2f}" if least == most else f"runs from {least:.2f} to {most:.2f}"
+    ends = f"{least:.2f}", f"{most:.2f}"
+    runs = f"is {ends[0]}" if ends[0] == ends[1] else f"runs from {ends[0]} to {ends[1]}"
     if max(low - least, most - high) > (FAR_RESPONSE if known.scenarios else FAR) * (high - low):
         raise UsageError(
             f"the forcing ({known.name}) {runs} {known.units}",
