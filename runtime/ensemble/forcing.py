@@ -81,6 +81,11 @@ class Named:
 Choice = float | Series | Named | None  # None: the calendar year of the steps
 
 
+def default_forcing(scenarios: Scenarios | None) -> Named | None:
+    """The forcing that an ensemble follows unless another is asked for: that of the training data."""
+    return None if scenarios is None else Named(name=scenarios.names[0], scenarios=scenarios)
+
+
 def read_forcing(
     given: "float | str | os.PathLike[str] | xr.Dataset | None",
     known: Forcing,
@@ -94,8 +99,10 @@ def read_forcing(
     finite, DataError for anything that cannot be read.
     """
     names = [] if scenarios is None else scenarios.names
-    if given is None or (isinstance(given, str) and given in names):
-        return None if scenarios is None else Named(name=given or names[0], scenarios=scenarios)
+    if given is None:
+        return default_forcing(scenarios)
+    if scenarios is not None and isinstance(given, str) and given in names:
+        return Named(name=given, scenarios=scenarios)
     if isinstance(given, int | float | np.number):
         return _constant(real("forcing", given), known, scenarios)
     number = _number(given) if isinstance(given, str) else None

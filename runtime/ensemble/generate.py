@@ -108,7 +108,7 @@ def resolve(bundle: Bundle, graphs: Graphs, request: Request) -> Ensemble:
     )
 
 
-def timeline(known: Time, window: int, methods: str, start: Date, count: int, forcing: Choice = None) -> Timeline:
+def timeline(known: Time, window: int, methods: str, start: Date, count: int, forcing: Choice) -> Timeline:
     """The time axis of `count` steps from the one that holds `start`, for windows of `window` steps.
 
     Averages are stamped in the middle of their period, which the bounds give; instantaneous values have no bounds. The

@@ -16,7 +16,7 @@ from fsae.runtime.bundle.manifest import Sampler, Time, Variable
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.climate.scenarios import Scenarios
 from fsae.runtime.climate.transforms import Transform, forward, transformed_units
-from fsae.runtime.ensemble.forcing import Named
+from fsae.runtime.ensemble.forcing import default_forcing
 from fsae.runtime.ensemble.generate import timeline
 from fsae.runtime.ensemble.members import Initial, LatentModel, Plan, generate, latent_model
 from fsae.runtime.errors import DataError
@@ -208,8 +208,7 @@ def plan_of(
 
     Their forcing is that of the training data.
     """
-    methods, own = model.variables[0].cell_methods, model.scenarios
-    forcing = None if own is None else Named(name=own.names[0], scenarios=own)
+    methods, forcing = model.variables[0].cell_methods, default_forcing(model.scenarios)
     steps = timeline(model.time, model.generator.window, methods, start, count, forcing).steps
     return Plan(members=members, steps=steps, count=count, seed=seed, initial=initial)
 

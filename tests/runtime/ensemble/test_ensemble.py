@@ -48,7 +48,7 @@ def january(year: int = 1990) -> cftime.datetime:
 
 
 def line_of(manifest: Manifest, start: cftime.datetime, count: int) -> Timeline:
-    return timeline(manifest.time, WINDOW, manifest.variables[0].cell_methods, start, count)
+    return timeline(manifest.time, WINDOW, manifest.variables[0].cell_methods, start, count, None)
 
 
 def run(bundle: Bundle, graphs: Graphs, members: tuple[int, ...], steps: int, batch: int, seed: int = 4) -> np.ndarray:

@@ -165,7 +165,7 @@ def test_lines_of_a_text_may_have_a_header_and_spaces(tmp_path: Path, text: str)
 def test_steps_beyond_those_asked_for_hold_the_last_value_where_the_series_ends(tiny_bundle: Bundle) -> None:
     # oracle: the middles of the months; windows of three steps are drawn whole
     known, start = tiny_bundle.manifest.time, january(1990)[0]
-    middles = timeline(known, WINDOW, "time: mean", start, 9).stamps
+    middles = timeline(known, WINDOW, "time: mean", start, 9, None).stamps
     for last, expected in ((3, [0, 1, 2, 3, 3, 3]), (8, [0, 1, 2, 3, 4, 5])):
         given = Series(dates=tuple(middles[: last + 1]), values=np.arange(last + 1.0), name="x")
         line = timeline(known, WINDOW, "time: mean", start, 4, given)

@@ -99,7 +99,7 @@ def test_members_go_on_from_it(emulator: fsae.runtime.Emulator) -> None:
     initial = Initial(white=white[None], valid=np.ones(PREVIOUS, dtype=np.float32))
     model = latent_model(bundle)
     start = cftime.datetime(1991, 3, 1, calendar="standard")
-    line = timeline(bundle.manifest.time, model.window, "time: mean", start, 4)
+    line = timeline(bundle.manifest.time, model.window, "time: mean", start, 4, None)
     expected = np.full((2, 4, len(bundle.manifest.variables), data.shape[-1]), np.nan, dtype=np.float32)
     plan = Plan(members=[0, 5], steps=line.steps, count=4, seed=2, initial=initial)
     for unit in generate(model, graphs, plan, batch=2):

@@ -67,13 +67,14 @@ def test_bad_input_gets_one_sentence_and_its_exit_code(
 def test_without_sample_data_it_says_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:  # oracle: the message; the installed package has no sample data
-    from fsae.training import config
+    from fsae.training import config, input_files
 
     bare = tmp_path / "package" / "default.toml"
     bare.parent.mkdir()
     bare.write_text(config.DEFAULT.read_text())
-    monkeypatch.setattr(config, "DEFAULT", bare)
-    monkeypatch.setattr(config, "SHIPPED", bare.parent)
+    for module in (config, input_files):
+        monkeypatch.setattr(module, "DEFAULT", bare)
+        monkeypatch.setattr(module, "SHIPPED", bare.parent)
     monkeypatch.chdir(tmp_path)
     assert main([]) == 2
     assert "clone the project's repository" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def drawn(model: TrainedModel, sampler: str, steps: int, members: range, seed: i
     """Fields (member, time, variable, pixel) of the tiny bundle, from January 1990 on."""
     latent = with_sampler(model, sampler, steps)
     start = cftime.datetime(1990, 1, 1, calendar="standard")
-    line = timeline(model.time, WINDOW, "time: mean", start, MONTHS)
+    line = timeline(model.time, WINDOW, "time: mean", start, MONTHS, None)
     windows: dict[int, list[np.ndarray]] = {}  # by member
     plan = Plan(members=members, steps=line.steps, count=MONTHS, seed=seed)
     for unit in generate(latent, model.graphs, plan, batch=len(members)):
