@@ -46,7 +46,7 @@ def check_values(tables: "Tables", manifest: Manifest, where: str) -> None:
     _check_climatology(tables.climatology, manifest, where)
     if tables.scenarios is not None:
         years = tables.scenarios.years
-        whole = (years == np.round(years)) & np.isin(np.diff(years, prepend=years[0] - 1), (1,))
+        whole = (years == np.round(years)) & (np.diff(years, prepend=years[0] - 1) == 1)
         _refuse("forcing_years", years, whole, "consecutive years", where)
         values = np.concatenate(list(tables.scenarios.values.values()))
         _refuse("forcing_scenarios", values, np.abs(values) <= FORCING, f"at most {FORCING:g} either way", where)

@@ -76,13 +76,11 @@ def write_outputs(
     paths = {out: prepare_output(out, again, session.model, inputs) for out in outs}
     began = time.monotonic()
     emulator = open_emulator(session)
-    for out, write in outs.items():
+    for out, path in paths.items():
         with progress_bar(str(click.get_current_context().info_name)) as progress:
-            job = write(emulator, paths[out], dataclasses.replace(writing, progress=progress))
+            job = outs[out](emulator, path, dataclasses.replace(writing, progress=progress))
         seconds, device = time.monotonic() - began, emulator.graphs.device
-        click.echo(
-            f"{done} {_described(job, writing)} in {seconds:.1f} s on {device}: {paths[out]}{_left(job, paths[out])}"
-        )
+        click.echo(f"{done} {_described(job, writing)} in {seconds:.1f} s on {device}: {path}{_left(job, path)}")
         began = time.monotonic()
 
 

@@ -1,4 +1,4 @@
-"""What is not ours stays as it is: whatever stands where an output, its folder or a file in it belongs, links too."""
+"""Files of others are left alone, links included, wherever an output, its folder or a file in it is to be written."""
 
 import os
 import shutil
