@@ -227,14 +227,15 @@ def _halve_constants(model: onnx_ir.Model) -> None:
         half = numbers.astype(np.float16)
         if not np.array_equal(half.astype(np.float32), numbers):
             continue
-        stored = onnx_ir.Value(name=f"{name}_half", type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT16))
-        stored.shape, stored.const_value = value.shape, onnx_ir.tensor(half, name=f"{name}_half")
-        cast = onnx_ir.node("Cast", [stored], attributes={"to": onnx_ir.DataType.FLOAT.value}, name=f"{name}/Cast")
-        full = cast.outputs[0]
-        full.name, full.type, full.shape = f"{name}_full", value.type, value.shape
-        onnx_ir.convenience.replace_all_uses_with(value, full)
+        cast = onnx_ir.node(
+            "Cast",
+            [_constant(model, f"{name}_half", half)],
+            attributes={"to": onnx_ir.DataType.FLOAT.value},
+            name=f"{name}/Cast",
+        )
+        _describe(cast, f"{name}_full", numbers.shape)
+        onnx_ir.convenience.replace_all_uses_with(value, cast.outputs[0])
         del model.graph.initializers[name]
-        model.graph.register_initializer(stored)
         model.graph.insert_before(model.graph[0], cast)
 
 
