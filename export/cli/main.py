@@ -54,6 +54,10 @@ Examples:
   fsae-export engines/default --triton DIR  a Triton model repository of a bundle's graphs
   fsae-export upgrade engines/mine          a bundle of an older schema, rewritten in the newest one
   fsae-export schema                        the JSON Schema of manifest.json
+
+\b
+For completion in bash, put this line into ~/.bashrc (zsh and fish have a _source as well):
+  eval "$(_FSAE_EXPORT_COMPLETE=bash_source fsae-export)"
 """
 
 

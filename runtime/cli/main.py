@@ -48,7 +48,11 @@ COMMAND = Program(name=PROGRAM, extra="cpu", memory="give a smaller --batch or -
 def cli(session: Session) -> None:
     """Run a climate emulator: compress, decompress, super-resolve, generate.
 
-    The options below may also follow the command.
+    The options below may also follow the command. For completion in bash, put this line into ~/.bashrc (zsh and fish
+    have a _source as well):
+
+    \b
+      eval "$(_FSAE_RUN_COMPLETE=bash_source fsae-run)"
 
     \b
     Examples:

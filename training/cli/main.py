@@ -30,6 +30,10 @@ Examples:
   fsae-train codec my-model.toml              only the archive codec of your data, and an autoencoder: minutes
   fsae-train evaluate                         figures of the newest run on its evaluation years
   fsae-train prepare IN.nc OUT.zarr --zoom 5  only put data on HEALPix
+
+\b
+For completion in bash, put this line into ~/.bashrc (zsh and fish have a _source as well):
+  eval "$(_FSAE_TRAIN_COMPLETE=bash_source fsae-train)"
 """
 
 
