@@ -55,10 +55,15 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A public name, loaded when it is first asked for (PEP 562): importing the package stays instant."""
-    if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("fsae")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = _load(name)
+    return globals()[name]
+
+
+def _load(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("fsae")
     homes = {"Emulator": "emulator", "load": "emulator", "Request": "ensemble.request", "Selection": "output.selection"}
     homes |= {
         "grid_like": "output.target_grid",
