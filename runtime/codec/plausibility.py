@@ -27,7 +27,11 @@ from fsae.runtime.sphere.healpix import pixel_centres, pixel_of, ring_to_nested,
 # latitudes at 6.
 WARN, REFUSE = 1.75, 3.0
 OFFSET = 0.5  # the weight of the global mean: a warmer world is a real one
-CLEARLY = 0.5  # a change that explains the distance at least halves it
+CLEARLY = 0.6  # of the distance at most is left by a change that explains it; hours and days keep more than months
+QUESTION = (
+    "are latitudes flipped, longitudes or months shifted, cells in another order, or is it another variable, level or "
+    "mean?"
+)
 MONTH_NAMES = calendar.month_name[1:]
 SAMPLE = 8  # fields that are looked at before the work begins
 
@@ -69,8 +73,8 @@ def rounded(value: float) -> float:
 class Expected:
     """The climatology (variable, 1 + 2K, pixel) that fields are to be near; `yearly` fields are near its mean.
 
-    Fields that are no means over the model's step vary otherwise than those the distances were learned from: they are
-    only warned of, not refused, unless `same_step`.
+    Fields that are no means over the model's step vary otherwise than those the distances were learned from: unless
+    `same_step`, they are refused only if a fault that is known explains the distance, else warned of.
     """
 
     climatology: F32  # of transformed variables, at the zoom of the fields
@@ -119,13 +123,11 @@ def check_fields(
             f"{variable.name} in {where} is {found:.3g}{units} (RMS) from its climatology at {labels[worst]}, where "
             f"training fields have {limits.median:.3g}{units}, 99 % of them less than {limits.q99:.3g}{units}"
         )
-        if found > limits.refuse_above and expected.same_step:
-            reason = next(
-                _explanations(expected, values, phase, v, limits, units),
-                "are latitudes flipped, longitudes or months shifted, cells in another order, or is it another "
-                "variable, level or mean?",
-            )
-            raise DataError(fact, f"{limits.refuse_above:.3g}{units} at most", f"{reason} --force goes on with it")
+        if found > limits.refuse_above:
+            reason = next(_explanations(expected, values, phase, v, limits, units), "")
+            if reason or expected.same_step:
+                reason = reason or QUESTION
+                raise DataError(fact, f"{limits.refuse_above:.3g}{units} at most", f"{reason} --force goes on with it")
         if found > limits.warn_above:
             notes.append(f"{fact}: is it the right variable and time of year?")
     return tuple(notes)
@@ -171,10 +173,11 @@ def _explanations(
         yield "it has one value everywhere."
         return
     before = float(np.median(expected.distances(values, phase)[:, v]))
+    near = limits.warn_above if expected.same_step else limits.refuse_above
     for change, name in CHANGES:
         changed, when = change(values, phase)
         after = float(np.median(expected.distances(changed, when)[:, v]))
-        if after <= min(limits.warn_above, CLEARLY * before):
+        if after <= min(near, CLEARLY * before):
             yield f"{name} it would be {after:.3g}{units}, so this seems to be wrong in the data."
 
 

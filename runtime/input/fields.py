@@ -160,8 +160,8 @@ class Wanted:
         if spec.name in self.names:
             against = objections(array, dataset, spec)
             notes += [f"{array.name} {found}: it is read as {spec.name} because --name says so." for found in against]
-        if spec.name in self.units:
-            found = array.attrs.get("units")
+        found = array.attrs.get("units")
+        if spec.name in self.units and found != self.units[spec.name]:
             was = "has no units" if found is None else f"has the units {str(found)[:100]!r}"
             notes.append(f"{array.name} {was}: it is read in {self.units[spec.name]!r} because --units says so.")
         return tuple(notes)

@@ -79,6 +79,32 @@ def test_values_in_wrong_places_are_refused_and_the_fault_is_named(
             notes_on(default_bundle, changed(months, change).isel(time=[0]))
 
 
+def hours(months: xr.Dataset) -> xr.Dataset:
+    """Januaries, as if they were six-hourly values of one January, with weather on top."""
+    found = months.isel(time=slice(0, None, 12))
+    stamps = np.datetime64("2005-01-02") + np.arange(found.sizes["time"]) * np.timedelta64(6, "h")
+    lat, lon = np.radians(months["lat"].values)[:, None], np.radians(months["lon"].values)
+    waves = 8 * np.sin(2 * lat) * np.cos(3 * lon + np.arange(len(stamps))[:, None, None])  # RMS of 4 K
+    return changed(found.assign_coords(time=stamps), lambda v: v + waves)
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "half a year"])
+def test_hours_in_wrong_places_are_refused_as_months_are(
+    default_bundle: Bundle, months: xr.Dataset, fault: str
+) -> None:  # oracle: what was done to the data
+    change, reason = FAULTS[fault]
+    with pytest.raises(DataError, match=reason.removesuffix(" 1")):
+        notes_on(default_bundle, changed(hours(months), change))
+
+
+def test_hours_far_from_the_climatology_of_months_are_only_warned_of(
+    default_bundle: Bundle, months: xr.Dataset
+) -> None:  # oracle: 14 K added everywhere count half, which is more than months may have (5.9 K); no fault explains it
+    assert len(notes_on(default_bundle, hours(months))) == 1
+    (note,) = notes_on(default_bundle, changed(hours(months), lambda v: v + 14.0))
+    assert "is it the right variable and time of year?" in note
+
+
 def test_cells_in_ring_order_marked_nested_are_refused(default_bundle: Bundle) -> None:  # oracle: the index table
     bundle = default_bundle
     nested = bundle.tables.climatology[0, 0]

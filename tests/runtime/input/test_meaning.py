@@ -221,6 +221,10 @@ def test_units_as_the_user_says(emulator: fsae.runtime.Emulator, tmp_path: Path)
     np.testing.assert_array_equal(found["tas"].values, plain["tas"].values)
     assert "tas has no units: it is read in 'K' because --units says so." in found.attrs["comment"]
     assert '"units": {"tas": "K"}' in found.attrs["fsae_request"]
+    said = Source.of(series(), units={"tas": "K"})  # which it has already: there is nothing to say
+    emulator.compress_file(said, tmp_path / "same.nc", climatology="training")
+    with xr.open_dataset(tmp_path / "same.nc", engine="h5netcdf") as same:
+        assert "--units" not in same.attrs.get("comment", "")
     with pytest.raises(UsageError, match="found units for pr, expected for variables of the model: tas, uas"):
         emulator.compress_file(Source.of(bare, units={"pr": "mm"}), tmp_path / "no.nc", climatology="training")
 
