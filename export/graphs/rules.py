@@ -32,7 +32,7 @@ NETWORK = frozenset(
     ("Erf", "Gather", "GatherElements", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Sigmoid", "Softmax")
 )
 SUMS = frozenset(("ReduceMean", "ReduceSum"))
-TYPES = frozenset(("Cast", "DequantizeLinear", "QuantizeLinear"))  # the latter two in int8
+TYPES = frozenset(("Cast", "DequantizeLinear", "QuantizeLinear"))  # learned maps in bytes, int8
 OPERATORS = ARITHMETIC | SHAPES | NETWORK | SUMS | TYPES
 
 
