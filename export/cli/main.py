@@ -1,4 +1,4 @@
-"""Command line of `fsae-export`: a run to a bundle, a bundle to TensorRT engines or a Triton model repository.
+"""Command line of `fsae-export`: a run to a bundle, a bundle to TensorRT engines, a Triton repository or a page.
 
 Importing this module imports neither torch nor onnx nor the training code: engines are built without them.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fsae.export.bundle.triton import check_place, write_repository
+from fsae.export.bundle.web import check_page, write_page
 from fsae.export.engines.build import build_engines, build_target, pick_flavour
 from fsae.export.engines.compile import DEFAULT_PROFILE, WORKSPACE_BYTES, BuildOptions, workspace_bytes
 from fsae.runtime.backends.devices import PRECISIONS
@@ -26,7 +27,7 @@ from fsae.runtime.errors import DeviceError, UsageError
 from fsae.runtime.log import on_stderr
 from fsae.runtime.signals import termination_as_interrupt
 
-from .show import bundle_summary, engine_summary, show_builds, show_bundle, show_engines
+from .show import bundle_summary, engine_summary, page_summary, show_builds, show_bundle, show_engines
 
 if TYPE_CHECKING:
     from fsae.export.bundle.write import Exported
@@ -52,6 +53,8 @@ Examples:
                                             a bundle with graphs in other precisions as well, as engines/half
   fsae-export --trt --batch 1,16,64         engines for batches of 1 to 64, best at 16
   fsae-export engines/default --triton DIR  a Triton model repository of a bundle's graphs
+  fsae-export engines/default --web DIR --ort-web node_modules/onnxruntime-web/dist
+                                            a page that draws members in a browser
   fsae-export upgrade engines/mine          a bundle of an older schema, rewritten in the newest one
   fsae-export schema                        the JSON Schema of manifest.json
 
@@ -76,6 +79,8 @@ class ExportRequest:
     workspace: int | None  # bytes
     layers: bool
     triton: Path | None
+    web: Path | None
+    ort_web: Path | None
     overwrite: bool
 
 
@@ -157,6 +162,9 @@ def export(request: ExportRequest) -> str:
     if request.triton is not None:
         names = write_repository(bundle, request.triton, overwrite=request.overwrite)
         summary.append(f"Triton repository {request.triton}: {', '.join(names)}")
+    if request.web is not None:
+        size = write_page(bundle, request.web, request.ort_web, overwrite=request.overwrite)
+        summary.append(page_summary(request.web, size))
     return "; ".join(summary)
 
 
@@ -170,15 +178,20 @@ def _latest() -> Path:
 
 
 def _check_options(request: ExportRequest) -> None:
-    """Raise UsageError for options without effect, and OutputError if the Triton repository cannot be written."""
+    """Raise UsageError for options without effect, and OutputError if Triton repository or page cannot be written."""
     for name, value in (("batch", request.batch), ("workspace", request.workspace), ("layers", request.layers)):
         if value and not request.trt:
             raise UsageError(f"--{name} is for engines", advice="give --trt as well")
     if request.triton is not None:
         check_place(request.triton, request.overwrite)
-    elif request.overwrite:
+    if request.web is not None:
+        check_page(request.web, request.ort_web, request.overwrite)
+    elif request.ort_web is not None:
+        raise UsageError("--ort-web is for a page", advice="give --web as well")
+    if request.overwrite and request.triton is None and request.web is None:
         raise UsageError(
-            "--overwrite is for a Triton repository", advice="give --triton as well; bundles are always replaced"
+            "--overwrite is for a Triton repository or a page",
+            advice="give --triton or --web as well; bundles are always replaced",
         )
 
 
@@ -188,11 +201,11 @@ def _check_as_it_is(bundle: Bundle, request: ExportRequest) -> None:
         raise UsageError(
             "--out, --name, --opset and --data are for exports of graphs", advice="name a run, or give --precision"
         )
-    if not request.trt and request.triton is None:
+    if not request.trt and request.triton is None and request.web is None:
         raise UsageError(
             f"{bundle.folder} is a bundle already",
             advice="give --precision for more of its graphs, --trt to build engines, --triton to make a "
-            "Triton repository, or name a run",
+            "Triton repository, --web to make a page, or name a run",
         )
 
 
@@ -284,15 +297,24 @@ def _takes_request(run: Callable[[ExportRequest], None]) -> Callable[..., None]:
 )
 @click.option("--layers", is_flag=True, help="Write a report of each engine's layers beside it.")
 @click.option("--triton", metavar="DIR", type=click.Path(path_type=Path), help="Write a Triton model repository there.")
-@click.option("--overwrite", is_flag=True, help="Replace a Triton repository written before.")
+@click.option(
+    "--web", metavar="DIR", type=click.Path(path_type=Path), help="Write a page that draws members in a browser there."
+)
+@click.option(
+    "--ort-web",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Files of ONNX Runtime Web for the page: the folder dist of the npm package onnxruntime-web.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a Triton repository or page written before.")
 @click.version_option(package_name="fsae", prog_name="fsae-export")
 @_takes_request
 def command(request: ExportRequest) -> None:
     """Export a trained run as a bundle of ONNX graphs, and build TensorRT engines from a bundle.
 
-    RUN_OR_BUNDLE is the folder or name of a run, or of a bundle (with --precision, --trt or --triton); by default the
-    latest run in ./runs. The graphs are checked against the trained model, and the bundle replaces an older one of its
-    name as a whole; one made from another bundle keeps its float32 graphs.
+    RUN_OR_BUNDLE is the folder or name of a run, or of a bundle (with --precision, --trt, --triton or --web); by
+    default the latest run in ./runs. The graphs are checked against the trained model, and the bundle replaces an older
+    one of its name as a whole; one made from another bundle keeps its float32 graphs.
     """
     click.echo(export(request))
 

@@ -34,6 +34,11 @@ def engine_summary(bundle: Bundle, engines: Sequence[Engine]) -> str:
     )
 
 
+def page_summary(folder: Path, size: int) -> str:
+    """The summary of a page of so many bytes."""
+    return f"page {folder}: {decimal(size)}, to be served by such as python3 -m http.server -d {folder}"
+
+
 def show_bundle(manifest: Manifest, seconds: Mapping[str, float]) -> None:
     """Print the files of a bundle: size, nodes, time, and how far each graph is from the trained model."""
     files = []

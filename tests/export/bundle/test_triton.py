@@ -189,4 +189,4 @@ def test_the_command_writes_it(
     assert main([model, "--triton", "models"]) == 7
     assert main([model, "--triton", "models", "--overwrite"]) == 0
     assert main([model, "--overwrite"]) == 2
-    assert "--overwrite is for a Triton repository" in capsys.readouterr().err
+    assert "--overwrite is for a Triton repository or a page" in capsys.readouterr().err
