@@ -146,7 +146,10 @@ def _write_bundle(bundle: Bundle, folder: Path) -> None:
             name = graph_file(graph, "fp32")
             log.info("%s: writing %s", graph, name)
             if any(other.startswith(f"{name}.") for other in bundle.manifest.files):
-                raise BundleError(f"the graph {graph} of bundle {bundle.manifest.name} is too large for browsers")
+                raise BundleError(
+                    f"the graph {graph} of bundle {bundle.manifest.name} is too large for browsers",
+                    advice="take a smaller bundle for --web",
+                )
             (folder / name).write_bytes(bundle.read(name))
 
 
