@@ -103,7 +103,7 @@ def _stdout_failed(error: OSError) -> bool:
 
 def unforeseen(program: Program, error: BaseException) -> int:
     """Write the log file of an error that nobody foresaw, and print the sentence that names it."""
-    from .crash import write_log
+    from fsae.runtime.crash import write_log
 
     kind, what = type(error).__name__, shown(str(error).strip().partition("\n")[0], 200)
     found = f"fsae failed where it should not: {kind}{f' ({what})' if what else ''}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from fsae.runtime.cli import crash
+from fsae.runtime import crash
 from fsae.runtime.cli.failures import Program, exit_code_of
 from fsae.runtime.errors import DataError, FsaeError, shown
 from fsae.runtime.log import log, on_stderr
