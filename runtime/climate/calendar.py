@@ -227,6 +227,22 @@ def time_index(time: Date, step: str) -> int:
     return int((time - origin) // datetime.timedelta(seconds=count * SECONDS[unit]))
 
 
+def date_text(date: Date, step: str | None) -> str:
+    """A date as people read it, in the parts that the step of its axis needs.
+
+    >>> date_text(cftime.datetime(850, 3, 1), "1 month"), date_text(cftime.datetime(2005, 1, 16, 6), None)
+    ('0850-03', '2005-01-16 06:00')
+    """
+    year, unit = f"{date.year:04d}", "" if step is None else step.split()[-1].rstrip("s")
+    if unit == "year":
+        return year
+    if unit == "month":
+        return f"{year}-{date.month:02d}"
+    day = f"{year}-{date.month:02d}-{date.day:02d}"
+    whole = unit == "day" or (not unit and (date.hour, date.minute) == (0, 0))
+    return day if whole else f"{day} {date.hour:02d}:{date.minute:02d}"
+
+
 def parse_period(text: str, calendar: str) -> tuple[Date, Date]:
     """Beginning and end of a period FIRST/LAST, dates as in `parse_start`; the whole year, month, ... LAST is in it.
 

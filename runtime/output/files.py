@@ -5,8 +5,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from fsae.runtime import ownership
+from fsae.runtime.atomic import force
 from fsae.runtime.errors import OutputError, UsageError
 from fsae.runtime.formats.containers import ZARR_MARKS
 from fsae.runtime.input.sources import Source, reason
@@ -206,6 +208,29 @@ def output_errors(path: Path, left: str = "; nothing was left there") -> Iterato
             f"cannot write {path}: {why}{left}",
             advice="check the space and the permissions there, or give another path",
         ) from None
+
+
+def write_file(path: Path, content: bytes, overwrite: bool, check: Callable[[Path], None]) -> None:
+    """Write a file under its name, at once; OutputError if that fails, or something has come there meanwhile.
+
+    With `overwrite` a file may be there that `check` does not refuse.
+    """
+    aside = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    with output_errors(path):
+        try:
+            with aside.open("xb") as file:
+                file.write(content)
+            force(aside)
+            if kind(path) and overwrite:
+                check(path)
+                aside.replace(path)
+            else:
+                rename_new(aside, path)
+            force(path.absolute().parent)
+        except FileExistsError:
+            raise OutputError(f"{path} exists", advice="give another path or --overwrite") from None
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def group_attributes(attributes: Mapping[str, Attribute], zoom: int | None = None) -> dict[str, Any]:

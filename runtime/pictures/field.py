@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fsae.runtime.arrays import F64
-from fsae.runtime.climate.calendar import Date, averaging_periods, infer_step, parse_period, parse_start
+from fsae.runtime.climate.calendar import Date, averaging_periods, date_text, infer_step, parse_period, parse_start
 from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError, UsageError, shown
 from fsae.runtime.input.dates import Dates, find_dates
@@ -140,23 +140,6 @@ def of_differences(units: str) -> str:
     ('K', 'm s-1')
     """
     return "K" if units in CELSIUS else units
-
-
-def date_text(date: Date, step: str | None) -> str:
-    """A date as a picture shows it, by the step of its axis.
-
-    >>> import cftime
-    >>> date_text(cftime.datetime(850, 3, 1), "1 month"), date_text(cftime.datetime(2005, 1, 16, 6), None)
-    ('0850-03', '2005-01-16 06:00')
-    """
-    year, unit = f"{date.year:04d}", "" if step is None else step.split()[-1].rstrip("s")
-    if unit == "year":
-        return year
-    if unit == "month":
-        return f"{year}-{date.month:02d}"
-    day = f"{year}-{date.month:02d}-{date.day:02d}"
-    whole = unit == "day" or (not unit and (date.hour, date.minute) == (0, 0))
-    return day if whole else f"{day} {date.hour:02d}:{date.minute:02d}"
 
 
 @contextlib.contextmanager

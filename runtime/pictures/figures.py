@@ -6,8 +6,7 @@ import numpy as np
 
 from fsae.runtime.arrays import F64
 from fsae.runtime.progress import Progress
-from fsae.runtime.sphere.grids import Grid, LatLonGrid
-from fsae.runtime.sphere.regrid import cell_areas
+from fsae.runtime.sphere.regrid import areas
 from fsae.runtime.sphere.spectrum import power_spectrum
 
 from .field import Field
@@ -49,11 +48,6 @@ def global_means(field: Field, progress: Progress) -> F64:
         done += weight.size
         progress(done, members * steps)
     return found
-
-
-def areas(grid: Grid) -> F64:
-    """Share of the sphere of each cell."""
-    return cell_areas(grid) if isinstance(grid, LatLonGrid) else np.full(grid.size, 1 / grid.size)
 
 
 def spectra(field: Field) -> F64:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fsae.runtime.arrays import F64
-from fsae.runtime.climate.calendar import decimal_year
+from fsae.runtime.climate.calendar import date_text, decimal_year
 
 from .coastlines import all_projected, coastlines, graticule
 from .colours import Scale
-from .field import Field, date_text, with_units
+from .field import Field, with_units
 from .figures import QUANTILES
 from .projections import Projection
 from .raster import drawn

@@ -8,12 +8,10 @@ import hashlib
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from uuid import uuid4
 
-from fsae.runtime.atomic import force
 from fsae.runtime.errors import OutputError, UsageError
-from fsae.runtime.output.files import check_name, check_place, output_errors
-from fsae.runtime.ownership import kind, rename_new
+from fsae.runtime.output.files import check_name, check_place, write_file
+from fsae.runtime.ownership import kind
 
 SUFFIXES = (".png", ".svg")
 MARK = "fsae_mark"
@@ -69,19 +67,4 @@ def is_marked(content: bytes) -> bool:
 
 def write_picture(path: Path, picture: bytes, overwrite: bool) -> None:
     """Write a picture under its name, at once; OutputError if that fails, or something has come there meanwhile."""
-    aside = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-    with output_errors(path):
-        try:
-            with aside.open("xb") as file:
-                file.write(marked(picture))
-            force(aside)
-            if kind(path) and overwrite:
-                _check_ours(path)
-                aside.replace(path)
-            else:
-                rename_new(aside, path)
-            force(path.absolute().parent)
-        except FileExistsError:
-            raise OutputError(f"{path} exists", advice="give another path or --overwrite") from None
-        finally:
-            aside.unlink(missing_ok=True)
+    write_file(path, marked(picture), overwrite, _check_ours)

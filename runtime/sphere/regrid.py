@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.errors import DataError
 
-from .grids import LatLonGrid, is_same
+from .grids import Grid, LatLonGrid, is_same
 from .healpix import npix, pixel_centres, pixel_of, ring_to_nested
 
 METHODS = ("auto", "bilinear", "conservative")
@@ -156,6 +156,11 @@ def cell_areas(grid: LatLonGrid) -> F64:
     lat, _ = cell_edges(grid)
     band = np.diff(np.sin(np.radians(lat)), axis=-1)[:, 0] / 2
     return np.repeat(band / grid.lon_deg.size, grid.lon_deg.size)
+
+
+def areas(grid: Grid) -> F64:
+    """Share of the sphere of every cell of a grid; adds up to 1."""
+    return cell_areas(grid) if isinstance(grid, LatLonGrid) else np.full(grid.size, 1 / grid.size)
 
 
 def conservative_weights(grid: LatLonGrid, zoom: int) -> Weights:
