@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from .jobs.shards import Shard as Shard
     from .output.selection import Selection as Selection
     from .output.target_grid import grid_like as grid_like
+    from .scores.score import Comparison as Comparison
+    from .scores.score import score as score
 
     __version__: str
 
 __all__ = [
     "BundleError",
     "Cluster",
+    "Comparison",
     "DataError",
     "DeviceError",
     "Emulator",
@@ -50,6 +53,7 @@ __all__ = [
     "__version__",
     "grid_like",
     "load",
+    "score",
 ]
 
 
@@ -67,6 +71,8 @@ def _load(name: str) -> Any:
     homes = {"Emulator": "emulator", "load": "emulator", "Request": "ensemble.request", "Selection": "output.selection"}
     homes |= {
         "grid_like": "output.target_grid",
+        "Comparison": "scores.score",
+        "score": "scores.score",
         "Quality": "archive.quality",
         "Source": "input.sources",
         "Cluster": "jobs.cluster",

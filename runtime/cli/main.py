@@ -1,4 +1,4 @@
-"""`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology, plot."""
+"""`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology, plot, score."""
 
 import sys
 from collections.abc import Sequence
@@ -31,6 +31,7 @@ from .options import (
     with_writing,
 )
 from .plot import plot
+from .score import score
 from .terminal import PROGRAM, open_emulator, prepare_output, size_of, write_output
 
 if TYPE_CHECKING:
@@ -264,6 +265,8 @@ cli.add_command(generate)
 cli.add_command(doctor)
 
 cli.add_command(plot)
+
+cli.add_command(score)
 
 
 @cli.command()

@@ -78,6 +78,13 @@ def make_model(values: Values) -> str | None:
     return session.model
 
 
+def refuse_session() -> None:
+    """Raise UsageError if there are options of a session before a command that opens no bundle."""
+    if make_session({}) != Session():
+        command = click.get_current_context().info_name
+        raise UsageError(f"{command} takes no --model, --device, --precision or --threads", advice="leave them out")
+
+
 MODEL = click.option(
     "--model", metavar="PATH|NAME", help="Bundle: a folder, or the name of a shipped one.  [default: the newest "
     "that you exported to ./engines, else the shipped one named default]",
@@ -128,13 +135,20 @@ with_names = click.option(
     help="Name in the input (TS) of a variable of the model (TAS). May be repeated.",
 )
 
-UNITS = click.option(
-    "--units",
-    metavar="TAS=K",
-    multiple=True,
-    callback=lambda context, parameter, given: pairs_of("--units", given, "tas=K"),
-    help="Units in the input (K) of a variable of the model (TAS), where it says none or wrong ones. May be repeated.",
-)
+
+def units_in(source: str, owner: str) -> Callable[[Command], Command]:
+    """The option for units in a source of variables of their owner, as the help calls these two."""
+    return click.option(
+        "--units",
+        metavar="TAS=K",
+        multiple=True,
+        callback=lambda context, parameter, given: pairs_of("--units", given, "tas=K"),
+        help=f"Units in {source} (K) of a variable of {owner} (TAS), where it says none or wrong ones. May be "
+        "repeated.",
+    )
+
+
+UNITS = units_in("the input", "the model")
 
 
 def group_of(what: str) -> Callable[[Command], Command]:

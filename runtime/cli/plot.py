@@ -11,7 +11,7 @@ from fsae.runtime.input.sources import Source
 from fsae.runtime.pictures import PANELS, PROJECTIONS
 from fsae.runtime.progress import progress_bar
 
-from .options import Session, Values, group_of, make_session, packed, resolved, with_overwrite
+from .options import Values, group_of, packed, refuse_session, resolved, with_overwrite
 from .terminal import size_of
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ def plot(source: Source, out: str | None, asked: "Shown", look: Look, group: str
 
     from fsae.runtime.pictures.picture import draw_file
 
-    if make_session({}) != Session():
-        raise UsageError("plot takes no --model, --device, --precision or --threads", advice="leave them out")
+    refuse_session()
     path = Path(out if out is not None else f"{Path(source.name).stem}.png")
     with progress_bar("plot") as progress:
         drawn = draw_file(

@@ -149,6 +149,7 @@ def test_help_and_info_load_no_heavy_library(tiny_bundle_path: Path) -> None:  #
         ("--help",),
         ("generate", "--help"),
         ("plot", "--help"),
+        ("score", "--help"),
         ("--version",),
         ("--model", tiny_bundle_path, "info"),
     ):

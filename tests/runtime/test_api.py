@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scores.probability
 import xarray as xr
 from monthly_input import series
 
@@ -114,6 +115,20 @@ def test_the_readme_names_what_is_there() -> None:  # oracle: the signatures
         assert callable(getattr(fsae.runtime.Emulator, name))
     for block in blocks():
         ast.parse(block)
+
+
+def test_the_scores_of_the_readme(examples: tuple[dict[str, Any], Path]) -> None:
+    # oracle: the library `scores`, with weights from the sines of the rows' edges
+    names, folder = examples
+    with xr.open_dataset(folder / "members.nc") as ensemble:
+        upper, lower = (np.clip(ensemble["lat"].values + side, -90, 90) for side in (1.25, -1.25))
+        weights = xr.DataArray(np.sin(np.radians(upper)) - np.sin(np.radians(lower)), dims="lat")
+        members = ensemble["tas"].drop_vars("time").astype(np.float64)
+        known = names["truth"]["tas"].drop_vars("time")
+        for method, own in (("ecdf", names["tas"].crps), ("fair", names["tas"].fair_crps)):
+            crps = scores.probability.crps_for_ensemble(members, known, "realization", method=method, weights=weights)
+            assert own == pytest.approx(float(crps), rel=1e-5)
+    assert list(names["growth"]) == [f"2010-{month:02d}" for month in range(7, 13)]
 
 
 def together(*calls: Callable[[], xr.Dataset]) -> list[xr.Dataset]:

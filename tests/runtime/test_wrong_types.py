@@ -13,7 +13,7 @@ import xarray as xr
 from monthly_fields import field_layout, fields, write_fields
 
 import fsae.runtime
-from fsae.runtime import Cluster, FsaeError, Request, Selection, Shard, Source, UsageError, Writing
+from fsae.runtime import Cluster, Comparison, FsaeError, Request, Selection, Shard, Source, UsageError, Writing
 from fsae.runtime.emulator import Emulator, climatology_file, write_climatology
 
 VALUES: tuple[Any, ...] = (
@@ -127,6 +127,12 @@ CALLS: dict[str, Call] = {
     "source group": lambda e, f, v: Source.of(f, group=v),
     "files": lambda e, f, v: e.decompress_file([v, f], f.with_name("d.zarr")),
     "grid_like": lambda e, f, v: fsae.runtime.grid_like(v),
+    "ensemble": lambda e, f, v: fsae.runtime.score(v, f),
+    "comparison": lambda e, f, v: fsae.runtime.score(f, f, v),
+    **{
+        f"comparison {name}": lambda e, f, v, name=name: Comparison(**{name: v})
+        for name in ("variables", "times", "zoom", "names")
+    },
     "climatology of": lambda e, f, v: write_climatology(v, f.with_name("c.nc"), model=e.bundle.folder),
     "climatology in": lambda e, f, v: write_climatology(f, v, model=e.bundle.folder),
     "climatology model": lambda e, f, v: write_climatology(f, f.with_name("m.nc"), model=v),

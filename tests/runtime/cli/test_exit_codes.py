@@ -40,8 +40,9 @@ VERBS = {
     "generate": "--members 1 --steps 1 --out OUT.zarr",
     "climatology": "fields.nc OUT.nc",
     "plot": "fields.nc --out OUT.png",
+    "score": "fields.nc fields.nc --json OUT.json",
 }
-BUNDLED = [verb for verb in VERBS if verb != "plot"]  # what reads a bundle
+BUNDLED = [verb for verb in VERBS if verb not in ("plot", "score")]  # what reads a bundle
 COMPUTING = ("compress", "decompress", "superres", "generate")
 WRITING = (*COMPUTING, "climatology")
 FIGURES = {  # subcommands of fsae-train that take --json, with what they need beside it
@@ -69,13 +70,13 @@ CASES = [
     *each(BUNDLED, "--model nowhere", 4, "found no bundle 'nowhere'"),
     *each(BUNDLED, "--model damaged", 4, "not JSON"),
     *each(("compress", "superres", "climatology"), "--model tiny", 5, "fields.nc is neither NetCDF nor Zarr"),
-    *each(("plot",), "", 5, "fields.nc is neither NetCDF nor Zarr"),
+    *each(("plot", "score"), "", 5, "fields.nc is neither NetCDF nor Zarr"),
     *each(("decompress",), "--model tiny", 5, "latents.zarr is a folder but not a Zarr store"),
     *each(("generate",), "--model tiny --forcing fields.nc", 5, "fields.nc"),
     *each(("generate",), "--model tiny --initial fields.nc", 5, "fields.nc"),
     *each(("verify",), "--model other-golden-vectors", 6, "misses the golden vectors.* the decoder by 1 K"),
-    *each((*WRITING, "plot"), "", 7, r"there\.\w+ exists: give another path or --overwrite", out="there"),
-    *each((*WRITING, "plot"), "", 7, "there is no folder .*nowhere", out="nowhere/out"),
+    *each((*WRITING, "plot", "score"), "", 7, r"there\.\w+ exists: give another path or --overwrite", out="there"),
+    *each((*WRITING, "plot", "score"), "", 7, "there is no folder .*nowhere", out="nowhere/out"),
     ("fsae-export nowhere", 4, "found no bundle 'nowhere'"),
     ("fsae-export engines/damaged --trt", 4, "not JSON"),
     ("fsae-export engines/tiny --triton there.nc", 7, "there.nc is a file, expected a folder"),
@@ -105,6 +106,7 @@ def here(tmp_path: Path, tiny_bundle_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "latents.zarr").mkdir()
     (tmp_path / "there.nc").write_text("somebody's work")
     (tmp_path / "there.png").write_text("somebody's work")
+    (tmp_path / "there.json").write_text("somebody's work")
     (tmp_path / "there.zarr").mkdir()
     (tmp_path / "there.zarr" / "zarr.json").write_text("somebody's work")
     monkeypatch.chdir(tmp_path)
