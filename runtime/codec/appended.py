@@ -13,7 +13,8 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.formats.coded import chunk_key, payload
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.sources import Opened
-from fsae.runtime.output.seal import SEAL, damage_of
+from fsae.runtime.output.marks import SEAL
+from fsae.runtime.output.seal import damage_of
 
 from .encoder_input import own_points
 

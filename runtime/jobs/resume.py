@@ -35,7 +35,7 @@ from fsae.runtime.output.files import (
     unfinished,
 )
 from fsae.runtime.output.layout import Layout, Unit, write_chunks, write_unit
-from fsae.runtime.output.marks import is_netcdf, read_attributes
+from fsae.runtime.output.marks import foreign_reason, is_netcdf, read_attributes
 from fsae.runtime.output.seal import METADATA, assemble, damage_of, finish_zarr
 from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.ownership import check_plain, kind
@@ -156,6 +156,8 @@ def check_complete(path: Path) -> None:
     """Raise OutputError if a finished output is not as it was written. All of it is read."""
     damaged = damage_of(path)
     if damaged:
+        if why := foreign_reason(path, is_netcdf(path)):  # then --overwrite does not replace it either
+            raise OutputError(f"{path} {why}", advice="move it away, or give another path")
         found = f"{path} is damaged, or was changed after it was written: {damaged} does not fit its checksum"
         raise OutputError(found, advice="--overwrite makes it anew")
     log.info(f"{path} is complete: nothing was left to do")

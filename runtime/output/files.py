@@ -116,7 +116,7 @@ def check_apart(path: Path, inputs: Mapping[str, object]) -> None:
     """
     for name, given in inputs.items():
         read = read_paths(given)
-        which = f"the {name}" if len(read) == 1 else f"one of the {name} files"
+        which = f"the {name}" if len(read) == 1 else f"one of the {name.removesuffix(' file')} files"
         for one in read:
             for place in (path, partial_of(path)):
                 if _lies_in(one, place):

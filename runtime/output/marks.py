@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fsae.runtime.ownership import kind, open_own
 from .netcdf import as_text
 
 MARK = "fsae_mark"
+SEAL = "fsae_sha256"  # the checksum of each variable by its name, see seal.py
 OWN = "fsae_"  # how our own attributes begin, which no program changes by itself
 BEFORE_MARKS = ("fsae_bundle", "fsae_manifest_sha256", "fsae_request", "fsae_versions")  # in the output of fsae 0.1.0
 
@@ -27,6 +28,7 @@ METADATA = "zarr.json"
 
 # Files of a Zarr store: metadata, chunks, and what zarr writes before it renames it to one of them.
 IN_STORE = re.compile(r"(zarr\.json|zarr|[0-9]+|c)(\.[0-9a-f]{32}\.partial)?")
+OF_CHUNKS = re.compile(r"[0-9]+|c")  # folders in an array
 
 
 def is_netcdf(path: Path) -> bool:
@@ -70,52 +72,92 @@ def read_attributes(path: Path, netcdf: bool) -> dict[str, Any]:
         raise OutputError(f"{path} exists and cannot be read: {reason(error)}", advice="give another path") from None
 
 
-def _of_file(path: Path) -> tuple[dict[str, Any], set[str]]:
-    """Global attributes of a NetCDF file, and the names of all attributes of its variables."""
+Others = dict[str, set[str]]  # the names of attributes, by variable
+
+
+def _of_file(path: Path) -> tuple[dict[str, Any], Others]:
+    """Global attributes of a NetCDF file, and the names of the attributes of its variables; groups have none."""
     import h5netcdf
 
     with h5netcdf.File(path, "r") as file:
-        return as_text(file.attrs), {name for variable in file.variables.values() for name in variable.attrs}
+        others = {name: set(variable.attrs) for name, variable in file.variables.items()}
+        return as_text(file.attrs), {**{name: set() for name in file.groups}, **others}
 
 
-def _of_store(path: Path) -> tuple[dict[str, Any], set[str]]:
-    """Attributes of a Zarr group, and the names of all attributes of its arrays, as their metadata have them."""
-    texts = []
-    for file in (path / METADATA, *sorted(path.glob(f"*/{METADATA}"))):
-        with open(open_own(file, os.O_RDONLY), "rb") as opened:  # no link, and no pipe that is never written
-            texts.append(opened.read())
-    own, *others = map(json.loads, texts)
-    return dict(own["attributes"]), {name for found in others for name in found.get("attributes", {})}
+def _of_store(path: Path) -> tuple[dict[str, Any], Others]:
+    """Attributes of a Zarr group, and the names of the attributes of its arrays, as their metadata have them."""
+    others = {file.parent.name: set(_metadata(file).get("attributes", {})) for file in path.glob(f"*/{METADATA}")}
+    return dict(_metadata(path / METADATA)["attributes"]), others
 
 
-def foreign_reason(path: Path, netcdf: bool) -> str:
-    """Why what stands at a path is not taken for our output, in words that follow its name; empty if it is ours."""
+def _metadata(file: Path) -> dict[str, Any]:
+    with open(open_own(file, os.O_RDONLY), "rb") as opened:  # no link, and no pipe that is never written
+        found: dict[str, Any] = json.loads(opened.read())
+        return found
+
+
+def rewritten_reason(path: Path, netcdf: bool) -> str:
+    """Why what stands at a path was not written by fsae, or not by it alone; empty if its metadata is ours.
+
+    The words follow its name.
+    """
+    return _reason(path, netcdf)[0]
+
+
+def _reason(path: Path, netcdf: bool) -> tuple[str, dict[str, Any], Others]:
     found = kind(path)
     if found != ("file" if netcdf else "folder"):
-        return f"is a {found}"
+        return f"is a {found}", {}, {}
     try:
         attributes, others = _of_file(path) if netcdf else _of_store(path)
     except READ_ERRORS:
-        return "is no output of fsae"
+        return "is no output of fsae", {}, {}
+    why = ""
     if not carries_mark(attributes):
-        return "is no output of fsae" if MARK not in attributes else "was changed since fsae wrote it"
-    if "_FillValue" in others:  # which xarray gives to every variable that it writes, and we do not
-        return "was written again by another program"
-    stranger = "" if netcdf else stranger_in(path)
+        why = "is no output of fsae" if MARK not in attributes else "was changed since fsae wrote it"
+    elif any("_FillValue" in names for names in others.values()):  # xarray gives it to every variable, we do not
+        why = "was written again by another program"
+    return why, attributes, others
+
+
+def foreign_reason(path: Path, netcdf: bool) -> str:
+    """Why what stands at a path is not taken for our output, in words that follow its name; empty if it is ours.
+
+    A file or variable in it that fsae did not write is somebody's own.
+    """
+    why, attributes, others = _reason(path, netcdf)
+    if why:
+        return why
+    known = _sealed(attributes)
+    added = sorted(set(others) - known) if known else []
+    stranger = added[0] if added else "" if netcdf else stranger_in(path, known)
     return f"holds {stranger}, which fsae did not write" if stranger else ""
 
 
-def stranger_in(store: Path) -> str:
-    """The first file or link in a Zarr store that is no part of it; empty if there is none.
+def _sealed(attributes: Mapping[str, Any]) -> set[str]:
+    """The names of the variables of a sealed output; empty if it has no seal, as before there were seals."""
+    try:
+        return set(json.loads(attributes[SEAL]))
+    except READ_ERRORS:
+        return set()
 
-    Whether a chunk is one of ours is not asked: that is for the checks of what is complete.
+
+def stranger_in(store: Path, arrays: Collection[str] = ()) -> str:
+    """The first file, folder or link in a Zarr store that is no part of it; empty if there is none.
+
+    `arrays` are those that it has, if they are known. Whether a chunk is one of ours is not asked: that is for the
+    checks of what is complete.
     """
     left = [store]
     while left:
-        with os.scandir(left.pop()) as entries:
+        folder = left.pop()
+        with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
+                    known = not arrays or entry.name in arrays if folder == store else OF_CHUNKS.fullmatch(entry.name)
                     left.append(Path(entry.path))
-                elif not entry.is_file(follow_symlinks=False) or not IN_STORE.fullmatch(entry.name):
+                else:
+                    known = entry.is_file(follow_symlinks=False) and IN_STORE.fullmatch(entry.name)
+                if not known:
                     return str(Path(entry.path).relative_to(store))
     return ""

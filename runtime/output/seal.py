@@ -30,6 +30,7 @@ from fsae.runtime.input.sources import READ_ERRORS
 
 from .files import output_errors
 from .layout import Layout, coordinates, data_arrays, global_attributes, make_frame, normalised
+from .marks import SEAL
 from .netcdf import NetcdfStore, as_text, in_netcdf, in_order, short, time_first
 from .store import Array, Attribute, Coordinate
 from .zarr import ZarrStore
@@ -37,7 +38,6 @@ from .zarr import ZarrStore
 if TYPE_CHECKING:
     import zarr
 
-SEAL = "fsae_sha256"
 MOST = 1 << 24  # values along the first dimension of a variable in one piece that are read at once
 METADATA = "zarr.json"
 BESIDE = ".partial"  # what zarr, too, is writing before it renames it

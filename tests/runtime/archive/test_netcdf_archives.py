@@ -18,7 +18,8 @@ from fsae.runtime.emulator import load
 from fsae.runtime.errors import DataError, OutputError
 from fsae.runtime.jobs import resume
 from fsae.runtime.jobs.shards import Shard
-from fsae.runtime.output.seal import SEAL, damage_of
+from fsae.runtime.output.marks import SEAL
+from fsae.runtime.output.seal import damage_of
 
 SAMPLE = "ncep1-tas-mon-200501-201412.nc"
 QUALITY = Quality(max_error=0.5)

@@ -24,7 +24,7 @@ from fsae.runtime.bundle.files import Bundle, write_manifest
 from fsae.runtime.bundle.schema import SCHEMA_VERSION
 from fsae.runtime.cli.main import main
 from fsae.runtime.ensemble.request import Request
-from fsae.runtime.output.seal import SEAL
+from fsae.runtime.output.marks import SEAL
 from fsae.runtime.output.selection import Selection
 
 

@@ -23,8 +23,7 @@ from fsae.runtime.errors import OutputError, Stopped, UsageError
 from fsae.runtime.jobs.job import Writing
 from fsae.runtime.jobs.results import in_memory
 from fsae.runtime.output.layout import Unit
-from fsae.runtime.output.marks import MARK
-from fsae.runtime.output.seal import SEAL
+from fsae.runtime.output.marks import MARK, SEAL
 from fsae.runtime.output.selection import Selection
 
 MEMBERS, STEPS = (7, 0, 3, 12, 5), 2 * WINDOW + 1

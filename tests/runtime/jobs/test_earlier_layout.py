@@ -11,7 +11,7 @@ from trees import assert_same
 import fsae.runtime
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
-from fsae.runtime.output.seal import SEAL
+from fsae.runtime.output.marks import SEAL
 
 OLDER = {"healpix_nside": 4, "healpix_order": "nested"}
 

@@ -20,8 +20,7 @@ import fsae.runtime
 from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.grid_detection import find_grid
-from fsae.runtime.output.marks import MARK
-from fsae.runtime.output.seal import SEAL
+from fsae.runtime.output.marks import MARK, SEAL
 from fsae.runtime.sphere.grids import HealpixGrid
 
 CHECKED = (*NAMES, *(f"in-{calendar}.nc" for calendar in CALENDARS))

@@ -1,17 +1,20 @@
 """Output: what is written reads back, follows CF, and is there whole or not at all."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cftime
+import h5netcdf
 import numpy as np
 import pytest
 import small_output
 import xarray as xr
+import zarr
 from processes import python
 from small_output import ATTRIBUTES, healpix_mapping, layout_of, month_axis, values_of, write_in_units
 
+from fsae.runtime import Request, Writing, load
 from fsae.runtime.errors import OutputError, UsageError
 from fsae.runtime.output import files as stores
 from fsae.runtime.output.files import check_output
@@ -146,6 +149,36 @@ def test_overwrite_spares_what_is_no_output(tmp_path: Path) -> None:
     ):
         with pytest.raises(OutputError, match=message):
             check_output(tmp_path / name, overwrite=True)
+
+
+def test_overwrite_spares_output_to_which_somebody_added_their_own(tmp_path: Path, tiny_bundle_path: Path) -> None:
+    # oracle: what was added; output alone, and without the addition, is replaced
+    def generated(name: str, overwrite: bool) -> Path:
+        writing, path = Writing(overwrite=overwrite), tmp_path / name
+        load(tiny_bundle_path, "cpu").generate_file(path, Request(members=1, steps=2), writing=writing)
+        return path
+
+    def add_variable(path: Path) -> None:
+        with h5netcdf.File(path, "a") as file:
+            file.create_variable("mine", ("time",), "f4")
+
+    def add_group(path: Path) -> None:
+        with h5netcdf.File(path, "a") as file:
+            file.create_group("mine")
+
+    additions: tuple[tuple[str, Callable[[Path], object], str], ...] = (
+        ("a.zarr", lambda path: zarr.open_group(path, mode="r+").create_array("mine", shape=(3,), dtype="f4"), "mine"),
+        ("b.zarr", lambda path: zarr.create_group(path / "mine"), "mine"),
+        ("c.zarr", lambda path: (path / "tas" / "mine").mkdir(), "tas/mine"),
+        ("d.zarr", lambda path: generated("d.zarr/inner.zarr", False), "inner.zarr"),
+        ("e.nc", add_variable, "mine"),
+        ("f.nc", add_group, "mine"),
+    )
+    for name, add, found in additions:
+        path = generated(generated(name, False).name, True)
+        add(path)
+        with pytest.raises(OutputError, match=f"holds {found}, which fsae did not write: it is not replaced"):
+            check_output(path, overwrite=True)
 
 
 def test_missing_and_locked_folders_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
