@@ -1,1 +1,1 @@
-"""Write a bundle: contents, model card, upgrades, Triton repository."""
+"""Write a bundle: contents, model card, upgrades."""

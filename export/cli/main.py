@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fsae.export.bundle.triton import check_place, write_repository
 from fsae.export.bundle.web import check_page, write_page
 from fsae.export.engines.build import build_engines, build_target, pick_flavour
 from fsae.export.engines.compile import DEFAULT_PROFILE, WORKSPACE_BYTES, BuildOptions, workspace_bytes
+from fsae.export.triton.repository import check_place, write_repository
 from fsae.runtime.backends.devices import PRECISIONS
 from fsae.runtime.bundle.files import MANIFEST, Bundle, open_bundle
 from fsae.runtime.bundle.manifest import Manifest
@@ -52,7 +52,7 @@ Examples:
   fsae-export engines/default --precision fp16,bf16 --name half
                                             a bundle with graphs in other precisions as well, as engines/half
   fsae-export --trt --batch 1,16,64         engines for batches of 1 to 64, best at 16
-  fsae-export engines/default --triton DIR  a Triton model repository of a bundle's graphs
+  fsae-export engines/default --triton DIR  a Triton model repository: a bundle's graphs, and its ensembles
   fsae-export engines/default --web DIR --ort-web node_modules/onnxruntime-web/dist
                                             a page that draws members in a browser
   fsae-export upgrade engines/mine          a bundle of an older schema, rewritten in the newest one

@@ -2,107 +2,36 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from trees import tree
 
-from fsae.export.bundle.triton import read_tensors, write_repository
 from fsae.export.cli.main import main
+from fsae.export.triton.graph_models import read_tensors
+from fsae.export.triton.repository import write_repository
 from fsae.runtime.backends.graphs import OUTPUTS
 from fsae.runtime.bundle.files import Bundle, open_bundle, write_manifest
 from fsae.runtime.errors import BundleError, OutputError
 
-# The part of the server's model_config.proto (package inference) that is used, with its field numbers.
-SCHEMA = """
-name: "model_config.proto" package: "fsae_test" syntax: "proto3"
-enum_type {
-  name: "DataType" value { name: "TYPE_INVALID" number: 0 } value { name: "TYPE_FP16" number: 10 }
-  value { name: "TYPE_FP32" number: 11 } value { name: "TYPE_BF16" number: 14 }
-}
-message_type { name: "ModelTensorReshape" field { name: "shape" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
-message_type {
-  name: "ModelInput"
-  field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
-  field { name: "data_type" number: 2 label: LABEL_OPTIONAL type: TYPE_ENUM type_name: ".fsae_test.DataType" }
-  field { name: "dims" number: 4 label: LABEL_REPEATED type: TYPE_INT64 }
-  field {
-    name: "reshape" number: 5 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".fsae_test.ModelTensorReshape"
-  }
-}
-message_type {
-  name: "ModelOutput"
-  field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
-  field { name: "data_type" number: 2 label: LABEL_OPTIONAL type: TYPE_ENUM type_name: ".fsae_test.DataType" }
-  field { name: "dims" number: 3 label: LABEL_REPEATED type: TYPE_INT64 }
-  field {
-    name: "reshape" number: 5 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".fsae_test.ModelTensorReshape"
-  }
-}
-message_type {
-  name: "ModelInstanceGroup"
-  enum_type {
-    name: "Kind" value { name: "KIND_AUTO" number: 0 } value { name: "KIND_GPU" number: 1 }
-    value { name: "KIND_CPU" number: 2 } value { name: "KIND_MODEL" number: 3 }
-  }
-  field { name: "count" number: 2 label: LABEL_OPTIONAL type: TYPE_INT32 }
-  field {
-    name: "kind" number: 4 label: LABEL_OPTIONAL type: TYPE_ENUM type_name: ".fsae_test.ModelInstanceGroup.Kind"
-  }
-}
-message_type {
-  name: "ModelParameter" field { name: "string_value" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
-}
-message_type {
-  name: "ModelConfig"
-  field { name: "name" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
-  field { name: "platform" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING }
-  field { name: "max_batch_size" number: 4 label: LABEL_OPTIONAL type: TYPE_INT32 }
-  field { name: "input" number: 5 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".fsae_test.ModelInput" }
-  field { name: "output" number: 6 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".fsae_test.ModelOutput" }
-  field {
-    name: "instance_group" number: 7 label: LABEL_REPEATED type: TYPE_MESSAGE
-    type_name: ".fsae_test.ModelInstanceGroup"
-  }
-  field { name: "default_model_filename" number: 8 label: LABEL_OPTIONAL type: TYPE_STRING }
-  field {
-    name: "parameters" number: 14 label: LABEL_REPEATED type: TYPE_MESSAGE
-    type_name: ".fsae_test.ModelConfig.ParametersEntry"
-  }
-  nested_type {
-    name: "ParametersEntry" options { map_entry: true }
-    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
-    field { name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".fsae_test.ModelParameter" }
-  }
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def model_config() -> type[Any]:
-    """The class of the server's ModelConfig message."""
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(text_format.Parse(SCHEMA, descriptor_pb2.FileDescriptorProto()))
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("fsae_test.ModelConfig"))
-
 
 @pytest.mark.parametrize("which", ["tiny_bundle", "default_bundle"])
 def test_every_model_answers_as_its_configuration_says(
-    which: str, request: pytest.FixtureRequest, model_config: type[Any], tmp_path: Path
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     # oracle: protobuf's strict parser with the server's schema, and the golden vectors through the server's shapes
+    read_config = pytest.importorskip("triton_server", reason="tritonclient is not installed").read_config
     bundle: Bundle = request.getfixturevalue(which)
     names = write_repository(bundle, tmp_path / "repository")
     golden = bundle.arrays("golden.npz")
     assert sorted(p.name for p in (tmp_path / "repository").iterdir()) == sorted(names)
+    assert names[-1] == f"fsae_{bundle.manifest.name}_generate"  # tested in test_generate_model.py
     for graph, name in zip(bundle.manifest.graphs, names, strict=False):  # fp32 comes first
         folder = tmp_path / "repository" / name
         assert sorted(tree(folder)) == ["1/model.onnx", "config.pbtxt"]
-        config = text_format.Parse((folder / "config.pbtxt").read_text(encoding="utf-8"), model_config())
+        config = read_config(folder)
         assert config.name == name == f"fsae_{bundle.manifest.name}_{graph}"
         assert (config.platform, config.default_model_filename) == ("onnxruntime_onnx", "model.onnx")
         assert config.parameters["fsae_manifest_sha256"].string_value == bundle.manifest_sha256
@@ -130,7 +59,8 @@ def test_weights_beside_a_graph_come_along(tiny_bundle_path: Path, tmp_path: Pat
     write_manifest(folder, open_bundle(folder).manifest)
     write_repository(open_bundle(folder), tmp_path / "repository")
     beside = {path: data for path, data in tree(tmp_path / "repository").items() if path.endswith(".data")}
-    assert beside == {"fsae_tiny_denoiser/1/denoiser.fp32.onnx.data": b"weights"}
+    places = ("fsae_tiny_denoiser/1", "fsae_tiny_generate/1/bundle")
+    assert beside == {f"{place}/denoiser.fp32.onnx.data": b"weights" for place in places}
 
 
 def test_graphs_that_the_server_cannot_batch_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -184,7 +114,7 @@ def test_the_command_writes_it(
     monkeypatch.chdir(tmp_path)
     model = str(tiny_bundle_path)
     assert main([model, "--triton", "models"]) == 0
-    names = "fsae_tiny_encoder, fsae_tiny_decoder, fsae_tiny_denoiser"
+    names = "fsae_tiny_encoder, fsae_tiny_decoder, fsae_tiny_denoiser, fsae_tiny_generate"
     assert capsys.readouterr().out == f"Triton repository models: {names}\n"
     assert main([model, "--triton", "models"]) == 7
     assert main([model, "--triton", "models", "--overwrite"]) == 0
