@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F64, Ints
-from fsae.runtime.errors import BundleError
+from fsae.runtime.errors import BundleError, DataError
 from fsae.runtime.sphere.healpix import npix, zoom_of
 
 CELL_ZOOM = 1  # of the 48 cells whose pixels are transformed together
@@ -136,7 +136,7 @@ def make_codec_tables(arrays: Mapping[str, NDArray[Any]], where: str) -> CodecTa
     levels = len(arrays["stencil"])
     try:
         good = zoom_of(pixels) >= CELL_ZOOM and levels <= 8
-    except Exception:  # not a whole sphere
+    except DataError:  # not a whole sphere
         good = False
     cells = npix(CELL_ZOOM)
     known = count + pixels + 3 * pixels * levels

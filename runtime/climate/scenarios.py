@@ -8,6 +8,7 @@ volcano, has moved the climate less than its value says.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -60,8 +61,13 @@ class Scenarios:
                 "steps within these years",
                 "give other steps, a constant, or a series of your own as --forcing",
             )
+        return np.interp(times, self.years + MIDDLE, self._responded[name])
+
+    @cached_property
+    def _responded(self) -> dict[str, F64]:
+        """The response (year,) to each series, by name."""
         middles = self.years + MIDDLE
-        return np.interp(times, middles, responded(middles, self.values[name], self.response_years))
+        return {name: responded(middles, values, self.response_years) for name, values in self.values.items()}
 
     def of_training(self, decimal_years: Floating) -> F64:
         """The forcing of the training data at decimal years (...)."""
