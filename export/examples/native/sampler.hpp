@@ -5,9 +5,11 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 using Floats = std::vector<float>;
+using Denoiser = std::function<Floats(const Floats&, double)>;
 
 constexpr double pi = 3.14159265358979323846;
 
@@ -80,9 +82,7 @@ inline Floats noise_features(double sigma, int count) {
 }
 
 // Clean state from unit noise by DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), or by its first order (Euler).
-inline Floats sample(const std::function<Floats(const Floats&, double)>& denoise, Floats state,
-                     const std::vector<double>& levels, bool second_order) {
-    for (float& x : state) x *= static_cast<float>(levels[0]);
+inline Floats multistep(const Denoiser& denoise, Floats state, const std::vector<double>& levels, bool second_order) {
     Floats older;
     double older_step = 0;
     for (size_t i = 0; i + 1 < levels.size(); ++i) {
@@ -100,4 +100,33 @@ inline Floats sample(const std::function<Floats(const Floats&, double)>& denoise
         older = std::move(newest), older_step = step;
     }
     return state;
+}
+
+// Clean state by Heun's method (Karras et al. 2022, algorithm 1): second order, two calls a step but the last.
+inline Floats heun(const Denoiser& denoise, Floats state, const std::vector<double>& levels) {
+    for (size_t i = 0; i + 1 < levels.size(); ++i) {
+        const auto now = static_cast<float>(levels[i]), after = static_cast<float>(levels[i + 1]);
+        const auto step = static_cast<float>(levels[i + 1] - levels[i]);
+        const Floats clean = denoise(state, levels[i]);
+        Floats slope(state.size()), trial(state.size());
+        for (size_t p = 0; p < state.size(); ++p) {
+            slope[p] = (state[p] - clean[p]) / now;
+            trial[p] = state[p] + step * slope[p];
+        }
+        if (after > 0) {
+            const Floats next = denoise(trial, levels[i + 1]);
+            for (size_t p = 0; p < state.size(); ++p)
+                trial[p] = state[p] + step * ((slope[p] + (trial[p] - next[p]) / after) / 2);
+        }
+        state = std::move(trial);
+    }
+    return state;
+}
+
+// Clean state from unit noise by the sampler of a name: dpm2m, euler or heun.
+inline Floats sample(const std::string& name, const Denoiser& denoise, Floats noise,
+                     const std::vector<double>& levels) {
+    for (float& x : noise) x *= static_cast<float>(levels[0]);
+    if (name == "heun") return heun(denoise, std::move(noise), levels);
+    return multistep(denoise, std::move(noise), levels, name == "dpm2m");
 }

@@ -1,134 +1,17 @@
-// Readers for the formats of a bundle: JSON (manifest.json) and zipped NumPy arrays (tables.npz).
+// The tables of a bundle, tables.npz: zipped NumPy arrays.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <zlib.h>
 
-// The bytes of a file.
-inline std::string read_file(const std::filesystem::path& path) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) throw std::runtime_error("cannot read " + path.string() + ": is it there?");
-    return {std::istreambuf_iterator<char>(file), {}};
-}
-
-// A JSON value; the accessors throw if it is of another kind.
-struct Json {
-    enum class Kind { null, boolean, number, string, array, object };
-    Kind kind = Kind::null;
-    double value = 0;                // of a number or boolean
-    std::string text;                // of a string
-    std::vector<std::string> keys;   // of an object, in the order of its items
-    std::vector<Json> items;         // of an array or object
-
-    bool is_null() const { return kind == Kind::null; }
-    double number() const { return expect(Kind::number, "a number"), value; }
-    const std::string& string() const { return expect(Kind::string, "a string"), text; }
-    const std::vector<Json>& array() const { return expect(Kind::array, "an array"), items; }
-    bool has(const std::string& key) const {
-        expect(Kind::object, "an object");
-        for (const std::string& known : keys)
-            if (known == key) return true;
-        return false;
-    }
-    const Json& operator[](const std::string& key) const {
-        expect(Kind::object, "an object");
-        for (size_t i = 0; i < keys.size(); ++i)
-            if (keys[i] == key) return items[i];
-        throw std::runtime_error("manifest.json lacks " + key + ": is the bundle of an older or newer version?");
-    }
-
-  private:
-    void expect(Kind wanted, const char* name) const {
-        if (kind != wanted) throw std::runtime_error(std::string("manifest.json is not as expected: it lacks ") + name);
-    }
-};
-
-// Reads one JSON text (RFC 8259) with plain UTF-8 strings, without \u escapes, as in manifests.
-class JsonReader {
-  public:
-    explicit JsonReader(const std::string& text) : text_(text) {}
-
-    Json read() {
-        Json found = value();
-        if (peek() != '\0') fail();
-        return found;
-    }
-
-  private:
-    [[noreturn]] void fail() const {
-        throw std::runtime_error("manifest.json is damaged at byte " + std::to_string(at_) + ": get the bundle again");
-    }
-    char peek() {
-        while (at_ < text_.size() && std::strchr(" \t\r\n", text_[at_])) ++at_;
-        return at_ < text_.size() ? text_[at_] : '\0';
-    }
-    bool take(char wanted) { return peek() == wanted ? (++at_, true) : false; }
-    bool take_word(const char* word) {
-        const bool here = text_.compare(at_, std::strlen(word), word) == 0;
-        return here ? (at_ += std::strlen(word), true) : false;
-    }
-    std::string string() {
-        if (!take('"')) fail();
-        std::string found;
-        while (at_ < text_.size() && text_[at_] != '"') {
-            char c = text_[at_++];
-            if (c == '\\') {
-                static const std::string escaped = "\"\\/bfnrt", plain = "\"\\/\b\f\n\r\t";
-                const size_t which = at_ < text_.size() ? escaped.find(text_[at_++]) : std::string::npos;
-                if (which == std::string::npos) fail();
-                c = plain[which];
-            }
-            found += c;
-        }
-        if (at_++ >= text_.size()) fail();
-        return found;
-    }
-    Json value() {
-        Json found;
-        const char first = peek();
-        if (first == '"') {
-            found.kind = Json::Kind::string;
-            found.text = string();
-        } else if (first == '{' || first == '[') {
-            const bool object = first == '{';
-            const char last = object ? '}' : ']';
-            found.kind = object ? Json::Kind::object : Json::Kind::array;
-            ++at_;
-            if (take(last)) return found;
-            do {
-                if (object) {
-                    found.keys.push_back(string());
-                    if (!take(':')) fail();
-                }
-                found.items.push_back(value());
-            } while (take(','));
-            if (!take(last)) fail();
-        } else if (take_word("true") || take_word("false")) {
-            found.kind = Json::Kind::boolean;
-            found.value = text_[at_ - 2] == 'u';  // tr-u-e
-        } else if (!take_word("null")) {
-            char* end = nullptr;
-            found.kind = Json::Kind::number;
-            found.value = std::strtod(text_.c_str() + at_, &end);
-            if (end == text_.c_str() + at_) fail();
-            at_ = static_cast<size_t>(end - text_.c_str());
-        }
-        return found;
-    }
-
-    const std::string& text_;
-    size_t at_ = 0;
-};
+#include "errors.hpp"
 
 // An array in C order, converted to double.
 struct Array {
@@ -139,7 +22,7 @@ struct Array {
 // The arrays of an .npz file: a zip archive of .npy files, stored or compressed.
 class Npz {
   public:
-    explicit Npz(const std::filesystem::path& path) : name_(path.string()), data_(read_file(path)) {
+    explicit Npz(std::string bytes) : data_(std::move(bytes)) {
         size_t end = data_.rfind("PK\5\6");  // the end of the central directory, which lists every entry
         if (end == std::string::npos || end + 22 > data_.size()) fail("it is not a zip archive");
         size_t at = number<uint32_t>(end + 16);
@@ -183,12 +66,14 @@ class Npz {
         found.values.resize(count);
         for (size_t i = 0; i < count; ++i)
             found.values[i] = wide ? load<double>(from + 8 * i) : load<float>(from + 4 * i);
+        for (double value : found.values)
+            if (!std::isfinite(value)) fail("the table " + array + " holds " + std::to_string(value));
         return found;
     }
 
   private:
     [[noreturn]] void fail(const std::string& what) const {
-        throw std::runtime_error(name_ + " cannot be used: " + what + "; get the bundle again");
+        throw Failure(FSAE_BUNDLE, "tables.npz cannot be used, as " + what, "", again);
     }
     template <class T> static T load(const char* from) {
         T value;
@@ -229,6 +114,6 @@ class Npz {
         return output;
     }
 
-    std::string name_, data_;
+    std::string data_;
     std::map<std::string, size_t> entries_;
 };
