@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # set to 1 in the environment before onnxruntime is imported, wherever that is
+
 
 @dataclass(frozen=True, kw_only=True)
 class Library:

@@ -14,12 +14,10 @@ from fsae.runtime.bundle.manifest import graph_file
 from fsae.runtime.errors import BundleError, DeviceError
 from fsae.runtime.sphere.healpix import npix
 
-from .devices import LIBRARIES, NOT_ON_CPUS
+from .devices import LIBRARIES, NO_TELEMETRY, NOT_ON_CPUS
 from .graphs import INPUTS, MIN_BATCH, OUTPUTS, GraphCalls, pad_batch
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
-NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # to be set before the import
 
 # TensorFloat-32 keeps ten bits of a product's factors: not what a bundle's float32 tolerance was measured with.
 PROVIDER_OPTIONS = {"CPUExecutionProvider": {}, "CUDAExecutionProvider": {"use_tf32": "0"}}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fsae.runtime.backends.devices import LIBRARIES
+from fsae.runtime.backends.devices import LIBRARIES, NO_TELEMETRY
 from fsae.runtime.errors import DeviceError, FsaeError
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -93,6 +93,7 @@ def library_finding(module: str, distributions: Sequence[str]) -> Finding:
     """Version of a library, or why it cannot be imported: a problem if it is installed or needed."""
     name = distributions[0] if module.startswith("cuda.") else module
     packages = {d: version for d in distributions if (version := version_of(d)) is not None}
+    os.environ[NO_TELEMETRY] = "1"
     try:
         found = importlib.import_module(module)
     except Exception as error:  # whatever an import raises is the finding

@@ -37,11 +37,16 @@ def strace() -> None:
 
 
 @pytest.mark.usefixtures("strace")
-def test_generating_opens_no_connection_and_leaves_no_identifier(tiny_bundle_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command", ["--device cpu generate --members 2 --out out.zarr", "doctor", "--device cpu verify"]
+)
+def test_commands_open_no_connection_and_leave_no_identifier(
+    tiny_bundle_path: Path, tmp_path: Path, command: str
+) -> None:
     """Oracle: the kernel's record of sockets, and the user's home folder afterwards."""
-    command = ("-m", "fsae.runtime.cli.main", "--model", str(tiny_bundle_path), "--device", "cpu", "generate")
-    trace = run_traced(tmp_path, sys.executable, *command, "--members", "2", "--out", "out.zarr")
-    assert (tmp_path / "out.zarr" / "zarr.json").is_file()
+    words = ("-m", "fsae.runtime.cli.main", "--model", str(tiny_bundle_path), *command.split())
+    trace = run_traced(tmp_path, sys.executable, *words)
+    assert (tmp_path / "out.zarr" / "zarr.json").is_file() == ("generate" in command)
     assert FAMILIES.findall(trace) == []
     left = {path.name for path in tmp_path.rglob("*") if "out.zarr" not in path.parts} - {"trace", "out.zarr"}
     assert not {name for name in left if "onnx" in name.lower() or "device" in name.lower()}, left
