@@ -115,7 +115,7 @@ with_request = packed(
 )
 
 
-OUT = "Output; .nc for NetCDF-4. With {realization:03d} in its name, a file for each member."
+OUT = "Output; .nc for NetCDF-4, .grib2 for GRIB. With {realization:03d} in its name, a file for each member."
 
 
 @click.command()
@@ -158,6 +158,7 @@ def generate(
       fsae-run generate --members 1000 --times 2005/2014 --statistics mean,std,q05,q95 --out climate.nc
       fsae-run generate --grid 1.5 --bbox -10,35,30,70 --variables tas --out europe.nc
       fsae-run generate --members 5 --steps 120 --grid 2 --out "tas_{realization:03d}.nc"
+      fsae-run generate --members 20 --grid 1.5 --out ensemble.grib2
       fsae-run generate --members 1000 --sampler fast --out many.zarr
       fsae-run generate --members 1000 --shard 3/8 --out many.zarr
       fsae-run generate --members 20 --start 2030 --forcing ssp245 --out scenario.zarr

@@ -209,6 +209,7 @@ def decompress(source: Source, out: str, select: "Selection", writing: "Writing"
     Examples:
       fsae-run decompress latents.zarr fields.zarr
       fsae-run decompress latents.zarr fields.nc --grid training
+      fsae-run decompress latents.zarr fields.grib2 --grid training
       fsae-run decompress latents.zarr fields.nc --grid like era5.nc
       fsae-run decompress latents.zarr europe.nc --grid 1.5 --bbox -10,35,30,70 --times 2005/2010
     """

@@ -18,7 +18,7 @@ from fsae.runtime.climate.transforms import Transform, forward, inverse, transfo
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.sources import READ_ERRORS, open_source, reason
-from fsae.runtime.output.files import open_store
+from fsae.runtime.output.files import check_store, open_store
 from fsae.runtime.output.layout import TIME_CHUNK, Cells, cell_coordinates
 from fsae.runtime.output.provenance import origin, read_attributes
 from fsae.runtime.output.store import Attribute, Coordinate
@@ -73,6 +73,7 @@ def write_source(
 
     DataError if it is too far, unless `force` is given. The file says what it was warned of, and `force`.
     """
+    check_store(path)  # before all fields are read
     coefficients = fit_source(fields, harmonics, [v.transform for v in bundle.manifest.variables])
     notes = _compared(bundle, coefficients, f"the climatology of {fields.name}", force=force)
     request: dict[str, Any] = {"verb": KIND, "input": fields.source, "zoom": fields.zoom, "harmonics": harmonics}

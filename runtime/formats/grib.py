@@ -5,6 +5,7 @@ value: the axes that cfgrib makes itself are wrong for longitudes that run from 
 """
 
 import importlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 
 POINTS = "values"  # dimension of the values of a message
+VALID = "valid_time"
+SECONDS = {0: 60, 1: 3600, 2: 86_400, 10: 10_800, 11: 21_600, 12: 43_200, 13: 1}  # of units of time, code table 4.4
 PLACES = ("latitude", "longitude")
 MONTHLY_STREAMS = ("moda", "mnth", "edmo", "edmm", "msmm", "mmsf", "wamo", "wamd")  # of ECMWF's archive
 KEPT = ("time", "step", "valid_time", "number")  # scalars that are not merely the level of a variable
@@ -44,7 +47,7 @@ def open_grib(path: Path) -> "xr.Dataset":
     unfit: tuple[type[Exception], ...] = (*failures, ValueError, TypeError)  # DatasetBuildError is a ValueError
     try:
         whole = xr.open_dataset(path, engine="cfgrib", decode_times=False, cache=False, backend_kwargs=OPTIONS)
-        return _instant(_turned(whole, path))
+        return _with_periods(_instant(_turned(whole, path)), path)
     except cfgrib.DatasetBuildError:
         pass  # the messages make arrays that differ in more than their names
     except failures as error:
@@ -54,7 +57,8 @@ def open_grib(path: Path) -> "xr.Dataset":
     try:
         parts = cfgrib.open_datasets(str(path), decode_times=False, cache=False, backend_kwargs=OPTIONS)
         parts = _beside_each_other([_instant(_turned(part, path)) for part in parts])
-        return xr.merge(parts, compat="override", join="exact", combine_attrs="drop_conflicts")
+        merged = xr.merge(parts, compat="override", join="exact", combine_attrs="drop_conflicts")
+        return _with_periods(merged, path)
     except unfit as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise _unfit(path, text) from None
@@ -85,6 +89,41 @@ def _instant(dataset: "xr.Dataset") -> "xr.Dataset":
         if array.attrs.get("GRIB_stepType") == "instant" and array.attrs.get("GRIB_stream") not in MONTHLY_STREAMS:
             array.attrs.setdefault("cell_methods", "time: point")
     return dataset
+
+
+def _with_periods(dataset: "xr.Dataset", path: Path) -> "xr.Dataset":
+    """The dataset with bounds of its valid times if its messages are means: GRIB dates a mean by the end of its period.
+
+    Without bounds the mean of a January would be taken for one of February.
+    """
+    if VALID not in dataset.variables or {v.attrs.get("GRIB_stepType") for v in dataset.data_vars.values()} != {"avg"}:
+        return dataset
+    ends = dataset[VALID].variable
+    lengths_s = _lengths_s(path)
+    found = [lengths_s.get(int(end), 0) for end in ends.values.reshape(-1)]
+    if not all(found):
+        return dataset
+    begins = ends.values - np.reshape(found, ends.shape)
+    bounds = ((*ends.dims, "bnds"), np.stack([begins, ends.values], axis=-1))
+    attributes = {**ends.attrs, "bounds": f"{VALID}_bnds"}
+    return dataset.assign({f"{VALID}_bnds": bounds}).assign_coords({VALID: (ends.dims, ends.values, attributes)})
+
+
+def _lengths_s(path: Path) -> dict[int, int]:
+    """Length of the period [s] of the messages that are valid at a time [s since 1970]; 0 if they disagree."""
+    eccodes = importlib.import_module("eccodes")
+    found: dict[int, int] = {}
+    with path.open("rb") as file:
+        while (message := eccodes.codes_grib_new_from_file(file, headers_only=True)) is not None:
+            date, clock, first, last, unit = (
+                eccodes.codes_get(message, key, int)
+                for key in ("validityDate", "validityTime", "startStep", "endStep", "stepUnits")
+            )
+            eccodes.codes_release(message)
+            day = datetime(date // 10_000, date // 100 % 100, date % 100, clock // 100, clock % 100, tzinfo=UTC)
+            end, length_s = int(day.timestamp()), (last - first) * SECONDS.get(unit, 0)
+            found[end] = length_s if found.get(end, length_s) == length_s else 0
+    return found
 
 
 def _turned(dataset: "xr.Dataset", path: Path) -> "xr.Dataset":

@@ -147,7 +147,7 @@ class Level(NamedTuple):
 def objections(array: "xr.DataArray", dataset: "xr.Dataset", wanted: VariableSpec) -> list[str]:
     """Sentences on what a variable says it is, where that is not what the model knows."""
     found = []
-    known, levels = known_level(wanted), levels_of(array, dataset)
+    known, levels = known_level(wanted.name, wanted.long_name), levels_of(array, dataset)
     if known is not None and levels and not any(level.fits(known) for level in levels):
         found.append(f"is at {levels[0].text}, while {wanted.name} of the model is at {known.text}")
     methods = str(array.attrs.get("cell_methods", ""))
@@ -247,12 +247,12 @@ def _in_words(name: str, words: str) -> set[str]:
     return named | {kind for kind in IN_WORDS if re.search(rf"\b({STATISTICS[kind]})\b", words, re.IGNORECASE)}
 
 
-def known_level(wanted: VariableSpec) -> Level | None:
-    """The level of the model's variable by its name and long name; None if they tell none."""
-    found = ON_PRESSURE.search(wanted.long_name) or PRESSURE_NAME.fullmatch(wanted.name)
+def known_level(name: str, long_name: str) -> Level | None:
+    """The level of a variable of the model by its name and long name; None if they tell none."""
+    found = ON_PRESSURE.search(long_name) or PRESSURE_NAME.fullmatch(name)
     if found is not None and int(found[1]) >= LOWEST_NAMED_HPA:
         return Level("pressure", 100.0 * int(found[1]), f"{found[1]} hPa")
-    if is_near_surface(wanted.name) or NEAR_SURFACE.search(wanted.long_name):
+    if is_near_surface(name) or NEAR_SURFACE.search(long_name):
         return Level("surface", 0.0, "the surface")
     return None
 

@@ -1,15 +1,23 @@
-"""The store of a run, and the files of a finished unit in it: which they are, that they last, and their checksums."""
+"""The store of a run: the files of a finished unit in it, their checksums, and the one file that is made of it."""
 
+import contextlib
 import errno
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 from fsae.runtime.atomic import force
+from fsae.runtime.errors import OutputError
+from fsae.runtime.grib.written import write_messages
 from fsae.runtime.log import log
-from fsae.runtime.output.files import ASSEMBLED, FIELDS, clear
+from fsae.runtime.output.files import ASSEMBLED, FIELDS, clear, output_errors
 from fsae.runtime.output.layout import Layout, data_arrays
-from fsae.runtime.output.seal import METADATA, checksum, frame_files, mend
+from fsae.runtime.output.marks import form_of
+from fsae.runtime.output.seal import METADATA, assemble, checksum, damage_of, frame_files, mend
+from fsae.runtime.output.zarr import ZarrStore
+
+from .lock import Hold
 
 
 def chunk_names(layout: Layout, member: int, times: slice) -> list[str]:
@@ -64,3 +72,32 @@ def remove_torn(folder: Path) -> None:
     clear(folder, [ASSEMBLED])
     for torn in (folder / FIELDS).rglob("*.partial"):  # chunks that zarr was writing aside
         torn.unlink()
+
+
+def assembled(folder: Path, layout: Layout, path: Path, whole: Hold) -> Path:
+    """Make a NetCDF or GRIB file of the chunks in the folder of a run, and read it again. Returns where it is.
+
+    It is made under a name that no other process has: one that was taken over does not touch the file of the other.
+    """
+    place = folder / FIELDS / f"{METADATA}.{uuid4().hex}.partial"  # `remove_torn` removes it too
+    try:
+        with output_errors(path, ""):
+            make_store(folder, layout)
+            store = ZarrStore(folder / FIELDS, None)
+        if form_of(path) == "GRIB":
+            write_messages(store, layout, place, path)
+        else:
+            assemble(store, layout, layout.summary(folder / FIELDS) if layout.summary else {}, place, path)
+        damaged = damage_of(place)
+        whole.check()  # else it is the other process that removed it
+        if damaged:
+            raise OutputError(
+                f"{path} was damaged while it was written ({damaged})", advice="check the disk that it is on"
+            )
+        with output_errors(path, ""):
+            place.replace(folder / ASSEMBLED)
+        return folder / ASSEMBLED
+    except BaseException:
+        with contextlib.suppress(OSError):
+            place.unlink(missing_ok=True)
+        raise

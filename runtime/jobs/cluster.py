@@ -95,7 +95,7 @@ def cluster_to_file(
     check_divisible(job)
     recipe = recipe.absolute()
     with contextlib.closing(job), stopping(output), contextlib.ExitStack() as held:
-        check_place(output)
+        check_place(output, job.layout)
         wanted = identity(job.layout)
         whole = held.enter_context(locked(output.partial))
         if is_complete(job.layout, output, wanted):

@@ -4,7 +4,7 @@
     OUT.partial/lock               held while a run is begun, joined or published, see lock.py
     OUT.partial/run.json, shards/  what the run is and what is finished, see ledger.py
     OUT.partial/fields.zarr        the output so far, a Zarr store whatever OUT is: shards write chunks of their own
-    OUT.partial/fields.nc          put together from that at the end, if OUT is NetCDF
+    OUT.partial/fields.nc          put together from that at the end, if OUT is NetCDF or GRIB
 
 A job of one process is a run of one shard. The processes of several shards may start in any order, at any time, on any
 hosts that share the file system and its locks; each holds the lock of its shard while it makes it. Who finishes and
@@ -17,13 +17,12 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 from fsae.runtime.atomic import force
 from fsae.runtime.errors import FsaeError, OutputError, Stopped, UsageError
+from fsae.runtime.grib.written import check_layout
 from fsae.runtime.log import log
 from fsae.runtime.output.files import (
-    ASSEMBLED,
     FIELDS,
     LOCK,
     RUN,
@@ -35,13 +34,13 @@ from fsae.runtime.output.files import (
     unfinished,
 )
 from fsae.runtime.output.layout import Layout, Unit, write_chunks, write_unit
-from fsae.runtime.output.marks import foreign_reason, is_netcdf, read_attributes
-from fsae.runtime.output.seal import METADATA, assemble, damage_of, finish_zarr
+from fsae.runtime.output.marks import foreign_reason, form_of, read_attributes
+from fsae.runtime.output.seal import damage_of, finish_zarr
 from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.ownership import check_plain, kind
 from fsae.runtime.signals import uninterrupted
 
-from .chunks import make_store, remove_torn
+from .chunks import assembled, make_store, remove_torn
 from .identity import check_inputs, difference, identity, same_request
 from .job import Job
 from .ledger import Run, check_units, open_ledger, read_run, start_run
@@ -89,7 +88,7 @@ def to_file(
     if shard.count > 1:
         check_divisible(job)
     with contextlib.closing(job), stopping(output, [shard]), contextlib.ExitStack() as held:
-        check_place(output)
+        check_place(output, job.layout)
         wanted = identity(job.layout)
         with locked(output.partial, PATIENCE_S if shard.count > 1 else 0.0) as whole:
             complete = is_complete(job.layout, output, wanted)
@@ -125,9 +124,11 @@ def to_file(
         return missing
 
 
-def check_place(output: Output) -> None:
-    """Raise an error if the output cannot be written, see `files.check_output`, or its unfinished run beside it."""
+def check_place(output: Output, layout: Layout) -> None:
+    """Raise an error if the output cannot be written, see `files.check_output`, or cannot hold this layout."""
     check_output(output.path, output.overwrite or output.resume, output.inputs)
+    if form_of(output.path) == "GRIB":
+        check_layout(layout)
 
 
 def is_complete(layout: Layout, output: Output, wanted: Mapping[str, str]) -> bool:
@@ -140,7 +141,7 @@ def is_complete(layout: Layout, output: Output, wanted: Mapping[str, str]) -> bo
         return False
     if not output.resume:  # came into being since it was checked
         raise OutputError(f"{path} exists", advice="give another path or --overwrite")
-    other = same_request(layout, read_attributes(path, is_netcdf(path)))
+    other = same_request(layout, read_attributes(path, form_of(path)))
     if other:
         found = f"{path} exists and is the output of another run, which differs in {other}"
         raise OutputError(found, advice="give another path or --overwrite")
@@ -156,7 +157,7 @@ def check_complete(path: Path) -> None:
     """Raise OutputError if a finished output is not as it was written. All of it is read."""
     damaged = damage_of(path)
     if damaged:
-        if why := foreign_reason(path, is_netcdf(path)):  # then --overwrite does not replace it either
+        if why := foreign_reason(path, form_of(path)):  # then --overwrite does not replace it either
             raise OutputError(f"{path} {why}", advice="move it away, or give another path")
         found = f"{path} is damaged, or was changed after it was written: {damaged} does not fit its checksum"
         raise OutputError(found, advice="--overwrite makes it anew")
@@ -318,11 +319,11 @@ def publish_run(layout: Layout, run: Run, output: Output, whole: Hold) -> None:
         with output_errors(path, ""):
             remove_torn(folder)
         sums = check_units(run, folder / FIELDS, layout)
-        if is_netcdf(path):
-            place = _assemble(folder, layout, path, whole)
-        else:
+        if form_of(path) == "Zarr":
             with output_errors(path, ""):
                 finish_zarr(place, layout, sums)
+        else:
+            place = assembled(folder, layout, path, whole)
         whole.check()
         with output_errors(path, ""):
             publish(place, path, output.overwrite)
@@ -333,32 +334,6 @@ def publish_run(layout: Layout, run: Run, output: Output, whole: Hold) -> None:
                 clear(folder)
     except (OSError, OutputError) as error:  # the output is there, and this is no part of it
         log.warning(f"{path} is complete, but {folder} stays: {error}")
-
-
-def _assemble(folder: Path, layout: Layout, path: Path, whole: Hold) -> Path:
-    """Make a NetCDF file of the chunks in the folder of a run, and read it again. Returns where it is.
-
-    It is made under a name that no other process has: one that was taken over does not touch the file of the other.
-    """
-    place = folder / FIELDS / f"{METADATA}.{uuid4().hex}.partial"  # `remove_torn` removes it too
-    try:
-        with output_errors(path, ""):
-            make_store(folder, layout)
-            store = ZarrStore(folder / FIELDS, None)
-        assemble(store, layout, layout.summary(folder / FIELDS) if layout.summary else {}, place, path)
-        damaged = damage_of(place)
-        whole.check()  # else it is the other process that removed it
-        if damaged:
-            raise OutputError(
-                f"{path} was damaged while it was written ({damaged})", advice="check the disk that it is on"
-            )
-        with output_errors(path, ""):
-            place.replace(folder / ASSEMBLED)
-        return folder / ASSEMBLED
-    except BaseException:
-        with contextlib.suppress(OSError):
-            place.unlink(missing_ok=True)
-        raise
 
 
 GOES_ON = "the same command with --resume goes on"

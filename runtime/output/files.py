@@ -1,4 +1,4 @@
-"""Zarr v3 and NetCDF-4 output, written aside and renamed when complete: whole or not there at all."""
+"""Zarr v3, NetCDF-4 and GRIB output, written aside and renamed when complete: whole or not there at all."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from fsae.runtime.input.sources import Source, reason
 from fsae.runtime.ownership import check_ours, exchange, is_ours, kind, remove_tree, rename_new, stranger
 from fsae.runtime.signals import uninterrupted
 
-from .marks import foreign_reason, is_netcdf, marked, stranger_in
+from .marks import FORMS, foreign_reason, form_of, marked, stranger_in
 from .netcdf import NetcdfStore
 from .store import Attribute, Store
 from .zarr import ZarrStore, dggs_attributes
@@ -26,12 +26,11 @@ NOTHING: Mapping[str, object] = {}
 # In the folder of unfinished output, beside its mark and its lock:
 RUN = "run.json"  # of a run that can go on after an interruption, see jobs/ledger.py
 LOCK, SHARDS = "lock", "shards"  # see jobs/lock.py
-FIELDS, ASSEMBLED = "fields.zarr", "fields.nc"
+FIELDS, ASSEMBLED = "fields.zarr", "fields.nc"  # the second also if the output is GRIB
 REPLACED = "replaced"  # earlier output, for a moment, on file systems that cannot exchange two names
 CONTENTS = (RUN, f"{RUN}.new", ASSEMBLED, SHARDS, FIELDS, REPLACED)  # in the order of removal
 
 STORES = (*ZARR_MARKS, "manifest.json")  # what a folder that is read holds, a Zarr store or a bundle
-SUFFIXES = (".nc", ".zarr")  # NetCDF-4 and Zarr: a Zarr folder with the suffix of another format would surprise
 
 
 def partial_of(path: Path) -> Path:
@@ -53,18 +52,25 @@ def unfinished(folder: Path, which: str, advice: str) -> OutputError:
 def check_output(path: Path, overwrite: bool, inputs: Mapping[str, object] = NOTHING) -> None:
     """Raise OutputError if the path exists (without `overwrite`) or cannot be written.
 
-    UsageError if its suffix is not one of `SUFFIXES`. With `overwrite` only our own output may be there. Neither it nor
-    the folder of unfinished output beside it may be, hold or lie in one of the `inputs`: all that is read, by its kind.
+    UsageError if its suffix is not one of `FORMS`: a Zarr folder with that of another format would surprise. With
+    `overwrite` only our own output may be there. Neither it nor the folder of unfinished output beside it may be, hold
+    or lie in one of the `inputs`: all that is read, by its kind.
     """
     check_name(path)
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in FORMS:
         raise UsageError(
             f"found the output {path}",
-            "a name that ends in .nc for NetCDF-4, or in .zarr for Zarr",
+            "a name that ends in .nc for NetCDF-4, in .zarr for Zarr, or in .grib2, .grib or .grb2 for GRIB",
             "name it such as out.zarr",
         )
     check_place(path, overwrite, inputs, check_replaceable)
     check_ours(partial_of(path))
+
+
+def check_store(path: Path) -> None:
+    """Raise UsageError if a path asks for GRIB, which holds nothing but fields."""
+    if form_of(path) == "GRIB":
+        raise UsageError(f"found the output {path}", "NetCDF-4 or Zarr", "name it such as out.nc")
 
 
 def check_name(path: Path) -> None:
@@ -104,7 +110,7 @@ def check_place(path: Path, overwrite: bool, inputs: Mapping[str, object], check
 
 def check_replaceable(path: Path) -> None:
     """Raise OutputError unless our own output is at a path, whose suffix says its kind."""
-    why = foreign_reason(path, is_netcdf(path))
+    why = foreign_reason(path, form_of(path))
     if why:
         raise OutputError(f"{path} exists and {why}: it is not replaced", advice="move it away, or give another path")
 
@@ -166,7 +172,7 @@ def publish(new: Path, path: Path, overwrite: bool) -> None:
     aside = new.with_name(REPLACED)
     exchange(new, path, aside)
     try:
-        why = foreign_reason(new, is_netcdf(path))
+        why = foreign_reason(new, form_of(path))
     except BaseException:
         exchange(new, path, aside)
         raise
@@ -247,7 +253,8 @@ def open_store(
     `zoom` is that of its HEALPix cells, if it has any.
     """
     check_output(path, overwrite)
-    folder, netcdf = partial_of(path), is_netcdf(path)
+    check_store(path)
+    folder, netcdf = partial_of(path), form_of(path) == "NetCDF"
     if kind(folder / RUN):
         raise unfinished(folder, "", "finish it with --resume, or remove it")
     place = folder / (ASSEMBLED if netcdf else FIELDS)

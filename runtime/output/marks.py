@@ -2,7 +2,7 @@
 
 The same request gives the same bytes, so the mark is no random number: it is a hash of the attributes that describe the
 output. Programs that make something new of it, as CDO and NCO do, keep our attributes and add their own `history`: then
-the hash no longer fits, and what they wrote is not taken for ours.
+the hash no longer fits, and what they wrote is not taken for ours. GRIB has no attributes: see formats/signed.py.
 """
 
 import hashlib
@@ -11,9 +11,10 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fsae.runtime.errors import OutputError
+from fsae.runtime.formats.signed import first_changed, read_about
 from fsae.runtime.input.sources import READ_ERRORS, reason
 from fsae.runtime.ownership import kind, open_own
 
@@ -31,9 +32,13 @@ IN_STORE = re.compile(r"(zarr\.json|zarr|[0-9]+|c)(\.[0-9a-f]{32}\.partial)?")
 OF_CHUNKS = re.compile(r"[0-9]+|c")  # folders in an array
 
 
-def is_netcdf(path: Path) -> bool:
-    """True if the path asks for NetCDF-4."""
-    return path.suffix == ".nc"
+Form = Literal["NetCDF", "Zarr", "GRIB"]
+FORMS: Mapping[str, Form] = {".nc": "NetCDF", ".zarr": "Zarr", ".grib2": "GRIB", ".grib": "GRIB", ".grb2": "GRIB"}
+
+
+def form_of(path: Path) -> Form:
+    """The form of output that a path asks for by its suffix."""
+    return FORMS.get(path.suffix, "Zarr")
 
 
 def marked(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,12 +67,10 @@ def carries_mark(attributes: Mapping[str, Any]) -> bool:
     return all(name in attributes for name in BEFORE_MARKS) and "history" not in attributes
 
 
-def read_attributes(path: Path, netcdf: bool) -> dict[str, Any]:
+def read_attributes(path: Path, form: Form) -> dict[str, Any]:
     """Global attributes of a file or store; OutputError if it cannot be read."""
     try:
-        if netcdf:
-            return _of_file(path)[0]
-        return _of_store(path)[0]
+        return READERS[form](path)[0]
     except READ_ERRORS as error:
         raise OutputError(f"{path} exists and cannot be read: {reason(error)}", advice="give another path") from None
 
@@ -96,41 +99,50 @@ def _metadata(file: Path) -> dict[str, Any]:
         return found
 
 
-def rewritten_reason(path: Path, netcdf: bool) -> str:
+def _of_messages(path: Path) -> tuple[dict[str, Any], Others]:
+    """The global attributes that GRIB messages of ours tell; there are none of variables that others would add."""
+    return dict(read_about(path)["attributes"]), {}
+
+
+READERS = {"NetCDF": _of_file, "Zarr": _of_store, "GRIB": _of_messages}
+
+
+def rewritten_reason(path: Path, form: Form) -> str:
     """Why what stands at a path was not written by fsae, or not by it alone; empty if its metadata is ours.
 
     The words follow its name.
     """
-    return _reason(path, netcdf)[0]
+    return _reason(path, form)[0]
 
 
-def _reason(path: Path, netcdf: bool) -> tuple[str, dict[str, Any], Others]:
+def _reason(path: Path, form: Form) -> tuple[str, dict[str, Any], Others]:
     found = kind(path)
-    if found != ("file" if netcdf else "folder"):
+    if found != ("folder" if form == "Zarr" else "file"):
         return f"is a {found}", {}, {}
     try:
-        attributes, others = _of_file(path) if netcdf else _of_store(path)
+        attributes, others = READERS[form](path)
+        changed = first_changed(path, values=False) if form == "GRIB" else ""
     except READ_ERRORS:
         return "is no output of fsae", {}, {}
     why = ""
-    if not carries_mark(attributes):
+    if changed or not carries_mark(attributes):
         why = "is no output of fsae" if MARK not in attributes else "was changed since fsae wrote it"
     elif any("_FillValue" in names for names in others.values()):  # xarray gives it to every variable, we do not
         why = "was written again by another program"
     return why, attributes, others
 
 
-def foreign_reason(path: Path, netcdf: bool) -> str:
+def foreign_reason(path: Path, form: Form) -> str:
     """Why what stands at a path is not taken for our output, in words that follow its name; empty if it is ours.
 
     A file or variable in it that fsae did not write is somebody's own.
     """
-    why, attributes, others = _reason(path, netcdf)
+    why, attributes, others = _reason(path, form)
     if why:
         return why
     known = _sealed(attributes)
     added = sorted(set(others) - known) if known else []
-    stranger = added[0] if added else "" if netcdf else stranger_in(path, known)
+    stranger = added[0] if added else stranger_in(path, known) if form == "Zarr" else ""
     return f"holds {stranger}, which fsae did not write" if stranger else ""
 
 

@@ -6,6 +6,8 @@ Of a Zarr array it is the SHA-256 of what `sha256sum` prints for its files by na
 
 Of a NetCDF variable it is the SHA-256 of its name, dimensions, type, shape and attributes, and of its values, chunk by
 chunk. So a finished output can be checked without the run that made it, and nothing but readers of Zarr and NetCDF.
+
+GRIB messages carry checksums of their own, see formats/signed.py.
 """
 
 import contextlib
@@ -26,6 +28,8 @@ from fsae.runtime.atomic import force
 from fsae.runtime.errors import OutputError
 from fsae.runtime.formats.coded import BYTE, CHUNK, END, chunk_indices, chunk_key, chunk_sizes, payload
 from fsae.runtime.formats.coded import METADATA as ARRAY
+from fsae.runtime.formats.sections import BEGIN
+from fsae.runtime.formats.signed import first_changed
 from fsae.runtime.input.sources import READ_ERRORS
 
 from .files import output_errors
@@ -266,6 +270,10 @@ def _damage_of_netcdf(path: Path) -> str:
 def damage_of(path: Path) -> str:
     """The part of a sealed output that is not as it was written; empty if all is whole. Everything is read."""
     try:
-        return _damage_of_zarr(path) if path.is_dir() else _damage_of_netcdf(path)
+        if path.is_dir():
+            return _damage_of_zarr(path)
+        with path.open("rb") as file:
+            messages = file.read(len(BEGIN)) == BEGIN
+        return first_changed(path) if messages else _damage_of_netcdf(path)
     except READ_ERRORS:
         return "its metadata"

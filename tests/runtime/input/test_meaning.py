@@ -133,7 +133,7 @@ def test_small_temperatures_in_celsius_are_an_anomaly() -> None:  # oracle: no m
 
 def test_a_model_on_a_level_takes_that_level() -> None:  # oracle: the names of CMIP
     spec = msgspec.structs.replace(TAS, name="ta850", long_name="air temperature")
-    known = known_level(spec)
+    known = known_level(spec.name, spec.long_name)
     assert known is not None
     assert known.value == 85_000
     for place, fits in ((85_000.0, True), (50_000.0, False)):

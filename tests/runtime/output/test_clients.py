@@ -59,7 +59,7 @@ def test_any_text_reads_back(engine: str, tmp_path: Path) -> None:  # oracle: th
     store.close()
     with xr.open_dataset(tmp_path / "texts.nc", engine=engine) as found:
         assert found.attrs == TEXTS
-    assert read_attributes(tmp_path / "texts.nc", netcdf=True) == TEXTS
+    assert read_attributes(tmp_path / "texts.nc", "NetCDF") == TEXTS
 
 
 def test_output_with_text_of_variable_length_is_ours_too(outputs: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_output_with_text_of_variable_length_is_ours_too(outputs: Path, tmp_path
             place.attrs.update({k: t.decode() if isinstance(t, bytes) else t for k, t in texts.items()})
     with h5py.File(path) as file:
         assert file["tas"].attrs.get_id("units").dtype.kind == "O"
-    assert foreign_reason(path, netcdf=True) == ""
+    assert foreign_reason(path, "NetCDF") == ""
     assert damage_of(path) == ""
     with h5netcdf.File(path, "a") as file:
         file["tas"].attrs["units"] = "degC"
