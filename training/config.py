@@ -72,8 +72,8 @@ class VariableConfig(Variable, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         super().__post_init__()
         low = self.valid_range[0]
-        good = self.transform != "sqrt" or low >= 0
-        check(good, f"valid_range of {self.name} starts at {low}, expected 0 or more with transform sqrt")
+        good = self.transform == "none" or low >= 0
+        check(good, f"valid_range of {self.name} starts at {low}, expected 0 or more with transform {self.transform}")
 
 
 class DataConfig(Record, frozen=True, kw_only=True):
@@ -214,7 +214,7 @@ class Tolerance(Record, frozen=True, kw_only=True):
     """Largest differences of the graphs of one precision from the trained model; above them nothing is exported.
 
     The largest error of a field is in the variable's units in `fields`, else `share` of the variable's scale (the
-    deviation of its anomalies); for a variable learned as its square root, that is an error of the root, and a field
+    deviation of its anomalies); for a variable learned as a root of itself, that is an error of the root, and a field
     may be off by what it makes of the largest value. Beside it the rounding of what enters and leaves is allowed.
     `denoiser` is the largest error of a denoised window of unit variance. Of an ensemble, the power of a degree may
     change by `spectrum` of itself, and the CRPS by `crps` of itself.

@@ -1,6 +1,5 @@
 """Differences of exported graphs from the trained model on the same real fields, by variable and zoom."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from fsae.export.graphs.inputs import BATCH, take
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import MIN_BATCH
 from fsae.runtime.bundle.manifest import Difference, Variable
-from fsae.runtime.climate.transforms import Transform, transformed_units
+from fsae.runtime.climate.transforms import SQUARE_ROOTS, Transform, transformed_units
 from fsae.runtime.errors import ToleranceError
 from fsae.runtime.sphere.healpix import coarsen
 from fsae.training.config import Tolerance, VariableConfig
@@ -38,7 +37,7 @@ def compare(
 
     They are in physical units: latents are multiplied by their variable's `scale`, which is in units of the transformed
     variable; the denoisers are dimensionless. Means over cells of the coarsest zoom pass encoder and decoder in float32
-    in every precision, so the `exact` tolerance of float32 applies to them, except to the mean of a squared root.
+    in every precision, so the `exact` tolerance of float32 applies to them, except to the mean of a root's power.
     """
     difference = found.astype(np.float64) - part.expected.astype(np.float64)
     zooms, entries = part.zooms, []
@@ -53,7 +52,7 @@ def compare(
             unit = own_scale if learned else 1.0
             units = transformed_units(variable.units, transform) if learned else variable.units
             slope = steepest(largest, own_scale, transform)
-            rounding = FIELD_ULPS * _spacing(math.sqrt(largest) if learned and transform == "sqrt" else largest)
+            rounding = FIELD_ULPS * _spacing(root_of(largest, transform) if learned else largest)
             allowed, least = (each.of(variable.name, own_scale, slope) for each in (tolerance, exact))
             limits = dict.fromkeys(zooms, rounding + allowed * (1.0 if learned else slope))
             if learned or transform == "none":
@@ -74,14 +73,21 @@ def compare(
 
 
 def steepest(largest: float, scale: float, transform: Transform) -> float:
-    """Physical units per unit of the transformed variable at the `largest` value of a field: d(r**2)/dr = 2 r.
+    """Physical units per unit of the transformed variable at the `largest` value of a field: d(r**n)/dr = n r**(n - 1).
 
     For a field that is nearly zero everywhere, at a root as large as its `scale`.
 
-    >>> steepest(9.0, 0.5, "sqrt"), steepest(9.0, 0.5, "none")
-    (6.0, 1.0)
+    >>> steepest(9.0, 0.5, "sqrt"), steepest(16.0, 0.5, "fourth_root"), steepest(9.0, 0.5, "none")
+    (6.0, 32.0, 1.0)
     """
-    return 2 * max(math.sqrt(largest), scale) if transform == "sqrt" else 1.0
+    power: int = 2 ** SQUARE_ROOTS[transform]
+    root: float = max(root_of(largest, transform), scale)
+    return power * root ** (power - 1)
+
+
+def root_of(value: float, transform: Transform) -> float:
+    """The transformed value."""
+    return float(value**0.5 ** SQUARE_ROOTS[transform])
 
 
 def _spacing(value: float) -> float:

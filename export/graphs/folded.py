@@ -62,9 +62,7 @@ class FoldedEncoder(FoldedAutoencoder):
     def forward(self, field: Tensor, season: Tensor, level_mask: Tensor) -> Tensor:
         """Latent [B, V, Nzb] of a field [B, V, N] in physical units."""
         own, config = self.autoencoder, self.config
-        if "sqrt" in own.transforms:
-            field = torch.where(own.rooted, field.clamp(min=0).sqrt(), field)
-        anomaly = (field - self.mean(season)) / own.scale
+        anomaly = (own.transformed(field) - self.mean(season)) / own.scale
         condition = self.embedding(season)
         levels = [
             level * level_mask[:, index, None, None, None]
@@ -128,10 +126,7 @@ class FoldedDecoder(FoldedAutoencoder):
             change = own.sharpening[:, :1] * first + own.sharpening[:, 1:] * second
             parts = torch.unflatten(change, -1, (npix(config.base_zoom), -1))  # keep the means of the base cells
             anomaly = anomaly + (parts - parts.mean(-1, keepdim=True)).flatten(2)
-        field = anomaly * own.scale + self.mean(season)
-        if "sqrt" in own.transforms:
-            field = torch.where(own.rooted, field.clamp(min=0).square(), field)
-        return field
+        return own.physical(anomaly * own.scale + self.mean(season))
 
 
 class FoldedWiener(nn.Module):

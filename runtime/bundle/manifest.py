@@ -95,7 +95,7 @@ class Variable(Record, frozen=True, kw_only=True):
     units: Line
     cell_methods: Line
     valid_range: tuple[Number, Number]
-    transform: Transform = "none"  # "sqrt", for what is never negative: learned as its square root
+    transform: Transform = "none"  # "sqrt" or "fourth_root", for what is never negative: learned as that root
     # A constant of the file format: models learn from complete fields only.
     missing: Annotated[bool, Meta(extra_json_schema={"const": False})] = False
 

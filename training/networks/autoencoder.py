@@ -12,7 +12,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from fsae.runtime.bundle.records import Count, OneOrMore, Positive, Record, Zoom, check
-from fsae.runtime.climate.transforms import Transform
+from fsae.runtime.climate.transforms import SQUARE_ROOTS, Transform
 from fsae.runtime.errors import UsageError
 from fsae.runtime.sphere.healpix import npix
 
@@ -145,7 +145,6 @@ class Autoencoder(nn.Module):
 
     climatology: Tensor
     scale: Tensor
-    rooted: Tensor
     to_latent: Tensor
     from_latent: Tensor
     sharpening: Tensor
@@ -166,9 +165,12 @@ class Autoencoder(nn.Module):
         variables, coefficients, _ = climatology.shape
         self.register_buffer("climatology", climatology)
         self.register_buffer("scale", scale.reshape(variables, -1))  # (V, 1) or (V, N)
-        self.transforms = tuple(transforms) or ("none",) * variables
-        rooted = torch.tensor([transform == "sqrt" for transform in self.transforms])
-        self.register_buffer("rooted", rooted[:, None], persistent=False)
+        none: Transform = "none"
+        self.transforms = tuple(transforms) or (none,) * variables
+        roots = torch.tensor([SQUARE_ROOTS[transform] for transform in self.transforms])[:, None]
+        self.roots = int(roots.max())
+        for root in range(self.roots):  # variables with that many square roots before
+            self.register_buffer(f"rooted_{root}", roots > root, persistent=False)
         if config.static_fields and static is None:
             raise UsageError(
                 "autoencoder.static_fields is true", "files in data.static", "add such files, or set it to false"
@@ -234,18 +236,25 @@ class Autoencoder(nn.Module):
 
     def encode(self, field: Tensor, season: Tensor, level_mask: Tensor) -> Tensor:
         """Latent (B, V, Nzb) of a field (B, V, N) [physical units]; level_mask (B, levels) weighs the residuals."""
-        if "sqrt" in self.transforms:
-            field = torch.where(self.rooted, field.clamp(min=0).sqrt(), field)
-        return self.encode_anomaly((field - self.mean(season)) / self.scale, season, level_mask)
+        return self.encode_anomaly((self.transformed(field) - self.mean(season)) / self.scale, season, level_mask)
 
     def decode(self, latent: Tensor, season: Tensor) -> Tensor:
         """Field (B, V, N) [physical units] of a latent (B, V, Nzb)."""
         anomaly = self.decode_anomaly(latent, season)
         if self.config.sharpen:
             anomaly = self.sharpened(anomaly)
-        field = anomaly * self.scale + self.mean(season)
-        if "sqrt" in self.transforms:
-            field = torch.where(self.rooted, field.clamp(min=0).square(), field)
+        return self.physical(anomaly * self.scale + self.mean(season))
+
+    def transformed(self, field: Tensor) -> Tensor:
+        """Roots of those variables (B, V, N) that are learned as roots (runtime/climate/transforms.py)."""
+        for root in range(self.roots):
+            field = torch.where(self.get_buffer(f"rooted_{root}"), field.clamp(min=0).sqrt(), field)
+        return field
+
+    def physical(self, field: Tensor) -> Tensor:
+        """The field (B, V, N) [physical units] of a transformed one."""
+        for root in range(self.roots):
+            field = torch.where(self.get_buffer(f"rooted_{root}"), field.clamp(min=0).square(), field)
         return field
 
     def sharpened(self, anomaly: Tensor) -> Tensor:

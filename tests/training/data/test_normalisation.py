@@ -97,10 +97,13 @@ def test_a_pixel_that_hardly_varies_has_the_floor_as_scale(fields: Fields) -> No
         fit_statistics(config_of().data, replace(fields, readers=(Steps(np.ones(fields.shape[1::2])),)), PART)
 
 
-def test_statistics_are_those_of_transformed_values(fields: Fields) -> None:  # oracle: roots fitted without transform
+@pytest.mark.parametrize(("transform", "power"), [("sqrt", 2), ("fourth_root", 4)])
+def test_statistics_are_those_of_transformed_values(
+    fields: Fields, transform: str, power: int
+) -> None:  # oracle: roots fitted without transform
     roots = np.random.default_rng(1).gamma(2.0, size=fields.shape[1::2])
-    variable = msgspec.structs.replace(TAS, valid_range=(0.0, 1e6), transform="sqrt")
-    squared = replace(fields, readers=(Steps(roots**2),))
+    variable = msgspec.structs.replace(TAS, valid_range=(0.0, 1e6), transform=transform)
+    squared = replace(fields, readers=(Steps(roots**power),))
     config = msgspec.structs.replace(CONFIG, data=msgspec.structs.replace(DATA, variables=(variable,)))
     found = fit_statistics(config.data, squared, PART)
     plain = fit_statistics(config_of().data, replace(fields, readers=(Steps(roots),)), PART)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fsae.export.graphs.trace import bytes_of
 from fsae.runtime.climate.climatology import evaluate, season
+from fsae.runtime.climate.transforms import Transform
 from fsae.runtime.diffusion.sampler import noise_features
 from fsae.runtime.sphere.healpix import coarsen, npix, pixel_centres, refine
 from fsae.runtime.sphere.pyramid import level_mask
@@ -300,23 +301,27 @@ def test_windows_are_attention_with_far_cells_masked() -> None:
 
 
 @torch.no_grad()
-def test_rooted_variables_never_decode_negative(batch: tuple[Tensor, Tensor, Tensor]) -> None:
-    # oracle: the other variable is untouched, the rooted one is the square of what a plain model of the root decodes
+@pytest.mark.parametrize(("transform", "power"), [("sqrt", 2), ("fourth_root", 4)])
+def test_rooted_variables_never_decode_negative(
+    batch: tuple[Tensor, Tensor, Tensor], transform: Transform, power: int
+) -> None:
+    # oracle: the other variable is untouched, the rooted one is that power of what a plain model of the root decodes
     field, features, mask = batch
     climatology = torch.randn(2, 5, npix(3), generator=torch.Generator().manual_seed(9))
     models = [
         Autoencoder(CONFIG, climatology, torch.ones(2), transforms=names)
-        for names in (("none", "none"), ("none", "sqrt"))
+        for names in (("none", "none"), ("none", transform))
     ]
     for model in models:
         scramble(model)
-    field = torch.stack([field[:, 0], field[:, 1].square()], dim=1)
-    root = torch.stack([field[:, 0], field[:, 1].sqrt()], dim=1)
+    root = torch.stack([field[:, 0], field[:, 1].abs()], dim=1)
+    field = torch.stack([field[:, 0], field[:, 1] ** power], dim=1)
     plain = models[0].decode(models[0].encode(root, features, mask), features)
     rebuilt = models[1].decode(models[1].encode(field, features, mask), features)
     assert (plain[:, 1] < 0).any()
     np.testing.assert_allclose(rebuilt[:, 0], plain[:, 0], atol=1e-4)
-    np.testing.assert_allclose(rebuilt[:, 1], plain[:, 1].clamp(min=0).square(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(rebuilt[:, 1], plain[:, 1].clamp(min=0) ** power, rtol=power * 1e-3, atol=1e-3)
+    np.testing.assert_array_equal(rebuilt[:, 1] == 0, plain[:, 1] <= 0)  # dry places stay dry
 
 
 def test_tokens_come_apart_and_together() -> None:  # oracle: the identity, and means for levels coarser than the token
