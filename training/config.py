@@ -56,6 +56,16 @@ def days_of(years: Years) -> tuple[Date, Date]:
     return (*first, 1, 1)[:3], (*last, 12, 31)[:3]  # type: ignore[return-value]
 
 
+def calendar_years(years: Years) -> tuple[int, int]:
+    """The calendar years of the first and the last day of a period.
+
+    >>> calendar_years((2001, 2002)), calendar_years(("2002-07-01", "2002-07-21"))
+    ((2001, 2002), (2002, 2002))
+    """
+    (first, *_), (last, *_) = days_of(years)
+    return first, last
+
+
 def whole_years(years: Years, what: str) -> tuple[int, int]:
     """The first and the last year of a period; UsageError naming `what` needs it if it is one of days."""
     first, last = years
@@ -87,6 +97,9 @@ class DataConfig(Record, frozen=True, kw_only=True):
     # for each variable, which keeps cell means exact, or by one for each pixel.
     normalisation: Literal["climatology", "mean_std"] = "climatology"
     scale: Literal["variable", "pixel"] = "variable"
+    # Files of a coarser source of the same climate, such as the same model at a lower resolution. They give the
+    # harmonics if the training years lack seasons, and these the mean alone.
+    cycle: tuple[str, ...] = ()
     static: tuple[str, ...] = ()  # files with orography (orog, m) and land mask (lsm, 0 to 1), for static_fields
     training_years: Years
     validation_years: Years | None = None  # watched during training, never trained on
@@ -99,6 +112,8 @@ class DataConfig(Record, frozen=True, kw_only=True):
             "validation_years": self.validation_years,
             "evaluation_years": self.evaluation_years,
         }
+        seasonal = self.normalisation == "climatology"
+        check(seasonal or not self.cycle, "found data.cycle, expected none with the normalisation mean_std")
         given = {name: years for name, years in periods.items() if years is not None}
         for name, years in given.items():
             first, last = days_of(years)
@@ -293,8 +308,6 @@ class Config(Record, frozen=True, kw_only=True):
             both = (getattr(self, stage) is None) == (getattr(self, f"{stage}_fit") is None)
             check(both, f"the tables [{stage}] and [{stage}_fit] go together: give both or neither")
         check(self.fast is None or self.diffusion is not None, "the table [fast] needs the table [diffusion]")
-        days = [name for name in self.data.training_years if isinstance(name, str)]
-        check(not days or self.diffusion is None, f"found the days {days} to train on, but [diffusion] needs years")
         self._check_sources()
         known = {variable.name for variable in self.data.variables}
         for precision in PRECISIONS:

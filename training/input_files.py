@@ -11,18 +11,23 @@ from .config import DEFAULT, SHIPPED
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """Paths of the files of a configuration: inputs, static fields, low-resolution sources one by one, the forcing."""
+    """Paths of the files of a configuration: inputs, static fields, low-resolution sources one by one, the forcing.
+
+    `cycle` are those that give the yearly cycle.
+    """
 
     inputs: Sequence[Path]
     static: Sequence[Path] = ()
     low_resolution: Sequence[Sequence[Path]] = ()
     forcing: Path | None = None
+    cycle: Sequence[Path] = ()
 
     @property
     def all(self) -> list[Path]:
         """Every file, in that order."""
         forcing = () if self.forcing is None else (self.forcing,)
-        return [*self.inputs, *self.static, *(path for part in self.low_resolution for path in part), *forcing]
+        coarse = [path for part in self.low_resolution for path in part]
+        return [*self.inputs, *self.static, *coarse, *forcing, *(path for path in self.cycle if path not in coarse)]
 
 
 def find_config(name: Path | None) -> Path:

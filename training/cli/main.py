@@ -97,6 +97,7 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
     settings = read_config(source, changes if devices is None else (*changes, f"trainer.devices = {devices}"))
     inputs = input_files(settings.data.inputs, source)
     static = input_files(settings.data.static, source)
+    cycle = input_files(settings.data.cycle, source)
     coarse = [input_files(part.inputs, source) for part in settings.sources.low_resolution]
     forcing = [] if settings.forcing is None else input_files([settings.forcing.file], source)
     if source.parent == SHIPPED and not all(path.exists() for path in inputs):
@@ -108,6 +109,7 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
     named = {
         "data.inputs": inputs,
         "data.static": static,
+        "data.cycle": cycle,
         "sources.low_resolution": [p for part in coarse for p in part],
         "forcing.file": forcing,
     }
@@ -115,7 +117,7 @@ def find_training(config: Path | None, devices: int | None, changes: tuple[str, 
         for path in paths:
             if not path.exists():
                 raise UsageError(f"{key} names {path}, which does not exist", advice=f"paths are relative to {source}")
-    files = Files(inputs=inputs, static=static, low_resolution=coarse, forcing=next(iter(forcing), None))
+    files = Files(inputs=inputs, static=static, low_resolution=coarse, forcing=next(iter(forcing), None), cycle=cycle)
     return settings, files
 
 

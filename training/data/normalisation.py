@@ -69,21 +69,26 @@ class Anomalies:
 Series = F32 | Anomalies  # normalised anomalies (time, variable, pixel), in memory or on disk
 
 
-def fit_statistics(config: DataConfig, fields: Fields, part: slice) -> dict[str, F32]:
+def fit_statistics(config: DataConfig, fields: Fields, part: slice, waves: F64 | None = None) -> dict[str, F32]:
     """`climatology` (V, 1 + 2K, N), `scale` (V,) and, for a scale of each pixel, `pixel_scale` (V, N) of a period.
 
     With normalisation "mean_std" the harmonics are zero. All are of transformed values, and summed in float64 over
     parts of the period, so that no more than `HELD_VALUES` are in memory. DataError if a variable does not vary.
+
+    With the harmonics `waves` (2K, V, N) of another source (cycle.py) only the mean is fitted, to what they leave.
     """
     phase = fields.phase[part]
-    harmonics = config.harmonics if config.normalisation == "climatology" else 0
+    harmonics = config.harmonics if config.normalisation == "climatology" and waves is None else 0
     solver = climatology.projection(phase, harmonics)
     variables, pixels = fields.shape[2:]
     total = np.zeros((1 + 2 * config.harmonics, variables, pixels))
     for steps, values in _parts(config, fields, part):
         total[: len(solver)] += np.tensordot(solver[:, steps], values.astype(np.float64), axes=1)
-    coefficients = _rounded(total.transpose(1, 0, 2))
     season = climatology.season(phase, config.harmonics)
+    if waves is not None:
+        total[1:] = waves
+        total[0] -= np.tensordot(season.mean(axis=0, dtype=np.float64), waves, axes=1)
+    coefficients = _rounded(total.transpose(1, 0, 2))
     square = np.zeros((variables, pixels))
     for steps, values in _parts(config, fields, part):
         anomaly = values.astype(np.float64) - climatology.evaluate(coefficients, season[steps])

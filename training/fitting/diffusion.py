@@ -18,7 +18,7 @@ from fsae.runtime.diffusion.whitening import seasonal_std, unwhiten, whiten
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.fields import Fields
 from fsae.runtime.sphere.pyramid import decompose
-from fsae.training.config import Config, whole_years
+from fsae.training.config import Config, calendar_years
 from fsae.training.data.datasets import Stretch, WindowSamples
 from fsae.training.data.low_resolution import Reference, lost_variance, low_resolution_stretches
 from fsae.training.data.prepared import Prepared, encode_series, part_of
@@ -204,7 +204,7 @@ def window_samples(config: Config, white: Sequence[Stretch], seed: int) -> Windo
         )
     jitter = config.noise.forcing_jitter_years
     if config.forcing is not None:  # as much of its range as these years are of the training years
-        first, last = whole_years(config.data.training_years, "a diffusion model")
+        first, last = calendar_years(config.data.training_years)
         jitter *= float(np.ptp(np.concatenate([stretch.forcing for stretch in white]))) / (last + 1 - first)
     return WindowSamples(
         white,
@@ -248,7 +248,8 @@ def high_resolution_stretch(
 ) -> Stretch:
     """The training years as a source, scaled up by the variance lost to the fit of their climatology."""
     part = part_of(fields, config.data.training_years)
-    coefficients = 1 + 2 * config.data.harmonics if config.data.normalisation == "climatology" else 1
+    seasonal = config.data.normalisation == "climatology" and not config.data.cycle
+    coefficients = 1 + 2 * config.data.harmonics if seasonal else 1
     gain = lost_variance(coefficients, len(reference.latents))
     return Stretch(
         source="hr",

@@ -3,7 +3,6 @@ autoencoder, diffusion.
 """
 
 import shutil
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from fsae.runtime.input.fields import Fields
 from fsae.runtime.progress import progress_bar
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.training.config import Config
+from fsae.training.data.cycle import read_cycle
 from fsae.training.data.normalisation import fit_statistics
 from fsae.training.data.prepare import prepare
 from fsae.training.data.prepared import Prepared, in_years, part_of, read_prepared
@@ -87,7 +87,7 @@ def _data(config: Config, files: Files, folder: Path, *, progress: bool) -> Prep
     wait_for(folder / "facts.json")
     fields = read_prepared(config, folder)
     if is_first():
-        statistics_stage(config, fields, files.static, folder)
+        statistics_stage(config, fields, files, folder)
         forcing_stage(config, files.forcing, folder)
     wait_for(folder / "statistics.npz")
     return Prepared(config=config, fields=fields, statistics=read_statistics(folder))
@@ -211,13 +211,17 @@ def forcing_stage(config: Config, file: Path | None, folder: Path) -> None:
     write_statistics(folder, {**statistics, YEARS: years, VALUES: values})
 
 
-def statistics_stage(config: Config, fields: Fields, static: Sequence[Path], folder: Path) -> None:
+def statistics_stage(config: Config, fields: Fields, files: Files, folder: Path) -> None:
     """Write climatology and scale of the training years, and the static fields if the model reads them."""
     if (folder / "statistics.npz").exists():
         return
     log.info("statistics: %s of %s to %s", config.data.normalisation, *config.data.training_years)
     part = part_of(fields, config.data.training_years)
-    statistics = fit_statistics(config.data, fields, part)
+    waves = None
+    if files.cycle:
+        log.info("statistics: the yearly cycle is that of %s", ", ".join(path.name for path in files.cycle))
+        waves = read_cycle(config, files.cycle)
+    statistics = fit_statistics(config.data, fields, part, waves)
     if config.autoencoder.static_fields:
-        statistics["static"] = static_inputs(static, config.autoencoder.zoom)
+        statistics["static"] = static_inputs(files.static, config.autoencoder.zoom)
     write_statistics(folder, statistics)

@@ -33,7 +33,7 @@ from fsae.runtime.bundle.manifest import Calendar, MonthOrDay, Sampler, Source, 
 from fsae.runtime.bundle.records import Line, Number, Record, decode_record, read_json, to_json
 from fsae.runtime.diffusion.sampler import noise_levels
 from fsae.runtime.errors import DataError, OutputError, UsageError
-from fsae.training.config import Config, whole_years
+from fsae.training.config import Config, calendar_years
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 
@@ -187,7 +187,7 @@ def make_denoiser(config: Config, levels: NDArray[np.float64] | None = None) -> 
             advice="add that table to the configuration, as in training/configs/default.toml",
         )
     torch.manual_seed(config.seed + 1)
-    first, last = whole_years(config.data.training_years, "a diffusion model")
+    first, last = calendar_years(config.data.training_years)
     known = torch.tensor([float(first), float(last + 1)])  # decimal years of the first and the last moment
     return Denoiser(
         config.diffusion,

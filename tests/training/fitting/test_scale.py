@@ -74,6 +74,7 @@ from fsae.training.data import prepared
 from fsae.training.networks.autoencoder import AutoencoderConfig
 from fsae.training.config import Config, DataConfig, FitConfig, TrainerConfig, VariableConfig
 from fsae.training.data.prepare import CHUNK_VALUES
+from fsae.training.input_files import Files
 
 TAS = VariableConfig(
     name="tas", standard_name="air_temperature", long_name="temperature", units="K", valid_range=(150.0, 350.0)
@@ -109,7 +110,7 @@ def peak_mib(folder, size_mib):
         trainer=TrainerConfig(accelerator="cpu", cache_gib=int(sys.argv[3]) / 1024),
     )
     fields = prepared.read_prepared(config, folder)
-    pipeline.statistics_stage(config, fields, (), folder)
+    pipeline.statistics_stage(config, fields, Files(inputs=()), folder)
     data = prepared.Prepared(config=config, fields=fields, statistics=run_folder.read_statistics(folder))
     autoencoder.autoencoder_stage(data, folder, progress=False)
     fields.close()

@@ -320,7 +320,7 @@ def write_run(folder: Path, latent_zoom: int, *, sharpen: bool = False, last_yea
     )
     write_record(folder / "config.json", config)
     prepare_stage(config, Files(inputs=[SAMPLE]), folder, progress=False)
-    statistics_stage(config, read_prepared(config, folder), [], folder)
+    statistics_stage(config, read_prepared(config, folder), Files(inputs=[SAMPLE]), folder)
     model = make_autoencoder(config, read_statistics(folder))
     if sharpen:
         model.sharpening[:] = 0.3
