@@ -134,6 +134,25 @@ def sources(runs: tuple[Path, ...], members: int) -> tuple[str, str]:
 
 
 @study
+@runs_argument
+@click.option("--members", type=MEMBERS, default=10, help="Members of the free ensemble of each run.")
+@click.option("--forecast-members", type=MEMBERS, default=10, help="Members of each forecast.")
+@click.option("--leads", type=COUNT, default=10, help="Days of each forecast.")
+@click.option("--every", type=COUNT, default=3, help="Days from one start to the next.")
+def daily(runs: tuple[Path, ...], members: int, forecast_members: int, leads: int, every: int) -> tuple[str, str]:
+    """Weather of RUNs of daily data on their evaluation days: variability, storm tracks, rain, and forecasts.
+
+    The runs share data and autoencoder, which is compared with a linear code of as many numbers.
+    """
+    from fsae.training.daily.study import daily_of_runs
+
+    with progress_bar("forecasts", "starts") as moved:
+        return daily_of_runs(
+            runs, members=members, forecast_members=forecast_members, leads=leads, every=every, progress=moved
+        )
+
+
+@study
 @click.argument("model")
 @click.argument("sources", nargs=-1, required=True, type=PATH, metavar="SOURCE...")
 @click.option("--from-zoom", "coarse_zoom", type=int, default=3, help="Zoom the sources are averaged to.")
@@ -178,4 +197,4 @@ def analyse(run: Path | None, out: Path | None, seed: int, quiet: bool) -> None:
     click.echo(text)
 
 
-STUDIES = (evaluate, hindcast, decades, samplers, sources, superres, compare, analyse)
+STUDIES = (evaluate, hindcast, decades, samplers, sources, superres, daily, compare, analyse)
