@@ -102,7 +102,7 @@ def daily_fields(output: xr.Dataset) -> xr.Dataset:
         "uas": lowest.u_wind,
         "vas": lowest.v_wind,
     }
-    return xr.Dataset(fields).transpose("time", "lat", "lon").astype("f4")
+    return xr.Dataset(fields).reset_coords(drop=True).transpose("time", "lat", "lon").astype("f4")
 
 
 def height_of(height: np.ndarray, log_pressure: np.ndarray, wanted: float) -> np.ndarray:
