@@ -2,32 +2,25 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from msgspec import UNSET
 
 from fsae.runtime.archive.lookup import FILE as ARCHIVE
 from fsae.runtime.bundle.manifest import NOT_RUN, Manifest
-from fsae.runtime.bundle.records import decode_record, to_json
+from fsae.runtime.bundle.records import to_json
 from fsae.runtime.climate.transforms import transformed_units
-from fsae.runtime.errors import DataError
 from fsae.training.config import Config
-from fsae.training.evaluation.report import GENERATED, Climate, Stretches
-from fsae.training.evaluation.tables import Column, Table, format_climate, table
+from fsae.training.evaluation.saved import saved_climate
+from fsae.training.evaluation.tables import (
+    CARD_CHECKS,
+    CARD_RECONSTRUCTION,
+    card_superresolution,
+    format_climate,
+    table,
+)
 
 FIDELITY = "## Fidelity of the graphs"
-RMSE = Column("RMSE", "rmse", ".4g")
-RECONSTRUCTION = Table((Column("reconstruction", "name"), Column("numbers per step", "numbers"), RMSE))
-
-CHECKS = Table(
-    (
-        Column("figure", "name"),
-        Column("value", "value", ".4g"),
-        Column("tolerance", "limit"),
-        Column("", lambda check: "kept" if check["passed"] else "NOT KEPT"),
-    )
-)
 
 
 def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any] | None) -> str:
@@ -52,21 +45,6 @@ def with_fidelity(card: str, manifest: Manifest) -> str:
     own = "\n".join(_fidelity(manifest)).removeprefix("## ") + "\n"
     kept = [own if section.splitlines()[0] == title else section for section in sections]
     return "\n## ".join(kept if own in kept else [*kept, own])
-
-
-def read_metrics(path: Path) -> Mapping[str, Any] | None:
-    """The figures that an evaluation wrote of a run, None if there are none yet; DataError if they are damaged."""
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot read the figures {path} ({error})", advice="delete it or run fsae-train evaluate again"
-        ) from None
-    if not isinstance(metrics, dict):
-        raise DataError(f"{path} holds a {type(metrics).__name__}", "a JSON object", "run fsae-train evaluate again")
-    return metrics
 
 
 def _introduction(manifest: Manifest) -> list[str]:
@@ -152,22 +130,14 @@ def _evaluation(variable: Mapping[str, Any], step: str) -> list[str]:
     """The figures of one variable: reconstruction, super-resolution, climate, then those with a tolerance."""
     lines = [f"### {variable['name']} [{variable['units']}]", ""]
     if variable.get("reconstruction"):
-        lines += [*RECONSTRUCTION.lines(variable["reconstruction"]), ""]
+        lines += [*CARD_RECONSTRUCTION.lines(variable["reconstruction"]), ""]
     for coarse in variable.get("superresolution", ()):
-        name = Column(f"super-resolution from zoom {coarse['zoom']}", "name")
-        lines += [*Table((name, RMSE)).lines(coarse["rows"]), ""]
-    if "stretches" in variable and variable["climate"][0]["name"] == GENERATED:
-        lines += [*_climate(variable, step)[1:], ""]
+        lines += [*card_superresolution(coarse["zoom"]).lines(coarse["rows"]), ""]
+    if (climate := saved_climate(variable)) is not None:
+        lines += [*format_climate(*climate, step, "####")[1:], ""]
     if variable["checks"]:
-        lines += [*CHECKS.lines(variable["checks"]), ""]
+        lines += [*CARD_CHECKS.lines(variable["checks"]), ""]
     return lines
-
-
-def _climate(variable: Mapping[str, Any], step: str) -> list[str]:
-    """The climate of one variable: generated fields beside baselines and stretches of real fields."""
-    where = f"the climate of {variable['name']} in the run's figures"
-    rows = [decode_record(Climate, row, where, DataError) for row in variable["climate"]]
-    return format_climate(rows, decode_record(Stretches, variable["stretches"], where, DataError), step, "####")
 
 
 def _fidelity(manifest: Manifest) -> list[str]:

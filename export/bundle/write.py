@@ -40,9 +40,10 @@ from fsae.runtime.bundle.files import (
 from fsae.runtime.bundle.manifest import Manifest, graph_file
 from fsae.runtime.codec.latents import latent_key
 from fsae.runtime.errors import BundleError, DataError, UsageError
+from fsae.training.evaluation.saved import read_metrics
 from fsae.training.fitting.run_folder import Run
 
-from .card import model_card, read_metrics, with_fidelity
+from .card import model_card, with_fidelity
 from .contents import make_manifest, make_tables, read_codec, with_archive_quality, with_distances, with_tables
 from .place import place_of, replacing
 
@@ -70,7 +71,7 @@ def export_run(
     folder = place_of(out, run.path.resolve().name if name is None else name)
     if opset not in OPSETS:
         raise UsageError(f"found opset {opset}", f"{OPSETS[0]} to {OPSETS[-1]}", "leave --opset out for the default")
-    metrics = read_metrics(run.path / "metrics.json")  # fails now, not after minutes of exporting
+    metrics = read_metrics(run.path)  # fails now, not after minutes of exporting
     codec = read_codec(run)
     original, tables = original_run(run), make_tables(run)
     certified, distances = certify(original, precisions, opset), learn_distances(original)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.sphere.healpix import zoom_of
-from fsae.training.metrics.ensembles import energy_score
+from fsae.training.metrics.ensembles import energy_score, rank_counts, thinned
 from fsae.training.metrics.patch_edges import cell_peak, edge_jumps
 from fsae.training.metrics.regions import region_weights, tropical_pacific
 from fsae.training.metrics.scores import fair_crps, map_correlation, map_rmse, nearest_distances
@@ -193,6 +193,36 @@ def compare(
     )
 
 
+def ensemble_arrays(members: Floating, truth: Floating, view: View) -> dict[str, F64]:
+    """Arrays to draw of an ensemble (member, time, pixel) beside the truth (time, pixel), means not removed.
+
+    Maps (pixel,): `bias` of the mean over members and time; `spread`, root of the mean variance between members of one
+    time, with the factor for the number of members; `error`, root mean square error of the ensemble mean; `member_std`,
+    mean over members of the standard deviation about their own means; `generated` and `real`, the first member and the
+    truth in the middle of the period. `ranks` (region, rank): how often the truth
+    has each rank among the members, at thinned pixels of the regions of the view.
+    """
+    variance, square, bias = np.zeros((3, truth.shape[-1]))
+    for step in range(len(truth)):  # one by one: a copy of all in float64 would be large
+        fields = members[:, step].astype(np.float64)
+        mean = fields.mean(axis=0)
+        variance += fields.var(axis=0, ddof=1) / len(truth)
+        square += (mean - truth[step]) ** 2 / len(truth)
+        bias += (mean - truth[step]) / len(truth)
+    thin, middle = thinned(truth.shape[-1]), len(truth) // 2
+    places = [thin[weights[thin] > 0.5] for weights in view.regions.values()]
+    ranks = [rank_counts(members[..., at].reshape(len(members), -1), truth[:, at].ravel()) for at in places]
+    return {
+        "bias": bias,
+        "spread": np.sqrt((len(members) + 1) / len(members) * variance),
+        "error": np.sqrt(square),
+        "member_std": np.mean([member.std(axis=0, dtype=np.float64) for member in members], axis=0),
+        "generated": members[0, middle].astype(np.float64),
+        "real": truth[middle].astype(np.float64),
+        "ranks": np.stack(ranks),
+    }
+
+
 def ensemble_scores(members: Floating, truth: Floating) -> tuple[float, float]:
     """Fair CRPS and fair energy score of (member, time, pixel) against (time, pixel), own mean maps removed from both.
 
@@ -227,6 +257,7 @@ def stretches_among_themselves(
     side_by_side = [slice(start, start + length) for start in range(last, -1, -length)]
     figures |= _against_the_others(known, side_by_side)
     memory = np.stack([part.memory for part in found])
+    power = np.stack([part.power for part in found])
     return Stretches(
         count=len(starts),
         steps=length,
@@ -242,6 +273,8 @@ def stretches_among_themselves(
             )
             for i, region in enumerate(view.regions)
         ),
+        power_low=tuple(power.min(axis=0).tolist()),
+        power_high=tuple(power.max(axis=0).tolist()),
     )
 
 

@@ -61,6 +61,7 @@ class ModelWithData:
     model: TrainedModel
     training: Period
     evaluation: Period
+    run: Path | None = None  # the folder of a run with its own data
 
     def __post_init__(self) -> None:
         step, _ = self.model.time.step, self.model.generator
@@ -78,4 +79,5 @@ def open_model_with_data(name: str | None, data: Path | None = None) -> ModelWit
     with with_data(name, data) as (model, config, store):
         years = (config.data.training_years, config.data.evaluation_years)
         training, evaluation = read_periods(store, model.variables, model.zoom, *years)
-    return ModelWithData(model=model, training=training, evaluation=evaluation)
+        run = store.parent if is_run(store.parent) else None
+    return ModelWithData(model=model, training=training, evaluation=evaluation, run=run)

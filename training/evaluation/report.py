@@ -1,11 +1,13 @@
 """Records of an evaluation: the model beside its baselines and what real stretches span; and any record as JSON."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from fsae.runtime.arrays import F64
 from fsae.runtime.bundle.records import Record, plain
 
 # Largest RMSE [K] of monthly near-surface temperature at each ratio; at 64 and 256 what EOFs reach, fitted on the same
@@ -106,6 +108,8 @@ class Stretches(Record, frozen=True, kw_only=True):
     side_by_side: int  # how many of them share no step
     ranges: tuple[Range, ...]
     memory: tuple[MemoryRange, ...]
+    power_low: tuple[float, ...] = ()  # at degrees 2 ... lmax, in the square of the unit
+    power_high: tuple[float, ...] = ()
 
     def range_of(self, figure: str) -> Range | None:
         """The range of a figure; None if the training years are too short for it."""
@@ -142,10 +146,13 @@ class Report:
     name: str
     training: tuple[str, str]  # first and last stamp
     evaluation: tuple[str, str]
+    middle: str  # stamp of the step in the middle of the evaluation, which arrays show
     zooms: tuple[int, ...]
     latent_zoom: int
     step: str
+    seed: int  # of all ensembles
     variables: tuple[VariableReport, ...]
+    arrays: Mapping[str, F64]  # VARIABLE.NAME, of pictures: not in the JSON
 
     @property
     def passed(self) -> bool:
@@ -154,8 +161,9 @@ class Report:
 
 
 def report_json(report: Report) -> str:
-    """The report as JSON, with whether it passed."""
-    return as_json({**vars(report), "passed": report.passed})
+    """The report as JSON, with whether it passed, and without its arrays."""
+    figures = {name: value for name, value in vars(report).items() if name != "arrays"}
+    return as_json({**figures, "passed": report.passed})
 
 
 def as_json(record: Any) -> str:

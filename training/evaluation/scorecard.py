@@ -19,7 +19,7 @@ from fsae.runtime.sphere.healpix import npix
 from fsae.training.metrics import baselines
 from fsae.training.metrics.scores import nearest_distances
 
-from .climate import LAGS, MOST_STRETCHES, View, compare, moments, stretches_among_themselves
+from .climate import LAGS, MOST_STRETCHES, View, compare, ensemble_arrays, moments, stretches_among_themselves
 from .climate_checks import at_most, climate_checks
 from .model import TrainedModel, anomalies, rebuild
 from .periods import Period
@@ -88,7 +88,8 @@ def evaluate(
         _ensembles(model, evaluation, eofs, generate, settings), _stretches(known, truth, rebuilt)
     )
     physical = model.scale[:, None]
-    climates = _climates(ensembles, known * physical, truth * physical, physical, view)
+    climates, arrays = _climates(ensembles, known * physical, truth * physical, physical, view)
+    left = np.sqrt(np.mean(((rebuilt - truth) * physical) ** 2, axis=0, dtype=np.float64))
     variables = []
     for v, (name, units) in enumerate(model.named_units):
         log.info("evaluate: stretches of the training years: %s", name)
@@ -111,10 +112,17 @@ def evaluate(
         name=model.name,
         training=training.first_and_last,
         evaluation=evaluation.first_and_last,
+        middle=str(evaluation.times[len(evaluation.times) // 2]),
         zooms=model.zooms,
         latent_zoom=model.latent_zoom,
         step=model.time.step,
+        seed=settings.seed,
         variables=tuple(variables),
+        arrays={
+            f"{name}.{kind}": array
+            for v, (name, _) in enumerate(model.named_units)
+            for kind, array in {**arrays[v], "rebuilt_error": left[v]}.items()
+        },
     )
 
 
@@ -124,23 +132,27 @@ def _climates(
     truth: F32,
     scale: F32,
     view: View,
-) -> list[tuple[Climate, ...]]:
-    """For each variable the rows of all ensembles, in their order.
+) -> tuple[list[tuple[Climate, ...]], list[dict[str, F64]]]:
+    """For each variable the rows of all ensembles, in their order, and the arrays of pictures.
 
+    These are power and standard deviation of the truth, (l,) and (pixel,), and those of the generated ensemble.
     `known` and `truth` (time, variable, pixel) are in physical units, `scale` (variable, 1) brings the ensembles there.
     """
     variables = range(len(scale))
     true = [moments(truth[None, :, v], view) for v in variables]
     near = [nearest_distances(truth[:, v], known[:, v]) for v in variables]
     rows: list[list[Climate]] = [[] for _ in variables]
+    arrays = [{"power": part.power, "std": part.std} for part in true]
     for name, fields in ensembles:
         log.info("evaluate: climate of: %s", name)
         library = known[: -len(truth)] if name == PREVIOUS else known
         for v in variables:
             members = fields[:, :, v] * scale[v]
             entries = library[:, v] if len(library) else None
+            if name == GENERATED:
+                arrays[v] |= ensemble_arrays(members, truth[:, v], view)
             rows[v].append(compare(name, members, truth[:, v], true[v], view, library=entries, true_near=near[v]))
-    return [tuple(found) for found in rows]
+    return [tuple(found) for found in rows], arrays
 
 
 def _steps_a_year(period: Period) -> int:

@@ -80,13 +80,31 @@ def wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH)
 
 
+NAME = Column("", "name")
+RMSE = Column("RMSE", "rmse", ".4g")
+
+# Tables of the model card and of the report, of figures as they are kept in JSON.
+CARD_RECONSTRUCTION = Table((Column("reconstruction", "name"), Column("numbers per step", "numbers"), RMSE))
+CARD_CHECKS = Table(
+    (
+        Column("figure", "name"),
+        Column("value", "value", ".4g"),
+        Column("tolerance", "limit"),
+        Column("", lambda check: "kept" if check["passed"] else "NOT KEPT"),
+    )
+)
+
+
+def card_superresolution(zoom: int) -> Table:
+    """The table of super-resolution from a zoom."""
+    return Table((Column(f"super-resolution from zoom {zoom}", "name"), RMSE))
+
+
 def verdicts(limit: str = "tolerance") -> Table:
     """The table of `Check` records; `limit` is what stands above the tolerances."""
     passed = Column("", lambda check: "pass" if check.passed else "FAIL")
     return Table((Column("figure", "name"), Column("value", "value", ".3g"), Column(limit, "limit"), passed))
 
-
-NAME = Column("", "name")
 
 MEAN = (
     NAME,
@@ -137,8 +155,26 @@ ENSEMBLE = Table(
 QUANTILES = ("5 %", "25 %", "50 %", "75 %", "95 %")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """A table with its heading and rows."""
+
+    heading: str
+    table: Table
+    rows: Sequence[object]
+
+
 def format_climate(rows: Sequence[Climate], stretches: Stretches, step: str, level: str = "###") -> list[str]:
-    """Lines of all tables of one variable under headings of a `level`, real stretches in the last rows."""
+    """Lines of all tables of one variable under headings of a `level`."""
+    filled = climate_tables(rows, stretches, step)
+    return [line for one in filled for line in one.table.lines(one.rows, f"{level} {one.heading}")]
+
+
+def climate_tables(rows: Sequence[Climate], stretches: Stretches, step: str) -> tuple[Filled, ...]:
+    """Climate, memory, autocorrelation, distribution and ensemble scores of one variable.
+
+    Real stretches are in the last rows.
+    """
     named = [
         *map(_figures, rows),
         {"name": "lowest of training"} | {span.figure: span.low for span in stretches.ranges},
@@ -161,17 +197,19 @@ def format_climate(rows: Sequence[Climate], stretches: Stretches, step: str, lev
     )
     lags = range(1, len(rows[0].autocorrelation) + 1)
     autocorrelation = Table((Column("lag", "name"), *columns(lags, "values", ".2f")))
-    return [
-        *mean.lines(named, f"{level} Climate of the period (own mean map removed, except in the first two columns)"),
-        *memory.lines(named, f"{level} Memory: largest difference of autocorrelations, lags 1 to {len(lags)}; El Nino"),
-        *autocorrelation.lines(
-            _autocorrelations(rows, stretches), f"{level} Autocorrelation of regional means, lags in steps of {step}"
-        ),
-        *DISTRIBUTION.lines(named, f"{level} Distribution at each pixel: percentiles, skewness, excess kurtosis"),
-        *ENSEMBLE.lines(
-            named, f"{level} Ensemble scores (fair, own mean maps removed) and distance to the nearest training field"
-        ),
-    ]
+    lagged = _autocorrelations(rows, stretches)
+    headings = (
+        "Climate of the period (own mean map removed, except in the first two columns)",
+        f"Memory: largest difference of autocorrelations, lags 1 to {len(lags)}; El Nino",
+        f"Autocorrelation of regional means, lags in steps of {step}",
+        "Distribution at each pixel: percentiles, skewness, excess kurtosis",
+        "Ensemble scores (fair, own mean maps removed) and distance to the nearest training field",
+    )
+    tables = (mean, memory, autocorrelation, DISTRIBUTION, ENSEMBLE)
+    return tuple(
+        Filled(heading=heading, table=table, rows=lagged if table is autocorrelation else named)
+        for heading, table in zip(headings, tables, strict=True)
+    )
 
 
 def _figures(row: Climate) -> dict[str, object]:

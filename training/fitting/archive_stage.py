@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fsae.runtime.archive.codec import Codec
 from fsae.runtime.archive.lookup import CLIMATOLOGY, FILE, SOURCE_CLIMATOLOGY
-from fsae.runtime.archive.tables import CELL_ZOOM
+from fsae.runtime.archive.tables import CELL_ZOOM, TYPES, make_codec_tables
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.atomic import write_aside
+from fsae.runtime.bundle.tables import read_arrays
 from fsae.runtime.climate import climatology
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields, Wanted
@@ -26,12 +28,13 @@ from fsae.runtime.input.joining import by_variable, join
 from fsae.runtime.input.sources import Source
 from fsae.runtime.sphere.grids import LatLonGrid, is_same
 from fsae.runtime.sphere.healpix import npix
+from fsae.runtime.sphere.interpolated_grid import cells_of
 from fsae.training.config import Config
 from fsae.training.data.prepared import Prepared, part_of
 
 from .archive_codec import BASE_ZOOM, LONGEST, codec_arrays, fit_codec
 from .autoencoder import log
-from .run_folder import Facts, read_record
+from .run_folder import CONFIG, Facts, read_record, read_statistics
 
 MOST_PATTERNS = 496
 MOST_BYTES = 2_000_000  # of the tables of a variable, packed
@@ -187,6 +190,25 @@ def _rounded(coefficients: F32, spread: float) -> F32:
     quantum = 2.0 ** (np.floor(np.log2(spread)) - FINER)
     rounded: F32 = (np.round(coefficients.astype(np.float64) / quantum) * quantum).astype(np.float32)
     return rounded
+
+
+def codecs_of(folder: Path) -> dict[str, Codec]:
+    """The archive codec of each variable of a run, on the cells of its fields; empty if it has none.
+
+    BundleError if the tables are damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    arrays = read_arrays(path.read_bytes(), str(path))
+    config, known = read_record(folder / CONFIG, Config), read_statistics(folder)[CLIMATOLOGY]
+    found = {}
+    for place, variable in enumerate(config.data.variables):
+        own = {name: arrays[f"{variable.name}.{name}"] for name in TYPES if f"{variable.name}.{name}" in arrays}
+        tables = make_codec_tables(own, str(path))
+        cells = np.asarray(arrays.get(f"{variable.name}.{CLIMATOLOGY}", known[place]), dtype=np.float32)
+        found[variable.name] = Codec(tables=tables, climatology=cells, grid=cells_of(tables.zoom))
+    return found
 
 
 def own_climatologies(config: Config, inputs: Sequence[Path], facts: Facts) -> dict[str, F32]:

@@ -7,7 +7,8 @@ runs/<name>/config.json          the whole configuration, as resolved
             archive.npz          tables of the archive codec, if it was fitted
             autoencoder.safetensors, denoiser.safetensors, fast.safetensors
             autoencoder/, diffusion/   losses (metrics.csv) and, while unfinished, checkpoints
-            metrics.json, train.log
+            metrics.json, evaluation.npz, hindcast.json, report.html   what studies found (evaluation/saved.py)
+            train.log
 """
 
 import hashlib

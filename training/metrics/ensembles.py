@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.errors import DataError
+from fsae.runtime.sphere.healpix import zoom_of
 
 from .scores import labelled
+
+RANK_ZOOM = 2  # ranks are counted at one pixel for each cell of this zoom: neighbours say the same
+CLASSES = 10  # of spread
 
 
 def spread_skill(variance: Floating, square_error: Floating, members: int) -> F64:
@@ -38,6 +42,36 @@ def rank_counts(members: Floating, truth: Floating) -> F64:
     shares = scores.probability.rank_histogram(forecast, known, "member", preserve_dims=list(known.dims[:-1]))
     counts: F64 = np.asarray(shares.transpose(..., "rank").values, dtype=np.float64) * truth.shape[-1]
     return counts
+
+
+def thinned(pixels: int) -> NDArray[np.int64]:
+    """One pixel beside the centre of each cell of zoom `RANK_ZOOM`; all of them on coarser grids.
+
+    >>> thinned(768)[:3].tolist()
+    [3, 7, 11]
+    """
+    finer = zoom_of(pixels) - RANK_ZOOM
+    if finer <= 0:
+        return np.arange(pixels)
+    inside = 4**finer  # the children of a cell in nested order; the last quarter's first touches the centre
+    return np.asarray(np.arange(pixels // inside) * inside + 3 * inside // 4)
+
+
+def spread_classes(variance: F64, square_error: F64, classes: int = CLASSES) -> tuple[F64, F64]:
+    """Mean variance and mean square error (..., class) of pixels (..., pixel) in classes of rising variance.
+
+    Classes have equally many pixels, up to one. Roots of both, one over the other, are the spread-error diagram of
+    Leutbecher and Palmer (2008), J. Comput. Phys. 227, 3515: on the diagonal if the spread tells how large errors are.
+
+    >>> spread_classes(np.array([4.0, 1.0, 3.0, 2.0]), np.array([5.0, 1.0, 3.0, 1.0]), 2)
+    (array([1.5, 3.5]), array([1., 4.]))
+    """
+    order = np.argsort(variance, axis=-1, kind="stable")
+    found = []
+    for values in (variance, square_error):
+        parts = np.array_split(np.take_along_axis(values, order, axis=-1), classes, axis=-1)
+        found.append(np.stack([part.mean(axis=-1) for part in parts], axis=-1))
+    return found[0], found[1]
 
 
 def unevenness(counts: Floating) -> F64:

@@ -20,6 +20,7 @@ from fsae.training.evaluation.data import ModelWithData, open_model_with_data
 from fsae.training.evaluation.model import TrainedModel, departures, departures_of, fields_of, plan_of
 from fsae.training.evaluation.periods import Period, joined
 from fsae.training.evaluation.report import as_json
+from fsae.training.evaluation.saved import save_hindcast
 from fsae.training.evaluation.tables import Column, Table, columns, wrapped
 from fsae.training.metrics.ensembles import lead_of_last_skill, outer_share, spread_skill, unevenness
 from fsae.training.metrics.reference_forecasts import Forecast, Observed, reference_forecasts
@@ -56,6 +57,15 @@ class Ranks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpreadClasses:
+    """Spread and error of the ensemble mean in classes of pixels by their spread, lead by lead (lead, class)."""
+
+    name: str
+    spread: tuple[Numbers, ...]  # root of the mean variance, with the factor for the number of members
+    rmse: tuple[Numbers, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SkillEnd:
     """The last lead until which the model's CRPS is lower than a reference's; 0 for none."""
 
@@ -73,6 +83,7 @@ class VariableHindcast:
     units: str
     scores: tuple[LeadScores, ...]
     ranks: tuple[Ranks, ...]
+    classes: tuple[SpreadClasses, ...]
     skill: tuple[SkillEnd, ...]
 
 
@@ -197,7 +208,10 @@ def hindcast_model(
     every: int = 1,
     progress: Progress | None = None,
 ) -> tuple[str, str]:
-    """The tables of a run's or a bundle's hindcasts (default: the newest run) and the same as JSON."""
+    """The tables of a run's or a bundle's hindcasts (default: the newest run) and the same as JSON.
+
+    A run on its own data keeps the scores in hindcast.json, for its report.
+    """
     if members < 2 or leads < 1 or every < 1:
         raise UsageError(
             f"found {members} members, {leads} leads and every {every}",
@@ -206,7 +220,10 @@ def hindcast_model(
         )
     case = open_model_with_data(model, data)
     report = hindcast(case, members=members, leads=leads, every=every, progress=progress)
-    return format_hindcast(report), as_json(report)
+    record = as_json(report)
+    if case.run is not None:
+        save_hindcast(case.run, record)
+    return format_hindcast(report), record
 
 
 def hindcast(
@@ -240,6 +257,7 @@ def hindcast(
             units=units,
             scores=tuple(_lead_scores(scored[k], k, v, d, names[d]) for d in range(len(names)) for k in scored),
             ranks=tuple(_ranks(scored[k], k, v) for k in scored if scored[k].members > 1),
+            classes=tuple(_spread_classes(scored[k], k, v) for k in scored if scored[k].members > 1),
             skill=tuple(
                 _skill_end(scored, other, v, d, names[d], years) for d in range(len(names)) for other in others
             ),
@@ -317,6 +335,14 @@ def _ranks(scored: Scored, name: str, variable: int) -> Ranks:
         unevenness=tuple(unevenness(counts).tolist()),
         outer_share=tuple(outer_share(counts).tolist()),
     )
+
+
+def _spread_classes(scored: Scored, name: str, variable: int) -> SpreadClasses:
+    def roots(squares: F64) -> tuple[Numbers, ...]:
+        return tuple(tuple(row) for row in np.sqrt(squares[:, :, variable].mean(axis=0)).tolist())
+
+    factor = (scored.members + 1) / scored.members  # as in `spread_skill`
+    return SpreadClasses(name=name, spread=roots(factor * scored.class_variance), rmse=roots(scored.class_square_error))
 
 
 def _skill_end(

@@ -4,24 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import DataError
 from fsae.runtime.progress import Progress
 from fsae.runtime.sphere.healpix import pixel_centres, zoom_of
-from fsae.training.metrics.ensembles import rank_counts
+from fsae.training.metrics.ensembles import rank_counts, spread_classes, thinned
 from fsae.training.metrics.reference_forecasts import Forecast, Observed, recent_mean
 from fsae.training.metrics.regions import region_weights
 from fsae.training.metrics.scores import pointwise_crps
 
 NINO34 = "Nino 3.4"
-RANK_ZOOM = 2  # ranks are counted at one pixel for each cell of this zoom: neighbours say the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Means of a forecast's scores over each domain, (start, lead, variable, domain), and the ranks of the truth.
+    """Means of a forecast's scores over each domain, (start, lead, variable, domain), and ranks and classes of spread.
 
     Squares and products are those of departures from the recent training mean, so that warming alone does not count as
     skill.
@@ -33,6 +31,8 @@ class Scored:
     product: F64  # ensemble mean times truth
     square_mean: F64
     square_truth: F64
+    class_variance: F64  # (start, lead, variable, class), of equally many pixels each, by the spread of the members
+    class_square_error: F64  # of the ensemble mean, in the same classes
     ranks: F64  # (lead, variable, rank)
     members: int
 
@@ -96,29 +96,20 @@ def _score(members: F32, truth: F32, weights: F64, box: F32) -> Scored:
     mean = forecast.mean(axis=0)
     variance = forecast.var(axis=0, ddof=1) if len(forecast) > 1 else np.zeros_like(mean)
     thin = thinned(truth.shape[-1])
+    square_error = (mean - known) ** 2
+    classes = spread_classes(variance[..., :-1], square_error[..., :-1])  # without the index
     return Scored(
         crps=pointwise_crps(forecast, known) @ weights,
-        square_error=(mean - known) ** 2 @ weights,
+        square_error=square_error @ weights,
         variance=variance @ weights,
         product=(mean * known) @ weights,
         square_mean=mean**2 @ weights,
         square_truth=known**2 @ weights,
+        class_variance=classes[0],
+        class_square_error=classes[1],
         ranks=rank_counts(members[..., thin], truth[..., thin]),
         members=len(members),
     )
-
-
-def thinned(pixels: int) -> NDArray[np.int64]:
-    """One pixel beside the centre of each cell of zoom `RANK_ZOOM`; all of them on coarser grids.
-
-    >>> thinned(768)[:3].tolist()
-    [3, 7, 11]
-    """
-    finer = zoom_of(pixels) - RANK_ZOOM
-    if finer <= 0:
-        return np.arange(pixels)
-    inside = 4**finer  # the children of a cell in nested order; the last quarter's first touches the centre
-    return np.asarray(np.arange(pixels // inside) * inside + 3 * inside // 4)
 
 
 def _collect(parts: Sequence[Scored]) -> Scored:

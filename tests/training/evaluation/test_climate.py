@@ -7,7 +7,14 @@ import pytest
 from msgspec.structs import replace
 
 from fsae.runtime.sphere.healpix import npix
-from fsae.training.evaluation.climate import View, compare, moments, stacked, stretches_among_themselves
+from fsae.training.evaluation.climate import (
+    View,
+    compare,
+    ensemble_arrays,
+    moments,
+    stacked,
+    stretches_among_themselves,
+)
 from fsae.training.evaluation.climate_checks import climate_checks
 from fsae.training.evaluation.report import Climate, Range, Stretches
 from fsae.training.evaluation.tables import format_climate
@@ -108,6 +115,21 @@ def test_ranges_are_those_of_all_pairs_without_a_common_step() -> None:
     assert all(span.low <= np.median(values) <= span.high for values in near)
     single = stretches_among_themselves(known[:STEPS], STEPS, 12, VIEW)  # no other stretch: nothing to range over
     assert (single.count, single.ranges) == (1, ())
+
+
+def test_arrays_of_hand_made_members() -> None:
+    # oracle: arithmetic on members of 1 and 3 beside a truth of 0; the second month of three is the middle
+    truth = np.zeros((3, 192))
+    members = np.stack([np.full((3, 192), 1.0), np.full((3, 192), 3.0)])
+    members[:, 1] += [[0.0], [1.0]]  # 1 and 4
+    found = ensemble_arrays(members, truth, View.of(2, 1))
+    np.testing.assert_allclose(found["bias"], (2 + 2.5 + 2) / 3)
+    np.testing.assert_allclose(found["error"], np.sqrt((4 + 6.25 + 4) / 3))
+    np.testing.assert_allclose(found["spread"], np.sqrt(1.5 * (2 + 4.5 + 2) / 3))
+    np.testing.assert_allclose(found["member_std"], np.std([3, 4, 3]) / 2)
+    assert (found["generated"][0], found["real"][0]) == (1, 0)
+    assert found["ranks"].shape == (4, 3)
+    assert found["ranks"][0].tolist() == [3 * 192, 0, 0]
 
 
 @pytest.fixture(scope="module")

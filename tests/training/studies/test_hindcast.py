@@ -35,7 +35,7 @@ from fsae.training.studies.hindcast import (
     model_forecast,
     skill_sentence,
 )
-from fsae.training.studies.hindcast_scores import domains, nino34, thinned
+from fsae.training.studies.hindcast_scores import domains, nino34
 
 MEMORY, LEADS, MEMBERS = 0.7, 4, 12
 DEVIATION = np.sqrt(1 - MEMORY ** (2.0 * np.arange(1, LEADS + 1)))  # of x at each lead, given the last known step
@@ -237,7 +237,7 @@ def test_domains_weigh_equal_areas_and_the_index_its_box() -> None:
     assert box @ (lon % 360) == pytest.approx(215, abs=1)
     assert np.abs(lat[box > 0]).max() <= 5
     assert np.count_nonzero(nino34(npix(1))) == 1
-    cells = thinned(pixels) // 64
+    cells = ensemble_scores.thinned(pixels) // 64
     assert cells.tolist() == list(range(192))  # one for each cell of zoom 2
 
 
