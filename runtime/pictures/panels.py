@@ -8,6 +8,7 @@ import numpy as np
 
 from fsae.runtime.arrays import F64
 from fsae.runtime.climate.calendar import date_text, decimal_year
+from fsae.runtime.sphere.grids import Grid
 
 from .coastlines import all_projected, coastlines, graticule
 from .colours import Scale
@@ -36,7 +37,7 @@ class MapPanel:
     label: str
 
 
-def draw_map(axes: "Axes", bar_axes: "Axes", panel: MapPanel, field: Field, projection: Projection) -> None:
+def draw_map(axes: "Axes", bar_axes: "Axes", panel: MapPanel, grid: Grid, projection: Projection) -> None:
     """Draw a map with coastlines and every 30th parallel and meridian, and its colour bar."""
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
@@ -47,7 +48,7 @@ def draw_map(axes: "Axes", bar_axes: "Axes", panel: MapPanel, field: Field, proj
     axes.add_patch(edge)
     width, height = projection.width, projection.height
     picture = axes.imshow(
-        drawn(panel.values, field.place.grid, projection),
+        drawn(panel.values, grid, projection),
         extent=(-width, width, -height, height),
         cmap=colours,
         norm=Normalize(panel.scale.low, panel.scale.high),

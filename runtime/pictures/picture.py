@@ -105,7 +105,7 @@ def _panels(
     found: dict[str, Draw] = {}
     values = field.shown_values() if set(chosen) & {"map", "mean", "spectrum"} else np.zeros(0)
     for name, panel in _map_panels(field, chosen, values, label).items():
-        found[name] = partial(draw_map, panel=panel, field=field, projection=projection)
+        found[name] = partial(draw_map, panel=panel, grid=field.place.grid, projection=projection)
     if "series" in chosen:
         means = global_means(field, progress)
         found["series"] = partial(draw_series, means=means, field=field, label=short)

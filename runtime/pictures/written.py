@@ -1,12 +1,13 @@
-"""Files of pictures: whole or not there, and marked, so that only our own are replaced.
+"""Files of pictures and pages: whole or not there, and marked, so that only our own are replaced.
 
-The mark is a hash of the rest of the file, in a PNG in a text chunk before its end, in an SVG in a comment at its end.
+The mark is a hash of the rest of the file, in a PNG in a text chunk before its end, in an SVG or HTML in a comment at
+its end.
 A picture that another program has saved again has lost it, or no longer fits it.
 """
 
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fsae.runtime.errors import OutputError, UsageError
@@ -19,16 +20,17 @@ PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-def check_picture(path: Path, overwrite: bool, inputs: Mapping[str, object]) -> None:
-    """Raise OutputError if a picture may not or cannot be written, UsageError for a name of another kind.
+def check_picture(
+    path: Path, overwrite: bool, inputs: Mapping[str, object], suffixes: Sequence[str] = SUFFIXES
+) -> None:
+    """Raise OutputError if a picture may not or cannot be written, UsageError for a name without one of the suffixes.
 
     With `overwrite` only our own picture may be there, and it may be none of the `inputs`, by their kinds.
     """
     check_name(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"found the output {path}", "a name that ends in .png or .svg", f"name it such as {path.stem or 'map'}.png"
-        )
+    if path.suffix.lower() not in suffixes:
+        expected = f"a name that ends in {' or '.join(suffixes)}"
+        raise UsageError(f"found the output {path}", expected, f"name it such as {path.stem or 'map'}{suffixes[0]}")
     check_place(path, overwrite, inputs, _check_ours)
 
 
@@ -37,7 +39,7 @@ def _check_ours(path: Path) -> None:
     found = kind(path)
     why = "" if found == "file" else f"is a {found}"
     if not why and not is_marked(path.read_bytes()):
-        why = "is no picture that fsae wrote, or was changed since"
+        why = "is not what fsae wrote, or was changed since"
     if why:
         raise OutputError(f"{path} exists and {why}: it is not replaced", advice="move it away, or give another path")
 

@@ -29,6 +29,7 @@ Examples:
   fsae-train                                  again after an interruption: goes on where it stopped
   fsae-train codec my-model.toml              only the archive codec of your data, and an autoencoder: minutes
   fsae-train evaluate                         figures of the newest run on its evaluation years
+  fsae-train report                           a page with its tables and pictures
   fsae-train prepare IN.nc OUT.zarr --zoom 5  only put data on HEALPix
 
 \b

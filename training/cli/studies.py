@@ -197,4 +197,33 @@ def analyse(run: Path | None, out: Path | None, seed: int, quiet: bool) -> None:
     click.echo(text)
 
 
-STUDIES = (evaluate, hindcast, decades, samplers, sources, superres, daily, compare, analyse)
+REPORT_EXAMPLES = """\b
+Examples:
+  fsae-train report                                       the newest run, as report.html in its folder
+  fsae-train report runs/mine --out mine.html
+  fsae-train report runs/mine --picture overview --out mine.png    one of its pictures
+"""
+
+
+@click.command(epilog=REPORT_EXAMPLES)
+@click.argument("run", required=False, type=PATH)
+@click.option("--out", type=PATH, help="Page, .html.  [default: RUN/report.html]  With --picture: .png or .svg.")
+@click.option(
+    "--picture", metavar="NAME", help="Write one picture in place of the page: overview, climate, spectrum, rate, ..."
+)
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def report(run: Path | None, out: Path | None, picture: str | None, quiet: bool) -> None:
+    """Write a page of RUN (default: the newest run): tables and pictures in one HTML file, which needs no network.
+
+    The page shows what `fsae-train evaluate RUN` and `fsae-train hindcast RUN` have kept in the folder of the run, and
+    says which of them makes what is missing. An earlier page is replaced unless somebody changed it. Needs the extra
+    `fsae[plot]`.
+    """
+    from fsae.training.report.page import report_run
+
+    with progress_bar("report", "sections", shown=False if quiet else None) as moved:
+        path = report_run(run, out, picture, moved)
+    click.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+STUDIES = (evaluate, hindcast, decades, samplers, sources, superres, daily, compare, analyse, report)
