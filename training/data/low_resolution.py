@@ -32,6 +32,8 @@ from .normalisation import Series, transforms_of
 from .prepared import in_batches
 from .scenarios import scenarios_of
 
+READ_VALUES = 1 << 23  # at once: 32 MiB
+
 log = logging.getLogger("fsae.training")
 
 
@@ -120,9 +122,14 @@ def _stretches(
 
 
 def _coarse(fields: Fields, member: int, part: slice, zoom: int) -> F32:
-    """Fields (time, variable, pixel) of one member at `zoom`."""
-    steps = [fields.read(slice(i, i + 1), member)[0, 0] for i in range(part.start, part.stop)]
-    coarse: F32 = coarsen(np.stack(steps).astype(np.float64), fields.zoom - zoom).astype(np.float32)
+    """Fields (time, variable, pixel) of one member at `zoom`.
+
+    Many steps are read at once: files hold them in compressed chunks, and a chunk is unpacked at every read.
+    """
+    size = max(1, READ_VALUES // int(np.prod(fields.shape[2:])))
+    blocks = (slice(first, min(first + size, part.stop)) for first in range(part.start, part.stop, size))
+    read = (fields.read(block, member)[0].astype(np.float64) for block in blocks)
+    coarse: F32 = np.concatenate([coarsen(values, fields.zoom - zoom).astype(np.float32) for values in read])
     return coarse
 
 
