@@ -1,9 +1,9 @@
 """The yearly cycle of a coarser source of the same climate, for training years that lack seasons.
 
 A model's expensive run of some months says nothing of the other months' climate; its cheap run of some years does, but
-at fewer scales and with a bias. So the harmonics of the climatology are the coarse run's, interpolated, and its mean is
-fitted to what they leave of the fine run: one offset for each pixel, the same in every season. What changes with the
-season below the scales of the coarse run, and in its bias, stays in the anomalies.
+at fewer scales and with a bias. So the harmonics of the climatology are the coarse run's, interpolated; to what they
+leave of the fine run its mean is fitted, and the part of a first harmonic that is no chance (seasonal_bias.py). What
+else changes with the season below the scales of the coarse run, and in its bias, stays in the anomalies.
 """
 
 from collections.abc import Sequence

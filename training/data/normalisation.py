@@ -18,6 +18,8 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
 from fsae.training.config import Config, DataConfig
 
+from .seasonal_bias import seasonal_bias
+
 log = logging.getLogger("fsae.training")
 HELD_VALUES = 1 << 23  # values worked on at once: 64 MiB in float64
 
@@ -75,7 +77,8 @@ def fit_statistics(config: DataConfig, fields: Fields, part: slice, waves: F64 |
     With normalisation "mean_std" the harmonics are zero. All are of transformed values, and summed in float64 over
     parts of the period, so that no more than `HELD_VALUES` are in memory. DataError if a variable does not vary.
 
-    With the harmonics `waves` (2K, V, N) of another source (cycle.py) only the mean is fitted, to what they leave.
+    With the harmonics `waves` (2K, V, N) of another source (cycle.py) the mean is fitted to what they leave, and as
+    much of a first harmonic as is no chance (seasonal_bias.py).
     """
     phase = fields.phase[part]
     harmonics = config.harmonics if config.normalisation == "climatology" and waves is None else 0
@@ -87,7 +90,8 @@ def fit_statistics(config: DataConfig, fields: Fields, part: slice, waves: F64 |
     season = climatology.season(phase, config.harmonics)
     if waves is not None:
         total[1:] = waves
-        total[0] -= np.tensordot(season.mean(axis=0, dtype=np.float64), waves, axes=1)
+        total[1:3] += seasonal_bias(lambda: _departures(config, fields, part, waves), phase)
+        total[0] -= np.tensordot(season.mean(axis=0, dtype=np.float64), total[1:], axes=1)
     coefficients = _rounded(total.transpose(1, 0, 2))
     square = np.zeros((variables, pixels))
     for steps, values in _parts(config, fields, part):
@@ -129,6 +133,13 @@ def _parts(config: DataConfig, fields: Fields, part: slice) -> Iterator[tuple[sl
         last = min(first + held, part.stop)
         values = forward(fields.read(slice(first, last))[0], transforms)
         yield slice(first - part.start, last - part.start), values
+
+
+def _departures(config: DataConfig, fields: Fields, part: slice, waves: F64) -> Iterator[tuple[slice, F64]]:
+    """The `_parts` less the harmonics (2K, V, N)."""
+    season = climatology.season(fields.phase[part], config.harmonics)
+    for steps, values in _parts(config, fields, part):
+        yield steps, values - np.tensordot(season[steps].astype(np.float64), waves, axes=1)
 
 
 def transforms_of(config: DataConfig) -> tuple[Transform, ...]:
