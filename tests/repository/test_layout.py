@@ -67,6 +67,13 @@ def test_the_runtime_never_imports_what_trains() -> None:  # oracle: the list of
     assert not wrong
 
 
+def test_tests_have_names_of_their_own() -> None:
+    # oracle: pytest imports files by name alone; torch would take a folder `triton` for the library, which is not there
+    files = [path.stem for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(name for name in set(files) if files.count(name) > 1) == []
+    assert not list((ROOT / "tests").rglob("triton"))
+
+
 def test_every_package_is_listed() -> None:
     # oracle: the folders; a package that is not listed can be imported from a checkout and is missing from the wheel
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]

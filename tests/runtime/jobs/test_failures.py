@@ -23,6 +23,7 @@ from fsae.runtime.emulator import Emulator
 from fsae.runtime.errors import OutputError, ToleranceError
 from fsae.runtime.jobs import ledger, resume, writer
 from fsae.runtime.jobs.ledger import open_ledger
+from fsae.runtime.output.files import ASSEMBLED
 from fsae.runtime.output.layout import Unit
 from fsae.runtime.output.netcdf import NetcdfStore
 from fsae.runtime.output.zarr import ZarrStore
@@ -83,7 +84,7 @@ def test_a_full_disk_at_the_ledger_or_the_last_file_loses_nothing(
         patch.setattr(NetcdfStore, "write", full)
         with pytest.raises(OutputError, match=f"{FIELDS} of {FIELDS} fields are kept"):
             generate(emulator, tmp_path / "out.nc", resume=True)
-    assert not (tmp_path / "out.nc.partial" / resume.ASSEMBLED).exists()
+    assert not (tmp_path / "out.nc.partial" / ASSEMBLED).exists()
     fail_after(monkeypatch, 0, AssertionError("decoded again"))
     generate(emulator, tmp_path / "out.nc", resume=True)
     assert_same(tmp_path / "out.nc", tmp_path / "whole.nc")

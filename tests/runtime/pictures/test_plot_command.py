@@ -159,12 +159,12 @@ REFUSED = [
     (
         "in.nc --out theirs.png --overwrite",
         7,
-        "is no picture that fsae wrote, or was changed since: it is not replaced",
+        "is not what fsae wrote, or was changed since: it is not replaced",
     ),
     (
         "in.nc --out theirs.svg --overwrite",
         7,
-        "is no picture that fsae wrote, or was changed since: it is not replaced",
+        "is not what fsae wrote, or was changed since: it is not replaced",
     ),
     ("in.nc --out nowhere/x.png", 7, "there is no folder"),
     (
