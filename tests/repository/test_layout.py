@@ -72,6 +72,8 @@ def test_tests_have_names_of_their_own() -> None:
     files = [path.stem for path in (ROOT / "tests").rglob("test_*.py")]
     assert sorted(name for name in set(files) if files.count(name) > 1) == []
     assert not list((ROOT / "tests").rglob("triton"))
+    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    assert [path for path, text in texts.items() if re.search(r"^from (conftest|test_\w+) import", text, re.M)] == []
 
 
 def test_every_package_is_listed() -> None:

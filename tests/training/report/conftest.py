@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from report_page import LEADS, MEMBERS
 
 from fsae.training.evaluation.model import departures_of, of_run
 from fsae.training.evaluation.periods import read_periods
@@ -12,8 +13,6 @@ from fsae.training.fitting.archive_codec import codec_arrays, fit_codec
 from fsae.training.fitting.run_folder import load_run
 from fsae.training.studies.evaluate import evaluate_model
 from fsae.training.studies.hindcast import hindcast_model
-
-MEMBERS, LEADS = 3, 2
 
 
 @pytest.fixture(scope="session")

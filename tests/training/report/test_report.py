@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LEADS, MEMBERS
+from report_page import LEADS, MEMBERS, NAMES, page_of
 
 from fsae.export.bundle.card import model_card
 from fsae.runtime.archive.codec import Codec
@@ -26,9 +26,6 @@ from fsae.training.fitting.run_folder import load_run
 from fsae.training.metrics.rate_distortion import rate_distortion
 from fsae.training.report.results import read_results
 from fsae.training.report.sections import pictures
-
-NAMES = {"overview", "rebuilt", "rate", "superresolution", "climate", "spectrum", "memory", "spread", "ranks"}
-NAMES |= {"reliability", "forecast-ranks"}
 
 
 class Tables(HTMLParser):
@@ -53,11 +50,6 @@ class Tables(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside:
             self.rows[-1][-1] += data
-
-
-def page_of(folder: Path) -> str:
-    assert main(["report", str(folder), "--quiet"]) == 0
-    return (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_every_table_is_that_of_the_model_card(studied: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:

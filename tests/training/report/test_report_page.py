@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from browser import opened_browser
-from test_report import NAMES, page_of
+from report_page import NAMES, page_of
 
 LOOK = """(() => {
     const box = one => one.getBoundingClientRect();
