@@ -126,14 +126,20 @@ with_zoom = click.option(
     "--zoom", type=click.IntRange(0, 12), help="HEALPix zoom to bring IN to.  [default: the finest it supports]"
 )
 
-with_names = click.option(
-    "--name",
-    "names",
-    metavar="TAS=TS",
-    multiple=True,
-    callback=lambda context, parameter, given: pairs_of("--name", given, "tas=ts"),
-    help="Name in the input (TS) of a variable of the model (TAS). May be repeated.",
-)
+
+def names_in(source: str, owner: str) -> Callable[[Command], Command]:
+    """The option for names in a source of variables of their owner, as the help calls these two."""
+    return click.option(
+        "--name",
+        "names",
+        metavar="TAS=TS",
+        multiple=True,
+        callback=lambda context, parameter, given: pairs_of("--name", given, "tas=ts"),
+        help=f"Name in {source} (TS) of a variable of {owner} (TAS). May be repeated.",
+    )
+
+
+with_names = names_in("the input", "the model")
 
 
 def units_in(source: str, owner: str) -> Callable[[Command], Command]:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from fsae.runtime.input.sources import Source
-from fsae.runtime.input.variables import pairs_of
 from fsae.runtime.progress import progress_bar
 
-from .options import Values, packed, refuse_session, resolved, units_in, with_overwrite, words
+from .options import Values, names_in, packed, refuse_session, resolved, units_in, with_overwrite, words
 
 if TYPE_CHECKING:
     from fsae.runtime.scores.score import Comparison
@@ -34,14 +33,7 @@ with_comparison = packed(
         type=click.IntRange(0, 12),
         help="HEALPix zoom to compare at.  [default: the finest that both support, or their lat-lon grid if it is one]",
     ),
-    click.option(
-        "--name",
-        "names",
-        metavar="TAS=TS",
-        multiple=True,
-        callback=lambda context, parameter, given: pairs_of("--name", given, "tas=ts"),
-        help="Name in REFERENCE (TS) of a variable of ENSEMBLE (TAS). May be repeated.",
-    ),
+    names_in("REFERENCE", "ENSEMBLE"),
 )
 
 
