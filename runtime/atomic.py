@@ -25,6 +25,12 @@ def force(path: Path) -> None:
         os.close(number)
 
 
+def force_tree(path: Path) -> None:
+    """Force a file, or a folder with all that is in it, to the disk."""
+    for one in [*path.rglob("*"), path]:
+        force(one)
+
+
 @contextlib.contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
     """Write to the path this gives, beside `path`: the file takes the name `path` when the block ends.

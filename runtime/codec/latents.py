@@ -19,7 +19,7 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.input.dates import Dates, decode_dates, find_dates
 from fsae.runtime.input.sources import READ_ERRORS, Source, reason
 from fsae.runtime.input.variables import member_dim
-from fsae.runtime.output.marks import SEAL, form_of, rewritten_reason
+from fsae.runtime.output.marks import sealed_among
 from fsae.runtime.output.seal import damage_of
 from fsae.runtime.output.times import LEAD, REFERENCE, ReferenceTimes, encode_times
 
@@ -91,7 +91,7 @@ def is_unchanged(source: Source, dataset: "xr.Dataset", manifest: Manifest) -> b
 
     Ours by its mark and metadata: what another program has written of it, such as a part of its steps, has others.
     """
-    sealed = [path for path in source.paths if SEAL in dataset.attrs and not rewritten_reason(path, form_of(path))]
+    sealed = sealed_among(source.paths, dataset.attrs)
     for path in sealed:
         if damaged := damage_of(path):
             for variable in [v for v in manifest.variables if v.name == damaged]:

@@ -17,10 +17,12 @@ from fsae.runtime.climate.climatology import evaluate, projection, season
 from fsae.runtime.climate.transforms import Transform, forward, inverse, transformed_units
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
-from fsae.runtime.input.sources import READ_ERRORS, open_source, reason
+from fsae.runtime.input.sources import READ_ERRORS, Given, Source, open_source, reason
 from fsae.runtime.output.files import check_store, open_store
 from fsae.runtime.output.layout import TIME_CHUNK, Cells, cell_coordinates
+from fsae.runtime.output.marks import sealed_among
 from fsae.runtime.output.provenance import origin, read_attributes
+from fsae.runtime.output.seal import damage_of
 from fsae.runtime.output.store import Attribute, Coordinate
 from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
 
@@ -116,6 +118,7 @@ def read_source(
     """
     with open_source(source) as (dataset, name):
         coefficients = _read_coefficients(dataset, name, bundle)
+        _check_unchanged(source, dataset, name)
     levels = zoom_of(coefficients.shape[-1]) - zoom
     if levels < 0:
         raise DataError(
@@ -123,6 +126,17 @@ def read_source(
         )
     own = coarsen(coefficients, levels).astype(np.float32)
     return own, _compared(bundle, own, f"the climatology {name}", force=force)
+
+
+def _check_unchanged(source: Given, dataset: "xr.Dataset", name: str) -> None:
+    """Raise DataError if a climatology is ours, by its metadata, but does not fit its checksums."""
+    for path in sealed_among(Source.of(source).paths, dataset.attrs):
+        if damaged := damage_of(path):
+            raise DataError(
+                f"cannot read {name}: {damaged} does not fit its checksum; is it damaged or incomplete, or was it "
+                "changed after it was written",
+                advice="make it again with `fsae-run climatology`",
+            )
 
 
 def _read_coefficients(dataset: "xr.Dataset", name: str, bundle: Bundle) -> F32:

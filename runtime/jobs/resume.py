@@ -35,12 +35,12 @@ from fsae.runtime.output.files import (
 )
 from fsae.runtime.output.layout import Layout, Unit, write_chunks, write_unit
 from fsae.runtime.output.marks import foreign_reason, form_of, read_attributes
-from fsae.runtime.output.seal import damage_of, finish_zarr
+from fsae.runtime.output.seal import damage_of
 from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.ownership import check_plain, kind
 from fsae.runtime.signals import uninterrupted
 
-from .chunks import assembled, make_store, remove_torn
+from .chunks import assembled, finish_zarr, make_store, remove_torn
 from .identity import check_inputs, difference, identity, same_request
 from .job import Job
 from .ledger import Run, check_units, open_ledger, read_run, start_run

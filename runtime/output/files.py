@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from fsae.runtime import ownership
-from fsae.runtime.atomic import force
+from fsae.runtime.atomic import force, force_tree
 from fsae.runtime.errors import OutputError, UsageError
 from fsae.runtime.formats.containers import ZARR_MARKS
 from fsae.runtime.input.sources import Source, reason
@@ -17,6 +17,7 @@ from fsae.runtime.signals import uninterrupted
 
 from .marks import FORMS, foreign_reason, form_of, marked, stranger_in
 from .netcdf import NetcdfStore
+from .seal import damage_of, sealing, seals_of_file, seals_of_store
 from .store import Attribute, Store
 from .zarr import ZarrStore, dggs_attributes
 
@@ -248,7 +249,7 @@ def group_attributes(attributes: Mapping[str, Attribute], zoom: int | None = Non
 def open_store(
     path: Path, attributes: Mapping[str, Attribute], overwrite: bool = False, zoom: int | None = None
 ) -> Iterator[Store]:
-    """An empty store, which gets its name when the block ends, and is removed if the block fails.
+    """An empty store, which is sealed and gets its name when the block ends, and is removed if the block fails.
 
     `zoom` is that of its HEALPix cells, if it has any.
     """
@@ -258,7 +259,7 @@ def open_store(
     if kind(folder / RUN):
         raise unfinished(folder, "", "finish it with --resume, or remove it")
     place = folder / (ASSEMBLED if netcdf else FIELDS)
-    store: Store | None = None
+    store: NetcdfStore | ZarrStore | None = None
     made = ""
     try:
         with output_errors(path):
@@ -269,8 +270,15 @@ def open_store(
             store = NetcdfStore(place, everything) if netcdf else ZarrStore(place, everything)
         yield store
         with output_errors(path):
+            written = seals_of_file(store.written()) if isinstance(store, NetcdfStore) else seals_of_store(place)
+            store.describe(sealing(written))
             store.close()
+            force_tree(place)
+        if damaged := damage_of(place):
+            raise OutputError(f"{path} was damaged while it was written ({damaged})", advice="check the disk it is on")
+        with output_errors(path):
             publish(place, path, overwrite)
+            force(path.absolute().parent)
             discard(folder)
     except BaseException:
         with contextlib.suppress(OSError, RuntimeError):

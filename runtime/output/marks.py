@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,6 +144,11 @@ def foreign_reason(path: Path, form: Form) -> str:
     added = sorted(set(others) - known) if known else []
     stranger = added[0] if added else stranger_in(path, known) if form == "Zarr" else ""
     return f"holds {stranger}, which fsae did not write" if stranger else ""
+
+
+def sealed_among(paths: Iterable[Path], attributes: Mapping[str, Any]) -> list[Path]:
+    """Those of the files of a dataset with these attributes that have a seal, and metadata as we wrote it."""
+    return [path for path in paths if SEAL in attributes and not rewritten_reason(path, form_of(path))]
 
 
 def _sealed(attributes: Mapping[str, Any]) -> set[str]:

@@ -14,6 +14,7 @@ from fsae.runtime.formats.coded import BYTE
 from .store import Array, Attribute, Coordinate
 
 if TYPE_CHECKING:
+    import h5netcdf
     from _typeshed import ReadableBuffer as Buffer
 
 RECORD = "time"
@@ -167,6 +168,12 @@ class NetcdfStore:
         whole = (*place, *(slice(None) for _ in order[len(place) :]))
         self._file[name][tuple(whole[axis] for axis in order)] = values.transpose(order)
         self._raise_failure()
+
+    def written(self) -> "h5netcdf.File":
+        """The open file, with all that was written so far; OSError if that failed."""
+        self._file.flush()
+        self._raise_failure()
+        return self._file
 
     def close(self) -> None:
         """See `Store.close`."""
