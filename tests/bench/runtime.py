@@ -25,7 +25,8 @@ from timing import report
 FEW = (10, 50)  # members beside those asked for
 GENERATE = """
 import json, sys, time
-import onnxruntime
+from fsae.runtime.backends.onnx import import_onnxruntime
+onnxruntime = import_onnxruntime("cpu")
 spent = {"wall": 0.0, "cpu": 0.0}
 run = onnxruntime.InferenceSession.run
 def timed(*given):

@@ -14,7 +14,6 @@ from typing import Any
 
 import click
 import numpy as np
-import onnxruntime
 import torch
 from threadpoolctl import threadpool_limits
 from timing import PRODUCT_FLOP, product, ratio, report, take_turns
@@ -24,6 +23,7 @@ from zoom8 import RATIOS, build
 
 from fsae.export.graphs.trace import DecoderGraph, EncoderGraph, export_graph
 from fsae.export.precisions.int8 import quantize
+from fsae.runtime.backends.onnx import import_onnxruntime
 from fsae.runtime.sphere.healpix import npix
 from fsae.training.config import DEFAULT, read_config
 from fsae.training.fitting.run_folder import load_run, make_denoiser
@@ -94,8 +94,9 @@ def flop_of(module: nn.Module, inputs: Iterable[F32]) -> int:
     return int(counter.get_total_flops())
 
 
-def session_of(graph: Path) -> onnxruntime.InferenceSession:
+def session_of(graph: Path) -> Any:
     """A session of one thread."""
+    onnxruntime = import_onnxruntime("cpu")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -13,7 +13,9 @@ import numpy as np
 
 PEAK = """
 import sys
-import numpy as np, onnxruntime
+import numpy as np
+from fsae.runtime.backends.onnx import import_onnxruntime
+onnxruntime = import_onnxruntime("cpu")
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])

@@ -16,11 +16,11 @@ from typing import Any
 import click
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from timing import take_turns
 
 from fsae.export.graphs.trace import DecoderGraph, EncoderGraph, export_graph
+from fsae.runtime.backends.onnx import import_onnxruntime
 from fsae.runtime.sphere.healpix import npix
 from fsae.training.config import SHIPPED, read_config
 from fsae.training.networks.autoencoder import Autoencoder
@@ -38,7 +38,7 @@ def build(ratio: int) -> Autoencoder:
 
 def measure(ratio: int, repeats: int) -> list[dict[str, Any]]:
     """One row for the encoder and one for the decoder."""
-    model = build(ratio)
+    onnxruntime, model = import_onnxruntime("cpu"), build(ratio)
     shape = model.config
     rng = np.random.default_rng(0)
     season = rng.normal(size=(2, model.climatology.shape[1] - 1)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +26,12 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
         return importlib.import_module(name)
 
     return load
+
+
+def test_programs_import_onnx_runtime_only_where_its_telemetry_is_off() -> None:  # oracle: their text
+    own = re.compile(r"^\s*(import|from) [^#\n]*\bonnxruntime\b", re.MULTILINE)
+    assert [path.name for path in BENCH.glob("*.py") if own.search(path.read_text(encoding="utf-8"))] == []
+    assert own.search("import numpy as np, onnxruntime\n")
 
 
 def test_ratios_are_medians_over_the_turns(bench: Any) -> None:  # oracle: by hand, 4, 2 and 3
