@@ -7,6 +7,9 @@ run. Full disks: a write fails after a random number of bytes, by the limit of t
 are one sentence, a documented exit code, and after that the bytes of an undisturbed run by `--resume`. Foreign files:
 files, folders and links of somebody else lie beside the output, under names that a run uses; right is that each of
 them is as it was, whatever the run said.
+
+Prints a line for each case, with all counts up to there, so that whoever stops it has the figures. Exits with 1 if
+something was wrong.
 """
 
 import hashlib
@@ -20,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -27,8 +31,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import click
 from tiny_bundle import make_tiny_bundle
 
+WRONG = "WRONG: "
+LIMIT_S = 300  # of a run that nobody kills
 CODES = (0, 1, 2, 3, 4, 5, 6, 7, 75, 130)
-SEED_ARGUMENTS = ("generate", "--members", "8", "--steps", "600", "--start", "1995-01", "--forcing", "2000.5")
+SEED_ARGUMENTS = ("generate", "--members", "8", "--steps", "60", "--start", "1995-01", "--forcing", "2000.5")
 NAMES = (
     "{}.partial",
     "{}.replaced",
@@ -76,16 +82,15 @@ def digest(path: Path) -> str:
 def sentence(process: subprocess.Popen[str], err: str) -> str:
     """Complaint about how a run ended; empty if it ended well."""
     if "Traceback" in err or "fsae failed where it should not" in err or process.returncode not in CODES:
-        return f"exit {process.returncode}: {err.strip().splitlines()[-1:]}"
+        return f"{WRONG}exit {process.returncode}: {err.strip().splitlines()[-1:]}"
     return ""
 
 
-def kills(folder: Path, count: int, rng: random.Random) -> Counter[str]:
+def kills(folder: Path, count: int, rng: random.Random) -> Iterator[str]:
     """Runs that are killed, `count` times in all, and then end."""
-    found: Counter[str] = Counter()
     process = command(folder, "whole.zarr")
     began = time.monotonic()
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=LIMIT_S)
     longest = time.monotonic() - began
     assert process.returncode == 0, err
     right, done = digest(folder / "whole.zarr"), 0
@@ -100,39 +105,38 @@ def kills(folder: Path, count: int, rng: random.Random) -> Counter[str]:
                 process.kill()
                 process.communicate()
                 done += 1
-                found["killed"] += 1
+                yield "killed"
         else:
             process = command(folder, "out.zarr", "--resume")
-            _, err = process.communicate(timeout=300)
-        wrong = sentence(process, err)
+            _, err = process.communicate(timeout=LIMIT_S)
         same = (folder / "out.zarr").is_dir() and digest(folder / "out.zarr") == right
-        found[wrong or ("same bytes" if same else "OTHER BYTES")] += 1
-        found["left beside"] += (folder / "out.zarr.partial").exists()
-    return found
+        beside = (folder / "out.zarr.partial").exists()
+        wrong = (
+            sentence(process, err)
+            or (not same and f"{WRONG}other bytes: {err[-200:]}")
+            or (beside and WRONG + "left beside")
+        )
+        yield wrong or "same bytes"
 
 
-def disks(folder: Path, count: int, rng: random.Random) -> Counter[str]:
+def disks(folder: Path, count: int, rng: random.Random) -> Iterator[str]:
     """Runs whose files cannot grow beyond a random size, and that end after that."""
-    found: Counter[str] = Counter()
     right = digest(folder / "whole.zarr")
     sizes = [path.stat().st_size for path in (folder / "whole.zarr").rglob("*") if path.is_file()]
     for number in range(count):
         out = f"disk-{number}.zarr"
         process = command(folder, out, limit=rng.choice([0, 1, 10, 100, *(rng.randint(0, size) for size in sizes)]))
-        _, err = process.communicate(timeout=300)
-        wrong = sentence(process, err)
-        found[wrong or f"exit {process.returncode}"] += 1
+        _, err = process.communicate(timeout=LIMIT_S)
+        yield sentence(process, err) or f"full, exit {process.returncode}"
         process = command(folder, out, "--resume")
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=LIMIT_S)
         same = (folder / out).is_dir() and digest(folder / out) == right
-        found[sentence(process, err) or ("same bytes" if same else f"OTHER BYTES: {err[-200:]}")] += 1
+        yield sentence(process, err) or ("same bytes" if same else f"{WRONG}other bytes: {err[-200:]}")
         shutil.rmtree(folder / out, ignore_errors=True)
-    return found
 
 
-def foreign(folder: Path, count: int, rng: random.Random) -> Counter[str]:
+def foreign(folder: Path, count: int, rng: random.Random) -> Iterator[str]:
     """Runs beside files of somebody else, with and without --overwrite and --resume."""
-    found: Counter[str] = Counter()
     for number in range(count):
         place = folder / f"foreign-{number}"
         place.mkdir()
@@ -155,12 +159,11 @@ def foreign(folder: Path, count: int, rng: random.Random) -> Counter[str]:
         before = {one: digest(one) for one in (path, target)}
         words = rng.choice([(), ("--overwrite",), ("--resume",), ("--overwrite", "--resume")])
         process = command(folder, str(place / name), *words)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=LIMIT_S)
         lost = [one for one, known in before.items() if not os.path.lexists(one) or digest(one) != known]
         what = f"{kind} at {path.relative_to(place)} with {' '.join(words) or 'no option'}"
-        found[sentence(process, err) or (f"LOST {what}" if lost else f"kept, exit {process.returncode}")] += 1
+        yield sentence(process, err) or (f"{WRONG}lost {what}" if lost else f"kept, exit {process.returncode}")
         shutil.rmtree(place)
-    return found
 
 
 @click.command()
@@ -170,13 +173,16 @@ def foreign(folder: Path, count: int, rng: random.Random) -> Counter[str]:
 @click.option("--seed", type=int, default=1)
 def main(killed: int, full: int, beside: int, seed: int) -> None:
     """Run the campaign in a temporary folder."""
+    found: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         folder, rng = Path(name), random.Random(seed)
         make_tiny_bundle(folder / "tiny")
         for part, count in ((kills, killed), (disks, full), (foreign, beside)):
             began = time.monotonic()
-            found = part(folder, count, rng)
-            print(f"{part.__name__} ({time.monotonic() - began:.0f} s): {dict(found)}", flush=True)
+            for outcome in part(folder, count, rng):
+                found[f"{part.__name__}: {outcome}"] += 1
+                print(f"{part.__name__} of {count}, {time.monotonic() - began:.0f} s: {dict(found)}", flush=True)
+    sys.exit(any(WRONG in outcome for outcome in found))
 
 
 if __name__ == "__main__":
