@@ -11,7 +11,7 @@ import numpy as np
 
 from fsae.runtime.arrays import F64, Floating, Ints
 from fsae.runtime.errors import DataError
-from fsae.runtime.sphere.grids import Grid, LatLonGrid
+from fsae.runtime.sphere.grids import UNEVEN, Grid, LatLonGrid
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,7 +28,6 @@ COMPASS = {
 }
 AXIS_TYPES = {"latitude": "lat", "longitude": "lon"}
 PLAIN_UNITS = ("", "degrees", "degree", "deg")
-LON_TOLERANCE = 0.02  # of the spacing: float32 axes and axes written with two digits
 SAME_DEG = 1e-3  # points of a row have latitudes that differ by less, and points of a column longitudes
 
 
@@ -168,7 +167,7 @@ def _check_agreement(array: "xr.DataArray", found: Located, points: tuple[tuple[
         float(np.abs(found.points(lat_deg) - lat.ravel()).max()),
         float(np.abs((found.points(lon_deg) - lon.ravel() + 180.0) % 360.0 - 180.0).max()),
     )
-    if not away < LON_TOLERANCE * 180.0 / found.grid.lat_deg.size:
+    if not away < UNEVEN * 180.0 / found.grid.lat_deg.size:
         raise DataError(
             f"the axes {' and '.join(found.dims)} of {array.name} and the latitudes and longitudes of its points "
             f"contradict each other by up to {away:.3g} degrees",
@@ -260,7 +259,7 @@ def _check_lon(lon: F64, name: Any) -> F64:
     steps = (np.diff(lon) + 180.0) % 360.0 - 180.0  # an axis may jump from 180 to -180
     step = float(np.median(steps))
     turns = lon.size * abs(step) / 360.0
-    if step and np.abs(steps / step - 1).max() <= LON_TOLERANCE:
+    if step and np.abs(steps / step - 1).max() <= UNEVEN:
         spare = turns * lon.size - lon.size  # columns more than once around
         if abs(spare) < 0.5:
             return lon

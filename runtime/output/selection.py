@@ -188,13 +188,10 @@ def _weights(bundle: Bundle, grid: LatLonGrid, selection: Selection, rows: Ints,
     if method == "auto":  # as for input, the other way round
         method = "conservative" if npix(zoom) > 2 * grid.size and grid.is_global else "bilinear"
     if method == "conservative" and not grid.is_global:
-        raise UsageError(f"found the {grid} of a region", "a global one for --regrid conservative", "--regrid bilinear")
+        expected = "a global one, evenly spaced in longitude, for --regrid conservative"
+        raise UsageError(f"found the {grid} of a region, or of uneven spacing", expected, "give --regrid bilinear")
     if method == "conservative":
-        try:
-            return target_rows(cell_mean_weights(grid, zoom), points)
-        except DataError as error:
-            found = f"the grid {selection.on!r} cannot be reached conservatively: {error.reason}"
-            raise UsageError(found, advice=error.advice) from None
+        return target_rows(cell_mean_weights(grid, zoom), points)
     lat_deg, lon_deg = np.meshgrid(grid.lat_deg[rows], grid.lon_deg[columns], indexing="ij")
     return interpolation_weights(zoom, lat_deg.reshape(-1), lon_deg.reshape(-1))
 

@@ -11,6 +11,7 @@ from fsae.runtime.errors import UsageError
 
 from .healpix import npix
 
+UNEVEN = 0.02  # of the spacing of longitudes: float32 axes and axes written with two digits
 RESOLVED = 1.25  # HEALPix cells may outnumber the points of a lat-lon grid by this factor
 
 
@@ -37,14 +38,13 @@ class LatLonGrid:
 
     @property
     def is_global(self) -> bool:
-        """True if the cells around the points cover the sphere once."""
-        lat, lon = np.sort(self.lat_deg), np.sort(self.lon_deg)
+        """True if the cells around the points cover the sphere once, all as wide in longitude."""
+        lat, lon = np.sort(self.lat_deg), np.sort(self.lon_deg % 360.0)
         if min(lat.size, lon.size) < FEWEST_ROWS:
             return False
         reach = 1.5 * np.diff(lat).max()
-        return bool(
-            lat[0] <= reach - 90 and lat[-1] >= 90 - reach and abs(lon[-1] - lon[0] + 360 / lon.size - 360) < 0.1
-        )
+        uneven = np.abs(np.diff(lon) * lon.size / 360.0 - 1).max()
+        return bool(lat[0] <= reach - 90 and lat[-1] >= 90 - reach and uneven <= UNEVEN)
 
     def __str__(self) -> str:
         return f"{self.lat_deg.size} x {self.lon_deg.size} lat-lon grid"

@@ -1,8 +1,7 @@
 """Regridding between lat-lon grids and nested HEALPix by sparse weights, in NumPy alone.
 
-Bilinear: periodic in longitude; between the last row and the pole towards the mean of that row. Conservative: overlap
-areas by sampling, then balanced so that every source cell gives away exactly its area and every pixel gets exactly its
-own: the global mean is kept, and constants stay constants.
+Bilinear: periodic in longitude; between the last row and the pole towards the mean of that row. Conservative: by the
+areas that cells and pixels have in common, so that the global mean is kept and constants stay constants.
 """
 
 from collections.abc import Callable
@@ -15,18 +14,13 @@ from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.errors import DataError
 
 from .grids import Grid, LatLonGrid, is_same
-from .healpix import npix, pixel_centres, pixel_of, ring_to_nested
+from .healpix import npix, pixel_centres, ring_to_nested
+from .overlaps import overlaps
 
 METHODS = ("auto", "bilinear", "conservative")
 MIN_VALID = 0.5  # share of a target's weight that must be on valid values
 
-# Pieces of a cell along the edge of a pixel, and the fewest along the edge of a cell. Even numbers: otherwise a cell
-# centred on a boundary of pixels, such as longitude 0 or the equator, would have pieces with their middle on it.
-SAMPLES = 12
-MIN_PIECES = 4
 NEGLIGIBLE = 1e-13  # weights up to here are rounding errors of coordinates
-BALANCED = 1e-12  # largest relative error of an area when the balancing stops
-MAX_ROUNDS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,34 +158,8 @@ def areas(grid: Grid) -> F64:
 
 
 def conservative_weights(grid: LatLonGrid, zoom: int) -> Weights:
-    """Area-conserving weights from fields on `grid`, flattened (lat, lon), to the nested pixels of `zoom`.
-
-    Every cell is cut into pieces of equal area, small against a pixel, which count for the pixel that holds their
-    middle. The overlaps are then balanced, see `_balance`.
-    """
-    lat, lon = cell_edges(grid)
-    columns = grid.lon_deg.size
-    pixel_deg = np.degrees(np.sqrt(4 * np.pi / npix(zoom)))
-    targets, sources, areas = [], [], []
-    cell_area = cell_areas(grid)
-    for row, (south, north) in enumerate(np.radians(lat)):
-        widest = 360.0 / columns * np.cos(np.clip(0.0, min(south, north), max(south, north)))
-        across, along = (
-            max(MIN_PIECES, 2 * int(np.ceil(SAMPLES * size_deg / pixel_deg / 2)))  # even: see SAMPLES
-            for size_deg in (widest, np.degrees(north - south))
-        )
-        height = np.sin(south) + (np.sin(north) - np.sin(south)) * (np.arange(along) + 0.5) / along
-        piece_lat = np.degrees(np.arcsin(height))
-        piece_lon = lon[:, :1] + (lon[:, 1:] - lon[:, :1]) * (np.arange(across) + 0.5) / across  # (lon, across)
-        pixel = pixel_of(zoom, np.repeat(piece_lat, piece_lon.size), np.tile(piece_lon.reshape(-1), along))
-        column = np.tile(np.repeat(np.arange(columns), across), along)
-        key, count = np.unique(pixel * columns + column, return_counts=True)
-        targets.append(key // columns)
-        sources.append(row * columns + key % columns)
-        areas.append(count / (across * along) * cell_area[row * columns])
-    target, source, area = (np.concatenate(parts) for parts in (targets, sources, areas))
-    area = _balance(target, source, area, np.full(npix(zoom), 1 / npix(zoom)))
-    return from_entries(target, source, area * npix(zoom), npix(zoom), grid.size)
+    """Area-conserving weights from fields on `grid`, flattened (lat, lon), to the nested pixels of `zoom`."""
+    return from_entries(*overlaps(grid, zoom), npix(zoom), grid.size)
 
 
 def cell_mean_weights(grid: LatLonGrid, zoom: int) -> Weights:
@@ -213,49 +181,6 @@ def target_rows(weights: Weights, targets: Ints) -> Weights:
     return Weights(
         indptr=indptr, index=weights.index[entry], weight=weights.weight[entry], source_size=weights.source_size
     )
-
-
-def _balance(target: Ints, source: Ints, area: F64, target_area: F64) -> F64:
-    """The overlap areas, changed as little as possible to match the area of each target and keep that of each source.
-
-    Each overlap is scaled by 1 + u[target] + v[source] (linear calibration, Deville and Sarndal 1992). With v put in
-    terms of u that is a symmetric linear system, which conjugate gradients, preconditioned by its diagonal, solve in
-    some hundred rounds; scaling rows and columns in turn would need thousands.
-    """
-    by_target, by_source = np.bincount(target, area, target_area.size), np.bincount(source, area)
-    if not by_target.all():
-        raise DataError("some pixels overlap no cell of the grid", advice="use the bilinear method for this grid")
-
-    def to_source(u: F64) -> F64:
-        mean: F64 = np.bincount(source, area * u[target]) / by_source
-        return mean
-
-    def to_target(v: F64) -> F64:
-        total: F64 = np.bincount(target, area * v[source], target_area.size).astype(np.float64)
-        return total
-
-    u = np.zeros(target_area.size)
-    rest = target_area - by_target
-    direction = rest / by_target
-    size = _dot(rest, direction)
-    for _ in range(MAX_ROUNDS):
-        if np.abs(rest / target_area).max() < BALANCED:
-            break
-        image = by_target * direction - to_target(to_source(direction))
-        length = size / _dot(direction, image)
-        u += length * direction
-        rest = rest - length * image
-        scaled = rest / by_target
-        size, before = _dot(rest, scaled), size
-        direction = scaled + (size / before) * direction
-    ratio = 1 + u[target] - to_source(u)[source]
-    if np.abs(rest / target_area).max() >= BALANCED or ratio.min() <= 0:
-        raise DataError("the overlaps of the grids do not balance", advice="use the bilinear method for this grid")
-    return area * ratio
-
-
-def _dot(one: F64, other: F64) -> float:
-    return float((one * other).sum())  # not BLAS: its threads cost more than they save, and change the last digits
 
 
 def choose_method(grid: LatLonGrid, zoom: int) -> str:

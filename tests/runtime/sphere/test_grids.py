@@ -61,6 +61,13 @@ def test_longitudes_any_way_round(lon: np.ndarray) -> None:
     assert grid.lat_deg[0] == -90
 
 
+@pytest.mark.parametrize(
+    ("lon", "whole"), [(LON - 180, True), (LON[::-1], True), (LON**2 / 360, False), (LON / 2, False)]
+)
+def test_global_grids_are_evenly_spaced(lon: np.ndarray, whole: bool) -> None:
+    assert LatLonGrid(lat_deg=LAT, lon_deg=lon).is_global == whole
+
+
 def test_gaussian_latitudes() -> None:
     gaussian = np.degrees(np.arcsin(np.polynomial.legendre.leggauss(64)[0]))
     dataset = lat_lon(lat=gaussian, lon=np.arange(128) * 2.8125)
