@@ -30,7 +30,7 @@ from fsae.runtime.errors import BundleError, DataError, DeviceError, FsaeError, 
 EXAMPLES = """\b
 Examples:
   fsae-export upgrade engines/mine            the bundle in that folder
-  fsae-export upgrade default ratio-64        bundles by name: in ./engines, else the shipped ones
+  fsae-export upgrade default ratio-64        bundles by name: in ./engines, else shipped or fetched ones
   fsae-export upgrade engines/*/              every bundle in ./engines; those in the newest schema stay as they are
   fsae-export upgrade engines/mine --data training/configs/mine.toml
                                               also add what only the data it was trained on tells

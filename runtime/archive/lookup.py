@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F32
 from fsae.runtime.bundle.exported import remembered
-from fsae.runtime.bundle.files import Bundle, bundles_in, fingerprint, open_bundle, shipped_folder
+from fsae.runtime.bundle.files import Bundle, bundles_in, fingerprint, installed_folders, open_bundle, shipped_folder
 from fsae.runtime.errors import BundleError, FsaeError
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.interpolated_grid import InterpolatedGrid, cells_of, points_of
@@ -42,23 +42,24 @@ def archive_key(bundle: Bundle) -> str:
 
 def origin_of(bundle: Bundle) -> str:
     """Where a bundle can be had, in words for the attributes of an archive."""
-    if bundle.folder.resolve().parent == shipped_folder().resolve():
+    if bundle.folder.resolve() == (shipped_folder() / "default").resolve():  # which alone is in the wheel
         version = importlib.metadata.version("fsae")
         return f'bundle {bundle.manifest.name} comes with fsae {version}: pip install "fsae=={version}"'
     trained = bundle.manifest.provenance
     names = ", ".join(entry.name for entry in trained.data)
     return (
         f"bundle {bundle.manifest.name} was exported by whoever wrote this archive, from {names} of "
-        f"{trained.period[0]} to {trained.period[1]}: ask them for its folder, and put it into ./engines"
+        f"{trained.period[0]} to {trained.period[1]}: ask them for its folder, and `fsae-run fetch` it"
     )
 
 
 def find_archive(key: str, name: str) -> Bundle:
-    """The bundle whose archive codec has that hash: that of this name, or any that is shipped or was exported here.
+    """The bundle whose archive codec has that hash: that of this name, or any that is installed or was exported here.
 
     BundleError saying which is missing.
     """
-    for place in (name, *bundles_in(shipped_folder()), *sorted(_exported())):
+    installed = [path for folder in installed_folders() for path in bundles_in(folder)]
+    for place in (name, *installed, *sorted(_exported())):
         try:
             bundle = open_bundle(place)
         except FsaeError:
@@ -68,7 +69,8 @@ def find_archive(key: str, name: str) -> Bundle:
             return bundle
     raise BundleError(
         f"found no bundle with the archive codec {key[:12]} that this data was written with, by bundle {name!r}",
-        advice="export the run of `fsae-train codec` to ./engines of this folder, or install the fsae that ships it",
+        advice="get it with `fsae-run fetch`, export the run of `fsae-train codec` to ./engines of this folder, or "
+        "install the fsae that ships it",
     )
 
 

@@ -29,6 +29,8 @@ BLOCK_BYTES = 1 << 20  # of a file at a time, when it is hashed without being he
 COMPILED = "trt"  # engines belong to one GPU and have an index of their own, so the manifest does not list them
 INDEX = "index.json"  # in the folder of engines
 VERIFIED = "verified.json"  # what `verify` found on a device where the exporter could not run a precision
+LISTED = "SHA256SUMS"  # of the manifests of all engines in the repository, of which the package holds the default one
+FETCHED = Path("fsae", "bundles")
 
 
 def file_entry(data: bytes) -> FileEntry:
@@ -70,6 +72,35 @@ def shipped_folder() -> Path:
     return Path(str(resources.files("fsae.engines")))
 
 
+def listed() -> dict[str, str]:
+    """SHA-256 of the manifest of every engine in the repository of this version, by name; none if there is no list."""
+    try:
+        lines = (shipped_folder() / LISTED).read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {path.rpartition("/")[0]: sha256 for sha256, path in (line.split(maxsplit=1) for line in lines)}
+
+
+def fetched_folder() -> Path:
+    """Folder of the bundles that `fsae-run fetch` has installed, by the XDG base directory specification.
+
+    BundleError if the user has no home.
+    """
+    given = Path(os.environ.get("XDG_DATA_HOME", ""))
+    try:
+        return (given if given.is_absolute() else Path.home() / ".local" / "share") / FETCHED
+    except RuntimeError:
+        raise BundleError("found no home folder for fetched bundles", advice="set HOME or XDG_DATA_HOME") from None
+
+
+def installed_folders() -> list[Path]:
+    """Folders whose bundles have names everywhere: the package's, then the user's if there is a home."""
+    try:
+        return [shipped_folder(), fetched_folder()]
+    except BundleError:
+        return [shipped_folder()]
+
+
 def bundles_in(folder: Path) -> list[Path]:
     """Folders in `folder` that hold a manifest, the newest first (by the manifest's time, then by name)."""
     if not folder.is_dir():
@@ -88,10 +119,11 @@ def fingerprint(folder: Path) -> str:
 
 
 def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of the bundle `model`: a path, or a name in ./engines or among the shipped ones.
+    """Folder of the bundle `model`: a path, or a name in ./engines, among the shipped or the fetched ones.
 
     Without one: the newest bundle in ./engines of the working folder, else the shipped `default`. ./engines counts only
-    for bundles that this user exported (see exported.py); what else it holds is named by its path.
+    for bundles that this user exported (see exported.py), by their name also for the engines that the package lists, as
+    a checkout of its repository has them; what else it holds is named by its path.
     """
     local, shipped = Path("engines"), shipped_folder()
     if model is None:
@@ -99,7 +131,7 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
         for path in bundles_in(local):
             if fingerprint(path) in known:
                 return path
-            if not _is_copy(path, shipped / path.name):
+            if not _is_known(path, shipped / path.name):
                 _pass_over(path, path.absolute())
         if (shipped / "default" / MANIFEST).is_file():
             return shipped / "default"
@@ -112,20 +144,34 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
     if (path / MANIFEST).is_file():
         return path
     nearby = local / path
-    if (nearby / MANIFEST).is_file() and fingerprint(nearby) in remembered():
+    if (nearby / MANIFEST).is_file() and fingerprint(nearby) in {*remembered(), listed().get(str(path))}:
         return nearby
-    if (shipped / path / MANIFEST).is_file():
-        return shipped / path
+    for folder in installed_folders():
+        if (folder / path / MANIFEST).is_file():
+            return folder / path
+    raise _not_found(path)
+
+
+def _not_found(path: Path) -> BundleError:
+    """The error that no bundle has this path or name."""
+    nearby = Path("engines") / path
     if path.exists():
-        raise BundleError(
+        return BundleError(
             f"{path} is not a bundle (no {MANIFEST})", advice="give the folder of a bundle, or a name such as default"
         )
     if (nearby / MANIFEST).is_file():
-        raise BundleError(f"you did not export {nearby} here", advice=f"name it by its path, --model {nearby}")
-    names = sorted({p.name for p in (*bundles_in(local), *bundles_in(shipped))})
-    raise BundleError(
-        f"found no bundle {str(model)!r}; known names: {', '.join(names) or 'none'}",
-        advice="give one of these names, or the path of a bundle as --model",
+        return BundleError(f"you did not export {nearby} here", advice=f"name it by its path, --model {nearby}")
+    sha256 = listed().get(str(path))
+    if sha256 is not None:
+        return BundleError(
+            f"the engine {path} is not installed, but a part of the repository of this fsae",
+            advice=f"get it with `fsae-run fetch URL|FOLDER --sha256 {sha256}`, from engines/{path} there",
+        )
+    folders = [Path("engines"), *installed_folders()]
+    names = sorted({found.name for folder in folders for found in bundles_in(folder)})
+    return BundleError(
+        f"found no bundle {str(path)!r}; known names: {', '.join(names) or 'none'}",
+        advice="give one of these names, or the path of a bundle as --model, or get one with `fsae-run fetch`",
     )
 
 
@@ -150,10 +196,11 @@ def _path_of(model: object) -> Path:
     return Path(model)
 
 
-def _is_copy(one: Path, other: Path) -> bool:
-    """True if two folders hold the same bundle, as a checkout and the installed package do."""
-    manifests = [path / MANIFEST for path in (one, other)]
-    return manifests[1].is_file() and manifests[0].read_bytes() == manifests[1].read_bytes()
+def _is_known(path: Path, shipped: Path) -> bool:
+    """True if a bundle is the shipped one of its name or one that the package lists, as in a checkout."""
+    manifest = (path / MANIFEST).read_bytes()
+    copy = (shipped / MANIFEST).is_file() and (shipped / MANIFEST).read_bytes() == manifest
+    return copy or hashlib.sha256(manifest).hexdigest() == listed().get(path.name)
 
 
 def open_bundle(model: str | os.PathLike[str] | None = None) -> "Bundle":

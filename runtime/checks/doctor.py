@@ -76,10 +76,10 @@ def folder_in_use(model: str | None) -> "Path | BundleError":
 
 
 def read_bundles(used: "Path | BundleError", hashes: bool) -> "dict[Path, Bundle | BundleError]":
-    """The bundle in use, those in ./engines and the shipped ones; for a damaged one its error."""
-    from fsae.runtime.bundle.files import bundles_in, shipped_folder
+    """The bundle in use, those in ./engines, the shipped and the fetched ones; for a damaged one its error."""
+    from fsae.runtime.bundle.files import bundles_in, installed_folders
 
-    folders = [*bundles_in(Path("engines")), *bundles_in(shipped_folder())]
+    folders = [path for folder in (Path("engines"), *installed_folders()) for path in bundles_in(folder)]
     if isinstance(used, Path):
         folders.insert(0, used)
     once: dict[Path, Path] = {}

@@ -1,4 +1,4 @@
-"""`fsae-run`: info, verify, doctor, compress, decompress, superres, generate, climatology, plot, score."""
+"""`fsae-run`: info, verify, doctor, fetch, compress, decompress, superres, generate, climatology, plot, score."""
 
 import sys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import click
 from fsae.runtime.climate.steps import MOST_HARMONICS
 from fsae.runtime.input.sources import Source
 from fsae.runtime.log import on_stderr
+from fsae.runtime.progress import progress_bar
 from fsae.runtime.signals import termination_as_interrupt
 
 from .doctor import doctor
@@ -17,9 +18,11 @@ from .generate import generate
 from .options import (
     Session,
     from_file_to_file,
+    refuse_session,
     with_checked_writing,
     with_json,
     with_model,
+    with_overwrite,
     with_plain_reading,
     with_plain_writing,
     with_qualities,
@@ -127,6 +130,37 @@ def verify(as_json: bool, session: Session) -> None:
         f"verified {emulator.bundle.manifest.name}: {files} files, "
         f"{len(checks)} {graphs.precision} graphs within tolerance on {graphs.device} ({graphs.backend})"
     )
+
+
+@cli.command()
+@click.argument("source", metavar="URL|FOLDER")
+@click.option(
+    "--sha256", metavar="HEX", help="SHA-256 of manifest.json in the folder, or of the archive; a URL needs it."
+)
+@click.option("--name", metavar="NAME", help="Name of the bundle here.  [default: its own]")
+@with_overwrite
+def fetch(source: str, sha256: str | None, name: str | None, overwrite: bool) -> None:
+    """Install the bundle at URL or in FOLDER, so that --model finds it by its name.
+
+    Either is a bundle's folder or an archive of one (zip or tar). Every file is checked by its hash before the bundle
+    gets its name, in the folder fsae/bundles of $XDG_DATA_HOME (~/.local/share). A URL needs the extra `fsae[fetch]`.
+
+    \b
+    Examples:
+      fsae-run fetch engines/ratio-64
+      fsae-run fetch https://example.org/bundles/mine --sha256 43dda0c36f67...
+      fsae-run fetch mine.tar.gz --name mine-2
+    """
+    from rich.filesize import decimal
+
+    from fsae.runtime.bundle.fetch import fetch_bundle
+
+    refuse_session()
+    with progress_bar("fetch", "MB") as progress:
+        found = fetch_bundle(source, sha256, progress, name=name, overwrite=overwrite)
+    size, files = decimal(sum(entry.size for entry in found.manifest.files.values())), len(found.manifest.files)
+    done = "fetched" if found.new else "there already:"
+    click.echo(f"{done} {found.folder.name}, {files} files ({size}): {found.folder}")
 
 
 @cli.command()

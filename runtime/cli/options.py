@@ -86,8 +86,8 @@ def refuse_session() -> None:
 
 
 MODEL = click.option(
-    "--model", metavar="PATH|NAME", help="Bundle: a folder, or the name of a shipped one.  [default: the newest "
-    "that you exported to ./engines, else the shipped one named default]",
+    "--model", metavar="PATH|NAME", help="Bundle: a folder, or the name of a shipped or fetched one.  [default: the "
+    "newest that you exported to ./engines, else the shipped one named default]",
 )  # fmt: skip
 
 with_model = packed("model", make_model, MODEL)

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from repository_engines import ENGINES
 
 import fsae.runtime
 from fsae.runtime.backends.choose import open_graphs
 from fsae.runtime.bundle.exported import remember
-from fsae.runtime.bundle.files import COMPILED, Bundle, find_bundle, fingerprint, open_bundle, shipped_folder
+from fsae.runtime.bundle.files import COMPILED, Bundle, find_bundle, fingerprint, open_bundle
 from fsae.runtime.cli.main import main
 from fsae.runtime.climate.climatology import evaluate, season
 from fsae.runtime.codec.encoder_input import open_fields
@@ -88,7 +89,7 @@ def test_two_members_look_like_a_climate(emulator: fsae.runtime.Emulator, tmp_pa
 def test_every_engine_keeps_cell_means_and_its_promise(name: str, sample_data: Path) -> None:
     # oracle: the reanalysis of ten years that were not trained on; the invariant of the pyramid, whose base passes
     # through; the ratio in the name
-    engine = fsae.runtime.load(shipped_folder() / name, device="cpu")
+    engine = fsae.runtime.load(ENGINES / name, device="cpu")
     truth, restored = evaluation(engine, sample_data)
     assert np.sqrt(np.mean((truth - restored) ** 2)) < PROMISED_RMSE_K[name]
     manifest = engine.bundle.manifest
@@ -111,7 +112,7 @@ def test_a_constant_anomaly_stays_constant_in_every_base_cell(emulator: fsae.run
 
 
 def test_the_engines_are_small_together() -> None:
-    folders = [open_bundle(shipped_folder() / name) for name in PROMISED_RMSE_K]
+    folders = [open_bundle(ENGINES / name) for name in PROMISED_RMSE_K]
     archive = sum(
         bundle.manifest.files["archive.npz"].size for bundle in folders if "archive.npz" in bundle.manifest.files
     )
@@ -123,7 +124,7 @@ def test_the_default_is_the_default_beside_its_relatives(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle_path: Path
 ) -> None:
     # oracle: copies of what is shipped, as a checkout has them, do not hide it; an engine of one's own does
-    shutil.copytree(shipped_folder(), tmp_path / "engines", ignore=shutil.ignore_patterns("*.onnx", COMPILED))
+    shutil.copytree(ENGINES, tmp_path / "engines", ignore=shutil.ignore_patterns("*.onnx", COMPILED))
     monkeypatch.chdir(tmp_path)
     assert find_bundle().name == "default"
     shutil.copytree(tiny_bundle_path, tmp_path / "engines" / "mine")

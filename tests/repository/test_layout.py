@@ -1,6 +1,7 @@
 """The shape of the repository: imports point down, and what serves needs nothing of what trains."""
 
 import ast
+import hashlib
 import re
 import tomllib
 from pathlib import Path
@@ -84,6 +85,21 @@ def test_every_package_is_listed() -> None:
     folders -= {ROOT / "export" / "examples", ROOT / "training" / "sample"}
     assert set(listed) == {".".join(("fsae", *folder.relative_to(ROOT).parts)) for folder in folders} | {"fsae.engines"}
     assert len(listed) == len(set(listed))
+
+
+def test_only_the_default_engine_is_packaged_and_all_are_listed() -> None:
+    # oracle: the patterns of the wheel carried out here, and the hashes of the manifests
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    engines = ROOT / "engines"
+    packed = {path for pattern in tools["package-data"]["fsae.engines"] for path in engines.glob(pattern)}
+    own = {path for path in (engines / "default").iterdir() if path.is_file() and path.name != "verified.json"}
+    assert {path for path in packed if path.name != "verified.json"} == own | {engines / "SHA256SUMS"}
+    sums = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(engines).as_posix()}\n"
+        for path in sorted(engines.glob("*/manifest.json"))
+    ]
+    listed = (engines / "SHA256SUMS").read_text(encoding="ascii")
+    assert listed == "".join(sums), "run in engines/: sha256sum */manifest.json > SHA256SUMS"
 
 
 @pytest.mark.parametrize("layer", LAYERS)

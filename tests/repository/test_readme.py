@@ -52,6 +52,7 @@ ELSEWHERE = {  # what the command needs that is not in a checkout
     "--scheduler": "a running cluster",
     "more/default": "a bundle that fsae-export has made",
     "--shard auto": "a SLURM array",
+    "https://": "a server",
 }
 
 
@@ -68,7 +69,8 @@ if __name__ == "__main__":
 
 def test_the_commands_run_as_they_stand(tmp_path: Path) -> None:
     # oracle: the commands themselves, in their order, in a folder with the sample data; only fewer members
-    (tmp_path / "training").symlink_to(ROOT / "training")
+    for name in ("training", "engines"):
+        (tmp_path / name).symlink_to(ROOT / name)
     given: list[list[str]] = []
     for line in commands():
         if line.startswith("printf "):

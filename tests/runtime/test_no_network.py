@@ -14,7 +14,7 @@ FAMILIES = re.compile(r"socket\((AF_INET6?|AF_PACKET)\b")
 
 def run_traced(folder: Path, *command: str) -> str:
     """Run a command as a user at a terminal, with nothing in its environment that silences a library; its trace."""
-    silencers = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_STATE_HOME")
+    silencers = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
     trace = folder / "trace"
     subprocess.run(
         ["strace", "-f", "-qq", "-e", "trace=socket,connect,sendto,sendmsg,sendmmsg", "-o", trace, *command],

@@ -17,6 +17,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from repository_engines import ENGINES, NAMES
 from stand_in_gpu import an_engine, write_index
 from tiny_run import SAMPLE, TAS, files_of, model_of
 from torch import nn
@@ -31,7 +32,7 @@ from fsae.export.engines.layer_report import report_name
 from fsae.runtime.backends.engine_index import INDEX, engine_folder, read_index
 from fsae.runtime.backends.graphs import INPUTS, OUTPUTS
 from fsae.runtime.backends.onnx import OnnxGraphs
-from fsae.runtime.bundle.files import Bundle, open_bundle, shipped_folder
+from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.bundle.manifest import NOT_RUN, Source
 from fsae.runtime.checks.verify import check_files, check_graphs
 from fsae.runtime.errors import DataError, OutputError, ToleranceError, UsageError
@@ -169,10 +170,10 @@ def test_card_says_it_and_can_be_trained_from(run: Run, bundle: Bundle, tmp_path
     assert "| loss.last |  0.25 |" in model_card(bundle.manifest, run.config, metrics={"loss": {"last": 0.25}})
 
 
-@pytest.mark.parametrize("name", ["default", "ratio-4", "ratio-64", "ratio-256"])
+@pytest.mark.parametrize("name", NAMES)
 def test_shipped_cards_are_as_the_exporter_writes_them(name: str, tmp_path: Path) -> None:
     # oracle: a card made anew from the manifest and from the configuration in the card
-    shipped = open_bundle(shipped_folder() / name)
+    shipped = open_bundle(ENGINES / name)
     card = shipped.read("MODEL_CARD.md").decode()
     (tmp_path / "config.toml").write_text(card.split("```toml\n")[1].split("```")[0])
     again = model_card(shipped.manifest, read_config(tmp_path / "config.toml"), metrics=None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from repository_engines import ENGINES
 from trees import tree
 
 from fsae.export.bundle.web import LIST, RUNTIME, write_page
@@ -111,7 +112,7 @@ def test_bundles_that_cannot_be_drawn_are_refused(tiny_copy: Bundle, ort: Path, 
     with pytest.raises(BundleError, match="has steps of 1 day, expected 1 month"):
         write_page(open_bundle(tiny_copy.folder), tmp_path / "page", ort)
     with pytest.raises(BundleError, match="cannot generate"):
-        write_page(open_bundle("ratio-4"), tmp_path / "page", ort)
+        write_page(open_bundle(ENGINES / "ratio-4"), tmp_path / "page", ort)
     with pytest.raises(UsageError, match=r"lacks ort\.wasm\.bundle\.min\.mjs, .*: run npm install"):
         write_page(tiny_copy, tmp_path / "page", tmp_path)
     assert not (tmp_path / "page").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from repository_engines import ENGINES, NAMES
 from small_graphs import onnx_file
 from stand_in_gpu import obstacle
 
@@ -14,7 +15,7 @@ from fsae.export.engines.build import build_engines, build_target
 from fsae.export.engines.compile import BuildOptions, OnnxGraph, build_engine
 from fsae.export.engines.layer_report import parsed_layers
 from fsae.runtime.backends import tensorrt as driver
-from fsae.runtime.bundle.files import COMPILED, Bundle, open_bundle, shipped_folder
+from fsae.runtime.bundle.files import COMPILED, Bundle, open_bundle
 from fsae.runtime.errors import DeviceError
 
 onnx = pytest.importorskip("onnx")
@@ -40,12 +41,12 @@ def test_graphs_do_not_grow(default_bundle: Bundle, graph: str) -> None:  # orac
     assert default_bundle.manifest.parity["fp32"][graph].nodes == count
 
 
-@pytest.mark.parametrize("name", ["default", "ratio-4", "ratio-64", "ratio-256"])
+@pytest.mark.parametrize("name", NAMES)
 def test_shipped_graphs_keep_the_rules(name: str) -> None:  # oracle: the rules in fsae.export.graphs.rules
     from fsae.export.graphs.trace import check_graph
     from fsae.runtime.backends.graphs import INPUTS
 
-    bundle = open_bundle(shipped_folder() / name)
+    bundle = open_bundle(ENGINES / name)
     golden = bundle.arrays("golden.npz")
     for graph in bundle.manifest.graphs:
         file = f"{graph}.fp32.onnx"

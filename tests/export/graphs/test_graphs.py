@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 from onnx.helper import make_node, make_tensor_value_info
+from repository_engines import ENGINES
 from small_graphs import onnx_file
 from tiny_run import files_of, model_of, rows_of
 
@@ -21,7 +22,7 @@ from fsae.export.precisions.half import convert
 from fsae.export.precisions.int8 import without_stored_bytes
 from fsae.runtime.backends.graphs import INPUTS, OUTPUTS, call_of
 from fsae.runtime.backends.onnx import OnnxGraphs
-from fsae.runtime.bundle.files import Bundle, open_bundle, shipped_folder
+from fsae.runtime.bundle.files import Bundle, open_bundle
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.errors import BundleError
 from fsae.training.fitting.run_folder import Run
@@ -55,7 +56,7 @@ def test_rows_are_the_same_bits_in_every_batch(
 @pytest.mark.parametrize("graph", ["encoder", "decoder"])
 def test_dense_maps_stored_as_bytes_are_the_trained_ones(name: str, graph: str) -> None:
     # oracle: golden.npz, what the trained model computes; by two libraries, and after the change that int8 graphs need
-    bundle = open_bundle(shipped_folder() / name)
+    bundle = open_bundle(ENGINES / name)
     model = onnx.load_from_string(bundle.read(f"{graph}.fp32.onnx"))
     kinds = {constant.data_type for constant in model.graph.initializer}
     assert onnx.TensorProto.INT8 in kinds

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import python
+from repository_engines import ENGINES
 
 import fsae.runtime
 from fsae.export.triton.repository import write_repository
@@ -189,5 +190,5 @@ def test_a_model_that_was_served_is_replaced(tiny_model: Path, tiny_bundle: Bund
 
 
 def test_a_bundle_without_a_diffusion_model_has_none(tmp_path: Path) -> None:  # oracle: the manifest of ratio-64
-    names = write_repository(open_bundle("ratio-64"), tmp_path / "models")
+    names = write_repository(open_bundle(ENGINES / "ratio-64"), tmp_path / "models")
     assert sorted(names) == ["fsae_ratio-64_decoder", "fsae_ratio-64_encoder"]

@@ -149,7 +149,7 @@ def test_other_stores_and_names_are_refused(emulator, sample_data, tmp_path):
 
 def test_a_store_says_where_its_bundle_can_be_had(store, monkeypatch):
     """Oracle: the shipped bundle comes with the package; where it is missing, the error says so."""
-    monkeypatch.setattr(lookup, "shipped_folder", lambda: store.parent / "nowhere")
+    monkeypatch.setattr(lookup, "installed_folders", lambda: [store.parent / "nowhere"])
     monkeypatch.setattr(zarr_codec, "find_archive", lambda key, _: lookup.find_archive(key, "unheard of"))
     monkeypatch.chdir(store.parent)
     version = importlib.metadata.version("fsae")

@@ -212,6 +212,33 @@ def test_a_bundle_that_the_user_did_not_export_is_used_only_by_its_path(
     assert find_bundle() == shipped
 
 
+def test_an_engine_of_the_repository_is_found_by_name_in_a_checkout(
+    tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # oracle: which folder is found; the list has the hash of the manifest, and a planted engine changes the bundle
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(bundle_module, "shipped_folder", lambda: tmp_path / "shipped")
+    shutil.copytree(tiny_bundle_path, tmp_path / "shipped" / "default")
+    sha256 = hashlib.sha256((tiny_bundle_path / "manifest.json").read_bytes()).hexdigest()
+    (tmp_path / "shipped" / "SHA256SUMS").write_text(f"{sha256}  relative/manifest.json\n")
+    with pytest.raises(BundleError, match=f"relative is not installed.*fsae-run fetch URL.FOLDER --sha256 {sha256}"):
+        find_bundle("relative")
+    folder = Path(shutil.copytree(tiny_bundle_path, Path("engines", "relative")))
+    assert find_bundle("relative") == folder
+    assert find_bundle() == tmp_path / "shipped" / "default"
+    assert caplog.messages == []
+    (folder / "trt").mkdir()
+    (folder / "trt" / "index.json").write_text("{}")
+    with pytest.raises(BundleError, match="you did not export engines/relative here"):
+        find_bundle("relative")
+    shutil.rmtree(folder / "trt")
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text() + "\n")
+    with pytest.raises(BundleError, match="you did not export engines/relative here"):
+        find_bundle("relative")
+
+
 def test_no_bundle_at_all_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle_module, "shipped_folder", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -41,8 +41,9 @@ VERBS = {
     "climatology": "fields.nc OUT.nc",
     "plot": "fields.nc --out OUT.png",
     "score": "fields.nc fields.nc --json OUT.json",
+    "fetch": "engines/tiny",
 }
-BUNDLED = [verb for verb in VERBS if verb not in ("plot", "score")]  # what reads a bundle
+BUNDLED = [verb for verb in VERBS if verb not in ("plot", "score", "fetch")]  # what reads a bundle
 COMPUTING = ("compress", "decompress", "superres", "generate")
 WRITING = (*COMPUTING, "climatology")
 FIGURES = {  # subcommands of fsae-train that take --json, with what they need beside it
@@ -77,6 +78,9 @@ CASES = [
     *each(("verify",), "--model other-golden-vectors", 6, "misses the golden vectors.* the decoder by 1 K"),
     *each((*WRITING, "plot", "score"), "", 7, r"there\.\w+ exists: give another path or --overwrite", out="there"),
     *each((*WRITING, "plot", "score"), "", 7, "there is no folder .*nowhere", out="nowhere/out"),
+    ("fsae-run fetch https://127.0.0.1/tiny", 2, "a URL without a hash"),
+    ("fsae-run fetch nowhere", 4, "nowhere is not a bundle"),
+    ("fsae-run fetch engines/tiny --name default", 7, "default is the name of a bundle that comes with fsae"),
     ("fsae-export nowhere", 4, "found no bundle 'nowhere'"),
     ("fsae-export engines/damaged --trt", 4, "not JSON"),
     ("fsae-export engines/tiny --triton there.nc", 7, "there.nc is a file, expected a folder"),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from msgspec.structs import replace
+from repository_engines import ENGINES, NAMES
 
 from fsae.runtime import Emulator, load
-from fsae.runtime.bundle.files import Bundle, shipped_folder
+from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.plausible import Plausible
 from fsae.runtime.climate.climatology import season
 from fsae.runtime.codec.edited import Decoded, check_edited
@@ -19,12 +20,11 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.jobs.job import Writing
 
 Change = Callable[[np.ndarray], np.ndarray]
-NAMES = ["default", "ratio-4", "ratio-64", "ratio-256"]
 
 
 @pytest.fixture(scope="module")
 def emulators() -> dict[str, Emulator]:
-    return {name: load(shipped_folder() / name, "cpu", threads=1) for name in NAMES}
+    return {name: load(ENGINES / name, "cpu", threads=1) for name in NAMES}
 
 
 @pytest.fixture(scope="module")

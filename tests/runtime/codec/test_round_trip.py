@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from msgspec import UNSET
 from msgspec.structs import replace
+from repository_engines import ENGINES, NAMES
 
 from fsae.runtime import Emulator, load
 from fsae.runtime.bundle.files import Bundle
@@ -18,8 +19,6 @@ from fsae.runtime.codec.plausibility import spread_out
 from fsae.runtime.codec.round_trip import check_round_trip, learned, round_trip
 from fsae.runtime.errors import BundleError, DataError
 from fsae.runtime.sphere.healpix import coarsen
-
-ENGINES = ("default", "ratio-4", "ratio-64", "ratio-256")
 
 
 class Halving:
@@ -42,8 +41,8 @@ class Halving:
 
 
 @pytest.fixture(scope="module")
-def emulators(default_bundle: Bundle) -> dict[str, Emulator]:
-    return {name: load(default_bundle.folder.parent / name, "cpu", threads=1) for name in ENGINES}
+def emulators() -> dict[str, Emulator]:
+    return {name: load(ENGINES / name, "cpu", threads=1) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_the_sentence_has_the_figures_and_the_question(default_bundle: Bundle) -
     assert check_round_trip(manifest, graphs, coarse, np.array([0.0, 0.1]), "x.nc", ("2005-01", "2005-02")) == ()
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", NAMES)
 def test_real_months_pass_at_every_zoom(emulators: dict[str, Emulator], months: xr.Dataset, name: str) -> None:
     for zoom in (None, 4, 3, 2, 1, 0):  # oracle: the data, which training never saw
         assert notes_on(emulators[name], months, zoom=zoom) == []
