@@ -188,6 +188,23 @@ def test_the_package_loads_nothing_until_asked() -> None:  # oracle: PEP 562 laz
     assert not loaded & {"numpy", "xarray", "zarr", "onnxruntime"}
 
 
+def test_what_reads_no_data_needs_neither_xarray_nor_pandas(tiny_bundle_path: Path, tmp_path: Path) -> None:
+    # oracle: an interpreter that cannot import them, as where they were uninstalled
+    code = """
+import sys
+sys.modules["xarray"] = sys.modules["pandas"] = None
+from fsae.runtime.cli.main import main
+model, work = sys.argv[1:]
+for words in ("info", "verify --device cpu", *(
+    f"generate --device cpu --members 2 --steps 2 --out {work}/{out}"
+    for out in ("a.zarr", "a.nc --grid training", "b.nc --statistics mean,q50", "a_{realization}.nc")
+)):
+    assert main(["--model", model, *words.split()]) == 0, words
+"""
+    loaded_after(code, tiny_bundle_path, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
 def test_every_verb_runs_without_torch_healpy_or_training(tiny_bundle_path: Path, tmp_path: Path) -> None:
     # oracle: sys.modules of an interpreter that ran every verb
     code = """

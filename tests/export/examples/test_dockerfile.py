@@ -13,7 +13,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[3]
 DOCKERFILE = REPOSITORY / "export" / "examples" / "Dockerfile"
-MOST_MB = 250  # of the environment: what is asked of an image, beside its Python
+# of the environment: what is asked of an image, beside its Python; numcodecs takes 30 MB more up to 3.11
+MOST_MB = 200 if sys.version_info >= (3, 13) else 250
 
 
 def instructions(text: str) -> list[tuple[str, str]]:
