@@ -1,5 +1,6 @@
 """A trained model as evaluations see it: a run in PyTorch, or a bundle in the runtime."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,6 +100,14 @@ def model_of(name: str) -> TrainedModel:
 def is_run(folder: Path) -> bool:
     """True if `folder` is that of a run; otherwise it names a bundle."""
     return (folder / "config.json").exists()
+
+
+def without_sharpening(run: Run) -> Run:
+    """A run whose decoder does not restore the angular power: what it rebuilds is smoother, and nearer in the mean."""
+    plain = copy.deepcopy(run.autoencoder)
+    if run.config.autoencoder.sharpen:
+        plain.sharpening.zero_()
+    return replace(run, autoencoder=plain)
 
 
 def of_run(run: Run) -> TrainedModel:

@@ -315,12 +315,25 @@ class Autoencoder(nn.Module):
         levels = self._run(self.decoder_coarse, levels, condition)
         if self.finer:
             coarse = recompose(levels, zooms)[:, :, 0]  # (B, V, C)
-            neighbours = patches(gather(coarse, self.ring), halo_size(zooms[-1], zooms[-1]))
-            patch = torch.cat([coarse[..., None], neighbours], dim=-1)  # (B, V, C, 9)
-            parts = torch.split(self.decompress(patch), self.finer, dim=-1)
+            parts = torch.split(self.decompress(self.surroundings(coarse)), self.finer, dim=-1)
             levels = [*levels, *(part.flatten(2)[:, :, None] for part in parts)]
         levels = self._run(self.decoder_fine, levels, condition)
         return recompose(conserve(levels, self.config.zooms), self.config.zooms)[:, :, 0]
+
+    def surroundings(self, coarse: Tensor) -> Tensor:
+        """Each cell's value and those of its eight neighbours: (B, V, C) -> (B, V, C, 9)."""
+        zoom = self.config.map_zoom
+        neighbours = patches(gather(coarse, self.ring), halo_size(zoom, zoom))
+        return torch.cat([coarse[..., None], neighbours], dim=-1)
+
+    def by_dense_maps(self, coarse: Tensor, season: Tensor) -> Tensor:
+        """Coarse anomaly (B, V, C) as the dense maps alone encode and rebuild it; as it is if the model has none."""
+        if self.config.global_zoom is None:
+            return coarse
+        latent = self._of_season(coarse[:, :, None], self.to_latent, season)
+        rebuilt = self._of_season(latent, self.from_latent, season)[:, :, 0]
+        zooms = self.config.coarse_zooms
+        return recompose([decompose(coarse, zooms)[0], *decompose(rebuilt, zooms)[1:]], zooms)
 
     def _of_season(self, field: Tensor, maps: Tensor, season: Tensor) -> Tensor:
         """Field (B, V, 1, g n) through the maps (V, 1 + 2K, g, n, m) of its season (B, 2K or more): (B, V, 1, g m)."""

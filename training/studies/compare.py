@@ -3,10 +3,9 @@
 Everything is fitted on the training years; the evaluation years are only ever compared with.
 """
 
-import copy
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix
 from fsae.training.config import Years
 from fsae.training.evaluation.climate_checks import at_most, below
-from fsae.training.evaluation.model import TrainedModel, anomalies, of_run, rebuild
+from fsae.training.evaluation.model import TrainedModel, anomalies, of_run, rebuild, without_sharpening
 from fsae.training.evaluation.periods import Period, read_periods
 from fsae.training.evaluation.reconstruction import LOCALISED, from_block_means, from_codes, from_eofs
 from fsae.training.evaluation.report import LARGEST_RMSE_K, Check, as_json
@@ -204,9 +203,7 @@ def _models(run: Run, evaluation: Period) -> Iterator[Rebuilt]:
     """The field-space autoencoder of a run, the same without its sharpening, and its CNN-VAE, if it has them."""
     variants = [(FSAE, run)]
     if run.config.autoencoder.sharpen:
-        plain = copy.deepcopy(run.autoencoder)
-        plain.sharpening.zero_()
-        variants.append((UNSHARPENED, replace(run, autoencoder=plain)))
+        variants.append((UNSHARPENED, without_sharpening(run)))
     for method, variant in variants:
         log.info("compare: %s of %s", method, run.path)
         model = of_run(variant)
