@@ -27,6 +27,7 @@ def pytest_configure() -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for tests that import onnxruntime themselves
+    os.environ["FSAE_CACHE"] = "off"  # no weights of other versions are read, and none is left in the home
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,13 +29,8 @@ from fsae.runtime.diffusion.sampler import NOISE_FEATURES
 from fsae.runtime.errors import BundleError, DataError
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
-from fsae.runtime.sphere.regrid import (
-    Weights,
-    bilinear_weights,
-    choose_method,
-    conservative_weights,
-    interpolation_weights,
-)
+from fsae.runtime.sphere.regrid import bilinear_weights, choose_method, conservative_weights, interpolation_weights
+from fsae.runtime.sphere.weights import Weights
 from fsae.training.data.scenarios import VALUES, YEARS
 from fsae.training.fitting.run_folder import Run, samplers_of
 

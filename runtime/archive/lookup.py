@@ -26,7 +26,6 @@ from .tables import TYPES, make_codec_tables
 FILE = "archive.npz"
 ORIGIN = "fsae_bundle_source"  # attribute of archives: where their bundle can be had
 CLIMATOLOGY, SOURCE_CLIMATOLOGY = "climatology", "source_climatology"
-SAME_DEG = 1e-4  # axes of the training data's own grid may differ by that much
 
 
 def archive_key(bundle: Bundle) -> str:
@@ -106,7 +105,7 @@ def open_codec(bundle: Bundle, variable: str, grid: LatLonGrid | int) -> Codec:
             )
         return Codec(tables=tables, climatology=_cells(bundle, variable, arrays), grid=cells_of(grid))
     place, source = points_of(grid, tables.zoom), arrays.get(f"{variable}.{SOURCE_CLIMATOLOGY}")
-    if source is not None and _is_source(bundle, grid):
+    if source is not None and bundle.tables.on_source(grid):
         return Codec(tables=tables, climatology=source.astype(np.float32), grid=place)
     return Codec(tables=tables, climatology=_interpolated(place, _cells(bundle, variable, arrays)), grid=place)
 
@@ -122,12 +121,3 @@ def _cells(bundle: Bundle, variable: str, arrays: Mapping[str, NDArray[Any]]) ->
 
 def _interpolated(place: InterpolatedGrid, climatology: F32) -> F32:
     return place.interpolate(climatology.astype(np.float64)).astype(np.float32)
-
-
-def _is_source(bundle: Bundle, grid: LatLonGrid) -> bool:
-    """True if a grid is that of the training data, in its order."""
-    tables = bundle.tables
-    return grid.shape == tables.source_shape and bool(
-        np.allclose(grid.lat_deg, tables.source_lat_deg, rtol=0, atol=SAME_DEG)
-        and np.allclose(grid.lon_deg, tables.source_lon_deg, rtol=0, atol=SAME_DEG)
-    )

@@ -10,7 +10,7 @@ from fsae.runtime.climate.climatology import evaluate, season
 from fsae.runtime.climate.transforms import inverse
 from fsae.runtime.errors import BundleError
 from fsae.runtime.sphere.healpix import pixel_centres
-from fsae.runtime.sphere.regrid import Weights
+from fsae.runtime.sphere.weights import Weights
 
 from .manifest import Manifest
 from .schema import ADVICE

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from fsae.runtime.climate.scenarios import Scenarios
 from fsae.runtime.errors import BundleError
+from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix
-from fsae.runtime.sphere.regrid import Weights
+from fsae.runtime.sphere.weights import Weights
 
 from .manifest import Manifest
 from .schema import ADVICE
 from .table_values import check_values
 
+SAME_DEG = 1e-4  # axes of the training data's own grid may differ by that much
 MOST_SWELLING, MOST_BYTES = 200, 1 << 26  # of packed arrays: times their size, and what any may have
 
 
@@ -72,6 +74,13 @@ class Tables:
     def source_shape(self) -> tuple[int, int]:
         """(lat, lon) of the training data's own grid."""
         return self.source_lat_deg.size, self.source_lon_deg.size
+
+    def on_source(self, grid: LatLonGrid) -> bool:
+        """True if a grid is the training data's own, in its order."""
+        return grid.shape == self.source_shape and bool(
+            np.allclose(grid.lat_deg, self.source_lat_deg, rtol=0, atol=SAME_DEG)
+            and np.allclose(grid.lon_deg, self.source_lon_deg, rtol=0, atol=SAME_DEG)
+        )
 
 
 def make_tables(arrays: dict[str, NDArray[Any]], manifest: Manifest, where: str) -> Tables:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from fsae.runtime.errors import BundleError, DeviceError, FsaeError
 
-from .installation import Finding, driver_version, gpu_findings, library_findings, platform_findings, problem
+from .installation import (
+    Finding,
+    cache_findings,
+    driver_version,
+    gpu_findings,
+    library_findings,
+    platform_findings,
+    problem,
+)
 
 if TYPE_CHECKING:
     from fsae.runtime.backends.engine_index import Target
@@ -263,6 +271,7 @@ def examine(model: str | None = None, hashes: bool = False) -> Report:
     """Examine this machine and its bundles; `hashes` reads all their files."""
     findings = guarded("platform", platform_findings)
     findings += guarded("libraries", library_findings)
+    findings += guarded("cache", cache_findings)
     findings += guarded("gpu", gpu_findings)
     try:
         failure = _examine_bundles(model, hashes, findings)

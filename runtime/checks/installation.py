@@ -131,6 +131,20 @@ def library_findings() -> list[Finding]:
     return findings
 
 
+def cache_findings() -> list[Finding]:
+    """Where regridding weights are kept, and how much room they take."""
+    from fsae.runtime.sphere.weights_cache import MOST_BYTES, OFF, SWITCH, cache_folder, kept
+
+    folder = cache_folder()
+    if folder is None:
+        value = f"not kept: {SWITCH} is {OFF!r}, or there is no home"
+    else:
+        sizes = [size for _, size, _ in kept(folder)]
+        room = f"{sum(sizes) / 1e6:.0f} MB of {MOST_BYTES / 1e6:.0f} MB at most"
+        value = f"{folder}: {len(sizes)} files, {room}; {SWITCH} names another folder, or is {OFF!r}"
+    return [Finding(section="cache", name="regridding weights", value=value)]
+
+
 def driver_version() -> str | None:
     """Version of the NVIDIA driver that the system has loaded, or None if it reports none."""
     found = re.search(r"\b\d+\.\d+(\.\d+)?\b", _text(DRIVER))

@@ -29,8 +29,9 @@ from fsae.runtime.jobs.job import Writing
 from fsae.runtime.log import log
 from fsae.runtime.output.times import ReferenceTimes, TimeAxis, encode_series, encode_times
 from fsae.runtime.sphere.grids import LatLonGrid
-from fsae.runtime.sphere.regrid import WeightMaker, Weights, once_a_grid
+from fsae.runtime.sphere.regrid import WeightMaker, once_a_grid
 from fsae.runtime.sphere.regrid import make_weights as make_own_weights
+from fsae.runtime.sphere.weights import Weights
 
 from .plausibility import Expected, check_fields, expected_near, refuse, spread_out, went_on
 from .round_trip import check_round_trip, encode_fields
@@ -102,9 +103,7 @@ def weight_maker(bundle: Bundle) -> WeightMaker:
     tables, finest = bundle.tables, bundle.manifest.grid.zoom
 
     def weights(grid: LatLonGrid, wanted_zoom: int, method: str) -> Weights:
-        same = grid.shape == tables.source_shape and wanted_zoom == finest
-        same = same and np.allclose(grid.lat_deg, tables.source_lat_deg, rtol=0, atol=1e-4)
-        if same and np.allclose(grid.lon_deg, tables.source_lon_deg, rtol=0, atol=1e-4):
+        if wanted_zoom == finest and tables.on_source(grid):
             return tables.to_healpix
         return make_own_weights(grid, wanted_zoom, method)
 

@@ -14,7 +14,8 @@ from fsae.runtime.climate.units import conversion
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import Grid, LatLonGrid, supported_zoom
 from fsae.runtime.sphere.healpix import coarsen_valid, npix, ring_to_nested
-from fsae.runtime.sphere.regrid import WeightMaker, apply, choose_method, once_a_grid
+from fsae.runtime.sphere.regrid import WeightMaker, choose_method, once_a_grid
+from fsae.runtime.sphere.weights import apply
 
 from .dates import find_dates
 from .forecasts import on_valid_times

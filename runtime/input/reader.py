@@ -85,11 +85,11 @@ class VariableReader:
                 "convert them first, or name another variable, as in --name tas=ts",
             )
         factor, offset = self.units
-        values = values.astype(np.float32 if values.dtype == np.float32 else np.float64)
+        values = values.astype(np.float32 if values.dtype == np.float32 else np.float64, copy=False)
         if (factor, offset) != (1.0, 0.0):
             values = values * factor + offset
         self._check(values)
-        return self.convert(values).astype(np.float32)
+        return self.convert(values).astype(np.float32, copy=False)
 
     def _merged(self, values: NDArray[Any]) -> NDArray[Any]:
         """Of values (half, ...) the one of each place that is not missing; DataError if there are several."""
@@ -105,8 +105,10 @@ class VariableReader:
     def _check(self, values: Floating) -> None:
         """Raise DataError for infinite and implausible values, and for missing ones unless the model knows them."""
         name, low, high = self.spec.name, *self.spec.valid_range
-        missing = np.isnan(values)
-        count = int(missing.sum())
+        if not values.size:
+            return
+        least, most = float(values.min()), float(values.max())  # NaN if there is one
+        count = int(np.isnan(values).sum()) if np.isnan(least) else 0
         if count and not self.spec.missing:
             raise DataError(
                 f"{name} in {self.where} has {count} missing values in {values.shape[1]} steps",
@@ -115,7 +117,8 @@ class VariableReader:
             )
         if count == values.size:
             return
-        least, most = (float(extreme(values)) for extreme in (np.nanmin, np.nanmax))
+        if count:
+            least, most = float(np.nanmin(values)), float(np.nanmax(values))
         if not (low <= least and most <= high and np.isfinite([least, most]).all()):
             raise DataError(
                 f"{name} in {self.where} runs from {least:g} to {most:g} {self.spec.units}",

@@ -17,7 +17,8 @@ from fsae.runtime.climate.calendar import Date, parse_period
 from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.sphere.grids import LatLonGrid, regular_grid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
-from fsae.runtime.sphere.regrid import METHODS, Weights, apply, cell_mean_weights, interpolation_weights, target_rows
+from fsae.runtime.sphere.regrid import METHODS, weights_back
+from fsae.runtime.sphere.weights import Weights, apply, target_rows
 
 from .layout import Cells
 
@@ -191,9 +192,8 @@ def _weights(bundle: Bundle, grid: LatLonGrid, selection: Selection, rows: Ints,
         expected = "a global one, evenly spaced in longitude, for --regrid conservative"
         raise UsageError(f"found the {grid} of a region, or of uneven spacing", expected, "give --regrid bilinear")
     if method == "conservative":
-        return target_rows(cell_mean_weights(grid, zoom), points)
-    lat_deg, lon_deg = np.meshgrid(grid.lat_deg[rows], grid.lon_deg[columns], indexing="ij")
-    return interpolation_weights(zoom, lat_deg.reshape(-1), lon_deg.reshape(-1))
+        return target_rows(weights_back(grid, zoom, method), points)
+    return weights_back(LatLonGrid(lat_deg=grid.lat_deg[rows], lon_deg=grid.lon_deg[columns]), zoom, method)
 
 
 def parse_bbox(text: str) -> tuple[float, float, float, float]:

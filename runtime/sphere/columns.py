@@ -6,7 +6,7 @@ import numpy as np
 
 from fsae.runtime.arrays import F64, Floating, Ints
 
-from .regrid import Weights
+from .weights import Weights
 
 BLOCK = 512  # targets at once, which the processor's cache holds
 

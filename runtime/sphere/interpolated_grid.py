@@ -9,7 +9,8 @@ from fsae.runtime.arrays import F64
 from .columns import Columns, columns_of
 from .grids import LatLonGrid
 from .healpix import npix
-from .regrid import Weights, cell_areas, interpolation_weights, make_weights
+from .regrid import cell_areas, make_weights, weights_back
+from .weights import Weights
 
 WEIGHT_ONE = 1 << 15  # unit of interpolation weights, so that they are the same on every machine
 ROUNDS = 4  # of iterative refinement
@@ -50,9 +51,7 @@ def cells_of(zoom: int) -> InterpolatedGrid:
 
 def points_of(grid: LatLonGrid, zoom: int) -> InterpolatedGrid:
     """The points of a lat-lon grid, flattened (lat, lon), over the cells of a zoom."""
-    rows, columns = grid.shape
-    lat, lon = np.repeat(grid.lat_deg, columns), np.tile(grid.lon_deg, rows)
-    weights = interpolation_weights(zoom, lat, lon)
+    weights = weights_back(grid, zoom, "bilinear")
     area = cell_areas(grid).ravel()
     back = columns_of(make_weights(grid, zoom))
     return InterpolatedGrid(area=area / area.sum(), cells=npix(zoom), forth=columns_of(_whole(weights)), back=back)

@@ -1,14 +1,12 @@
-"""Regridding between lat-lon grids and nested HEALPix by sparse weights, in NumPy alone.
+"""Weights between lat-lon grids and nested HEALPix, in NumPy alone.
 
 Bilinear: periodic in longitude; between the last row and the pole towards the mean of that row. Conservative: by the
 areas that cells and pixels have in common, so that the global mean is kept and constants stay constants.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fsae.runtime.arrays import F64, Ints
 from fsae.runtime.errors import DataError
@@ -16,84 +14,11 @@ from fsae.runtime.errors import DataError
 from .grids import Grid, LatLonGrid, is_same
 from .healpix import npix, pixel_centres, ring_to_nested
 from .overlaps import overlaps
+from .weights import Weights, from_entries
+from .weights_cache import Between, cached
 
 METHODS = ("auto", "bilinear", "conservative")
-MIN_VALID = 0.5  # share of a target's weight that must be on valid values
-
-NEGLIGIBLE = 1e-13  # weights up to here are rounding errors of coordinates
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """A sparse matrix in CSR form: target t is the sum of weight * source[index] over indptr[t] ... indptr[t + 1]."""
-
-    indptr: NDArray[np.integer]  # (target + 1)
-    index: NDArray[np.integer]  # (entry)
-    weight: NDArray[np.floating]  # (entry)
-    source_size: int
-
-    @property
-    def target_size(self) -> int:
-        """Number of target points."""
-        return self.indptr.size - 1
-
-
 WeightMaker = Callable[[LatLonGrid, int, str], Weights]  # (grid, zoom, one of `METHODS`)
-
-
-def apply(weights: Weights, field: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Field (..., target) of a field (..., source), in its dtype; sums run in float64.
-
-    Missing values (NaN) are left out and the other weights renormalised; a target with less than half of its weight on
-    valid values, or without any weight, is NaN.
-
-    >>> pair = Weights(indptr=np.array([0, 2]), index=np.array([0, 1]), weight=np.array([0.75, 0.25]), source_size=2)
-    >>> apply(pair, np.array([[1.0, 5.0], [1.0, np.nan]])).tolist()
-    [[2.0], [1.0]]
-    """
-    if field.shape[-1] != weights.source_size:
-        raise DataError(
-            f"found fields of {field.shape[-1]} points",
-            f"{weights.source_size} for these weights",
-            "give fields on the grid of the weights",
-        )
-    source = field.reshape(-1, field.shape[-1])
-    out = np.empty((len(source), weights.target_size), dtype=field.dtype)
-    whole = _row_sums(weights, weights.weight.astype(np.float64))
-    for values, row in zip(source, out, strict=True):  # one field at a time: the entries are many times the points
-        entry = values[weights.index].astype(np.float64)
-        missing = np.isnan(entry)
-        if missing.any():
-            valid = _row_sums(weights, np.where(missing, 0.0, weights.weight))
-            total = _row_sums(weights, np.where(missing, 0.0, entry) * weights.weight)
-            good = (valid >= MIN_VALID * whole) & (valid > 0)
-            row[:] = np.where(good, total * whole / np.where(good, valid, 1.0), np.nan)
-        else:
-            row[:] = np.where(np.diff(weights.indptr) > 0, _row_sums(weights, entry * weights.weight), np.nan)
-    return out.reshape(*field.shape[:-1], weights.target_size)
-
-
-def _row_sums(weights: Weights, entry: NDArray[np.floating]) -> F64:
-    """Sum over the entries of each target; 0 for a target without entries, which `reduceat` alone would not give."""
-    sums = np.zeros(weights.target_size)
-    filled = np.diff(weights.indptr) > 0
-    if filled.any():
-        sums[filled] = np.add.reduceat(entry, weights.indptr[:-1][filled])
-    return sums
-
-
-def from_entries(target: Ints, source: Ints, weight: F64, target_size: int, source_size: int) -> Weights:
-    """Weights from (target, source, weight) entries in any order; duplicates are added, rounding errors left out."""
-    key, place = np.unique(target.astype(np.int64) * source_size + source, return_inverse=True)
-    total: F64 = np.bincount(place, weights=weight, minlength=key.size).astype(np.float64)
-    key, total = key[np.abs(total) > NEGLIGIBLE], total[np.abs(total) > NEGLIGIBLE]
-    count = np.bincount(key // source_size, minlength=target_size)
-    return Weights(
-        indptr=np.concatenate([[0], np.cumsum(count)]).astype(np.int32),
-        index=(key % source_size).astype(np.int32),
-        weight=total,
-        source_size=source_size,
-    )
 
 
 def bilinear_weights(grid: LatLonGrid, lat_deg: F64, lon_deg: F64) -> Weights:
@@ -201,9 +126,26 @@ def make_weights(grid: LatLonGrid, zoom: int, method: str = "auto") -> Weights:
             f"one of {', '.join(METHODS)}",
             "take conservative for coarse grids, bilinear for fine ones",
         )
-    if (choose_method(grid, zoom) if method == "auto" else method) == "conservative":
-        return conservative_weights(grid, zoom)
-    return bilinear_weights(grid, *pixel_centres(zoom))
+    chosen = choose_method(grid, zoom) if method == "auto" else method
+
+    def make() -> Weights:
+        if chosen == "conservative":
+            return conservative_weights(grid, zoom)
+        return bilinear_weights(grid, *pixel_centres(zoom))
+
+    return cached(Between(method=chosen, grid=grid, zoom=zoom), make)
+
+
+def weights_back(grid: LatLonGrid, zoom: int, method: str) -> Weights:
+    """Weights from nested pixels of `zoom` to points of a grid, flattened (lat, lon): "conservative" or "bilinear"."""
+
+    def make() -> Weights:
+        if method == "conservative":
+            return cell_mean_weights(grid, zoom)
+        lat_deg, lon_deg = np.meshgrid(grid.lat_deg, grid.lon_deg, indexing="ij")
+        return interpolation_weights(zoom, lat_deg.reshape(-1), lon_deg.reshape(-1))
+
+    return cached(Between(method=method, grid=grid, zoom=zoom, back=True), make)
 
 
 def once_a_grid(make: WeightMaker = make_weights) -> WeightMaker:

@@ -16,7 +16,8 @@ from fsae.runtime.input.fields import Fields
 from fsae.runtime.input.reader import VariableReader
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import face_orders, npix, pixel_centres
-from fsae.runtime.sphere.regrid import apply, cell_areas, make_weights
+from fsae.runtime.sphere.regrid import cell_areas, make_weights
+from fsae.runtime.sphere.weights import apply
 
 SAMPLE = Path(__file__).parents[2] / "training" / "sample"
 TRAINING_FILE = "ncep1-tas-mon-194801-200412.nc"

@@ -25,7 +25,8 @@ from fsae.runtime.bundle.manifest import (
 from fsae.runtime.climate.climatology import season as season_of
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
-from fsae.runtime.sphere.regrid import Weights, bilinear_weights, interpolation_weights
+from fsae.runtime.sphere.regrid import bilinear_weights, interpolation_weights
+from fsae.runtime.sphere.weights import Weights
 
 ZOOM, LATENT_ZOOM, HARMONICS, WINDOW, PREVIOUS = 2, 1, 2, 3, 2
 PIXELS, LATENT_PIXELS, VARIABLES = npix(ZOOM), npix(LATENT_ZOOM), 2

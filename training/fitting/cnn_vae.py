@@ -28,7 +28,7 @@ from fsae.runtime.input.joining import by_variable, join
 from fsae.runtime.input.sources import Source
 from fsae.runtime.sphere.grids import LatLonGrid, is_same
 from fsae.runtime.sphere.healpix import pixel_of, zoom_of
-from fsae.runtime.sphere.regrid import Weights
+from fsae.runtime.sphere.weights import Weights
 from fsae.training.config import Config
 from fsae.training.data.normalisation import fit_statistics
 from fsae.training.data.prepared import Prepared, in_batches, part_of, read_prepared

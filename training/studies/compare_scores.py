@@ -13,7 +13,7 @@ import numpy as np
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.climate.transforms import forward
 from fsae.runtime.sphere.grids import LatLonGrid
-from fsae.runtime.sphere.regrid import apply
+from fsae.runtime.sphere.weights import apply
 from fsae.training.evaluation.model import TrainedModel, departures_of
 from fsae.training.evaluation.periods import Period
 from fsae.training.metrics import scores, spectra

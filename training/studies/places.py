@@ -11,7 +11,8 @@ from fsae.runtime.arrays import F64, Floating, Ints
 from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres, pixel_of, zoom_of
-from fsae.runtime.sphere.regrid import Weights, make_weights
+from fsae.runtime.sphere.regrid import make_weights
+from fsae.runtime.sphere.weights import Weights
 from fsae.training.data.static_fields import read_static
 from fsae.training.networks.halo import halo_table
 

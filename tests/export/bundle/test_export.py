@@ -38,7 +38,7 @@ from fsae.runtime.checks.verify import check_files, check_graphs
 from fsae.runtime.errors import DataError, OutputError, ToleranceError, UsageError
 from fsae.runtime.ownership import write_mark
 from fsae.runtime.sphere.healpix import pixel_centres
-from fsae.runtime.sphere.regrid import apply
+from fsae.runtime.sphere.weights import apply
 from fsae.training.config import read_config
 from fsae.training.fitting.run_folder import Run
 

@@ -26,7 +26,7 @@ from fsae.runtime.bundle.files import (
 from fsae.runtime.bundle.tables import read_arrays
 from fsae.runtime.checks.verify import check_files
 from fsae.runtime.errors import BundleError
-from fsae.runtime.sphere.regrid import apply
+from fsae.runtime.sphere.weights import apply
 
 
 @pytest.fixture

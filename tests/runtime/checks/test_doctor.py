@@ -137,6 +137,7 @@ def test_platform(examined: Doctor, here: Path, monkeypatch: pytest.MonkeyPatch)
     assert (code, problems) == (0, [])
     assert sections["platform"]["features"] == "cannot be read here"
     assert sections["platform"]["memory"] == "2.0 GB, 1.0 GB available"
+    assert sections["cache"]["regridding weights"] == "not kept: FSAE_CACHE is 'off', or there is no home"
 
 
 def test_help_has_examples_and_options_of_devices_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from fsae.runtime.climate.climatology import season
 from fsae.runtime.output.layout import to_dataset
 from fsae.runtime.output.times import encode_times
 from fsae.runtime.sphere.healpix import coarsen, refine
-from fsae.runtime.sphere.regrid import apply
+from fsae.runtime.sphere.weights import apply
 
 
 def test_compress_is_the_encoder_and_decompress_the_decoder(run: Run, source: Path, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres, ring_to_nested
-from fsae.runtime.sphere.regrid import apply, make_weights
+from fsae.runtime.sphere.regrid import make_weights
+from fsae.runtime.sphere.weights import apply
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ import fsae.runtime
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.input.sources import open_source
-from fsae.runtime.sphere.regrid import apply, make_weights
+from fsae.runtime.sphere.regrid import make_weights
+from fsae.runtime.sphere.weights import apply
 
 STEPS_H = (0, 24, 48)
 PACKED = 1e-3  # 24 bits over a range of some hundred kelvin

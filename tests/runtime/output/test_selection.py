@@ -19,14 +19,8 @@ from fsae.runtime.output.selection import Selection, cells_inside, parse_bbox, r
 from fsae.runtime.output.target_grid import grid_like
 from fsae.runtime.sphere.grids import LatLonGrid, is_same, regular_grid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
-from fsae.runtime.sphere.regrid import (
-    apply,
-    cell_areas,
-    cell_mean_weights,
-    conservative_weights,
-    interpolation_weights,
-    target_rows,
-)
+from fsae.runtime.sphere.regrid import cell_areas, cell_mean_weights, conservative_weights, interpolation_weights
+from fsae.runtime.sphere.weights import apply, target_rows
 
 PACIFIC = (170.0, -50.0, -150.0, 20.0)  # across the date line
 ATLANTIC = (-60.0, -20.0, 20.0, 50.0)  # across longitude 0

@@ -14,8 +14,6 @@ from fsae.runtime.errors import DataError
 from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 from fsae.runtime.sphere.regrid import (
-    Weights,
-    apply,
     bilinear_weights,
     cell_areas,
     cell_edges,
@@ -24,6 +22,7 @@ from fsae.runtime.sphere.regrid import (
     interpolation_weights,
     make_weights,
 )
+from fsae.runtime.sphere.weights import Weights, apply
 
 GAUSSIAN = np.degrees(np.arcsin(np.polynomial.legendre.leggauss(32)[0]))[::-1]
 REGULAR = LatLonGrid(lat_deg=np.linspace(90, -90, 37), lon_deg=np.arange(72) * 5.0)
