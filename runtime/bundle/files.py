@@ -144,11 +144,14 @@ def find_bundle(model: str | os.PathLike[str] | None = None) -> Path:
     if (path / MANIFEST).is_file():
         return path
     nearby = local / path
-    if (nearby / MANIFEST).is_file() and fingerprint(nearby) in {*remembered(), listed().get(str(path))}:
+    here = (nearby / MANIFEST).is_file()
+    if here and fingerprint(nearby) in remembered():
         return nearby
     for folder in installed_folders():
         if (folder / path / MANIFEST).is_file():
             return folder / path
+    if here and fingerprint(nearby) == listed().get(str(path)):
+        return nearby
     raise _not_found(path)
 
 

@@ -229,6 +229,9 @@ def test_an_engine_of_the_repository_is_found_by_name_in_a_checkout(
     assert find_bundle("relative") == folder
     assert find_bundle() == tmp_path / "shipped" / "default"
     assert caplog.messages == []
+    installed = shutil.copytree(folder, tmp_path / "shipped" / "relative")
+    assert find_bundle("relative") == installed
+    shutil.rmtree(installed)
     (folder / "trt").mkdir()
     (folder / "trt" / "index.json").write_text("{}")
     with pytest.raises(BundleError, match="you did not export engines/relative here"):

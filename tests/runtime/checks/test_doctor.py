@@ -52,6 +52,7 @@ def here(tiny_bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     remember(fingerprint(shutil.copytree(tiny_bundle_path, tmp_path / "engines" / "tiny")))
     (tmp_path / "shipped").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(bundle_module, "shipped_folder", lambda: tmp_path / "shipped")
     monkeypatch.setattr(installation, "DRIVER", tmp_path / "no-driver")
     install_stand_ins(monkeypatch, driver_error="cudaErrorInsufficientDriver")
