@@ -11,9 +11,9 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fsae.runtime.arguments import text, whole
+from fsae.runtime.arguments import of_kind, text, whole
 from fsae.runtime.backends.devices import MOST_THREADS, MOST_WORKERS
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
@@ -43,6 +43,9 @@ from .resume import (
 from .shards import Shard, check_divisible, pieces_of
 from .workers import Work, forget, import_distributed, make_shard, stop
 
+if TYPE_CHECKING:
+    import distributed
+
 SHARDS_PER_WORKER = 4  # so that all workers are busy until nearly the end, and little is lost with one of them
 UNKNOWN_WORKERS = 16  # for a cluster that begins with none and starts them for the tasks it gets
 CONNECT_S = 5.0
@@ -52,18 +55,24 @@ STOP_S = 10.0  # for workers to finish their units after an interruption
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A dask cluster: a number of processes on this machine, or the workers of the scheduler at an address.
+    """A dask cluster: processes on this machine, the workers of the scheduler at an address, or those of a client.
 
+    The `client` is a `distributed.Client` of the caller, such as one of dask-jobqueue or Coiled; it is left open.
     `threads` are those of each worker's session, by default as for the emulator, else as many as the worker has.
     """
 
     workers: int | None = None
     scheduler: str | None = None
+    client: "distributed.Client | None" = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.workers is None) == (self.scheduler is None):
-            raise UsageError("found workers and a scheduler, or neither", advice="give one of them")
+        given = [name for name in ("workers", "scheduler", "client") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"found {' and '.join(given) or 'neither workers, a scheduler nor a client'} of a cluster"
+            raise UsageError(found, advice="give one of workers, scheduler and client")
+        if self.client is not None:
+            _check_client(self.client)
         if self.scheduler is not None:
             text("scheduler", self.scheduler, "an address", "'tcp://node1:8786'")
         for name in ("workers", "threads"):
@@ -75,6 +84,13 @@ class Cluster:
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
             found = f"found {self.threads} threads of each worker"
             raise UsageError(found, f"1 to {MOST_THREADS}", "leave threads out for those that the worker has")
+
+
+def _check_client(client: Any) -> None:
+    """Raise UsageError for what is no client, or one whose calls are to be awaited."""
+    expected, example = "a distributed.Client", "distributed.Client(cluster)"
+    if of_kind("client", client, import_distributed().Client, expected, example).asynchronous:
+        raise UsageError("found an asynchronous client", "one that waits", "make it without asynchronous=True")
 
 
 def cluster_to_file(
@@ -145,8 +161,13 @@ def _shards_for(client: Any) -> int:
 
 @contextlib.contextmanager
 def _connected(cluster: Cluster) -> Iterator[Any]:
-    """A client of the cluster; a local one is started, and ends with the block."""
+    """A client of the cluster; a local one is started, and ends with the block. The caller's own stays open."""
     distributed = import_distributed()
+    if cluster.client is not None:
+        if not _answers(cluster.client):
+            raise DeviceError(f"found a {cluster.client.status} client of dask", advice="give one that is connected")
+        yield cluster.client
+        return
     if cluster.scheduler is None:
         with (
             distributed.LocalCluster(

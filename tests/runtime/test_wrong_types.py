@@ -150,6 +150,7 @@ CALLS: dict[str, Call] = {
     "count": lambda e, f, v: Shard(1, v),
     "workers": lambda e, f, v: Cluster(workers=v),
     "scheduler": lambda e, f, v: Cluster(scheduler=v),
+    "client": lambda e, f, v: Cluster(client=v),
     "threads": lambda e, f, v: Cluster(workers=1, threads=v),
 }
 
