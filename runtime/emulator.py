@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,12 @@ from fsae.runtime.ensemble.generate import generate_job, resolve
 from fsae.runtime.ensemble.request import DEFAULT_MEMBERS, Request
 from fsae.runtime.errors import UsageError
 from fsae.runtime.input.sources import Given, Source
-from fsae.runtime.jobs.job import NEW, Job, Recipe, Writing
+from fsae.runtime.jobs.job import NEW, Job, Writing
 from fsae.runtime.jobs.results import in_memory, is_lazy, lazily, stream
-from fsae.runtime.jobs.resume import Output, to_file
-from fsae.runtime.jobs.shards import WHOLE, Shard, pieces_of
 from fsae.runtime.output.files import check_output
-from fsae.runtime.output.selection import EVERYTHING, Selection, grid_files
+from fsae.runtime.output.selection import EVERYTHING, Selection
+from fsae.runtime.stores.destination import Destination, as_writing, folder_of, log_warnings, write_result
+from fsae.runtime.stores.destination import MakeJob as MakeResult
 
 from .log import log
 
@@ -162,18 +162,18 @@ class Emulator:
     def compress_file(
         self,
         source: Given,
-        path: PathLike,
+        path: Destination,
         *,
         zoom: int | None = None,
         climatology: "PathLike | xr.Dataset | None" = None,
         names: Mapping[str, str] | None = None,
         writing: Writing = NEW,
     ) -> Job:
-        """`compress` of a file or dataset to a file.
+        """`compress` of a file, dataset or Zarr store to a file or Zarr store.
 
         `source` may be several files, or a pattern such as tas_*.nc, which are joined along time.
         """
-        plain = reading_for(_as_writing(writing), zoom, names)  # other processes get this function, and no progress bar
+        plain = reading_for(as_writing(writing), zoom, names)  # other processes get this function, and no progress bar
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
             reading = dataclasses.replace(plain, climatology=inputs.get("climatology", TRAINING))
@@ -194,7 +194,7 @@ class Emulator:
         """Fields on their own grid as an archive, by default of the bundle's own quality; `append` to one at `path`."""
         from .codec.archive import archive_maker
 
-        reading = dataclasses.replace(reading_for(_as_writing(writing), None, names), climatology=TRAINING)
+        reading = dataclasses.replace(reading_for(as_writing(writing), None, names), climatology=TRAINING)
         make = archive_maker(path_like("path", path), quality, self.bundle, reading, append)
         writing = dataclasses.replace(writing, overwrite=writing.overwrite or append)
         return self._write(make, {"input": Source.of(source)}, path, writing)
@@ -202,7 +202,7 @@ class Emulator:
     def decompress_file(
         self,
         source: Given,
-        path: PathLike,
+        path: Destination,
         *,
         select: Selection = EVERYTHING,
         writing: Writing = NEW,
@@ -218,7 +218,7 @@ class Emulator:
     def superres_file(
         self,
         source: Given,
-        path: PathLike,
+        path: Destination,
         *,
         zoom: int | None = None,
         climatology: "PathLike | xr.Dataset | None" = None,
@@ -227,7 +227,7 @@ class Emulator:
         writing: Writing = NEW,
     ) -> Job:
         """`superres` of a file or dataset to a file; `source` as in `compress_file`."""
-        plain = reading_for(_as_writing(writing), zoom, names)  # other processes get this function, and no progress bar
+        plain = reading_for(as_writing(writing), zoom, names)  # other processes get this function, and no progress bar
 
         def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
             reading = dataclasses.replace(plain, climatology=inputs.get("climatology", TRAINING))
@@ -237,7 +237,7 @@ class Emulator:
 
     def generate_file(
         self,
-        path: PathLike,
+        path: Destination,
         request: Request | int | Sequence[int] = DEFAULT_MEMBERS,
         *,
         batch: Batch = "auto",
@@ -245,9 +245,9 @@ class Emulator:
         writing: Writing = NEW,
     ) -> Job:
         """`generate` to a file."""
-        request, how = _as_request(request), _as_writing(writing)
+        request, how = _as_request(request), as_writing(writing)
         request = dataclasses.replace(request, force=request.force or how.force, strict=request.strict or how.strict)
-        make = self._generation(request, batch, max_memory_gib, scratch=path_like("path", path).absolute().parent)
+        make = self._generation(request, batch, max_memory_gib, scratch=folder_of(path))
         inputs = {"forcing": request.forcing, "initial": request.initial, "climatology": request.climatology}
         # The request is read already: the files matter only to tell runs apart.
         return self._write(lambda bundle, graphs, files: make(bundle, graphs), inputs, path, writing, request.select)
@@ -300,43 +300,13 @@ class Emulator:
 
     def _write(
         self,
-        make: Callable[[Bundle, Graphs, Mapping[str, Any]], Job],
+        make: MakeResult,
         inputs: Mapping[str, Any],
-        path: PathLike,
+        path: Destination,
         writing: Writing,
         select: Selection = EVERYTHING,
     ) -> Job:
-        """Write what `make` makes of the inputs, which are without the keyword `training`, and return the job."""
-        # the keyword, even if a file of that name exists
-        files = {name: given for name, given in inputs.items() if not (isinstance(given, str) and given == TRAINING)}
-        recipe, writing = Recipe(make=make, inputs=files), _as_writing(writing)
-        read = {**files, "bundle": self.bundle.folder}
-        if of_grid := grid_files(select):
-            read["grid's file"] = of_grid
-        output = Output(path=path_like("path", path), overwrite=writing.overwrite, resume=writing.resume, inputs=read)
-        job, done, scale = _warned(recipe.job(self.bundle, self.graphs)), 0, writing.scale
-        pieces = pieces_of(job)
-        total = pieces.fields(scale.part(pieces.count)) if isinstance(scale, Shard) else job.fields
-
-        def count(fields: int) -> None:
-            nonlocal done
-            done += fields
-            if writing.progress is not None:
-                writing.progress(done, total)
-
-        if scale is None or isinstance(scale, Shard):
-            missing = to_file(job, output, scale or WHOLE, inputs=recipe.inputs, progress=count)
-            return dataclasses.replace(job, missing=missing)
-        from fsae.runtime.jobs.cluster import cluster_to_file
-
-        cluster = dataclasses.replace(scale, threads=scale.threads or self._threads)
-        cluster_to_file(job, output, cluster, recipe, (self.bundle, self.graphs), progress=count)
-        return job
-
-
-def _as_writing(given: Writing) -> Writing:
-    found: Writing = of_kind("writing", given, Writing, "a Writing", "Writing(overwrite=True)")
-    return found
+        return write_result(make, inputs, path, writing, (self.bundle, self.graphs, self._threads), select)
 
 
 def _as_request(given: Request | int | Sequence[int]) -> Request:
@@ -371,19 +341,19 @@ def climatology_file(
     writing: Writing = NEW,
 ) -> int:
     """`write_climatology` by records: `reading` gives `zoom` and `names`, `writing` gives `overwrite` and `force`."""
-    path, writing = path_like("path", path), _as_writing(writing)
+    path, writing = path_like("path", path), as_writing(writing)
     of_kind("reading", reading, Reading, "a Reading", "Reading(zoom=3)")
     if harmonics is not None and (harmonics := whole("harmonics", harmonics)) < 1:
         raise UsageError(f"found {harmonics} harmonics", "1 or more", "leave harmonics out for those of the bundle")
     bundle = open_bundle(model if model is None else path_like("model", model))
     log.info(f"bundle {bundle.manifest.name} ({bundle.folder})")
     fields = open_fields(bundle, source, reading.zoom, reading.names)
-    _log_warnings(fields.notes)
+    log_warnings(fields.notes)
     try:
         check_output(path, writing.overwrite, {"input": source, "bundle": bundle.folder})
         waves = harmonics or bundle.manifest.time.harmonics
         notes = write_source(bundle, fields, path, waves, force=writing.force, overwrite=writing.overwrite)
-        _log_warnings(notes)
+        log_warnings(notes)
     finally:
         fields.close()
     return len(fields.times)
@@ -391,10 +361,5 @@ def climatology_file(
 
 def _warned(job: Job) -> Job:
     """The job, its notes logged as warnings."""
-    _log_warnings(job.notes)
+    log_warnings(job.notes)
     return job
-
-
-def _log_warnings(notes: Iterable[str]) -> None:
-    for note in notes:
-        log.warning(note)

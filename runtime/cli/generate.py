@@ -28,13 +28,13 @@ from .terminal import write_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from fsae.runtime.emulator import Emulator
     from fsae.runtime.ensemble.batch import Batch
     from fsae.runtime.ensemble.request import Request
     from fsae.runtime.jobs.job import Job, Writing
     from fsae.runtime.output.selection import Selection
+    from fsae.runtime.stores.destination import Destination
 
 
 def make_request(values: Values) -> "Request":
@@ -166,8 +166,8 @@ def generate(
     """
     request = dataclasses.replace(request, select=select)
 
-    def writer(own: "Request") -> "Callable[[Emulator, Path, Writing], Job]":
-        def write(emulator: "Emulator", path: "Path", how: "Writing") -> "Job":
+    def writer(own: "Request") -> "Callable[[Emulator, Destination, Writing], Job]":
+        def write(emulator: "Emulator", path: "Destination", how: "Writing") -> "Job":
             return emulator.generate_file(path, own, batch=batch, max_memory_gib=max_memory, writing=how)
 
         return write

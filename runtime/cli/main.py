@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -213,7 +214,7 @@ def compress(
             session,
             writing,
             lambda emulator, path, how: emulator.archive_file(
-                source, path, asked or None, names=reading.names, append=append, writing=how
+                source, out, asked or None, names=reading.names, append=append, writing=how
             ),
         )
         click.echo(told_archive(out), nl=False)
@@ -336,7 +337,8 @@ def climatology(
 
     from fsae.runtime.emulator import climatology_file
 
-    path = prepare_output(out, writing.overwrite, model, {"input": source})
+    prepare_output(out, writing.overwrite, model, {"input": source})
+    path = Path(out)
     steps = climatology_file(source, path, model=model, reading=reading, harmonics=harmonics, writing=writing)
     click.echo(f"made the climatology of {steps} steps: {path} ({decimal(size_of(path))})")
 

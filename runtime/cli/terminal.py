@@ -16,6 +16,7 @@ from .options import Session
 if TYPE_CHECKING:
     from fsae.runtime.emulator import Emulator
     from fsae.runtime.jobs.job import Job, Writing
+    from fsae.runtime.stores.destination import Destination
 
 
 PROGRAM = "fsae-run"
@@ -35,15 +36,21 @@ def size_of(path: Path) -> int:
     return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
 
 
-def prepare_output(out: str, overwrite: bool, model: str | None, inputs: Mapping[str, object]) -> Path:
-    """The path of the output; OutputError before any work is done if it may not or cannot be written.
+def prepare_output(out: str, overwrite: bool, model: str | None, inputs: Mapping[str, object]) -> "Destination":
+    """The path or address of the output; OutputError before any work is done if it may not or cannot be written.
 
     `inputs` is what the command reads beside its bundle, by what it is.
     """
     from fsae.runtime.bundle.files import find_bundle
+    from fsae.runtime.formats.addresses import is_address
     from fsae.runtime.output.files import check_output
     from fsae.runtime.output.target_grid import LIKE
 
+    if is_address(out):
+        from fsae.runtime.stores.destination import check_address
+
+        check_address(out)
+        return out
     path, read = Path(out), {**inputs, "bundle": find_bundle(model)}
     grid = str(click.get_current_context().params.get("grid", ""))
     if grid.startswith(LIKE):
@@ -58,7 +65,7 @@ def write_output(
     out: str,
     session: Session,
     writing: "Writing",
-    write: Callable[["Emulator", Path, "Writing"], "Job"],
+    write: Callable[["Emulator", "Destination", "Writing"], "Job"],
 ) -> None:
     """Open an emulator, write its output with a progress bar, and print what was `done` in one line."""
     write_outputs(done, inputs, {out: write}, session, writing)
@@ -67,7 +74,7 @@ def write_output(
 def write_outputs(
     done: str,
     inputs: Mapping[str, object],
-    outs: Mapping[str, Callable[["Emulator", Path, "Writing"], "Job"]],
+    outs: Mapping[str, Callable[["Emulator", "Destination", "Writing"], "Job"]],
     session: Session,
     writing: "Writing",
 ) -> None:
@@ -97,10 +104,12 @@ def _described(job: "Job", writing: "Writing") -> str:
     return f"{''.join(counts)}{layout.steps} steps of {', '.join(layout.variables)} on {grid}"
 
 
-def _left(job: "Job", path: Path) -> str:
-    """The size of the finished output, or the shards that it waits for."""
+def _left(job: "Job", path: "Destination") -> str:
+    """The size of the finished output, if it is on this machine, or the shards that it waits for."""
     from rich.filesize import decimal
 
     from fsae.runtime.jobs.shards import listed
 
-    return f" waits for the shards {listed(job.missing)}" if job.missing else f" ({decimal(size_of(path))})"
+    if job.missing:
+        return f" waits for the shards {listed(job.missing)}"
+    return f" ({decimal(size_of(path))})" if isinstance(path, Path) else ""

@@ -51,9 +51,9 @@ def open_container(path: Path, group: str = "") -> "xr.Dataset":
 
         return xr.open_dataset(path, engine="fsae", decode_times=False, cache=False)
     if kind == "NetCDF-4":
-        return _of_group(path, group, _look_into(path), {"engine": "h5netcdf"})
+        return of_group(path, group, _look_into(path), {"engine": "h5netcdf"})
     store, root = _zip_store(path) if kind == "zip" else (path, "")
-    return _of_group(path, group, _zarr_groups(store, root), {"engine": "zarr", "store": store, "root": root})
+    return of_group(path, group, zarr_groups(store, root), {"engine": "zarr", "store": store, "root": root})
 
 
 def is_archive(path: Path) -> bool:
@@ -72,12 +72,12 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def _of_group(path: Path, group: str, groups: list[str], how: dict[str, Any]) -> "xr.Dataset":
+def of_group(path: Path | str, group: str, groups: list[str], how: dict[str, Any]) -> "xr.Dataset":
     """The dataset of a group, with the coordinates and grid mappings of those above it that fit its dimensions."""
     import xarray as xr  # start-up time
 
     store, root = how.get("store", path), how.get("root", "")
-    options = {"consolidated": False} if how["engine"] == "zarr" else None
+    options = {"consolidated": how.get("consolidated", False)} if how["engine"] == "zarr" else None
 
     def opened(name: str) -> "xr.Dataset":
         place = "/".join(filter(None, [root, name])) or None
@@ -111,7 +111,7 @@ def _listed(groups: list[str]) -> str:
     return ", ".join(groups[:MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _zarr_groups(store: Any, root: str) -> list[str]:
+def zarr_groups(store: Any, root: str) -> list[str]:
     """The groups of a Zarr store below `root` that hold arrays, by their paths."""
     import zarr  # start-up time
 

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from fsae.runtime.arguments import pairs, text
 from fsae.runtime.errors import DataError, UsageError
+from fsae.runtime.formats.addresses import is_address, is_store, open_address, open_store
 from fsae.runtime.formats.containers import open_container
 
 if TYPE_CHECKING:
     import xarray as xr
+    import zarr.abc.store
 
 
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]  # or patterns
-Given: TypeAlias = "Source | Paths | xr.Dataset"
+Given: TypeAlias = "Source | Paths | xr.Dataset | zarr.abc.store.Store"
 
 # Raised for damaged files, on opening or reading, by xarray, h5netcdf, h5py and zarr.
 READ_ERRORS = (
@@ -45,10 +47,13 @@ class Source:
     dataset: "xr.Dataset | None" = None
     units: Mapping[str, str] = field(default_factory=dict)  # of variables by the model's names, whatever the data says
     group: str = ""  # of the files, that holds the variables
+    address: str = ""  # of the store that the dataset is in
 
     @classmethod
     def of(cls, given: "Given", units: Mapping[str, str] | None = None, group: str = "") -> "Source":
         """The source that a path, a pattern such as tas_*.nc, several of either, or a dataset stands for.
+
+        A store of zarr or icechunk, and an address such as s3://bucket/tas.zarr, are opened at once.
 
         Files of a pattern come by name. An existing path is taken literally, even if it contains wildcards. DataError
         if a pattern fits nothing.
@@ -57,6 +62,9 @@ class Source:
         group = text("group", group, "the path of a group", "'forecast'")
         if isinstance(given, Source):
             return dataclasses.replace(given, units=units or given.units, group=group or given.group)
+        if is_store(given) or is_address(given):
+            name = given if is_address(given) else f"the {type(given).__name__}"
+            return cls(dataset=_open_store(given, name, group), units=units, group=group, address=name)
         if isinstance(given, str | os.PathLike):
             return cls(paths=_files([given]), units=units, group=group)
         if isinstance(given, Sequence) and not isinstance(given, bytes):
@@ -73,7 +81,7 @@ class Source:
         ('a.nc', 'a.nc to c.nc (3 files)')
         """
         if self.dataset is not None:
-            return "dataset"
+            return self.address or "dataset"
         first, last = self.paths[0].name, self.paths[-1].name
         return first if len(self.paths) == 1 else f"{first} to {last} ({len(self.paths)} files)"
 
@@ -163,6 +171,14 @@ def _open_file(path: Path, group: str) -> "xr.Dataset":
         raise DataError(
             f"cannot read {path}: {reason(error)}", advice="copy it again, as it may be damaged or incomplete"
         ) from None
+
+
+def _open_store(given: Any, name: str, group: str) -> "xr.Dataset":
+    """The dataset of a store, or of that at an address."""
+    try:
+        return open_store(open_address(given) if is_address(given) else given, name, group)
+    except READ_ERRORS as error:
+        raise DataError(f"cannot read {name}: {reason(error)}", advice="check the address and the keys to it") from None
 
 
 def reason(error: Exception) -> str:

@@ -82,12 +82,12 @@ class Ledger:
 
     def steps(self, member: int) -> int:
         """See `Done.steps`; 0 if the state is damaged, so that the member is made anew."""
-        line = self._last(member)
+        line = last_line(self.lines, member)
         return 0 if line is None or self._read_state(line) is None else line.end
 
     def state(self, member: int) -> F32:
         """See `Done.state`."""
-        line = self._last(member)
+        line = last_line(self.lines, member)
         found = None if line is None else self._read_state(line)
         if found is None:
             raise KeyError(member)
@@ -118,13 +118,6 @@ class Ledger:
                 self._state_path(member, line.first).unlink(missing_ok=True)
             self.lines[member, line.first] = line
 
-    def _last(self, member: int) -> Line | None:
-        """The last of the units of a member that follow each other from its first step on."""
-        line = None
-        while (member, line.end if line else 0) in self.lines:
-            line = self.lines[member, line.end if line else 0]
-        return line
-
     def _state_path(self, member: int, end: int) -> Path:
         return self.folder / STATES / f"{member}-{end}.npy"
 
@@ -134,6 +127,14 @@ class Ledger:
         except (OSError, ValueError, EOFError):
             return None
         return found if _digest(found) == line.state else None
+
+
+def last_line(lines: Lines, member: int) -> Line | None:
+    """The last of the units of a member that follow each other from its first step on."""
+    line = None
+    while (member, line.end if line else 0) in lines:
+        line = lines[member, line.end if line else 0]
+    return line
 
 
 def _opened(path: Path, mode: int) -> io.FileIO:
