@@ -161,6 +161,7 @@ def generate(
       fsae-run generate --members 20 --grid 1.5 --out ensemble.grib2
       fsae-run generate --members 1000 --sampler fast --out many.zarr
       fsae-run generate --members 1000 --shard 3/8 --out many.zarr
+      fsae-run generate --members 1000 --steps 1200 --shards all --out century.zarr
       fsae-run generate --members 20 --start 2030 --forcing ssp245 --out scenario.zarr
       fsae-run generate --members 50 --initial tas-2004.nc --climatology training --steps 6 --out forecast.nc
     """

@@ -259,6 +259,7 @@ def make_writing(values: Values) -> "Writing":
         resume=values["resume"],
         force=values["force"],
         strict=values.get("strict", False),
+        zarr_shards=values["shards"],
         scale=_scale(given) if given else None,
     )
 
@@ -275,6 +276,15 @@ def _scale(given: Values) -> "Shard | Cluster":
     return Cluster(**given)
 
 
+def steps_in_shards(context: click.Context, parameter: click.Parameter, given: str | None) -> "int | str | None":
+    """The value of --shards."""
+    if given is None or given == "all":
+        return given
+    if not given.isascii() or not given.isdigit() or not int(given[:9]) > 0:
+        raise UsageError(f"found --shards {given}", "a number of steps, or all", "give it as in --shards 120")
+    return int(given[:9])
+
+
 WRITING = (
     with_overwrite,
     click.option("--resume", is_flag=True, help="Continue an interrupted run of the same command, if there is one."),
@@ -284,6 +294,13 @@ WRITING = (
         metavar="I/N|auto",
         help="Do only part I of N, while other processes do the others; auto: the part of this task of a SLURM array. "
         "The last to finish puts OUT in its place.",
+    ),
+    click.option(
+        "--shards",
+        metavar="STEPS|all",
+        callback=steps_in_shards,
+        help="Zarr: steps of a member in one file, rounded up to whole chunks; all: one file for each member and "
+        "variable. What is resumed is a file. The members of a --batch are held in memory for so many steps.",
     ),
     click.option(
         "--workers",

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -20,7 +21,7 @@ from fsae.runtime.formats.coded import METADATA as ARRAY
 from fsae.runtime.grib.written import write_messages
 from fsae.runtime.log import log
 from fsae.runtime.output.files import ASSEMBLED, FIELDS, clear, output_errors
-from fsae.runtime.output.layout import Layout, coordinates, data_arrays, global_attributes, make_frame
+from fsae.runtime.output.layout import Layout, Unit, coordinates, data_arrays, global_attributes, make_frame
 from fsae.runtime.output.marks import METADATA, form_of
 from fsae.runtime.output.netcdf import NetcdfStore, in_netcdf, in_order, time_first
 from fsae.runtime.output.seal import (
@@ -126,11 +127,30 @@ def _chunks(layout: Layout, member: int, times: slice) -> Iterator[tuple[str, st
         lead = len(array.shape) - len(layout.shape)  # quantiles stand before all others, in one chunk
         starts = [
             range(part.start // size, -(-part.stop // size))
-            for part, size in zip(place, array.chunks[lead:], strict=False)
+            for part, size in zip(place, array.files[lead:], strict=False)
         ]
         others = [range(1)] * (len(array.shape) - lead - len(place))
         for index in itertools.product(*[range(1)] * lead, *starts, *others):
             yield array.name, "/".join(["c", *map(str, index)])
+
+
+def in_files(layout: Layout, units: Iterator[Unit]) -> Iterator[Unit]:
+    """Units that each fill whole files: those of a row that lie in the same file are held until the last one is there.
+
+    They come in the order of their steps; each row that is worked on is held for the steps of a file.
+    """
+    if layout.shard == 1:
+        yield from units
+        return
+    held: dict[int, list[Unit]] = {}
+    for several in units:
+        for place, row in enumerate(range(several.members.start, several.members.stop)):
+            part = several.values[place : place + 1]
+            held.setdefault(row, []).append(replace(several, members=slice(row, row + 1), values=part))
+            if several.times.stop % layout.unit_steps == 0 or several.times.stop == layout.steps:
+                own = held.pop(row)
+                times = slice(own[0].times.start, several.times.stop)
+                yield replace(own[-1], times=times, values=np.concatenate([unit.values for unit in own], axis=1))
 
 
 def keep(store: Path, names: list[str], known: set[Path]) -> tuple[str, ...]:

@@ -53,6 +53,8 @@ def identity(layout: Layout) -> dict[str, str]:
     Coordinates and shapes are in it as one hash.
     """
     whole = hashlib.sha256(repr((layout.dims, layout.shape, layout.chunks, tuple(layout.variables))).encode())
+    if layout.shard > 1:  # one without shards is told as in earlier versions
+        whole.update(f"{layout.shard} chunks in a file".encode())
     for item in coordinates(layout):
         whole.update(repr((item.name, item.dims, item.values.dtype.str, item.values.shape)).encode())
         whole.update(np.ascontiguousarray(item.values).tobytes())

@@ -5,18 +5,18 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fsae.runtime.archive.quality import Figures
-from fsae.runtime.arguments import check_judgement, refused, switch
+from fsae.runtime.arguments import check_judgement, refused, switch, whole
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
 from fsae.runtime.bundle.manifest import Variable
-from fsae.runtime.errors import ToleranceError
+from fsae.runtime.errors import ToleranceError, UsageError
 from fsae.runtime.input.sources import Source
 from fsae.runtime.output.layout import TIME_CHUNK, Layout, Unit
 from fsae.runtime.output.selection import View
@@ -75,7 +75,8 @@ class Writing:
     `overwrite`: replace existing output. `resume`: continue what an interrupted run of the same request has left beside
     the output. `scale`: a `Shard`, the part of the work that this call does while others do the rest, or a `Cluster`
     that does all of it. `force`: go on with input that is too far from its climatology. `strict`: refuse input that
-    would only be warned of as far from it. `progress` is called with the number of fields done and of all.
+    would only be warned of as far from it. `zarr_shards`: the steps of a member that share a file of a Zarr store,
+    rounded up to whole chunks, or "all". `progress` is called with the number of fields done and of all.
     """
 
     overwrite: bool = False
@@ -83,9 +84,14 @@ class Writing:
     force: bool = False
     strict: bool = False
     scale: "Shard | Cluster | None" = None
+    zarr_shards: int | Literal["all"] | None = None
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
+        if self.zarr_shards not in (None, "all"):
+            object.__setattr__(self, "zarr_shards", whole("zarr_shards", self.zarr_shards, "steps, or 'all'", "120"))
+            if int(self.zarr_shards or 0) < 1:
+                raise UsageError(f"found shards of {self.zarr_shards} steps", "1 or more", "leave them out")
         for name in ("overwrite", "resume", "force", "strict"):
             object.__setattr__(self, name, switch(name, getattr(self, name)))
         check_judgement(force=self.force, strict=self.strict)
@@ -136,16 +142,33 @@ class Job:
         return self.layout.rows * self.layout.steps
 
 
+def in_shards(job: Job, steps: int | Literal["all"] | None) -> Job:
+    """The job, whose Zarr store has files of that many steps of a member; UsageError for an archive.
+
+    A file holds whole chunks, and no more of them than a series has.
+    """
+    if steps is None:
+        return job
+    if job.layout.codecs:
+        raise UsageError(
+            "found shards of an archive", "fields or latents", "leave out --shards: archives have few files"
+        )
+    chunk = job.layout.time_chunk
+    wanted = job.layout.steps if steps == "all" else min(steps, job.layout.steps)
+    return dataclasses.replace(job, layout=dataclasses.replace(job.layout, shard=max(1, -(-wanted // chunk))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a job is made, on any machine that has the bundle: `make` gets the `inputs`, files or data, by name."""
 
     make: Callable[[Bundle, Graphs, Mapping[str, Any]], Job]
     inputs: Mapping[str, Any]
+    zarr_shards: int | Literal["all"] | None = None
 
     def job(self, bundle: Bundle, graphs: Graphs) -> Job:
         """The job, whose layout says what was read."""
-        job = self.make(bundle, graphs, self.inputs)
+        job = in_shards(self.make(bundle, graphs, self.inputs), self.zarr_shards)
         return dataclasses.replace(job, layout=with_inputs(job.layout, self.inputs))
 
     def absolute(self) -> "Recipe":

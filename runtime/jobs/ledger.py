@@ -78,7 +78,7 @@ class Ledger:
 
     def has(self, member: int, first: int) -> bool:
         """See `Done.has`."""
-        return (member, first) in self.lines
+        return (member, first - first % self.layout.unit_steps) in self.lines
 
     def steps(self, member: int) -> int:
         """See `Done.steps`; 0 if the state is damaged, so that the member is made anew."""

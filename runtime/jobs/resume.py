@@ -40,7 +40,7 @@ from fsae.runtime.output.zarr import ZarrStore
 from fsae.runtime.ownership import check_plain, kind
 from fsae.runtime.signals import uninterrupted
 
-from .chunks import assembled, finish_zarr, make_store, remove_torn
+from .chunks import assembled, finish_zarr, in_files, make_store, remove_torn
 from .identity import check_inputs, difference, identity, same_request
 from .job import Job
 from .ledger import Run, check_units, open_ledger, read_run, start_run
@@ -267,7 +267,7 @@ def write_shard(job: Job, run: Run, path: Path, shard: Shard, hold: Hold, progre
     def written(unit: Unit) -> None:
         progress(unit.values.shape[0] * unit.values.shape[1])
 
-    units = job.units(part)  # measures the batch, if that is asked for, while nothing else runs
+    units = in_files(job.layout, job.units(part))  # measures the batch, if that is asked for, while nothing else runs
     with open_writer(write, written) as writer:
         writer.begin(begin)
         for unit in units:

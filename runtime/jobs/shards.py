@@ -136,7 +136,7 @@ WHOLE = Shard(1, 1)
 def pieces_of(job: Job) -> Pieces:
     """The pieces of a job; one that cannot be divided is a single piece."""
     layout = job.layout
-    return Pieces(members=layout.rows, steps=layout.steps, chunk=layout.time_chunk, chained=job.chained)
+    return Pieces(members=layout.rows, steps=layout.steps, chunk=layout.unit_steps, chained=job.chained)
 
 
 def check_divisible(job: Job) -> None:

@@ -77,7 +77,7 @@ class Layout:
     are flattened (lat, lon). The variables named in `by_quantile` hold a field for each of the `quantiles`; there are
     no members then. `codecs` are the Zarr metadata of codecs of variables, by name; the cells of such an
     archive have no coordinates, which readers know from the codec. `summary` gives global attributes that follow from
-    the values, out of the finished store.
+    the values, out of the finished store. A file of a Zarr store holds `shard` chunks of a series.
     """
 
     variables: Mapping[str, Mapping[str, Attribute]]
@@ -92,6 +92,7 @@ class Layout:
     by_quantile: tuple[str, ...] = ()
     codecs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     summary: Callable[[Path], Mapping[str, Attribute]] | None = None
+    shard: int = 1
 
     @property
     def zoom(self) -> int | None:
@@ -144,6 +145,11 @@ class Layout:
         """Chunks of a data variable that is not by quantile: `time_chunk` steps of one row, all points."""
         lead = (1,) * (len(self.shape) - len(self.grid.shape) - 1)
         return (*lead, max(1, min(self.time_chunk, self.steps)), *self.grid.shape)
+
+    @property
+    def unit_steps(self) -> int:
+        """Steps of a series that are finished together: those of a file."""
+        return self.time_chunk * self.shard
 
     def place(self, members: slice, times: slice) -> tuple[slice, ...]:
         """The place of a unit in a data variable; with several reference times, of a unit of a single row."""
@@ -268,8 +274,12 @@ def data_arrays(layout: Layout) -> list[Array]:
         lead = (("quantile",), (len(layout.quantiles),)) if name in layout.by_quantile else ((), ())
         dims, shape, chunks = (*lead[0], *layout.dims), (*lead[1], *layout.shape), (*lead[1], *layout.chunks)
         attributes = data_attributes(layout, name)
-        codec = layout.codecs.get(name)
-        found.append(Array(name=name, dims=dims, shape=shape, chunks=chunks, attributes=attributes, codec=codec))
+        codec, shards, along = layout.codecs.get(name), None, len(shape) - len(layout.grid.shape) - 1
+        if layout.shard > 1:
+            shards = tuple(size * layout.shard if axis == along else size for axis, size in enumerate(chunks))
+        found.append(
+            Array(name=name, dims=dims, shape=shape, chunks=chunks, attributes=attributes, codec=codec, shards=shards)
+        )
     return found
 
 

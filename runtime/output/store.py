@@ -43,7 +43,10 @@ class Store(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Array:
-    """A float32 array that is written in pieces; `codec` is the Zarr metadata of what its chunks are coded with."""
+    """A float32 array that is written in pieces; `codec` is the Zarr metadata of what its chunks are coded with.
+
+    In Zarr a file of it is a chunk or, with `shards`, as many chunks as these hold.
+    """
 
     name: str
     dims: tuple[str, ...]
@@ -51,3 +54,9 @@ class Array:
     chunks: tuple[int, ...]
     attributes: Mapping[str, Attribute]
     codec: Mapping[str, Any] | None = None
+    shards: tuple[int, ...] | None = None
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Shape of what a file of a Zarr store holds."""
+        return self.shards or self.chunks

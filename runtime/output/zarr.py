@@ -101,6 +101,7 @@ class ZarrStore:
                 array.name,
                 shape=array.shape,
                 chunks=array.chunks,
+                shards=array.shards,
                 dtype="float32",
                 dimension_names=array.dims,
                 attributes=dict(array.attributes),

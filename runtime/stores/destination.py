@@ -17,6 +17,7 @@ from fsae.runtime.jobs.job import Job, Recipe, Writing
 from fsae.runtime.jobs.resume import Output, to_file
 from fsae.runtime.jobs.shards import WHOLE, Shard, pieces_of
 from fsae.runtime.log import log
+from fsae.runtime.output.marks import form_of
 from fsae.runtime.output.selection import EVERYTHING, Selection, grid_files
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def write_result(
     bundle, graphs, threads = session
     # the keyword, even if a file of that name exists
     files = {name: given for name, given in inputs.items() if not (isinstance(given, str) and given == TRAINING)}
-    recipe, writing = Recipe(make=make, inputs=files), as_writing(writing)
+    writing = as_writing(writing)
+    recipe = Recipe(make=make, inputs=files, zarr_shards=writing.zarr_shards)
     place: Output | tuple[Store, str]
     if is_store(destination) or is_address(destination):
         place = _store_of(destination)
@@ -63,6 +65,10 @@ def write_result(
         if of_grid := grid_files(select):
             read["grid's file"] = of_grid
         path = path_like("path", destination)
+        if writing.zarr_shards is not None and form_of(path) != "Zarr":
+            raise UsageError(
+                f"found shards of {path}", "a Zarr store", "leave out --shards, or name it such as out.zarr"
+            )
         place = Output(path=path, overwrite=writing.overwrite, resume=writing.resume, inputs=read)
     job, done, scale = recipe.job(bundle, graphs), 0, writing.scale
     log_warnings(job.notes)

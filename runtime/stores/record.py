@@ -18,6 +18,7 @@ from uuid import uuid4
 import numpy as np
 
 from fsae.runtime.arrays import F32
+from fsae.runtime.jobs.job import Job
 from fsae.runtime.jobs.ledger import Line, Lines, last_line
 from fsae.runtime.jobs.lock import TakenOver
 from fsae.runtime.output.layout import Layout
@@ -42,11 +43,12 @@ class StoreRun:
     identity: Mapping[str, str]
     token: str
     total: int
+    unit_steps: int
     lines: Lines = field(default_factory=dict)
 
     def has(self, member: int, first: int) -> bool:
         """See `Done.has`."""
-        return (member, first) in self.lines
+        return (member, first - first % self.unit_steps) in self.lines
 
     def steps(self, member: int) -> int:
         """See `Done.steps`."""
@@ -110,9 +112,9 @@ def known_identity(store: "Store", name: str) -> Mapping[str, str] | None:
     return found["identity"] if found.get("format") == FORMAT else None
 
 
-def take(store: "Store", name: str, identity: Mapping[str, str], total: int, there: set[str]) -> StoreRun:
+def take(store: "Store", name: str, identity: Mapping[str, str], job: Job, there: set[str]) -> StoreRun:
     """The run of this process from now on, with the units that are finished; `there` are the names in the store."""
-    run = StoreRun(store, name, identity, uuid4().hex, total)
+    run = StoreRun(store, name, identity, uuid4().hex, job.fields, job.layout.unit_steps)
     attributes = {"format": FORMAT, "identity": dict(identity), "token": run.token}
     write(store, {RECORD: _group(attributes)}, name)
     units = sorted(one for one in there if one.startswith(f"{RUN}/") and one != RECORD)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fsae.runtime.errors import FsaeError, OutputError, Stopped, UsageError
-from fsae.runtime.jobs.chunks import chunk_names, frame_files
+from fsae.runtime.jobs.chunks import chunk_names, frame_files, in_files
 from fsae.runtime.jobs.identity import check_inputs, difference, identity, same_request
 from fsae.runtime.jobs.job import Job, Writing
 from fsae.runtime.jobs.ledger import Line
@@ -57,7 +57,7 @@ def to_store(
             progress(job.fields)
             return
         there = _check_free(store, name, wanted, writing)
-        run = without_missing(take(store, name, wanted, job.fields, there), layout, there)
+        run = without_missing(take(store, name, wanted, job, there), layout, there)
         if run.fields:
             log.info(f"going on with {name}: {run.fields} of {job.fields} fields are there")
             progress(run.fields)
@@ -162,7 +162,7 @@ def _write_units(job: Job, run: StoreRun, progress: Callable[[int], None]) -> No
     def written(unit: Unit) -> None:
         progress(unit.values.shape[0] * unit.values.shape[1])
 
-    units = job.units(run)
+    units = in_files(layout, job.units(run))
     with open_writer(put, written) as writer:
         for unit in units:
             writer.add(unit)
