@@ -1,0 +1,1 @@
+"""Interfaces of other programs that run weather models."""
