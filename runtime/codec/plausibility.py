@@ -32,6 +32,7 @@ QUESTION = (
     "are latitudes flipped, longitudes or months shifted, cells in another order, or is it another variable, level or "
     "mean?"
 )
+NEAR_MONTHS = {-1: "one month earlier", 1: "one month later"}
 MONTH_NAMES = calendar.month_name[1:]
 SAMPLE = 8  # fields that are looked at before the work begins
 
@@ -129,6 +130,8 @@ def check_fields(
                 reason = reason or QUESTION
                 raise DataError(fact, f"{limits.refuse_above:.3g}{units} at most", f"{reason} --force goes on with it")
         if found > limits.warn_above:
+            if reason := _shifted(expected, values, phase, v, limits, units):
+                raise DataError(fact, f"{limits.warn_above:.3g}{units} at most", f"{reason} --force goes on with it")
             notes.append(f"{fact}: is it the right variable and time of year?")
     return tuple(notes)
 
@@ -179,6 +182,22 @@ def _explanations(
         after = float(np.median(expected.distances(changed, when)[:, v]))
         if after <= min(near, CLEARLY * before):
             yield f"{name} it would be {after:.3g}{units}, so this seems to be wrong in the data."
+    if found := _shifted(expected, values, phase, v, limits, units):
+        yield found
+
+
+def _shifted(expected: Expected, values: F32, phase: NDArray[np.float64], v: int, limits: Plausible, units: str) -> str:
+    """A sentence on fields that are those of the month before or after, as if stamped at its end; empty if not.
+
+    Real fields of other models and climates are farther from the climatology of these months than from their own.
+    """
+    if not expected.same_step:
+        return ""
+    shifts = {months: float(np.median(expected.distances(values, phase + months / 12)[:, v])) for months in NEAR_MONTHS}
+    nearest = min(shifts, key=shifts.__getitem__)
+    if shifts[nearest] > limits.q99:
+        return ""
+    return f"{NEAR_MONTHS[nearest]} it would be {shifts[nearest]:.3g}{units}, so this seems to be wrong in the data."
 
 
 Change = Callable[[F32, NDArray[np.float64]], tuple[F32, NDArray[np.float64]]]
