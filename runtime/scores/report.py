@@ -1,8 +1,8 @@
 """Scores as a table for people, and as a file of JSON."""
 
 import contextlib
+import hashlib
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from fsae.runtime.ownership import MAKER
 
 from .records import Scores, VariableScores
 
+MARK = "fsae_mark"  # in the file, of what is replaced as ours
+END = "\n}\n"  # of the JSON of an object
 MOST_GROUPS = 10  # of ranks in a table
 WIDTH = 200  # of a table at most; it is not fitted to the terminal, so that a pipe gets the same
 
@@ -89,22 +91,32 @@ def _table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[float
 
 
 def check_json(path: Path, overwrite: bool, inputs: Mapping[str, object]) -> None:
-    """Raise OutputError if the scores may not or cannot be written: with `overwrite` only such scores may be there."""
+    """Raise OutputError if the scores may not or cannot be written: with `overwrite` only such scores may be there.
+
+    They are known by their mark, and must be as we wrote them.
+    """
     check_name(path)
     check_place(path, overwrite, inputs, _check_ours)
 
 
 def _check_ours(path: Path) -> None:
-    found: object = None
+    content = ""
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or not str(found.get("made_by", "")).startswith(f"{MAKER} "):
+        content = path.read_text(encoding="utf-8")
+    begin, mark, _ = content.rpartition(f',\n  "{MARK}": ')
+    if not mark or _marked(begin + END) != content:
         raise OutputError(
-            f"{path} exists and holds no scores of fsae: it is not replaced",
+            f"{path} exists and holds no scores of fsae, or was changed since: it is not replaced",
             advice="move it away, or give another path",
         )
 
 
+def _marked(text: str) -> str:
+    """The JSON of an object with our mark as its last entry: a hash of the rest."""
+    mark = hashlib.sha256(f"{MAKER}{text}".encode()).hexdigest()
+    return f'{text.removesuffix(END)},\n  "{MARK}": "{mark}"{END}'
+
+
 def write_json(path: Path, scores: Scores, overwrite: bool) -> None:
     """Write the scores as JSON, whole or not at all; OutputError if that fails."""
-    write_file(path, scores.json().encode(), overwrite, _check_ours)
+    write_file(path, _marked(scores.json()).encode(), overwrite, _check_ours)

@@ -28,9 +28,11 @@ class Study(click.Command):
             raise OutputError(f"{path} exists", advice="give another path to --json, or move it away")
         with on_stderr():
             text, record = super().invoke(ctx)
-        if path is not None:
-            path.write_text(record, encoding="utf-8")
         click.echo(text)
+        if path is not None:
+            from fsae.runtime.output.files import check_name, write_file
+
+            write_file(path, record.encode(), overwrite=False, check=check_name)
 
 
 def study(function: Callable[..., tuple[str, str]]) -> Study:

@@ -23,9 +23,9 @@ from fsae.training.config import days_of
 from fsae.training.data.normalisation import normalise, transforms_of
 from fsae.training.data.prepared import encode_series, part_of, read_prepared
 from fsae.training.evaluation.tables import Column, Table
-from fsae.training.fitting.run_folder import Run, latest_run, load_run, write_record
+from fsae.training.fitting.run_folder import Run, latest_run, load_run, read_record, write_record
 
-from .pictures import Cloud, draw_pictures
+from .pictures import Cloud, check_pictures, draw_pictures
 from .structure import (
     EL_NINO_LAG,
     ERUPTIONS,
@@ -45,6 +45,7 @@ from .structure import (
 )
 
 log = logging.getLogger("fsae.training")
+RECORD = "analysis.json"
 BATCH = 32  # months encoded at once
 LEAST_YEARS = 10
 YES, PARTLY = 0.5, 0.1  # skills, from 0 (chance, or the mean) to 1 (perfect), from which an answer is given
@@ -85,19 +86,23 @@ class Analysis:
 def analyse_run(folder: Path | None, out: Path | None, *, seed: int = 0, progress: bool = False) -> str:
     """The tables on the run in `folder` (default: the newest); writes pictures and analysis.json into `out`.
 
-    `out` is by default the folder `analysis` of the run. DataError if its data is not monthly or too short.
+    `out` is by default the folder `analysis` of the run. DataError if its data is not monthly or too short, OutputError
+    or UsageError if there are files in `out` that are not ours.
     """
     run = load_run(folder or latest_run())
     out = out or run.path / "analysis"
-    if out.is_dir() and any(out.iterdir()) and not (out / "analysis.json").is_file():
+    if out.is_dir() and any(out.iterdir()) and not (out / RECORD).is_file():
         raise OutputError(f"{out} holds something else than an analysis", advice="give an empty folder, or a new one")
+    if (out / RECORD).exists():
+        read_record(out / RECORD, Analysis)
+        check_pictures(out)
     months = read_months(run, progress=progress)
     log.info("season, warming, eruptions")
     analysis = analyse(run.path.name, months)
     out.mkdir(parents=True, exist_ok=True)
     log.info("pictures")
     draw_pictures(run.path.name, *clouds(months), out, seed=seed)
-    write_record(out / "analysis.json", analysis)
+    write_record(out / RECORD, analysis)
     return format_analysis(analysis) + f"\nPictures and analysis.json are in {out}.\n"
 
 

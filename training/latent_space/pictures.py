@@ -3,6 +3,7 @@
 Everything is drawn on figures of their own with the Agg canvas: nothing here asks for a display or keeps global state.
 """
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from fsae.runtime.arrays import F64
+from fsae.runtime.pictures.written import check_picture, write_picture
 
 # One turn of hue in Oklab (Ottosson 2020), dark in January and light in July: December is next to January.
 MONTH_COLOURS = (
@@ -64,18 +66,27 @@ def draw_pictures(name: str, monthly: Cloud, whole: Cloud | None, annual: Cloud,
         months, years = method(monthly, seed), method(annual, seed)
         seasons = [months] if whole is None else [months, method(whole, seed)]
         title = f"{name}: latents {words}; colour: "
-        write_picture(title + "month", by_month, seasons, out / f"{stem}-month.png")
-        write_picture(title + "year", by_year, [months, years], out / f"{stem}-year.png")
-        write_picture(title + "events", by_event, [months, years], out / f"{stem}-events.png")
+        draw_picture(title + "month", by_month, seasons, out / f"{stem}-month.png")
+        draw_picture(title + "year", by_year, [months, years], out / f"{stem}-year.png")
+        draw_picture(title + "events", by_event, [months, years], out / f"{stem}-events.png")
 
 
-def write_picture(title: str, draw: Callable[[Figure, Sequence[Map]], None], maps: Sequence[Map], path: Path) -> None:
-    """Write one PNG with the maps side by side."""
+def check_pictures(out: Path) -> None:
+    """Raise OutputError if a file that we did not draw has the name of one of the six pictures in `out`."""
+    for stem in ("pca", "tsne"):
+        for colours in ("month", "year", "events"):
+            check_picture(out / f"{stem}-{colours}.png", True, {})
+
+
+def draw_picture(title: str, draw: Callable[[Figure, Sequence[Map]], None], maps: Sequence[Map], path: Path) -> None:
+    """Write one PNG with the maps side by side; OutputError if a file that we did not draw has its name."""
     figure = Figure(figsize=(1 + 6 * len(maps), 6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     draw(figure, maps)
-    figure.savefig(path, dpi=DPI)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    write_picture(path, content.getvalue(), True)
 
 
 def principal_components(cloud: Cloud, seed: int) -> Map:

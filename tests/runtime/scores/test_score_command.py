@@ -48,9 +48,9 @@ def test_the_table_and_the_json_tell_the_same(run: Score) -> None:  # oracle: th
     assert "tas: 12 members x 4 steps, 2005-01 to 2005-04, on a HEALPix grid of zoom 2 (nested)" in lines
     assert max(map(len, lines)) < 120
     assert not [line for line in lines if line != line.rstrip()]
-    text = Path("scores.json").read_text()
-    assert text == scores.json()
-    record = json.loads(text)["variables"]["tas"]
+    text, file = scores.json(), json.loads(Path("scores.json").read_text())
+    assert {key: value for key, value in file.items() if key != "fsae_mark"} == json.loads(text)
+    record = file["variables"]["tas"]
     assert record["fair_crps"] == found.fair_crps
     assert len(record["ranks"]["shares"]) == 13
     assert [step["time"] for step in record["by_step"]] == ["2005-01", "2005-02", "2005-03", "2005-04"]
@@ -58,6 +58,7 @@ def test_the_table_and_the_json_tell_the_same(run: Score) -> None:  # oracle: th
 
 
 def test_a_file_of_scores_is_replaced_but_no_other(run: Score) -> None:  # oracle: the bytes that were there
+    scores = fsae.runtime.score("ensemble.nc", "reference.nc")
     assert run("--json", "scores.json")[0] == 0
     whole = Path("scores.json").read_bytes()
     code, told, err = run("--json", "scores.json")
@@ -67,11 +68,12 @@ def test_a_file_of_scores_is_replaced_but_no_other(run: Score) -> None:  # oracl
     assert json.loads(Path("scores.json").read_bytes())["variables"]["tas"]["steps"] == 1
     assert run("--json", "scores.json", "--overwrite")[0] == 0
     assert Path("scores.json").read_bytes() == whole
-    for mine in ('{"made_by": "me"}', "[1]", "not JSON"):
+    changed = whole.decode().replace('"made_by"', '"notes": "years of work",\n  "made_by"')
+    for mine in ('{"made_by": "me"}', "[1]", "not JSON", changed, scores.json()):
         Path("mine.json").write_text(mine)
         code, _, err = run("--json", "mine.json", "--overwrite")
         assert code == 7
-        assert "holds no scores of fsae: it is not replaced" in one_sentence(err)
+        assert "holds no scores of fsae, or was changed since: it is not replaced" in one_sentence(err)
         assert Path("mine.json").read_text() == mine
     code, _, err = run("--json", "reference.nc", "--overwrite")
     assert code == 7

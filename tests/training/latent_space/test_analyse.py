@@ -14,7 +14,7 @@ from scipy.spatial.distance import mahalanobis
 from small_config import SAMPLE, small_config
 
 from fsae.runtime.climate import climatology
-from fsae.runtime.errors import DataError
+from fsae.runtime.errors import DataError, OutputError
 from fsae.runtime.sphere.healpix import coarsen, pixel_centres
 from fsae.training.cli.main import main
 from fsae.training.data.prepared import encode_series, read_prepared
@@ -197,6 +197,23 @@ def cloud(month: np.ndarray) -> Cloud:
     return Cloud(title="points", points=points, month=month, year=year, marks={"cold": inside}, rings={"warm": ~inside})
 
 
+def test_pictures_of_others_stay(tmp_path: Path) -> None:  # oracle: the bytes before
+    mine = tmp_path / "pca-month.png"
+    mine.write_bytes(b"years of work")
+    drawn = pictures.principal_components(cloud(np.tile([0, 6], 40)), 0)
+    for attempt in (
+        lambda: pictures.check_pictures(tmp_path),
+        lambda: pictures.draw_picture("made up", pictures.by_month, [drawn], mine),
+    ):
+        with pytest.raises(OutputError, match=r"pca-month\.png exists and is not what fsae wrote"):
+            attempt()
+        assert mine.read_bytes() == b"years of work"
+    mine.unlink()
+    for _ in range(2):  # our own is replaced
+        pictures.draw_picture("made up", pictures.by_month, [drawn], mine)
+        pictures.check_pictures(tmp_path)
+
+
 def has_colour(image: np.ndarray, colour: str) -> bool:
     return bool((np.abs(image[..., :3] - to_rgb(colour)) < 1 / 255).all(axis=-1).any())
 
@@ -207,7 +224,7 @@ def test_pictures_show_their_own_variable_in_its_colours(tmp_path: Path, monkeyp
     drawn = pictures.principal_components(cloud(np.tile([0, 6], 40)), 0)
     images = {}
     for draw in (pictures.by_month, pictures.by_year, pictures.by_event):
-        pictures.write_picture("made up", draw, [drawn], tmp_path / "one.png")
+        pictures.draw_picture("made up", draw, [drawn], tmp_path / "one.png")
         image = imread(tmp_path / "one.png")
         images[draw.__name__] = image[:, : int(0.8 * image.shape[1])]
     assert has_colour(images["by_month"], MONTH_COLOURS[0])
