@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from fsae.runtime.errors import OutputError
 from fsae.runtime.output.files import check_name, check_place, write_file
-from fsae.runtime.ownership import MAKER
+from fsae.runtime.ownership import MAKER, open_own
 
 from .records import Scores, VariableScores
 
@@ -101,8 +102,8 @@ def check_json(path: Path, overwrite: bool, inputs: Mapping[str, object]) -> Non
 
 def _check_ours(path: Path) -> None:
     content = ""
-    with contextlib.suppress(OSError, ValueError):
-        content = path.read_text(encoding="utf-8")
+    with contextlib.suppress(OSError, ValueError), open(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
+        content = file.read()  # of no pipe or device, which would never end
     begin, mark, _ = content.rpartition(f',\n  "{MARK}": ')
     if not mark or _marked(begin + END) != content:
         raise OutputError(

@@ -1,6 +1,7 @@
 """`fsae-run score`: tables and JSON of a generated ensemble, and refusals in one sentence."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def test_a_file_of_scores_is_replaced_but_no_other(run: Score) -> None:  # oracl
         assert code == 7
         assert "holds no scores of fsae, or was changed since: it is not replaced" in one_sentence(err)
         assert Path("mine.json").read_text() == mine
+    os.mkfifo("pipe.json")
+    for device in ("pipe.json", "/dev/zero"):
+        code, _, err = run("--json", device, "--overwrite")
+        assert code == 7
+        assert "holds no scores of fsae" in one_sentence(err)
+    Path("pipe.json").unlink()
     code, _, err = run("--json", "reference.nc", "--overwrite")
     assert code == 7
     assert "reference.nc is the reference" in one_sentence(err)
