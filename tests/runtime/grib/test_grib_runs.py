@@ -17,6 +17,7 @@ from fsae.runtime.ensemble.request import Request
 from fsae.runtime.errors import FsaeError, OutputError
 from fsae.runtime.formats.signed import read_about
 from fsae.runtime.grib import written
+from fsae.runtime.jobs.cluster import Cluster
 from fsae.runtime.jobs.job import Writing
 from fsae.runtime.jobs.shards import Shard
 from fsae.runtime.output.selection import Selection
@@ -67,6 +68,14 @@ def test_resumed_and_divided_runs_write_the_same_bytes(emulator: Emulator, tmp_p
     for name in ("twice", "stopped", "shards"):
         assert (tmp_path / f"{name}.grib2").read_bytes() == whole.read_bytes()
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".grib2"] * 4
+
+
+def test_workers_write_the_same_bytes(emulator: Emulator, tmp_path: Path) -> None:  # oracle: the file of one process
+    pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    made = write(emulator, tmp_path / "whole.grib2")
+    writing = Writing(scale=Cluster(workers=2, threads=1))
+    emulator.generate_file(tmp_path / "workers.grib2", FEW, writing=writing)
+    assert (tmp_path / "workers.grib2").read_bytes() == made
 
 
 def test_what_is_finished_is_known_again(emulator: Emulator, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
