@@ -28,8 +28,10 @@ from fsae.runtime.codec.encoder_input import open_fields
 from fsae.runtime.ensemble.forcing import _read_csv
 from fsae.runtime.errors import FsaeError, UsageError
 from fsae.runtime.input.dates import decode_dates
+from fsae.runtime.input.sources import Source
 from fsae.runtime.jobs.ledger import read_lines, read_run
 from fsae.runtime.output.selection import parse_bbox
+from fsae.runtime.pictures.field import Shown, open_field, with_units
 from fsae.training.config import DEFAULT, Config, _toml
 
 CALENDARS = ("standard", "noleap", "360_day", "julian")
@@ -40,6 +42,9 @@ LINES = (
     "compress in.nc out.zarr --zoom 3 --name tas=ts --climatology training --threads 2 --units tas=K",
     "superres tas_*.nc out.zarr --grid 120x240 --regrid bilinear --workers 2",
     "climatology in.nc out.nc --harmonics 3",
+    "plot in.nc --variable ta --select plev=85000 --member 3 --time 2014-07 --units degC --out x.svg",
+    "plot in.nc --panel map --panel spectrum --projection orthographic --centre 10,50",
+    "score in.nc other.nc --zoom 3 --variables tas --name tas=ts --times 2005/2006 --json -",
 )
 UNITS = (
     "K",
@@ -124,6 +129,16 @@ def _targets(folder: Path) -> dict[str, Target]:
         finally:
             found.close()
 
+    def picture(content: bytes) -> None:
+        path = folder / "drawn.nc"
+        path.write_bytes(content)
+        with open_field(Source.of(path), Shown(select={})) as field:
+            with_units(field.long_name, field.units)
+            field.shown_values()
+            members, steps = field.count
+            for _ in field.blocks(slice(0, members), slice(0, steps)):
+                pass
+
     def zarr_store(content: bytes) -> None:
         path = folder / "damaged.zarr"
         (path / "zarr.json").write_bytes(content)
@@ -153,6 +168,7 @@ def _targets(folder: Path) -> dict[str, Target]:
         ),
         "toml": Target(examples=(DEFAULT.read_bytes(),), read=toml),
         "netcdf": Target(examples=(netcdf.read_bytes(),), read=store, slow=True),
+        "plot": Target(examples=(netcdf.read_bytes(),), read=picture, slow=True),
         "zarr": Target(
             examples=((folder / "damaged.zarr" / "zarr.json").read_bytes(),), read=zarr_store, is_json=True, slow=True
         ),
@@ -191,7 +207,7 @@ def _graph() -> bytes:
 
 def options(content: bytes) -> None:
     """Read the options of a command line, of which nothing is run: its bundle is not there."""
-    words = [*_text(content).split(" "), "--model", "nowhere"]
+    words = ["--model", "nowhere", *_text(content).split(" ")]
     sink = io.StringIO()
     try:
         with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):

@@ -11,7 +11,7 @@ from .targets import Target, targets
 
 NAMES = (
     "manifest", "tables", "graph", "ledger", "record", "options", "csv", "dates", "times", "units", "box", "config",
-    "toml", "netcdf", "zarr", "classic",
+    "toml", "netcdf", "plot", "zarr", "classic",
 )  # fmt: skip
 CASES, SLOW_CASES = 60, 8
 HANG_MS = 10_000
