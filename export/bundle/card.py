@@ -11,6 +11,7 @@ from fsae.runtime.bundle.manifest import NOT_RUN, Manifest
 from fsae.runtime.bundle.records import to_json
 from fsae.runtime.climate.transforms import transformed_units
 from fsae.training.config import Config
+from fsae.training.daily.study import DailyReport, format_daily
 from fsae.training.evaluation.saved import saved_climate
 from fsae.training.evaluation.tables import (
     CARD_CHECKS,
@@ -23,13 +24,19 @@ from fsae.training.evaluation.tables import (
 FIDELITY = "## Fidelity of the graphs"
 
 
-def model_card(manifest: Manifest, config: Config, *, metrics: Mapping[str, Any] | None) -> str:
-    """The text of MODEL_CARD.md; `config` is the configuration of the training, `metrics` are the run's figures."""
+def model_card(
+    manifest: Manifest, config: Config, *, metrics: Mapping[str, Any] | None, daily: DailyReport | None = None
+) -> str:
+    """The text of MODEL_CARD.md; `config` is the configuration of the training.
+
+    `metrics` are the run's figures, `daily` is the report of its daily weather.
+    """
     sections = [
         _introduction(manifest),
         _data(manifest),
         *([_distances(manifest)] if manifest.distances else []),
-        _figures(manifest.name, manifest.time.step, metrics),
+        *([_figures(manifest.name, manifest.time.step, metrics)] if metrics is not None or daily is None else []),
+        *([_daily(daily)] if daily is not None else []),
         _fidelity(manifest),
         _use(manifest),
         _reproduction(manifest, config),
@@ -124,6 +131,11 @@ def _figures(name: str, step: str, metrics: Mapping[str, Any] | None) -> list[st
         return lines[:-1]
     rows = [[name, value] for name, value in _flat(metrics)]
     return [*lines, *table(["figure", "value"], rows)] if rows else [*lines, "The run's figures are empty."]
+
+
+def _daily(report: DailyReport) -> list[str]:
+    """The tables of `fsae-train daily`, a level further down."""
+    return [f"#{line}" if line.startswith("#") else line for line in format_daily(report).splitlines()]
 
 
 def _evaluation(variable: Mapping[str, Any], step: str) -> list[str]:

@@ -40,6 +40,7 @@ from fsae.runtime.bundle.files import (
 from fsae.runtime.bundle.manifest import Manifest, graph_file
 from fsae.runtime.codec.latents import latent_key
 from fsae.runtime.errors import BundleError, DataError, UsageError
+from fsae.training.daily.study import saved_report
 from fsae.training.evaluation.saved import read_metrics
 from fsae.training.fitting.run_folder import Run
 
@@ -71,7 +72,7 @@ def export_run(
     folder = place_of(out, run.path.resolve().name if name is None else name)
     if opset not in OPSETS:
         raise UsageError(f"found opset {opset}", f"{OPSETS[0]} to {OPSETS[-1]}", "leave --opset out for the default")
-    metrics = read_metrics(run.path)  # fails now, not after minutes of exporting
+    metrics, daily = read_metrics(run.path), saved_report(run.path)  # fails now, not after minutes of exporting
     codec = read_codec(run)
     original, tables = original_run(run), make_tables(run)
     certified, distances = certify(original, precisions, opset), learn_distances(original)
@@ -84,7 +85,7 @@ def export_run(
             (new / FILE).write_bytes(codec)
         draft = make_manifest(run, folder.name, certified, hash_files(new))
         draft = with_archive_quality(with_tables(with_distances(draft, distances), tables))
-        _write_card(new, model_card(draft, run.config, metrics=metrics))
+        _write_card(new, model_card(draft, run.config, metrics=metrics, daily=daily))
         manifest = write_manifest(new, draft)
         _keep_from_older(folder, new)
     remember(fingerprint(folder))

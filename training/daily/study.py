@@ -15,9 +15,10 @@ import numpy as np
 
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.bundle.manifest import Variable
+from fsae.runtime.bundle.records import decode_record
 from fsae.runtime.climate import climatology as harmonic
 from fsae.runtime.climate.transforms import inverse
-from fsae.runtime.errors import UsageError
+from fsae.runtime.errors import DataError, UsageError
 from fsae.runtime.progress import Progress
 from fsae.runtime.sphere.healpix import npix, zoom_of
 from fsae.training.config import VariableConfig
@@ -25,6 +26,7 @@ from fsae.training.evaluation.model import TrainedModel, anomalies, draw, of_run
 from fsae.training.evaluation.periods import Period, joined, read_periods
 from fsae.training.evaluation.reconstruction import from_codes
 from fsae.training.evaluation.report import as_json
+from fsae.training.evaluation.saved import DAILY, read_daily, save_daily
 from fsae.training.evaluation.tables import NAME, Column, Table, columns
 from fsae.training.fitting.run_folder import Run, load_run
 from fsae.training.metrics.scores import correlation, rmse
@@ -157,7 +159,8 @@ def daily_of_runs(
 ) -> tuple[str, str]:
     """The tables of finished runs and the same as JSON; UsageError if they do not share data and autoencoder.
 
-    Free ensembles have `members` members, forecasts `forecast_members`, from every `every`-th evaluation day on.
+    Free ensembles have `members` members, forecasts `forecast_members`, from every `every`-th evaluation day on. The
+    report is kept in the folder of every run.
     """
     runs = [load_run(folder) for folder in folders]
     check_runs(runs)
@@ -178,7 +181,10 @@ def daily_of_runs(
         whole=tuple(whole),
         skill=tuple(skill),
     )
-    return format_daily(report), as_json(report)
+    record = as_json(report)
+    for run in runs:
+        save_daily(run.path, record)
+    return format_daily(report), record
 
 
 def check_runs(runs: Sequence[Run]) -> None:
@@ -337,6 +343,14 @@ def forecast_skill(
         for v, variable in enumerate(days.model.variables)
         for name, crps in found.items()
     ]
+
+
+def saved_report(folder: Path) -> DailyReport | None:
+    """The last report on a run, None if there is none of these weights; DataError if it is damaged or of old form."""
+    found = read_daily(folder)
+    if found is None:
+        return None
+    return decode_record(DailyReport, found, str(folder / DAILY), DataError, "run fsae-train daily again")
 
 
 def format_daily(report: DailyReport) -> str:

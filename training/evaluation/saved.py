@@ -3,6 +3,7 @@
 metrics.json      the figures of `fsae-train evaluate`
 evaluation.npz    VARIABLE.NAME arrays of the same evaluation (climate.py, studies/evaluate.py), and `sha256`
 hindcast.json     the scores of `fsae-train hindcast`, and `sha256`
+daily.json        the report of `fsae-train daily`, and `sha256`
 
 `sha256` names the files that a study saw, the weights and, for the arrays, the figures, with their hashes: what is of
 other weights or of another evaluation is not taken for the run's.
@@ -25,7 +26,7 @@ from fsae.training.fitting.run_folder import sha256
 
 from .report import GENERATED, Climate, Stretches
 
-METRICS, ARRAYS, HINDCAST = "metrics.json", "evaluation.npz", "hindcast.json"
+METRICS, ARRAYS, HINDCAST, DAILY = "metrics.json", "evaluation.npz", "hindcast.json", "daily.json"
 WEIGHTS = ("autoencoder.safetensors", "denoiser.safetensors")
 HASHES = "sha256"
 Arrays = Mapping[str, NDArray[Any]]
@@ -42,9 +43,12 @@ def save_evaluation(folder: Path, figures: str, arrays: Arrays) -> None:
 
 def save_hindcast(folder: Path, scores: str) -> None:
     """Keep the scores (JSON) of forecasts in the folder of a run."""
-    record = {**json.loads(scores), HASHES: _hashes(folder, WEIGHTS)}
-    with write_aside(folder / HINDCAST) as aside:
-        aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    _save_object(folder / HINDCAST, scores)
+
+
+def save_daily(folder: Path, report: str) -> None:
+    """Keep the report (JSON) of daily weather in the folder of a run that it is about."""
+    _save_object(folder / DAILY, report)
 
 
 def read_metrics(folder: Path) -> Mapping[str, Any] | None:
@@ -85,13 +89,30 @@ def read_arrays(folder: Path) -> Arrays | None:
 
 def read_hindcast(folder: Path) -> Mapping[str, Any] | None:
     """The scores of the last forecasts of a run; None without any, or of other weights; DataError if damaged."""
-    found = _read_object(folder / HINDCAST, "fsae-train hindcast")
-    return found if found is not None and found.get(HASHES) == _hashes(folder, WEIGHTS) else None
+    return _read_own(folder / HINDCAST, "fsae-train hindcast")
+
+
+def read_daily(folder: Path) -> Mapping[str, Any] | None:
+    """The last report of daily weather of a run; None without any, or of other weights; DataError if damaged."""
+    return _read_own(folder / DAILY, "fsae-train daily")
 
 
 def _hashes(folder: Path, names: tuple[str, ...]) -> dict[str, str]:
     """The hashes of the files of a run that are there, by their names."""
     return {name: sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def _save_object(path: Path, record: str) -> None:
+    """Write an object (JSON) and the hashes of the weights beside it."""
+    hashed = {**json.loads(record), HASHES: _hashes(path.parent, WEIGHTS)}
+    with write_aside(path) as aside:
+        aside.write_text(json.dumps(hashed, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_own(path: Path, command: str) -> Mapping[str, Any] | None:
+    """What `_save_object` wrote, without the hashes; None without any, or of other weights."""
+    found = dict(_read_object(path, command) or {})
+    return found if found.pop(HASHES, None) == _hashes(path.parent, WEIGHTS) else None
 
 
 def _read_object(path: Path, command: str) -> Mapping[str, Any] | None:
