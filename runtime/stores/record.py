@@ -106,7 +106,7 @@ def _attributes(data: bytes) -> dict[str, Any]:
 
 
 def known_identity(store: "Store", name: str) -> Mapping[str, str] | None:
-    """What the unfinished run in a store is; None if there is none that this version can read."""
+    """The identity of the unfinished run in a store; None if there is none that this version can read."""
     (data,) = read(store, [RECORD], name)
     found = {} if data is None else _attributes(data)
     return found["identity"] if found.get("format") == FORMAT else None
