@@ -1,4 +1,4 @@
-"""A member as a data source of earth2studio: its `fetch_data` and its models take it like an analysis.
+"""A member of an ensemble with the call of a data source of earth2studio.
 
 The interface is that of earth2studio.data.DataSource. It is a protocol, so that earth2studio itself is not imported.
 """
