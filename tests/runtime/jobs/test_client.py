@@ -29,7 +29,7 @@ def client() -> Iterator[Any]:
     """A client of two workers that are threads of this process."""
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=50
         ) as local,
         distributed.Client(local, set_as_default=False) as found,
     ):
