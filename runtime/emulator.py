@@ -27,8 +27,7 @@ from fsae.runtime.jobs.job import NEW, Job, Writing
 from fsae.runtime.jobs.results import in_memory, is_lazy, lazily, stream
 from fsae.runtime.output.files import check_output
 from fsae.runtime.output.selection import EVERYTHING, Selection
-from fsae.runtime.stores.destination import Destination, as_writing, folder_of, log_warnings, write_result
-from fsae.runtime.stores.destination import MakeJob as MakeResult
+from fsae.runtime.stores.destination import Destination, MakeResult, as_writing, folder_of, log_warnings, write_result
 
 from .log import log
 

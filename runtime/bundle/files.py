@@ -109,6 +109,11 @@ def bundles_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: (p / MANIFEST).stat().st_mtime_ns, reverse=True)
 
 
+def named_bundles() -> list[Path]:
+    """Folders of all bundles that have a name here: those in ./engines, the shipped and the fetched ones."""
+    return [path for folder in (Path("engines"), *installed_folders()) for path in bundles_in(folder)]
+
+
 def fingerprint(folder: Path) -> str:
     """SHA-256 of a bundle's manifest, which has the hashes of its files, and of the index of its compiled engines."""
     digest = hashlib.sha256((folder / MANIFEST).read_bytes())
@@ -170,8 +175,7 @@ def _not_found(path: Path) -> BundleError:
             f"the engine {path} is not installed, but a part of the repository of this fsae",
             advice=f"get it with `fsae-run fetch URL|FOLDER --sha256 {sha256}`, from engines/{path} there",
         )
-    folders = [Path("engines"), *installed_folders()]
-    names = sorted({found.name for folder in folders for found in bundles_in(folder)})
+    names = sorted({found.name for found in named_bundles()})
     return BundleError(
         f"found no bundle {str(path)!r}; known names: {', '.join(names) or 'none'}",
         advice="give one of these names, or the path of a bundle as --model, or get one with `fsae-run fetch`",

@@ -85,9 +85,9 @@ def folder_in_use(model: str | None) -> "Path | BundleError":
 
 def read_bundles(used: "Path | BundleError", hashes: bool) -> "dict[Path, Bundle | BundleError]":
     """The bundle in use, those in ./engines, the shipped and the fetched ones; for a damaged one its error."""
-    from fsae.runtime.bundle.files import bundles_in, installed_folders
+    from fsae.runtime.bundle.files import named_bundles
 
-    folders = [path for folder in (Path("engines"), *installed_folders()) for path in bundles_in(folder)]
+    folders = named_bundles()
     if isinstance(used, Path):
         folders.insert(0, used)
     once: dict[Path, Path] = {}

@@ -17,7 +17,7 @@ from fsae.runtime.climate.climatology import evaluate, projection, season
 from fsae.runtime.climate.transforms import Transform, forward, inverse, transformed_units
 from fsae.runtime.errors import DataError
 from fsae.runtime.input.fields import Fields
-from fsae.runtime.input.sources import READ_ERRORS, Given, Source, open_source, reason
+from fsae.runtime.input.sources import READ_ERRORS, Source, open_source, reason
 from fsae.runtime.output.files import check_store, open_store
 from fsae.runtime.output.layout import TIME_CHUNK, Cells, cell_coordinates
 from fsae.runtime.output.marks import sealed_among
@@ -116,9 +116,10 @@ def read_source(
 
     Also warnings, if they are far from the training data's. DataError if they are too far, unless `force` is given.
     """
-    with open_source(source) as (dataset, name):
+    given = Source.of(source)
+    with open_source(given) as (dataset, name):
         coefficients = _read_coefficients(dataset, name, bundle)
-        _check_unchanged(source, dataset, name)
+        _check_unchanged(given, dataset, name)
     levels = zoom_of(coefficients.shape[-1]) - zoom
     if levels < 0:
         raise DataError(
@@ -128,9 +129,9 @@ def read_source(
     return own, _compared(bundle, own, f"the climatology {name}", force=force)
 
 
-def _check_unchanged(source: Given, dataset: "xr.Dataset", name: str) -> None:
+def _check_unchanged(source: Source, dataset: "xr.Dataset", name: str) -> None:
     """Raise DataError if a climatology is ours, by its metadata, but does not fit its checksums."""
-    for path in sealed_among(Source.of(source).paths, dataset.attrs):
+    for path in sealed_among(source.paths, dataset.attrs):
         if damaged := damage_of(path):
             raise DataError(
                 f"cannot read {name}: {damaged} does not fit its checksum; is it damaged or incomplete, or was it "

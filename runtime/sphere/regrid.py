@@ -98,16 +98,6 @@ def cell_mean_weights(grid: LatLonGrid, zoom: int) -> Weights:
     return from_entries(back.index.astype(np.int64), pixel, share, grid.size, npix(zoom))
 
 
-def target_rows(weights: Weights, targets: Ints) -> Weights:
-    """The weights to some of the targets, in that order."""
-    count = np.diff(weights.indptr)[targets]
-    indptr = np.concatenate([[0], np.cumsum(count)])
-    entry = np.repeat(weights.indptr[:-1][targets] - indptr[:-1], count) + np.arange(indptr[-1])
-    return Weights(
-        indptr=indptr, index=weights.index[entry], weight=weights.weight[entry], source_size=weights.source_size
-    )
-
-
 def choose_method(grid: LatLonGrid, zoom: int) -> str:
     """The method for a grid: conservative if a pixel is larger than two of its cells, else bilinear.
 

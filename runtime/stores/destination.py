@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 Destination: TypeAlias = "str | os.PathLike[str] | Store"  # a path, an address such as s3://bucket/tas.zarr, or a store
-MakeJob: TypeAlias = Callable[[Bundle, Graphs, Mapping[str, Any]], Job]
+MakeResult: TypeAlias = Callable[[Bundle, Graphs, Mapping[str, Any]], Job]
 
 
 def folder_of(destination: Destination) -> Path | None:
@@ -41,7 +41,7 @@ def as_writing(given: Writing) -> Writing:
 
 
 def write_result(
-    make: MakeJob,
+    make: MakeResult,
     inputs: Mapping[str, Any],
     destination: Destination,
     writing: Writing,

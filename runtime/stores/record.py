@@ -59,7 +59,7 @@ class StoreRun:
         """See `Done.state`."""
         line = last_line(self.lines, member)
         (data,) = read(self.store, [_unit(line)], self.name) if line is not None else [None]
-        text = "" if data is None else _attributes(data).get("state", "")
+        text = "" if data is None else attributes_of(data).get("state", "")
         if not text:
             raise KeyError(member)
         found: F32 = np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False)
@@ -73,7 +73,7 @@ class StoreRun:
     def check(self) -> None:
         """Raise TakenOver unless this process was the last to go on with the run."""
         (data,) = read(self.store, [RECORD], self.name)
-        if data is None or _attributes(data).get("token") != self.token:
+        if data is None or attributes_of(data).get("token") != self.token:
             raise TakenOver(
                 f"another process has taken over the run in {self.name}: this one stops",
                 advice="let one process write an output",
@@ -97,7 +97,7 @@ def _group(attributes: Mapping[str, Any]) -> bytes:
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}).encode()
 
 
-def _attributes(data: bytes) -> dict[str, Any]:
+def attributes_of(data: bytes) -> dict[str, Any]:
     """The attributes of a group; empty if it is damaged."""
     try:
         return dict(json.loads(data)["attributes"])
@@ -108,7 +108,7 @@ def _attributes(data: bytes) -> dict[str, Any]:
 def known_identity(store: "Store", name: str) -> Mapping[str, str] | None:
     """The identity of the unfinished run in a store; None if there is none that this version can read."""
     (data,) = read(store, [RECORD], name)
-    found = {} if data is None else _attributes(data)
+    found = {} if data is None else attributes_of(data)
     return found["identity"] if found.get("format") == FORMAT else None
 
 
@@ -119,7 +119,7 @@ def take(store: "Store", name: str, identity: Mapping[str, str], job: Job, there
     write(store, {RECORD: _group(attributes)}, name)
     units = sorted(one for one in there if one.startswith(f"{RUN}/") and one != RECORD)
     for data in read(store, units, name):
-        found = {} if data is None else _attributes(data).get("unit", {})
+        found = {} if data is None else attributes_of(data).get("unit", {})
         if found:
             line = Line(**(found | {"sums": tuple(found["sums"])}))
             run.lines[line.member, line.first] = line

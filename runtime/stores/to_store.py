@@ -24,7 +24,7 @@ from fsae.runtime.output.marks import SEAL, carries_mark
 from fsae.runtime.output.zarr import ZarrStore
 
 from .objects import METADATA, listed, read, remove, write
-from .record import RUN, StoreRun, forget, known_identity, take, without_missing
+from .record import RUN, StoreRun, attributes_of, forget, known_identity, take, without_missing
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -76,7 +76,7 @@ def _is_complete(layout: Layout, store: "Store", name: str, writing: Writing) ->
     (data,) = read(store, [METADATA], name)
     if data is None:
         return False
-    attributes = _group_attributes(data)
+    attributes = attributes_of(data)
     if not (writing.resume or writing.overwrite):
         raise OutputError(f"{name} exists", advice="give another store, or --overwrite")
     if writing.overwrite:
@@ -90,13 +90,6 @@ def _is_complete(layout: Layout, store: "Store", name: str, writing: Writing) ->
     forget(store, name)  # of a run that was killed at its end
     log.info(f"{name} is complete: nothing was left to do")
     return True
-
-
-def _group_attributes(data: bytes) -> dict[str, Any]:
-    try:
-        return dict(json.loads(data)["attributes"])
-    except (ValueError, LookupError, TypeError):
-        return {}
 
 
 def _remove_own(store: "Store", name: str, attributes: Mapping[str, Any]) -> None:

@@ -75,11 +75,14 @@ def part_of(fields: Fields, years: Years) -> slice:
     return slice(int(chosen[0]), int(chosen[-1]) + 1)
 
 
-def in_batches(series: Series, season: F32) -> Iterator[tuple[Tensor, Tensor]]:
-    """Steps of a series (time, variable, pixel) with their season (time, 2K), at most `BATCH` at a time."""
+def in_batches(series: Series, season: F32, steps: list[int] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Steps of a series (time, variable, pixel) with their season (time, 2K), at most `BATCH` at a time.
+
+    All of them, or those in `steps`: a series on the disk is read a batch at a time.
+    """
     size = max(1, min(BATCH, BATCH_VALUES // int(np.prod(series.shape[1:]))))
-    for first in range(0, len(series), size):
-        part = slice(first, first + size)
+    for first in range(0, len(series) if steps is None else len(steps), size):
+        part = slice(first, first + size) if steps is None else steps[first : first + size]
         yield torch.from_numpy(series[part]), torch.from_numpy(season[part])
 
 

@@ -123,7 +123,7 @@ def fit_details(model: Autoencoder, anomalies: Series, season: F32) -> None:
     kept = len(shape.coarse_zooms)
     steps = evenly_spread(len(anomalies), MAP_STEPS)
     known, told = torch.zeros(()), torch.zeros(())
-    for x, when in in_batches(anomalies[steps], season[steps]):
+    for x, when in in_batches(anomalies, season, steps):
         levels = decompose(x, shape.zooms)
         coarse = model.by_dense_maps(recompose(levels[:kept], shape.coarse_zooms), when)
         around = model.surroundings(coarse).double()  # (B, V, C, 9)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fsae.runtime.sphere.healpix import coarsen
+from fsae.training.data.prepared import BATCH
 from fsae.training.fitting.autoencoder import DETAIL_STEPS, fit_details, fit_global_maps
 from fsae.training.fitting.loop import autoencoder_loss
 from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
@@ -52,6 +53,29 @@ def test_details_start_at_the_regression_on_neighbours(per_cell_maps: bool) -> N
     told = np.concatenate([details[:, variable, cell], weight * (around[:, variable] @ every).reshape(-1, 20)])
     expected = np.linalg.lstsq(known, told, rcond=None)[0]
     np.testing.assert_allclose(model.decompress.own.detach()[variable, cell], expected, atol=1e-4)
+
+
+class Stored:
+    """Anomalies on the disk, as far as `fit_details` can see: it keeps how many steps were read at once."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.shape, self.read = values, values.shape, []
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, chosen: list[int]) -> np.ndarray:
+        self.read.append(len(self.values[chosen]))
+        return self.values[chosen]
+
+
+def test_details_of_long_series_are_fitted_a_batch_at_a_time() -> None:  # oracle: the same series in memory
+    fields, season = smooth(2 * BATCH + 5), np.zeros((2 * BATCH + 5, 2), np.float32)
+    stored, models = Stored(fields), [small_model(per_cell_maps=True) for _ in range(2)]
+    for model, series in zip(models, (fields, stored), strict=True):
+        fit_details(model, series, season)
+    assert stored.read == [BATCH, BATCH, 5]
+    torch.testing.assert_close(models[0].decompress.own, models[1].decompress.own, rtol=0, atol=0)
 
 
 def test_a_model_starts_better_than_without_details() -> None:  # oracle: the error of the means that the latent holds
