@@ -317,10 +317,11 @@ def test_a_local_scheduler_takes_no_other_client(
         return started[-1]
 
     def intrude(done: int, total: int) -> None:
-        address = started[0].scheduler_address
+        address, loop = started[0].scheduler_address, started[0].loop  # a loop of its own may start too late
         for key in (None, distributed.Security.temporary()):
+            scheduler = address if key else address.replace("tls://", "tcp://")
             with pytest.raises(OSError, match=r"Connection|TLS|closed"):
-                distributed.Client(address.replace("tls://", "tls://" if key else "tcp://"), security=key, timeout=2)
+                distributed.Client(scheduler, security=key, timeout=2, loop=loop)
             attempts.append(key)
 
     attempts: list[object] = []
