@@ -1,4 +1,4 @@
-"""Measure what the shape of the autoencoder and its training are worth: the table of training/README.md.
+"""Measure what the shape of the autoencoder and its training are worth: the table of training/STUDIES.md.
 
 Every row is the default configuration with the named keys changed, trained on 1948-1996 for a few hundred steps; the
 error is that of 1997-2004, which no row was trained on. All but the first have maps of cells alone, without the dense

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from guides import blocks_of
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -42,7 +44,7 @@ def test_only_agreed_names_stand_at_the_top() -> None:  # oracle: the agreed sha
 
 def commands() -> list[str]:
     """The commands of `fsae-run` and `printf` in the README's shell blocks, in their order, without comments."""
-    blocks = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL)).replace("\\\n", "")
+    blocks = "".join(block.code for block in blocks_of(README, "sh")).replace("\\\n", "")
     lines = [line.split("  #")[0].strip() for line in blocks.splitlines()]
     return [line for line in lines if line.startswith(("fsae-run ", "printf "))]
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import scores.probability
 import xarray as xr
+from guides import blocks_of
 from monthly_input import series
 
 import fsae.runtime
@@ -31,12 +32,13 @@ from fsae.runtime.sphere.healpix import npix
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "runtime" / "README.md"
+DETAILS = README.with_name("DETAILS.md")
 MEMBERS = 3
 
 
 def blocks() -> list[str]:
-    """The Python examples of the runtime's README."""
-    return re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    """The Python examples of the runtime's README, and of the details, which go on with its names."""
+    return [block.code for page in (README, DETAILS) for block in blocks_of(page.read_text(encoding="utf-8"), "python")]
 
 
 @pytest.fixture(scope="module")
