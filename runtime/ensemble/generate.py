@@ -217,6 +217,7 @@ def _layout(
         variables=variables,
         quantiles=ensemble.statistics.quantiles,
         by_quantile=by_quantile,
+        of_members=len(ensemble.members),
     )
 
 

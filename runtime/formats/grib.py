@@ -31,7 +31,7 @@ OPTIONS = {
     "indexpath": "",
     "errors": "raise",
     "encode_cf": ("parameter", "time", "vertical"),  # not "geography"
-    "read_keys": ["alternativeRowScanning", "Nside", "orderingConvention", "stream"],
+    "read_keys": ["alternativeRowScanning", "Nside", "orderingConvention", "stream", "derivedForecast"],
 }
 
 

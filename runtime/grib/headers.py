@@ -11,22 +11,20 @@ import numpy as np
 from fsae.runtime.arrays import F64
 from fsae.runtime.climate.calendar import Date, time_method
 from fsae.runtime.errors import UsageError
-from fsae.runtime.output.layout import Cells, Layout
+from fsae.runtime.output.layout import Layout
 from fsae.runtime.output.times import REFERENCE
-from fsae.runtime.sphere.grids import LatLonGrid
 
-from .parameters import parameter_of
-
-Keys = dict[str, int | str | None]
+from .grids import Keys, grid_keys
+from .parameters import OTHER_OUTPUT, parameter_of
+from .statistics import OVER_MEMBERS, UNKNOWN_NUMBER, name_without_statistic, statistic_keys
 
 CALENDARS = ("standard", "proleptic_gregorian")  # section 1 has the Gregorian calendar
 GREGORIAN = (1582, 10, 15)  # the first day on which the two are one
-OTHER_OUTPUT = "name the output .nc or .zarr"
 TABLES = 28  # version of the code tables, of 2021: old enough for the readers in use
-MISSING_CENTRE, UNKNOWN_NUMBER, MOST_MEMBERS = 65535, 255, 254  # octets that are all one say missing
-MICRODEGREES, TURN = 1e6, 360_000_000  # in a degree, and in all of them: the unit of angles
-NEAR = 1e-3  # of the distance of two points: how far axes are from even spacing at most, as their numbers are rounded
+MISSING_CENTRE, MOST_MEMBERS = 65535, 254  # octets that are all one say missing
 UNITS = ((3600, 1), (60, 0), (1, 13))  # seconds, and code table 4.4: hour, minute, second
+PERTURBED, ALL_MEMBERS, NO_ENSEMBLE = 4, 5, 255  # code table 1.4: perturbed forecasts, control and perturbed ones
+TEMPLATES = {NO_ENSEMBLE: (0, 8), PERTURBED: (1, 11), ALL_MEMBERS: (2, 12)}  # of instants, and of means over time
 BITS = 24  # of a value: those of the significand of float32
 
 
@@ -40,7 +38,10 @@ class Times:
 
 def field_keys(layout: Layout, name: str) -> Keys:
     """The keys that all fields of a variable share; UsageError if GRIB cannot hold it."""
-    found, ensemble, mean = parameter_of(name, layout.variables[name]), bool(numbers(layout)), holds_means(layout)
+    attributes = layout.variables[name]
+    found = parameter_of(name_without_statistic(name, str(attributes.get("cell_methods", ""))), attributes)
+    statistic = statistic_keys(layout)
+    kind = ALL_MEMBERS if statistic else PERTURBED if numbers(layout) else NO_ENSEMBLE
     return {
         "discipline": 0,
         "centre": MISSING_CENTRE,
@@ -49,12 +50,12 @@ def field_keys(layout: Layout, name: str) -> Keys:
         "localTablesVersion": 0,
         "significanceOfReferenceTime": 1,  # start of forecast
         "productionStatusOfProcessedData": 2,  # research
-        "typeOfProcessedData": 4 if ensemble else 255,  # perturbed forecast
-        **_grid_keys(layout.grid),
-        "productDefinitionTemplateNumber": (8 if mean else 0) + (3 if ensemble and mean else ensemble),
+        "typeOfProcessedData": kind,
+        **grid_keys(layout.grid),
+        "productDefinitionTemplateNumber": TEMPLATES[kind][holds_means(layout)],
         "parameterCategory": found.category,
         "parameterNumber": found.number,
-        "typeOfGeneratingProcess": 4 if ensemble else 255,  # ensemble forecast
+        "typeOfGeneratingProcess": 255 if kind == NO_ENSEMBLE else 4,  # ensemble forecast
         "backgroundProcess": 255,
         "generatingProcessIdentifier": 255,
         "hoursAfterDataCutoff": None,
@@ -65,6 +66,7 @@ def field_keys(layout: Layout, name: str) -> Keys:
         "typeOfSecondFixedSurface": 255,
         "scaleFactorOfSecondFixedSurface": None,
         "scaledValueOfSecondFixedSurface": None,
+        **statistic,
         "packingType": "grid_simple",
         "bitsPerValue": BITS,
     }
@@ -73,10 +75,7 @@ def field_keys(layout: Layout, name: str) -> Keys:
 def holds_means(layout: Layout) -> bool:
     """True if the fields are means over periods, False if they are instants; UsageError if they are neither."""
     texts = [str(attributes.get("cell_methods", "")) for attributes in layout.variables.values()]
-    methods = {time_method(text) for text in texts}
-    if layout.quantiles or any("realization:" in text for text in texts):
-        found = "statistics over the members for GRIB, whose readers take them for one another"
-        raise UsageError(f"found {found}", advice=OTHER_OUTPUT)
+    methods = {time_method(text.partition(OVER_MEMBERS)[0]) for text in texts}
     if methods == {"mean"} and layout.time.bounds is not None:
         return True
     if methods <= {"", "point"}:
@@ -117,7 +116,8 @@ def times_of(layout: Layout) -> list[Times]:
     """
     axis, several = layout.time, layout.reference_times
     if axis.calendar not in CALENDARS:
-        raise UsageError(f"found the calendar {axis.calendar} for GRIB", " or ".join(CALENDARS), OTHER_OUTPUT)
+        what = f"found the calendar {axis.calendar} for GRIB, whose dates are Gregorian"
+        raise UsageError(what, " or ".join(CALENDARS), OTHER_OUTPUT)
     starts = 1 if several is None else len(axis.values)
     instants = np.stack([axis.values, axis.values], axis=-1)
     edges = axis.bounds if holds_means(layout) and axis.bounds is not None else instants
@@ -167,47 +167,3 @@ def time_keys(layout: Layout, times: Times, step: int) -> Keys:
 
 
 CLOCK = ("year", "month", "day", "hour", "minute", "second")
-
-
-def _grid_keys(grid: Cells | LatLonGrid) -> Keys:
-    """The keys of a grid; UsageError if it is a part of HEALPix, or its axes are not evenly spaced."""
-    sphere: Keys = {"shapeOfTheEarth": 6}  # a sphere of 6371.229 km
-    if isinstance(grid, Cells):
-        if grid.chosen is not None:
-            raise UsageError(f"found {grid} for GRIB", "all of them, or a lat-lon grid", "give such as --grid 1.5")
-        return {"gridType": "healpix", **sphere, "Nside": 1 << grid.zoom, "orderingConvention": "nested"} | {
-            "longitudeOfFirstGridPointInDegrees": 45  # of the base cell 0
-        }
-    (south, north, lat_step), (west, east, lon_step) = (_axis(axis) for axis in (grid.lat_deg, grid.lon_deg))
-    if lat_step is None or lon_step is None or abs(east - west) >= TURN:
-        raise UsageError(
-            f"found a {grid} that is not evenly spaced, or closes the circle, for GRIB",
-            advice="give such as --grid 1.5",
-        )
-    return {
-        "gridType": "regular_ll",
-        **sphere,
-        "Ni": grid.lon_deg.size,
-        "Nj": grid.lat_deg.size,
-        "latitudeOfFirstGridPoint": south,
-        "latitudeOfLastGridPoint": north,
-        "longitudeOfFirstGridPoint": west % TURN,
-        "longitudeOfLastGridPoint": east % TURN,
-        "iDirectionIncrement": abs(lon_step) or None,
-        "jDirectionIncrement": abs(lat_step) or None,
-        "iScansNegatively": int(lon_step < 0),
-        "jScansPositively": int(lat_step > 0),
-        "jPointsAreConsecutive": 0,
-        "alternativeRowScanning": 0,
-    }
-
-
-def _axis(axis: F64) -> tuple[int, int, int | None]:
-    """First and last point and step of an axis [microdegrees]; no step if it is not evenly spaced."""
-    first, last = (round(float(end) * MICRODEGREES) for end in axis[[0, -1]])
-    if axis.size == 1:
-        return first, last, 0
-    even = np.linspace(axis[0], axis[-1], axis.size)
-    step = float(axis[-1] - axis[0]) / (axis.size - 1)
-    near = step and bool((np.abs(axis - even) <= NEAR * abs(step)).all())
-    return first, last, round(step * MICRODEGREES) if near else None

@@ -11,6 +11,7 @@ from fsae.runtime.errors import UsageError
 from fsae.runtime.input.meaning import known_level
 from fsae.runtime.output.store import Attribute
 
+OTHER_OUTPUT = "name the output .nc or .zarr"
 GROUND, ISOBARIC, MEAN_SEA, HEIGHT = 1, 100, 101, 103  # code table 4.5; levels in Pa and in m above the ground
 
 
@@ -69,8 +70,8 @@ def parameter_of(name: str, attributes: Mapping[str, Attribute]) -> Parameter:
         raise UsageError(
             f"found the variable {name} ({standard or 'without a standard name'}){where} for GRIB",
             f"one of {KNOWN}",
-            "leave it out by --variables, or name the output .nc or .zarr",
+            f"leave it out by --variables, or {OTHER_OUTPUT}",
         )
     if conversion(units, found.units) != (1.0, 0.0):
-        raise UsageError(f"found {name} in {units!r} for GRIB", found.units, "name the output .nc or .zarr")
+        raise UsageError(f"found {name} in {units!r} for GRIB", found.units, OTHER_OUTPUT)
     return found

@@ -18,7 +18,9 @@ from fsae.runtime.output.files import output_errors
 from fsae.runtime.output.layout import Layout, global_attributes
 from fsae.runtime.output.zarr import ZarrStore
 
-from .headers import OTHER_OUTPUT, Keys, field_keys, member_keys, time_keys, times_of
+from .grids import Keys
+from .headers import field_keys, member_keys, time_keys, times_of
+from .parameters import OTHER_OUTPUT
 
 BLOCK_BYTES = 1 << 25  # of values that are read at once; while they are, those before them are still held
 MISSING = 1e20  # a missing value for ecCodes; the file has a bitmap

@@ -49,6 +49,10 @@ STATISTICS = {
     "maximum_absolute_value": r"maximum_absolute_value", "minimum_absolute_value": r"minimum_absolute_value",
     "mean_of_upper_decile": r"mean_of_upper_decile", "sum": r"sum",
 }  # fmt: skip
+DERIVED = {  # code table 4.7 of GRIB, of statistics over members that are no means
+    "2": "standard_deviation", "3": "standard_deviation", "4": "standard_deviation", "7": "range", "8": "minimum",
+    "9": "maximum",
+}  # fmt: skip
 IN_WORDS = ("minimum", "maximum", "standard_deviation", "variance", "range")
 IN_NAMES = {
     "minimum": r".*min|min.*|mn2t.*",
@@ -239,7 +243,8 @@ def _named_statistics(array: "xr.DataArray") -> set[str]:
     """The statistics that a variable's name, long name, attribute `statistic` and GRIB keys say."""
     said = [str(array.attrs.get(key, "")) for key in ("long_name", "statistic", "GRIB_stepType")]
     spread = {"standard_deviation"} if array.attrs.get("GRIB_dataType") == "es" else set()  # of the ensemble
-    return _in_words(str(array.name), " ".join(said)) | spread
+    derived = {DERIVED[code] for code in [str(array.attrs.get("GRIB_derivedForecast", ""))] if code in DERIVED}
+    return _in_words(str(array.name), " ".join(said)) | spread | derived
 
 
 def _in_words(name: str, words: str) -> set[str]:

@@ -75,9 +75,10 @@ class Layout:
     With several `reference_times` each member has a series of steps from each of them. A unit then counts rows instead
     of members: all series of the first member, then those of the second one, and so on. The points of a lat-lon grid
     are flattened (lat, lon). The variables named in `by_quantile` hold a field for each of the `quantiles`; there are
-    no members then. `codecs` are the Zarr metadata of codecs of variables, by name; the cells of such an
-    archive have no coordinates, which readers know from the codec. `summary` gives global attributes that follow from
-    the values, out of the finished store. A file of a Zarr store holds `shard` chunks of a series.
+    no members then, but `of_members` says of how many the statistics are. `codecs` are the Zarr metadata of codecs of
+    variables, by name; the cells of such an archive have no coordinates, which readers know from the codec. `summary`
+    gives global attributes that follow from the values, out of the finished store. A file of a Zarr store holds
+    `shard` chunks of a series.
     """
 
     variables: Mapping[str, Mapping[str, Attribute]]
@@ -90,6 +91,7 @@ class Layout:
     extra: tuple["Coordinate", ...] = ()
     quantiles: tuple[float, ...] = ()
     by_quantile: tuple[str, ...] = ()
+    of_members: int = 0
     codecs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     summary: Callable[[Path], Mapping[str, Attribute]] | None = None
     shard: int = 1

@@ -16,12 +16,14 @@ from tiny_bundle import ZOOM
 
 from fsae.runtime.emulator import Emulator
 from fsae.runtime.ensemble.request import Request
+from fsae.runtime.errors import DataError
 from fsae.runtime.grib.written import write_messages
 from fsae.runtime.input.joining import read_fields
 from fsae.runtime.output.layout import Layout, make_frame
 from fsae.runtime.output.selection import Selection
 from fsae.runtime.output.times import ReferenceTimes, encode_series, encode_times
 from fsae.runtime.output.zarr import ZarrStore
+from fsae.runtime.sphere.grids import LatLonGrid
 from fsae.runtime.sphere.healpix import pixel_centres
 
 eccodes = pytest.importorskip("eccodes", exc_type=(ImportError, RuntimeError))
@@ -115,6 +117,97 @@ def test_our_reader_gives_the_months_back(pair: tuple[Path, xr.Dataset], emulato
     dates = [[[date.isoformat() for date in period] for period in one.periods or ()] for one in fields]
     assert dates[0] == dates[1] != []
     assert dates[0][0] == ["1990-11-01T00:00:00", "1990-12-01T00:00:00"]
+
+
+STATISTICS = {"mean": 0, "std": 4, "min": 8, "max": 9}  # code table 4.7
+
+
+def spread_of(emulator: Emulator, name: str, folder: Path) -> tuple[Path, xr.Dataset]:
+    """A statistic over 20 members as GRIB, and the same as read from NetCDF."""
+    select = Selection(grid="source", variables=["tas"])
+    for out in ("out.grib2", "out.nc"):
+        request = Request(members=20, start="1990-11", steps=4, seed=5, statistics=[name], select=select)
+        emulator.generate_file(folder / out, request)
+    with xr.open_dataset(folder / "out.nc") as dataset:
+        return folder / "out.grib2", dataset.load()
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_statistic_over_members_is_a_derived_forecast(name: str, emulator: Emulator, tmp_path: Path) -> None:
+    # oracle: WMO code tables 1.4 and 4.7, cfgrib, and the same in NetCDF
+    path, expected = spread_of(emulator, name, tmp_path)
+    names = (
+        "productDefinitionTemplateNumber",
+        "derivedForecast",
+        "numberOfForecastsInEnsemble",
+        "typeOfProcessedData:int",
+    )
+    assert keys_of(path, *names) == [[12, STATISTICS[name], 20, 5]] * 4
+    assert keys_of(path, "stepRange") == [[f"{a}-{b}"] for a, b in zip([0, *HOURS], HOURS, strict=False)]
+    found = by_cfgrib(path, derivedForecast=STATISTICS[name])["avg_2t"]
+    assert found.dims == ("step", "latitude", "longitude")
+    near(found.values, expected[f"tas_{name}"].values)
+
+
+def test_instants_have_derived_forecasts_too(emulator: Emulator, tmp_path: Path) -> None:  # oracle: template 4.2
+    path = tmp_path / "hours.grib2"
+    select = Selection(grid="source", variables=["tas"])
+    hourly(emulator).generate_file(
+        path, Request(members=3, start="1990-11", steps=2, statistics=["std"], select=select)
+    )
+    names = "productDefinitionTemplateNumber", "derivedForecast", "numberOfForecastsInEnsemble", "forecastTime"
+    assert keys_of(path, *names) == [[2, 4, 3, 0], [2, 4, 3, 6]]
+
+
+@pytest.mark.skipif(shutil.which("cdo") is None, reason="there is no cdo here: apt-get install cdo")
+def test_cdo_reads_a_statistic(emulator: Emulator, tmp_path: Path) -> None:  # oracle: the same in NetCDF
+    path, expected = spread_of(emulator, "std", tmp_path)
+    subprocess.run(["cdo", "-s", "-f", "nc4", "copy", str(path), str(tmp_path / "cdo.nc")], check=True)
+    with xr.open_dataset(tmp_path / "cdo.nc") as found:
+        near(found["2t"].values.reshape(expected["tas_std"].shape), expected["tas_std"].values)
+
+
+@pytest.mark.parametrize(("name", "taken"), [("mean", True), ("std", False), ("max", False)])
+def test_our_reader_takes_a_mean_of_members_for_a_field_and_no_other(
+    name: str, taken: bool, emulator: Emulator, tmp_path: Path
+) -> None:  # oracle: what the statistic is
+    path, expected = spread_of(emulator, name, tmp_path)
+    tas = [one for one in emulator.bundle.manifest.variables if one.name == "tas"]
+    if not taken:
+        with pytest.raises(DataError, match=r"standard_deviation|maximum"):
+            read_fields(path, tas)
+        return
+    fields = read_fields(path, tas)
+    assert len(fields.times) == expected.sizes["time"]
+    fields.close()
+
+
+GAUSSIAN = {  # rows of N8, as numbers of float64 from the north, and in two digits from the south
+    "N8": np.degrees(np.arcsin(np.polynomial.legendre.leggauss(16)[0]))[::-1],
+    "from the south": np.degrees(np.arcsin(np.polynomial.legendre.leggauss(16)[0])).round(2),
+}
+
+
+@pytest.mark.skipif(shutil.which("cdo") is None, reason="there is no cdo here: apt-get install cdo")
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_gaussian_grids(name: str, emulator: Emulator, tmp_path: Path) -> None:
+    # oracle: NumPy's Gauss-Legendre nodes; the grid that ecCodes, cfgrib and CDO read, and the same fields in NetCDF
+    grid = LatLonGrid(lat_deg=GAUSSIAN[name], lon_deg=np.arange(32) * 11.25)
+    for out in ("out.grib2", "out.nc"):
+        request = Request(members=1, start="1990-11", steps=2, seed=5, select=Selection(grid=grid, variables=["tas"]))
+        emulator.generate_file(tmp_path / out, request)
+    path = tmp_path / "out.grib2"
+    assert keys_of(path, "gridType", "N", "Ni", "Nj") == [["regular_gg", 8, 32, 16]] * 2
+    with xr.open_dataset(tmp_path / "out.nc") as expected:
+        found = by_cfgrib(path)["avg_2t"].sortby("latitude")
+        wanted = expected["tas"].isel(realization=0).sortby("lat")
+        np.testing.assert_allclose(found["latitude"], GAUSSIAN["N8"][::-1], atol=2e-6)
+        near(found.values, wanted.values)
+        subprocess.run(["cdo", "-s", "-f", "nc4", "copy", str(path), str(tmp_path / "cdo.nc")], check=True)
+        with xr.open_dataset(tmp_path / "cdo.nc") as by_cdo:
+            near(by_cdo["2t"].sortby("lat").values.reshape(wanted.shape), wanted.values)
+    said = subprocess.run(["cdo", "-s", "griddes", str(path)], capture_output=True, text=True, check=True).stdout
+    assert "gridtype  = gaussian" in said
 
 
 def hourly(emulator: Emulator) -> Emulator:

@@ -171,14 +171,23 @@ def test_values_are_read_again_before_the_file_is_there(
 
 UNEVEN = LatLonGrid(lat_deg=np.array([-80.0, -20.0, 0.0, 60.0]), lon_deg=np.arange(8) * 45.0)
 REFUSED = {
-    "statistics": (dataclasses.replace(FEW, statistics=["mean"]), "statistics over the members"),
-    "quantiles": (dataclasses.replace(FEW, statistics=["q05"]), "statistics over the members"),
+    "statistics": (
+        dataclasses.replace(FEW, statistics=["mean", "std"]),
+        r"2 statistics over the members for GRIB, whose readers .* expected one in a file: give such as --statistics",
+    ),
+    "quantiles": (
+        dataclasses.replace(FEW, statistics=["q05"]),
+        r"quantiles over the members for GRIB, whose template .* name the output .nc or .zarr",
+    ),
     "members": (
         dataclasses.replace(FEW, members=[1, 255]),
         "2 members with the numbers 1 to 255 for GRIB, expected 254",
     ),
     "part of HEALPix": (dataclasses.replace(FEW, select=Selection(bbox=(0, 0, 90, 60))), "cells of HEALPix zoom"),
-    "uneven": (dataclasses.replace(FEW, select=Selection(grid=UNEVEN)), "grid that is not evenly spaced"),
+    "uneven": (
+        dataclasses.replace(FEW, select=Selection(grid=UNEVEN)),
+        "grid that is neither evenly spaced nor Gaussian",
+    ),
     "old": (
         dataclasses.replace(FEW, start="1500-01", forcing=1990),
         "1500-01-01T00:00:00 for GRIB, expected dates of the Gregorian",
@@ -200,7 +209,10 @@ def test_what_grib_cannot_hold_is_refused_at_once(name: str, emulator: Emulator,
 @pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian", "all_leap"])
 def test_calendars_that_grib_lacks_are_refused(calendar: str, emulator: Emulator, tmp_path: Path) -> None:
     # oracle: one sentence, nothing is left
-    with pytest.raises(FsaeError, match=f"found the calendar {calendar} for GRIB, expected standard or proleptic"):
+    with pytest.raises(
+        FsaeError,
+        match=f"found the calendar {calendar} for GRIB, whose dates are Gregorian, expected standard or .*: name",
+    ):
         write(in_calendar(emulator, calendar), tmp_path / "out.grib2")
     assert list(tmp_path.iterdir()) == []
 
