@@ -31,10 +31,8 @@ def grid_keys(grid: Cells | LatLonGrid) -> Keys:
         raise UsageError(what, advice="give such as --grid 1.5")
     rows: Keys = {"jDirectionIncrement": abs(lat_step or 0) or None}
     if gaussian is not None:  # ecCodes wants ends that are rows of it
-        (south, north, _), rows = (
-            _axis(gaussian),
-            {"numberOfParallelsBetweenAPoleAndTheEquator": grid.lat_deg.size // 2},
-        )
+        south, north, _ = _axis(gaussian)
+        rows = {"numberOfParallelsBetweenAPoleAndTheEquator": gaussian.size // 2}
     return {
         "gridType": "regular_ll" if gaussian is None else "regular_gg",
         **sphere,
@@ -93,4 +91,5 @@ def gaussian_latitudes(rows: int) -> F64:
         for degree in range(2, rows + 1):
             before, here = here, ((2 * degree - 1) * sine * here - (degree - 1) * before) / degree
         sine -= here * (sine**2 - 1) / (rows * (sine * here - before))
-    return np.degrees(np.arcsin(sine))
+    found: F64 = np.degrees(np.arcsin(sine))
+    return found
