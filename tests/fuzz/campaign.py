@@ -158,7 +158,7 @@ def foreign(folder: Path, count: int, rng: random.Random) -> Iterator[str]:
             )
         before = {one: digest(one) for one in (path, target)}
         words = rng.choice([(), ("--overwrite",), ("--resume",), ("--overwrite", "--resume")])
-        process = command(folder, str(place / name), *words)
+        process = command(folder, str(place / name), "--steps", "2", *words)  # short: what counts is before and after
         _, err = process.communicate(timeout=LIMIT_S)
         lost = [one for one, known in before.items() if not os.path.lexists(one) or digest(one) != known]
         what = f"{kind} at {path.relative_to(place)} with {' '.join(words) or 'no option'}"
