@@ -3,7 +3,6 @@
 Results for a precision that the exporter could not run on a device are recorded in `verified.json` beside the manifest.
 """
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -134,20 +133,30 @@ class Records(Record, frozen=True, kw_only=True):
 
 def read_records(bundle: Bundle) -> tuple[Verified, ...]:
     """The records that belong to the bundle's present files, oldest first; none if they cannot be read."""
-    with contextlib.suppress(OSError, UnicodeDecodeError, BundleError):
-        text = (bundle.folder / VERIFIED).read_text(encoding="utf-8")
-        found = decode_record(Records, read_json(text, VERIFIED, BundleError), VERIFIED, BundleError)
-        return tuple(record for record in found.records if record.files == _files(bundle, record.precision))
-    return ()
+    return tuple(record for record in _records(bundle) or () if record.files == _files(bundle, record.precision))
+
+
+def _records(bundle: Bundle) -> tuple[Verified, ...] | None:
+    """All records in a bundle, none if it has no verified.json; None if that is a link or no file of ours."""
+    path = bundle.folder / VERIFIED
+    if path.is_symlink():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        return decode_record(Records, read_json(text, VERIFIED, BundleError), VERIFIED, BundleError).records
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError, BundleError):
+        return None
 
 
 def record_checks(bundle: Bundle, graphs: Graphs, checks: Sequence[Check]) -> Path | None:
     """Record the checks in verified.json and return its path, or None.
 
     Only a precision that the exporter could not run on a device is recorded, and only if all its graphs pass. It
-    replaces an older record of the same device and library.
+    replaces an older record of the same device and library. A verified.json of somebody else stays as it is.
     """
-    if not any(check.first for check in checks) or not all(check.good for check in checks):
+    if not any(check.first for check in checks) or not all(check.good for check in checks) or _records(bundle) is None:
         return None
     new = Verified(
         files=_files(bundle, graphs.precision),

@@ -336,9 +336,11 @@ def climatology(
     from rich.filesize import decimal
 
     from fsae.runtime.emulator import climatology_file
+    from fsae.runtime.output.files import check_name
 
-    prepare_output(out, writing.overwrite, model, {"input": source})
     path = Path(out)
+    check_name(path)  # other commands can write to an address
+    prepare_output(out, writing.overwrite, model, {"input": source})
     steps = climatology_file(source, path, model=model, reading=reading, harmonics=harmonics, writing=writing)
     click.echo(f"made the climatology of {steps} steps: {path} ({decimal(size_of(path))})")
 

@@ -23,6 +23,7 @@ from .zarr import ZarrStore, dggs_attributes
 
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
 NOTHING: Mapping[str, object] = {}
+ADDRESSES = ("s3:", "http:", "https:")  # first parts of the paths that are made of addresses (formats/addresses.py)
 
 # In the folder of unfinished output, beside its mark and its lock:
 RUN = "run.json"  # of a run that can go on after an interruption, see jobs/ledger.py
@@ -75,7 +76,13 @@ def check_store(path: Path) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Raise OutputError for a name that no file can have, UsageError for none."""
+    """Raise OutputError for a name that no file can have, UsageError for none and for an address."""
+    if path.parts[:1] and path.parts[0].lower() in ADDRESSES:
+        raise UsageError(
+            f"found the output {path}, the address of a store",
+            "the path of a file, which is all that this command writes",
+            "give a path such as out.nc, and copy the file to the store afterwards",
+        )
     try:
         os.lstat(partial_of(path))
     except FileNotFoundError:

@@ -408,6 +408,12 @@ def test_one_month_of_every_year_is_monthly_data(run: Run, tmp_path: Path) -> No
     assert "warning" not in err
 
 
+def test_a_climatology_at_an_address_is_refused(run: Run, source: Path) -> None:  # oracle: what the command writes
+    code, _, err = run("climatology", source, "s3://bucket/climatology.nc")
+    assert code == 2
+    assert "the address of a store, expected the path of a file" in one_sentence(err)
+
+
 def test_a_climatology_coarser_than_the_input_is_refused(run: Run, source: Path, tmp_path: Path) -> None:
     assert run("climatology", source, tmp_path / "clim.nc", "--zoom", "0")[0] == 0
     code, _, err = run("superres", source, tmp_path / "out.nc", "--zoom", "1", "--climatology", tmp_path / "clim.nc")

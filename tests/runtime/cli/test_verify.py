@@ -100,6 +100,20 @@ def test_bf16_is_not_run_on_a_cpu(run: Run, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize("which", ["file", "link"])
+def test_verify_leaves_a_record_of_somebody_else(run: Run, tmp_path: Path, which: str) -> None:
+    # oracle: the bytes of before
+    bundle, mine = with_precisions(tmp_path / "bundle", ("fp16",), device=NOT_RUN), tmp_path / "mine.json"
+    mine.write_text('{"years": "of work"}')
+    found = bundle / VERIFIED
+    found.symlink_to(mine) if which == "link" else found.write_bytes(mine.read_bytes())
+    code, _, err = run("verify", model=bundle)
+    assert code == 0
+    assert "recorded in" not in err
+    assert found.is_symlink() == (which == "link")
+    assert found.read_text() == '{"years": "of work"}'
+
+
 def test_verify_completes_what_the_exporter_could_not_run(run: Run, tmp_path: Path) -> None:
     bundle = with_precisions(tmp_path / "bundle", ("fp16",), device=NOT_RUN)
     differences = "decoder fp16: 0.0001 K in tas at zoom 2, allowed 0.001 (not run on a device)"
