@@ -10,6 +10,7 @@ from uuid import uuid4
 from fsae.runtime import ownership
 from fsae.runtime.atomic import force, force_tree
 from fsae.runtime.errors import OutputError, UsageError
+from fsae.runtime.formats.addresses import READ
 from fsae.runtime.formats.containers import ZARR_MARKS
 from fsae.runtime.input.sources import Source, reason
 from fsae.runtime.ownership import check_ours, exchange, is_ours, kind, remove_tree, rename_new, stranger
@@ -23,7 +24,7 @@ from .zarr import ZarrStore, dggs_attributes
 
 CONVENTIONS = "CF-1.13"  # the first with HEALPix as a grid mapping
 NOTHING: Mapping[str, object] = {}
-ADDRESSES = ("s3:", "http:", "https:")  # first parts of the paths that are made of addresses (formats/addresses.py)
+ADDRESSES = tuple(start.removesuffix("//") for start in READ)  # first parts of the paths that are made of addresses
 
 # In the folder of unfinished output, beside its mark and its lock:
 RUN = "run.json"  # of a run that can go on after an interruption, see jobs/ledger.py
