@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -36,7 +35,7 @@ from .options import (
 )
 from .plot import plot
 from .score import score
-from .terminal import PROGRAM, open_emulator, prepare_output, size_of, write_output
+from .terminal import PROGRAM, open_emulator, prepare_file, size_of, write_output
 
 if TYPE_CHECKING:
     from fsae.runtime.archive.quality import Quality
@@ -336,11 +335,8 @@ def climatology(
     from rich.filesize import decimal
 
     from fsae.runtime.emulator import climatology_file
-    from fsae.runtime.output.files import check_name
 
-    path = Path(out)
-    check_name(path)  # other commands can write to an address
-    prepare_output(out, writing.overwrite, model, {"input": source})
+    path = prepare_file(out, writing.overwrite, model, {"input": source})
     steps = climatology_file(source, path, model=model, reading=reading, harmonics=harmonics, writing=writing)
     click.echo(f"made the climatology of {steps} steps: {path} ({decimal(size_of(path))})")
 

@@ -36,27 +36,33 @@ def size_of(path: Path) -> int:
     return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
 
 
-def prepare_output(out: str, overwrite: bool, model: str | None, inputs: Mapping[str, object]) -> "Destination":
-    """The path or address of the output; OutputError before any work is done if it may not or cannot be written.
+def prepare_file(out: str, overwrite: bool, model: str | None, inputs: Mapping[str, object]) -> Path:
+    """The path of the output; OutputError before any work is done if it may not or cannot be written.
 
-    `inputs` is what the command reads beside its bundle, by what it is.
+    `inputs` is what the command reads beside its bundle, by what it is. UsageError for the address of a store.
     """
     from fsae.runtime.bundle.files import find_bundle
-    from fsae.runtime.formats.addresses import is_address
     from fsae.runtime.output.files import check_output
     from fsae.runtime.output.target_grid import LIKE
 
-    if is_address(out):
-        from fsae.runtime.stores.destination import check_address
-
-        check_address(out)
-        return out
     path, read = Path(out), {**inputs, "bundle": find_bundle(model)}
     grid = str(click.get_current_context().params.get("grid", ""))
     if grid.startswith(LIKE):
         read["grid's file"] = grid.removeprefix(LIKE)
     check_output(path, overwrite, read)
     return path
+
+
+def prepare_output(out: str, overwrite: bool, model: str | None, inputs: Mapping[str, object]) -> "Destination":
+    """The path of the output, as `prepare_file` does, or the address of a store that it is written to."""
+    from fsae.runtime.formats.addresses import is_address
+
+    if not is_address(out):
+        return prepare_file(out, overwrite, model, inputs)
+    from fsae.runtime.stores.destination import check_address
+
+    check_address(out)
+    return out
 
 
 def write_output(
