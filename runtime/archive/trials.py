@@ -19,6 +19,7 @@ ONE_SIDED = 0.5  # share of the step from which a value may become a symbol
 ESCAPE_BITS = 24.0
 LEAST = 30  # coefficients of a group whose deviations are corrected
 MORE = 1.1  # error of fields over that of coefficients, since rounded patterns are not quite orthogonal
+MOST = 2.0**32  # deviation in units of the bound beyond which every value is kept exactly, whatever the step
 SLOPE = 0.8  # log2 of errors and sizes over that of steps, about
 FAR_BELOW = 2 * OCTAVE  # deviations further below the step say nothing about a group
 
@@ -183,7 +184,8 @@ def furthest(slack: Callable[[int], float], start: int, low: int, high: int) -> 
 
 def _rounded_bits(deviation: float) -> float:
     """Entropy [bit] of Laplacian errors of that standard deviation, rounded to integers."""
-    beyond, again = (math.exp(-math.sqrt(2) / max(deviation, 0.02) * part) for part in (0.5, 1.0))
+    within = min(max(deviation, 0.02), MOST)
+    beyond, again = (math.exp(-math.sqrt(2) / within * part) for part in (0.5, 1.0))
     return _coin_bits(beyond) + beyond * (1 + _coin_bits(again) / (1 - again))
 
 

@@ -91,6 +91,14 @@ def test_a_season_of_zeros_and_a_wild_value_hold_their_bound(codec: Codec, month
     assert np.abs(made - values).max() <= 0.25
 
 
+@pytest.mark.parametrize("bound", [1e-12, 1e-17, 1e-300])
+def test_a_bound_below_all_resolution_keeps_the_values_exactly(codec: Codec, months, bound):
+    """Oracle: the values themselves, as float32 has no other within the bound."""
+    values, phase = months
+    made = codec.decode(codec.encode(values, phase, Quality(max_error=bound))[0])
+    assert np.array_equal(made, values)
+
+
 def test_decoding_is_the_same_to_the_bit_everywhere(codec: Codec, months):
     """Oracle: the hash of the values of a chunk as first decoded; any machine, any number of threads."""
     values, phase = months
