@@ -47,9 +47,9 @@ def archive_json(path: str) -> str:
     from fsae.runtime.archive.xarray_engine import figures
     from fsae.runtime.codec.archive import figure_facts
 
+    found = figures(path)  # refuses what is no archive
     whole = size_of(Path(path))
-    found = {name: {**figure_facts(one), "store_bytes": whole} for name, one in figures(path).items()}
-    return json.dumps(found, indent=2)
+    return json.dumps({name: {**figure_facts(one), "store_bytes": whole} for name, one in found.items()}, indent=2)
 
 
 def told_archive(path: str) -> str:

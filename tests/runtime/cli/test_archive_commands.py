@@ -57,6 +57,13 @@ def test_bad_qualities_are_refused(shipped, sample_data, tmp_path, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_info_of_an_absent_archive_is_refused_alike_in_json(shipped, tmp_path):
+    """Oracle: exit code 5 and the sentence that `info` says without --json."""
+    told = shipped("info", tmp_path / "none.zarr")
+    assert told[0] == 5
+    assert shipped("info", tmp_path / "none.zarr", "--json") == told
+
+
 def test_a_bundle_without_the_codec_says_so(command, sample_data, tmp_path):
     """Oracle: the sentence that names the bundle, and what to do."""
     code, _, told = command("compress", sample_data / SAMPLE, tmp_path / "x.zarr", "--rmse", "0.2")
