@@ -139,7 +139,7 @@ def _constant(number: float, known: Forcing, scenarios: Scenarios | None) -> flo
         raise UsageError(
             f"found the forcing {number}",
             f"a finite number in the unit {known.units!r}",
-            "give a number such as 2014.5, or leave it out for the calendar year",
+            "give one, or leave it out for the bundle's own",
         )
     return number
 
