@@ -194,6 +194,7 @@ class Emulator:
         from .codec.archive import archive_maker
 
         reading = dataclasses.replace(reading_for(as_writing(writing), None, names), climatology=TRAINING)
+        append = switch("append", append)
         make = archive_maker(path_like("path", path), quality, self.bundle, reading, append)
         writing = dataclasses.replace(writing, overwrite=writing.overwrite or append)
         return self._write(make, {"input": Source.of(source)}, path, writing)

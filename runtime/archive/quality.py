@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fsae.runtime.arguments import real, switch
 from fsae.runtime.arrays import F32, F64
 from fsae.runtime.errors import UsageError
 
@@ -23,6 +24,9 @@ class Quality:
     ratio: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("rmse", "max_error", "ratio"):
+            object.__setattr__(self, name, real(name, getattr(self, name), example="0.2"))
+        object.__setattr__(self, "relative", switch("relative", self.relative))
         asked = [value for value in (self.rmse, self.max_error, self.ratio) if value]
         if len(asked) != 1 or not math.isfinite(asked[0]) or asked[0] <= 0:
             raise UsageError(

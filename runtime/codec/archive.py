@@ -12,6 +12,7 @@ from fsae.runtime.archive.lookup import ORIGIN, archive_key, open_codec, origin_
 from fsae.runtime.archive.quality import Figures, Quality
 from fsae.runtime.archive.xarray_engine import figures
 from fsae.runtime.archive.zarr_codec import ARCHIVE, FsaeCodec, grid_facts, register
+from fsae.runtime.arguments import refused
 from fsae.runtime.arrays import F32
 from fsae.runtime.backends.graphs import Graphs
 from fsae.runtime.bundle.files import Bundle
@@ -110,7 +111,9 @@ def archive_maker(
 
     Without a quality it is the one that the bundle has for archives.
     """
-    asked = qualities_of(quality or default_qualities(bundle), [v.name for v in bundle.manifest.variables])
+    asked = qualities_of(
+        default_qualities(bundle) if quality is None else quality, [v.name for v in bundle.manifest.variables]
+    )
     before = path if append and path.exists() else None
 
     def make(bundle: Bundle, graphs: Graphs, inputs: Mapping[str, Any]) -> Job:
@@ -127,10 +130,14 @@ def default_qualities(bundle: Bundle) -> dict[str, Quality]:
 
 def qualities_of(quality: Quality | Mapping[str, Quality], variables: Sequence[str]) -> dict[str, Quality]:
     """The quality of each variable; UsageError if one has none, or there is no such variable."""
-    found = dict.fromkeys(variables, quality) if isinstance(quality, Quality) else dict(quality)
-    if sorted(found) != sorted(variables):
+    if isinstance(quality, Quality):
+        return dict.fromkeys(variables, quality)
+    if not isinstance(quality, Mapping) or not all(isinstance(one, Quality) for one in quality.values()):
+        raise refused("quality", quality, "a Quality, or a dict with one of each variable", "Quality(rmse=0.2)")
+    found = dict(quality)
+    if set(found) != set(variables):
         raise UsageError(
-            f"found a quality of {', '.join(sorted(found)) or 'no variable'}",
+            f"found a quality of {', '.join(sorted(map(str, found))) or 'no variable'}",
             f"one of each of {', '.join(variables)}",
             f"give it as in {variables[0]}=0.2",
         )

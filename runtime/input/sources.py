@@ -146,7 +146,13 @@ def path_of(given: object) -> Path:
 
     DataError for what no path can be, and for pipes and devices: those never end, or are empty the second time.
     """
-    if not isinstance(given, str | os.PathLike) or not str(given):
+    if not isinstance(given, str | os.PathLike):
+        raise DataError(
+            f"found an object of type {type(given).__name__} as a file",
+            "the path of one",
+            'give paths, or join datasets first, as in xarray.concat(datasets, "time")',
+        )
+    if not str(given):
         raise DataError(f"found the input {given!r}", "the path of a file", "give the path of a NetCDF file")
     try:
         kind = os.stat(given).st_mode

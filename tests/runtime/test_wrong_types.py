@@ -13,7 +13,8 @@ import xarray as xr
 from monthly_fields import field_layout, fields, write_fields
 
 import fsae.runtime
-from fsae.runtime import Cluster, Comparison, FsaeError, Request, Selection, Shard, Source, UsageError, Writing
+from fsae.runtime import Cluster, Comparison, FsaeError, Quality, Request, Selection, Shard, Source, UsageError, Writing
+from fsae.runtime.codec.archive import qualities_of
 from fsae.runtime.emulator import Emulator, climatology_file, write_climatology
 
 VALUES: tuple[Any, ...] = (
@@ -146,6 +147,10 @@ CALLS: dict[str, Call] = {
     "resume": lambda e, f, v: Writing(resume=v),
     "scale": lambda e, f, v: Writing(scale=v),
     "progress": lambda e, f, v: e.generate_file(f.with_name("p.zarr"), request(), writing=Writing(progress=v)),
+    **{
+        f"quality {name}": lambda e, f, v, name=name: Quality(**{name: v})
+        for name in ("rmse", "max_error", "relative", "ratio")
+    },
     "number": lambda e, f, v: Shard(v, 3),
     "count": lambda e, f, v: Shard(1, v),
     "workers": lambda e, f, v: Cluster(workers=v),
@@ -172,6 +177,21 @@ def test_arguments_are_taken_or_refused(
         assert len(said) < 2000
 
 
+@pytest.mark.filterwarnings("ignore")  # of libraries, about odd values
+def test_arguments_of_an_archive_are_taken_or_refused(emulator: Emulator, tmp_path: Path) -> None:
+    # oracle: the one base of our errors; this bundle has no codec, so nothing is taken
+    for value in VALUES:
+        if value is not None:
+            with pytest.raises(FsaeError):
+                qualities_of(value, ["tas"])
+        with pytest.raises(FsaeError):
+            emulator.archive_file(value, tmp_path / "a.zarr", Quality(rmse=0.2))
+        with pytest.raises(FsaeError):
+            emulator.archive_file(tmp_path / "none.nc", value, Quality(rmse=0.2))
+        with pytest.raises(FsaeError):
+            emulator.archive_file(tmp_path / "none.nc", tmp_path / "a.zarr", Quality(rmse=0.2), append=value)
+
+
 def test_other_forms_of_the_same_argument_are_taken(emulator: Emulator) -> None:  # oracle: the usual form
     usual = Request(members=2, start="2005-01-31", steps=3, statistics=("mean",))
     for start in (datetime.date(2005, 1, 31), np.datetime64("2005-01-31"), cftime.DatetimeNoLeap(2005, 1, 31)):
@@ -192,5 +212,7 @@ def test_an_array_is_data_if_it_has_a_name(emulator: Emulator, tmp_path: Path) -
     with xr.open_dataset(write_fields(tmp_path / "in.nc", fields(), field_layout())) as data:
         with pytest.raises(FsaeError, match=r"array without a name.*rename"):
             emulator.compress(data["tas"].rename(None), climatology="training")
+        with pytest.raises(FsaeError, match="found an object of type Dataset as a file, expected .*xarray.concat"):
+            emulator.compress([data, data], climatology="training")  # type: ignore[list-item]
         with pytest.raises(UsageError, match="found zoom = 'fine' of type str, expected a whole number"):
             emulator.compress(data, climatology="training", zoom="fine")  # type: ignore[arg-type]
