@@ -85,11 +85,14 @@ def check_name(path: Path) -> None:
             "give a path such as out.nc, and copy the file to the store afterwards",
         )
     try:
+        str(path).encode()  # HDF5 and the messages of libraries know no other names
         os.lstat(partial_of(path))
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:  # a name that is too long, or a character that no name has
         why = getattr(error, "strerror", None) or reason(error)
+        if isinstance(error, UnicodeEncodeError):
+            why = "the name is not text in UTF-8"
         raise OutputError(f"cannot write {str(path)!r}: {why}", advice="give another path") from None
 
 

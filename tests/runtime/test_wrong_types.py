@@ -212,7 +212,7 @@ def test_an_array_is_data_if_it_has_a_name(emulator: Emulator, tmp_path: Path) -
     with xr.open_dataset(write_fields(tmp_path / "in.nc", fields(), field_layout())) as data:
         with pytest.raises(FsaeError, match=r"array without a name.*rename"):
             emulator.compress(data["tas"].rename(None), climatology="training")
-        with pytest.raises(FsaeError, match="found an object of type Dataset as a file, expected .*xarray.concat"):
-            emulator.compress([data, data], climatology="training")  # type: ignore[list-item]
+        with pytest.raises(FsaeError, match=r"type Dataset as a file, expected .*xarray\.concat"):
+            emulator.compress([data, data], climatology="training")  # type: ignore[arg-type]
         with pytest.raises(UsageError, match="found zoom = 'fine' of type str, expected a whole number"):
             emulator.compress(data, climatology="training", zoom="fine")  # type: ignore[arg-type]

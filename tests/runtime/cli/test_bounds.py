@@ -32,6 +32,7 @@ LINES = [
     (("generate", "--initial", "fifo.csv", "--climatology", "training"), 5),
     (("generate", "--out", "x" * 250 + ".zarr"), 7),
     (("generate", "--out", "a\0b.zarr"), 7),
+    (("generate", "--members", "1", "--steps", "1", "--out", os.fsdecode(b"\xff.nc")), 7),
     (("generate", "--out", "x/" * 3000 + "o.zarr"), 7),
     (("verify", "--threads", "99999999"), 2),
     (("compress", "fifo.csv", "o.zarr"), 5),
@@ -44,9 +45,7 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("words", "code"), LINES, ids=[" ".join(words)[:40].replace("\0", "NUL") for words, _ in LINES]
-)
+@pytest.mark.parametrize(("words", "code"), LINES, ids=[ascii(" ".join(words))[:60] for words, _ in LINES])
 def test_what_nobody_means_is_refused_at_once(
     words: tuple[str, ...],
     code: int,
