@@ -137,5 +137,6 @@ def as_zarr(path: Path) -> "str | MemoryStore":
 
 
 def _plain(attributes: Any) -> dict[str, Any]:
-    """Attributes for JSON: numbers of NumPy as those of Python."""
-    return {str(key): value.item() if isinstance(value, np.generic) else value for key, value in attributes.items()}
+    """Attributes for JSON: numbers and arrays of NumPy as those of Python."""
+    of_numpy = (np.generic, np.ndarray)
+    return {str(key): value.tolist() if isinstance(value, of_numpy) else value for key, value in attributes.items()}

@@ -165,3 +165,13 @@ def test_other_programs_list_it(stores, command):
     assert done.returncode == 0, done.stderr
     assert "tas_chunk_end" in done.stdout
     assert "120" in done.stdout
+
+
+def test_a_file_of_somebody_else_is_told_from_an_archive(sample_data, tmp_path):
+    """Oracle: the sentence; an attribute of several numbers, as NCEP writes them, is no obstacle."""
+    with xr.open_dataset(sample_data / SAMPLE) as data:
+        given = data.isel(time=[0]).load()
+    given["lat"].attrs["actual_range"] = np.array([90.0, -90.0], np.float32)
+    given.to_netcdf(tmp_path / "plain.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match=r"plain\.nc is no archive of fsae"):
+        figures(tmp_path / "plain.nc")
