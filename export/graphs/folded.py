@@ -10,8 +10,7 @@ from fsae.runtime.sphere.healpix import npix
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 from fsae.training.networks.halo import halo_table
-from fsae.training.networks.layers import Embedding, FieldSpaceBlock, coarsen, refine
-from fsae.training.networks.wiener import WienerFilter, gain
+from fsae.training.networks.layers import Embedding, FieldSpaceBlock
 
 from .folded_layers import FoldedBlock, FoldedMap, fetch, put_together, take_apart
 from .stencil import NeighbourMean
@@ -129,46 +128,6 @@ class FoldedDecoder(FoldedAutoencoder):
         return own.physical(anomaly * own.scale + self.mean(season))
 
 
-class FoldedWiener(nn.Module):
-    """The linear part of a denoiser, without splitting the state into levels."""
-
-    def __init__(self, wiener: WienerFilter) -> None:
-        super().__init__()
-        self.filter = wiener
-        self.steps = wiener.zooms[-1] - wiener.coarse[-1]
-
-    def forward(
-        self,
-        noisy: Tensor,
-        sigma: Tensor,
-        forcing: Tensor,
-        previous: Tensor,
-        previous_valid: Tensor,
-        following: Tensor | None = None,
-    ) -> Tensor:
-        """See `WienerFilter.forward`."""
-        own, lead = self.filter, self.filter.lead
-        known = previous_valid[:, :1]
-        noise = (sigma[:, None], None if following is None else following[:, None])
-        mean = coarsen(noisy, self.steps)
-        state = own.mean(forcing)  # (B, T, K)
-        field = self.unit * mean.flatten(2) @ own.basis - state
-        before = self.unit * coarsen(previous, self.steps).flatten(2) @ own.basis - state[:, :1]
-        leading = own._lead(field[..., :lead].flatten(1), before[..., :lead].flatten(1), known, noise)
-        rest = own._rest(field[..., lead:], before[..., lead:], known[..., None], noise)
-        field = torch.cat([torch.unflatten(leading, 1, (-1, lead)), rest], dim=-1) + state
-        coarse = torch.unflatten(field @ own.basis.T, 2, (noisy.shape[2], -1)) / self.unit
-        if not self.steps:
-            return coarse
-        white = gain(torch.ones_like(noise[0]), *noise)[..., None, None]  # (B, 1, 1, 1)
-        return white * (noisy - refine(mean, self.steps)) + refine(coarse, self.steps)
-
-    @property
-    def unit(self) -> float:
-        """The factor that gives means over coarse cells unit noise."""
-        return float(2**self.steps)
-
-
 class FoldedDenoiser(nn.Module):
     """A denoiser, distilled or not."""
 
@@ -176,7 +135,7 @@ class FoldedDenoiser(nn.Module):
         super().__init__()
         self.denoiser, self.zooms = denoiser, denoiser.zooms
         self.embedding, self.skip = denoiser.embedding, denoiser.skip
-        self.wiener = FoldedWiener(denoiser.wiener)
+        self.wiener = denoiser.wiener
         self.blocks = fold_stage(denoiser.blocks, denoiser.embedding, denoiser.config.previous)
 
     def forward(

@@ -150,7 +150,7 @@ def fit_linear_part(
         [part.latents for part in parts],
         [denoiser.relative(torch.from_numpy(part.forcing)).numpy() for part in parts],
         large_waves(zooms, spread["latent_cell_std"], spread["latent_level_std"]),
-        latent_fields(autoencoder, spread) if zooms[-1] <= denoiser.config.wiener_zoom else None,
+        latent_fields(autoencoder, spread),
     )
 
 
@@ -274,23 +274,24 @@ def large_waves(zooms: tuple[int, ...], cell_std: F32, level_std: F32) -> F32:
 
 
 def latent_fields(autoencoder: Autoencoder, spread: Mapping[str, F32]) -> tuple[F64, F64] | None:
-    """The maps from whitened latents (variable and latent pixel) to the fields of dense maps, and back.
+    """The maps from whitened latents (variable, latent, pixel) to the fields of dense maps, and back.
 
-    None without such maps: the cells of the latents are places then. Without the seasons of maps and spread.
+    The maps back are (variable, pixel, latent). None without such maps: the cells of the latents are places then.
+    Without the seasons of maps and spread.
     """
     if autoencoder.config.global_zoom is None:
         return None
     zooms = autoencoder.config.latent_zooms
     cell_std, level_std = spread["latent_cell_std"].astype(np.float64), spread["latent_level_std"].astype(np.float64)
-    variables, pixels = cell_std.shape
-    unit = np.eye(variables * pixels).reshape(-1, variables, pixels)
+    variables, latents = cell_std.shape
+    unit = np.broadcast_to(np.eye(latents)[:, None], (latents, variables, latents))
     there, back = (
-        linalg.block_diag(*(linalg.block_diag(*blocks) for blocks in maps[:, 0].double().cpu().numpy()))
+        np.stack([linalg.block_diag(*blocks) for blocks in maps[:, 0].double().cpu().numpy()])
         for maps in (autoencoder.from_latent, autoencoder.to_latent)
     )
-    latents = unwhiten(unit, zooms, cell_std, level_std).reshape(len(unit), -1)
-    white = whiten(unit, zooms, cell_std, level_std).reshape(len(unit), -1)
-    return latents @ there, back @ white
+    unwhitened = unwhiten(unit, zooms, cell_std, level_std).swapaxes(0, 1)
+    white = whiten(unit, zooms, cell_std, level_std).swapaxes(0, 1)
+    return unwhitened @ there, back @ white
 
 
 def consecutive(stretch: Stretch) -> list[Stretch]:

@@ -27,7 +27,7 @@ class DenoiserConfig(Record, frozen=True, kw_only=True):
     window: Annotated[int, Meta(ge=3, le=MOST_INTEGER)] = 6
     previous: OneOrMore = 2
     token_zooms: Annotated[tuple[Zoom, ...], Meta(min_length=1)] = (2, 1, 2)
-    wiener_zoom: Zoom = 3  # finest level of the linear part (wiener.py), whose table has the square of its cells
+    wiener_zoom: Zoom = 3  # the linear part (wiener.py) has covariances of as many patterns as there are cells
     width: OneOrMore = 96
     heads: OneOrMore = 4
     embedding: OneOrMore = 32
@@ -66,7 +66,7 @@ class Denoiser(nn.Module):
         self.register_buffer("levels", levels, persistent=False)
         self.register_buffer("forcing_range", forcing_range)
         self.wiener = WienerFilter(
-            zooms=zooms,
+            latent_zoom=zooms[-1],
             zoom=config.wiener_zoom,
             variables=variables,
             window=config.window,

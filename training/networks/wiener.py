@@ -12,6 +12,10 @@ waves of the sphere and the leading empirical orthogonal functions, have a full 
 and time. The rest has a covariance in space that is damped with distance (Houtekamer and Mitchell 2001,
 doi:10.1175/1520-0493(2001)129<0123:ASEKFF>2.0.CO;2), and in time one for each of its eigenvectors. Without the waves
 the damping would take away what balances far regions, and give means over them too much variance and too little memory.
+
+A covariance of all latents of several variables takes too large a table. Then each patch of neighbouring latents of a
+variable is first turned to the eigenvectors of its own covariance; as many of the leading ones enter the covariance as
+there are cells at a coarser zoom. The others, whose variances differ by factors of a hundred, have a Gaussian each.
 """
 
 from collections.abc import Sequence
@@ -23,9 +27,8 @@ from scipy import linalg
 from torch import Tensor, nn
 
 from fsae.runtime.arrays import F32, F64, Floating
-from fsae.runtime.sphere.healpix import coarsen, npix, zoom_of
+from fsae.runtime.sphere.healpix import npix, zoom_of
 
-from .layers import decompose, recompose
 from .localisation import damping
 
 WAVES = 9  # of each variable: spherical harmonics of degree 0 to 2
@@ -40,6 +43,7 @@ SHARED_MEMORY = 10  # neighbours on either side
 KNOTS = 6  # of the forcing: a decade each in sixty years; the state of the last one persists beyond
 PRIOR_STEPS = 3.0
 MOST_MEMORY = 0.95  # correlation of steps with the ones before that the response to the forcing reckons with
+PATCH_ZOOMS = 3  # levels below the cell of a patch, which has 64 latents
 NUGGET = 1e-6  # share of the mean variance added before covariances are inverted
 
 
@@ -60,8 +64,9 @@ def fit_basis(series: Sequence[F64], waves: F64, fields: tuple[F64, F64] | None 
     """Orthonormal patterns (feature, feature) of latents (time, feature), and the variances of all but the leading.
 
     The leading ones span `waves` (feature, wave) and `FUNCTIONS` empirical orthogonal functions. `fields` are the maps
-    (feature, variable and pixel) to the fields that latents stand for, and back, if latents spread over distances:
-    damped in place of these, they would get several times too much power of small scale.
+    of each variable (variable, own feature, pixel) to the fields that its latents stand for, and back (variable, pixel,
+    own feature), if latents spread over distances: damped in place of these, they would get several times too much
+    power of small scale.
     """
     steps = sum(len(part) for part in series)
     covariance = np.sum([part.T @ part for part in series], axis=0) / steps
@@ -70,12 +75,8 @@ def fit_basis(series: Sequence[F64], waves: F64, fields: tuple[F64, F64] | None 
     lead = span @ linalg.eigh(span.T @ covariance @ span)[1][:, ::-1]
     outside = np.eye(len(lead)) - lead @ lead.T
     rest = outside @ covariance @ outside
-    variables = waves.shape[1] // WAVES
-    if fields is None:
-        rest, share = damped(rest, variables), UNIT_SHARE
-    else:
-        there, back = fields
-        rest, share = back.T @ damped(there.T @ rest @ there, variables) @ back, FIELDS_UNIT_SHARE
+    share = UNIT_SHARE if fields is None else FIELDS_UNIT_SHARE
+    rest = damped(rest, waves.shape[1] // WAVES) if fields is None else damped_fields(rest, *fields)
     rest = (1 - share) * rest + share * np.trace(rest) / len(rest) * np.eye(len(rest))
     variance, vectors = linalg.eigh(outside @ rest @ outside)
     kept = slice(None, lead.shape[1] - 1, -1)  # from the largest on, without the zeros of the span
@@ -88,6 +89,31 @@ def damped(covariance: F64, variables: int) -> F64:
     """A covariance between pixels of some variables (variable and pixel, twice), damped with distance."""
     factors = damping(zoom_of(len(covariance) // variables), LENGTH_RADIANS, FLOOR)
     return covariance * np.tile(factors, (variables, variables))
+
+
+def damped_fields(covariance: F64, there: F64, back: F64) -> F64:
+    """A covariance between features of some variables, damped with distance in the fields of `fit_basis`."""
+    count = there.shape[1]
+    factors = damping(zoom_of(there.shape[2]), LENGTH_RADIANS, FLOOR)
+    found = np.empty_like(covariance)
+    for one, first in enumerate(range(0, len(covariance), count)):
+        for other, second in enumerate(range(0, len(covariance), count)):
+            part = slice(first, first + count), slice(second, second + count)
+            found[part] = back[one].T @ (there[one].T @ covariance[part] @ there[other] * factors) @ back[other]
+    return found
+
+
+def patch_patterns(series: Sequence[F32], size: int) -> F64:
+    """Eigenvectors (variable, patch, latent, pattern) of the covariance of each patch of `size` neighbouring latents.
+
+    Of latents (time, variable, pixel) about zero; from the largest variance on.
+    """
+    variables, pixels = series[0].shape[1:]
+    covariance = np.zeros((variables, pixels // size, size, size))
+    for part in series:
+        patches = part.astype(np.float64).reshape(len(part), variables, -1, size).transpose(1, 2, 3, 0)
+        covariance += patches @ patches.swapaxes(2, 3)
+    return np.ascontiguousarray(np.linalg.eigh(covariance)[1][..., ::-1])
 
 
 def joint_gaussian(series: Sequence[F64], window: int, previous: int) -> Gaussian:
@@ -207,8 +233,9 @@ def gain(variance: Tensor, sigma: Tensor, following: Tensor | None) -> Tensor:
 
 
 class WienerFilter(nn.Module):
-    """The filter on the levels up to `zoom`; finer levels are filtered as white noise, by EDM's c_skip."""
+    """The filter; `zoom`: as many patterns have a covariance as there are latents at that zoom."""
 
+    patterns: Tensor
     basis: Tensor
     state: Tensor
     lead_mean: Tensor
@@ -222,7 +249,7 @@ class WienerFilter(nn.Module):
     def __init__(
         self,
         *,
-        zooms: Sequence[int],
+        latent_zoom: int,
         zoom: int,
         variables: int,
         window: int,
@@ -230,13 +257,19 @@ class WienerFilter(nn.Module):
         responds: bool = False,
     ) -> None:
         super().__init__()
-        self.zooms, self.coarse = tuple(zooms), tuple(z for z in zooms if z <= zoom)
-        self.window, self.previous = window, previous
-        count, lead = variables * npix(self.coarse[-1]), min(WAVES, npix(self.coarse[-1])) * variables + FUNCTIONS
-        self.lead = min(lead, count)
+        self.variables, self.window, self.previous = variables, window, previous
+        count, finer = variables * npix(latent_zoom), max(0, latent_zoom - zoom)
+        self.size = 4 ** min(latent_zoom, PATCH_ZOOMS)  # latents of a patch
+        self.leading = max(1, self.size >> 2 * finer)  # its patterns that have a covariance with those of others
+        self.patched = self.leading < self.size
+        together = count * self.leading // self.size
+        self.lead = min(min(WAVES, together // variables) * variables + FUNCTIONS, together)
         rest, joint = count - self.lead, window * self.lead
         # until it is fitted: unit white noise without memory
-        self.register_buffer("basis", torch.eye(count))
+        if self.patched:
+            patterns = torch.eye(self.size).repeat(variables, npix(latent_zoom) // self.size, 1, 1)
+            self.register_buffer("patterns", patterns)
+        self.register_buffer("basis", torch.eye(together))
         self.register_buffer("state", torch.zeros(KNOTS, count))
         # change of the state from one knot to the next beyond the ends, if the climate responds to the forcing there
         self.register_buffer("response", torch.zeros(count) if responds else None)
@@ -258,15 +291,22 @@ class WienerFilter(nn.Module):
 
         The forcing (time,) of each, scaled as in the denoiser, moves the mean of the patterns.
         waves (wave, variable, pixel): what multiplies whitened latents to give the largest waves of the latents.
-        fields: see `fit_basis`; for latents no finer than this filter.
+        fields: maps of each variable (variable, latent, pixel) to the fields that latents stand for, and back
+        (variable, pixel, latent), if these spread over distances.
         """
-        steps = self.zooms[-1] - self.coarse[-1]
-        unit = [
-            (coarsen(part.astype(np.float64), steps) * 2**steps).reshape(len(part), -1) for part in series
-        ]  # a mean over 4 cells has half their noise
-        coarse: F64 = coarsen(waves.astype(np.float64), steps).reshape(len(waves), -1).T  # type: ignore[assignment]
-        basis, variance = fit_basis(unit, coarse, fields)
-        coefficients = [part @ basis for part in unit]
+        if self.patched:
+            self.patterns.copy_(torch.from_numpy(patch_patterns(series, self.size)).half().float())
+        together, others = zip(*map(self._split, series), strict=True)
+        coarse = self._split(waves)[0].T
+        if fields is not None:
+            there = [self._split(maps.T[:, None], variable)[0].T for variable, maps in enumerate(fields[0])]
+            back = [self._split(maps[:, None], variable)[0] for variable, maps in enumerate(fields[1])]
+            fields = np.stack(there), np.stack(back)
+        basis, variance = fit_basis(together, coarse, fields)
+        variance = np.concatenate([variance, np.square(np.concatenate(others)).mean(axis=0)])
+        coefficients = [
+            np.concatenate([one @ basis, other], axis=1) for one, other in zip(together, others, strict=True)
+        ]
         hats = [knot_weights(torch.from_numpy(part)).numpy().astype(np.float64) for part in forcing]
         state = mean_state(coefficients, hats)
         tables = {} if self.response is None else {"response": response(coefficients, forcing, self.lead)}
@@ -303,33 +343,49 @@ class WienerFilter(nn.Module):
         """
         known = previous_valid[:, :1]  # (B, 1): all are known or none
         noise = (sigma[:, None], None if following is None else following[:, None])
-        levels = decompose(noisy, self.zooms)
-        kept = len(self.coarse)
-        field = self._coefficients(levels[:kept])  # (B, T, K)
-        before = self._coefficients(decompose(previous, self.zooms)[:kept])  # (B, P, K)
         state = self.mean(forcing)
-        field, before = field - state, before - state[:, :1]
+        field = self._coefficients(noisy) - state  # (B, T, K)
+        before = self._coefficients(previous) - state[:, :1]  # (B, P, K)
         lead = self._lead(field[..., : self.lead].flatten(1), before[..., : self.lead].flatten(1), known, noise)
         rest = self._rest(field[..., self.lead :], before[..., self.lead :], known[..., None], noise)
-        field = torch.cat([lead.reshape(*field.shape[:2], self.lead), rest], dim=-1) + state
-        coarse = (field @ self.basis.T).reshape(*noisy.shape[:3], -1) / self._unit
-        white = gain(torch.ones_like(noise[0]), *noise)[..., None, None]  # (B, 1, 1, 1)
-        finer = [white * level for level in levels[kept:]]
-        return recompose([*decompose(coarse, self.coarse), *finer], self.zooms)
+        return self._latents(torch.cat([torch.unflatten(lead, 1, (self.window, -1)), rest], dim=-1) + state)
 
     def mean(self, forcing: Tensor) -> Tensor:
         """The mean of the patterns (B, T, K) at a scaled forcing (B, T)."""
         state: Tensor = knot_weights(forcing) @ self.state
         return state if self.response is None else state + beyond_knots(forcing)[..., None] * self.response
 
-    @property
-    def _unit(self) -> float:
-        return float(2 ** (self.zooms[-1] - self.coarse[-1]))
+    def _coefficients(self, latents: Tensor) -> Tensor:
+        """Coefficients (B, F, K) of latents (B, F, V, pixel)."""
+        if not self.patched:
+            together: Tensor = latents.flatten(2) @ self.basis
+            return together
+        patches = torch.unflatten(latents, -1, (-1, 1, self.size))
+        turned = (patches @ self.patterns).squeeze(-2)  # (B, F, V, patch, pattern)
+        together = turned[..., : self.leading].flatten(2) @ self.basis
+        return torch.cat([together, turned[..., self.leading :].flatten(2)], dim=-1)
 
-    def _coefficients(self, levels: Sequence[Tensor]) -> Tensor:
-        """Coefficients (B, F, K) of unit noise from the coarse levels (B, F, V, pixel)."""
-        coefficients: Tensor = (self._unit * recompose(levels, self.coarse).flatten(2)) @ self.basis
-        return coefficients
+    def _latents(self, coefficients: Tensor) -> Tensor:
+        """Latents (B, F, V, pixel) of coefficients (B, F, K): the inverse of `_coefficients`."""
+        count = len(self.basis)
+        together = coefficients[..., :count] @ self.basis.T
+        if not self.patched:
+            return torch.unflatten(together, -1, (self.variables, -1))
+        parts = [
+            torch.unflatten(part, -1, (*self.patterns.shape[:2], -1)) for part in (together, coefficients[..., count:])
+        ]
+        turned = torch.cat(parts, dim=-1)[..., None, :]
+        return (turned @ self.patterns.mT).flatten(-3)
+
+    def _split(self, latents: Floating, variable: int | None = None) -> tuple[F64, F64]:
+        """Leading and other patterns (time, feature) of latents (time, variable, pixel), or of one variable's alone."""
+        if not self.patched:
+            return latents.astype(np.float64).reshape(len(latents), -1), np.empty((len(latents), 0))
+        patterns = self.patterns.double().numpy()[... if variable is None else [variable]]
+        patches = latents.astype(np.float64).reshape(*latents.shape[:2], -1, 1, self.size)
+        turned = (patches @ patterns)[..., 0, :]
+        leading, others = turned[..., : self.leading], turned[..., self.leading :]
+        return leading.reshape(len(latents), -1), others.reshape(len(latents), -1)
 
     def _lead(self, field: Tensor, before: Tensor, known: Tensor, noise: Noise) -> Tensor:
         """(B, T K) of the leading patterns -> the same, filtered."""

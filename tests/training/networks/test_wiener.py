@@ -43,7 +43,7 @@ def autoregression(steps: int, features: int, seed: int) -> np.ndarray:
 def fitted() -> tuple[WienerFilter, np.ndarray]:
     """A filter of two levels, and the latents (time, variable, pixel) it was fitted to."""
     latents = autoregression(500, npix(ZOOM), 0).astype(np.float32)[:, None]
-    model = WienerFilter(zooms=(0, ZOOM), zoom=ZOOM, variables=1, window=WINDOW, previous=PREVIOUS)
+    model = WienerFilter(latent_zoom=ZOOM, zoom=ZOOM, variables=1, window=WINDOW, previous=PREVIOUS)
     forcing = np.linspace(-1, 1, len(latents), dtype=np.float32)
     model.fit([latents + TREND * forcing[:, None, None]], [forcing], spherical_harmonics(ZOOM, WAVES).T[:, None])
     return model, latents
@@ -91,6 +91,30 @@ def test_filter_is_the_conditional_mean(fitted, sigma: float, known: int) -> Non
     np.testing.assert_allclose(found.ravel(), exact, atol=4e-3 * max(1, abs(exact).max()))  # tables in half precision
 
 
+@torch.no_grad()
+def test_latents_of_patches_are_filtered_with_their_own_covariance() -> None:
+    # oracle: C (C + sigma^2)^-1 of the patches' covariance, which the series are drawn with
+    rng = np.random.default_rng(9)
+    root = rng.standard_normal((2, 12, 16, 16)) * np.geomspace(2, 0.1, 16)
+    latents = np.einsum("vcpk,tvck->tvcp", root, rng.standard_normal((4000, 2, 12, 16))).reshape(-1, 2, npix(2))
+    series = latents.astype(np.float32)
+    model = WienerFilter(latent_zoom=2, zoom=1, variables=2, window=WINDOW, previous=PREVIOUS)
+    waves = np.concatenate(
+        [np.eye(2)[variable, :, None] * spherical_harmonics(2, WAVES).T[:, None] for variable in (0, 1)]
+    )
+    model.fit([series], [np.zeros(len(series), dtype=np.float32)], waves)
+    assert len(model.basis) == 2 * npix(1)
+    noisy = torch.from_numpy(series[:WINDOW] + 0.3 * rng.standard_normal((WINDOW, 2, npix(2))).astype(np.float32))
+    empty = torch.zeros(1, PREVIOUS, 2, npix(2)), torch.zeros(1, PREVIOUS)
+    found = model(noisy[None], torch.tensor([0.3]), torch.zeros(1, WINDOW), *empty)[0].numpy()
+    covariance = root @ root.swapaxes(-1, -2)
+    gains = covariance @ np.linalg.inv(covariance + 0.09 * np.eye(16))
+    exact = np.einsum("vcpq,tvcq->tvcp", gains, noisy.numpy().reshape(WINDOW, 2, 12, 16)).reshape(found.shape)
+    error = np.sqrt(np.square(found - exact).mean())
+    assert error < 0.05 * exact.std()
+    assert error < 0.3 * np.sqrt(np.square(noisy.numpy() / 1.09 - exact).mean())  # filtered as white noise
+
+
 def test_mean_follows_the_forcing(fitted) -> None:  # oracle: the trend that was added to every pixel, held at its end
     model, _ = fitted
     noise = torch.zeros(1, WINDOW, 1, npix(ZOOM))
@@ -125,7 +149,7 @@ def test_the_mean_goes_on_beyond_the_range_only_where_the_climate_responds() -> 
     waves = spherical_harmonics(ZOOM, WAVES).T[:, None]
     for responds, expected in ((True, 2.0), (False, 0.0)):
         shape = {"variables": 1, "window": WINDOW, "previous": PREVIOUS}
-        model = WienerFilter(zooms=(0, ZOOM), zoom=ZOOM, **shape, responds=responds)
+        model = WienerFilter(latent_zoom=ZOOM, zoom=ZOOM, **shape, responds=responds)
         model.fit([0.2 * latents + 3 * forcing[:, None, None]], [forcing], waves)
         empty = torch.zeros(1, WINDOW, 1, npix(ZOOM)), torch.full((1,), 1e4)
         before = torch.zeros(1, PREVIOUS, 1, npix(ZOOM)), torch.zeros(1, PREVIOUS)
@@ -208,7 +232,7 @@ def test_latents_that_spread_over_the_sphere_are_damped_as_fields(monkeypatch: p
     waves = spherical_harmonics(ZOOM, WAVES)
     series = autoregression(300, count, 4) * (1 + np.arange(count) / 10)
     basis, variance = fit_basis([series], waves)
-    turned, found = fit_basis([series @ turn], turn.T @ waves, (turn.T, turn))
+    turned, found = fit_basis([series @ turn], turn.T @ waves, (turn.T[None], turn[None]))
     np.testing.assert_allclose(found, variance, rtol=1e-6)
     covariance = (basis[:, -len(variance) :] * variance) @ basis[:, -len(variance) :].T
     same = turn @ (turned[:, -len(found) :] * found) @ turned[:, -len(found) :].T @ turn.T
@@ -237,9 +261,9 @@ def test_whitened_latents_stand_for_the_fields_of_dense_maps() -> None:  # oracl
     with torch.no_grad():
         fields = model._of_season(torch.from_numpy(latents.astype(np.float32))[:, :, None], model.from_latent, season)
         again = model._of_season(fields, model.to_latent, season)[:, :, 0].numpy()
-    np.testing.assert_allclose(white.reshape(5, -1) @ maps[0], fields.flatten(1).numpy(), rtol=1e-4, atol=1e-4)
-    back = whiten(again, (0, 1), spread["latent_cell_std"], spread["latent_level_std"]).reshape(5, -1)
-    np.testing.assert_allclose(fields.flatten(1).numpy() @ maps[1], back, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(np.einsum("tvl,vlp->tvp", white, maps[0]), fields[:, :, 0].numpy(), rtol=1e-4, atol=1e-4)
+    back = whiten(again, (0, 1), spread["latent_cell_std"], spread["latent_level_std"])
+    np.testing.assert_allclose(np.einsum("tvp,vpl->tvl", fields[:, :, 0].numpy(), maps[1]), back, rtol=1e-3, atol=1e-3)
 
 
 def test_waves_of_whitened_latents_give_waves_of_latents() -> None:  # oracle: the sum over the latents themselves
