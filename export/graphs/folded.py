@@ -120,9 +120,10 @@ class FoldedDecoder(FoldedAutoencoder):
         levels = self.run(self.decoder_fine, levels, condition)
         anomaly = put_together(levels, config.zooms, conserved=True).flatten(2)
         if config.sharpen:
-            first = anomaly - self.neighbours(anomaly)
-            second = first - self.neighbours(first)
-            change = own.sharpening[:, :1] * first + own.sharpening[:, 1:] * second
+            change, difference = torch.zeros_like(anomaly), anomaly
+            for number in own.sharpening.split(1, dim=1):  # (V, 1)
+                difference = difference - self.neighbours(difference)
+                change = change + number * difference
             parts = torch.unflatten(change, -1, (npix(config.base_zoom), -1))  # keep the means of the base cells
             anomaly = anomaly + (parts - parts.mean(-1, keepdim=True)).flatten(2)
         return own.physical(anomaly * own.scale + self.mean(season))

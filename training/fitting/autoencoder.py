@@ -170,6 +170,6 @@ def sharpen(model: Autoencoder, anomalies: Series, season: F32) -> None:
         parts = [model.decode_anomaly(latent, features) for latent, features in in_batches(latents, when)]
     rebuilt = torch.cat(parts).numpy()
     for variable in range(true.shape[1]):
-        numbers = fit_sharpening(rebuilt[:, variable], true[:, variable])
+        numbers = fit_sharpening(rebuilt[:, variable], true[:, variable], model.config.sharpening_terms)
         model.sharpening[variable] = torch.from_numpy(numbers)
-        log.info("sharpening of variable %d: %.3f, %.3f", variable, *numbers)
+        log.info("sharpening of variable %d: %s", variable, np.round(numbers, 3).tolist())

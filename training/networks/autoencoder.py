@@ -46,6 +46,7 @@ class AutoencoderConfig(Record, frozen=True, kw_only=True):
     static_fields: bool = False  # orography and land mask as read-only entries of every token
     attention_window_zoom: Zoom | None = None  # tokens attend within a cell of this zoom and its neighbours
     sharpen: bool = False  # restore the angular power that the mean square error takes away (sharpening.py)
+    sharpening_terms: Annotated[int, Meta(ge=1, le=8)] = 2  # numbers of a variable with which it does
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
     def __post_init__(self) -> None:
@@ -180,7 +181,7 @@ class Autoencoder(nn.Module):
             for zoom, level in zip(config.zooms, decompose(static, config.zooms), strict=True):
                 self.register_buffer(f"static_{zoom}", level)
         if config.sharpen:  # see sharpening.py: nothing is sharpened until it is fitted
-            self.register_buffer("sharpening", torch.zeros(variables, 2))
+            self.register_buffer("sharpening", torch.zeros(variables, config.sharpening_terms))
             fine_ring = torch.from_numpy(halo_table(config.zoom, config.zoom)).ravel()
             self.register_buffer("fine_ring", fine_ring, persistent=False)
         cells = npix(config.map_zoom)
@@ -259,9 +260,10 @@ class Autoencoder(nn.Module):
 
     def sharpened(self, anomaly: Tensor) -> Tensor:
         """The anomaly (B, V, N) with its angular power restored; the means of the base cells stay."""
-        first = self._laplacian(anomaly)
-        second = self._laplacian(first)
-        sharp = anomaly + self.sharpening[:, :1] * first + self.sharpening[:, 1:] * second
+        sharp = difference = anomaly
+        for number in self.sharpening.split(1, dim=1):  # (V, 1)
+            difference = self._laplacian(difference)
+            sharp = sharp + number * difference
         levels = decompose(sharp, self.config.zooms)
         steps = self.config.zoom - self.config.base_zoom
         return recompose([coarsen(anomaly, steps), *levels[1:]], self.config.zooms)

@@ -1,16 +1,19 @@
-"""Two numbers per variable that give decoded fields the angular power of the true ones.
+"""A few numbers per variable that give decoded fields the angular power of the true ones.
 
 Trained on the mean square error, a decoder gives the mean of all fields with the same latent: smoother than any of
 them, with less than half of the power at the finest scales. What power it has there is correlated with the truth, so
 amplifying it to the true power costs little error: with the share R^2 explained, 2 (1 - R) of the variance instead of
-1 - R^2. The filter is y + a Ly + b LLy, L the difference from the mean of the eight neighbours; a and b are fitted to
-the spectra of training months once the autoencoder is trained. A term for power in the training loss did worse: it
+1 - R^2. The filter is y + a Ly + b LLy ..., L the difference from the mean of the eight neighbours; its numbers are
+fitted to spectra once the autoencoder is trained: two restore a power that falls short more and more, a lack that comes
+and goes with the degree takes more. A term for power in the training loss did worse: it
 either found loopholes (with fixed harmonics) or cost more error for the same power.
 """
 
+from itertools import combinations_with_replacement
+
 import healpy
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import least_squares
 
 from fsae.runtime.arrays import F64, Floating
 from fsae.runtime.sphere.healpix import zoom_of
@@ -43,21 +46,23 @@ def power(fields: Floating, others: Floating) -> F64:
     return found
 
 
-def fit_sharpening(rebuilt: Floating, true: Floating) -> F64:
-    """a and b with the least mean of ln(power sharpened / power true)^2 over degrees; fields (sample, pixel).
+def fit_sharpening(rebuilt: Floating, true: Floating, terms: int = 2) -> F64:
+    """The numbers (terms,) with the least mean of ln(power sharpened / power true)^2 over degrees.
 
-    The filter is linear, so the power after it is a quadratic form of (1, a, b) in three fields' cross-powers.
+    Fields are (sample, pixel). The filter is linear, so the power after it is a quadratic form of 1 and its numbers in
+    the cross-powers of the field and its differences.
     """
-    first = laplacian(rebuilt)
-    parts = (rebuilt, first, laplacian(first))
-    pairs = [(0, 0, 1), (1, 1, 1), (2, 2, 1), (0, 1, 2), (0, 2, 2), (1, 2, 2)]  # and how often each counts
-    cross = np.array([count * power(parts[i], parts[j]) for i, j, count in pairs])  # (pair, degree)
+    parts = [rebuilt]
+    for _ in range(terms):
+        parts.append(laplacian(parts[-1]))
     wanted = power(true, true)
+    cross = np.empty((len(wanted), terms + 1, terms + 1))
+    for i, j in combinations_with_replacement(range(terms + 1), 2):
+        cross[:, i, j] = cross[:, j, i] = power(parts[i], parts[j])
 
-    def misfit(numbers: F64) -> float:
-        weights = (1.0, *numbers)
-        sharpened = np.array([weights[i] * weights[j] for i, j, _ in pairs]) @ cross
-        return float(np.square(np.log(np.maximum(sharpened, 1e-12 * wanted) / wanted)).mean())
+    def misfit(numbers: F64) -> F64:
+        weights = np.concatenate([[1.0], numbers])
+        sharpened = np.einsum("i,dij,j->d", weights, cross, weights)
+        return np.log(np.maximum(sharpened, 1e-12 * wanted) / wanted)
 
-    found: F64 = np.asarray(minimize(misfit, np.zeros(2), method="Nelder-Mead").x, dtype=np.float64)
-    return found
+    return np.asarray(least_squares(misfit, np.zeros(terms)).x)
