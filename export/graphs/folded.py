@@ -121,9 +121,9 @@ class FoldedDecoder(FoldedAutoencoder):
         anomaly = put_together(levels, config.zooms, conserved=True).flatten(2)
         if config.sharpen:
             change, difference = torch.zeros_like(anomaly), anomaly
-            for number in own.sharpening.split(1, dim=1):  # (V, 1)
+            for number in own.sharpening.unbind(1):  # (V,)
                 difference = difference - self.neighbours(difference)
-                change = change + number * difference
+                change = change + number[:, None] * difference
             parts = torch.unflatten(change, -1, (npix(config.base_zoom), -1))  # keep the means of the base cells
             anomaly = anomaly + (parts - parts.mean(-1, keepdim=True)).flatten(2)
         return own.physical(anomaly * own.scale + self.mean(season))

@@ -261,9 +261,9 @@ class Autoencoder(nn.Module):
     def sharpened(self, anomaly: Tensor) -> Tensor:
         """The anomaly (B, V, N) with its angular power restored; the means of the base cells stay."""
         sharp = difference = anomaly
-        for number in self.sharpening.split(1, dim=1):  # (V, 1)
+        for number in self.sharpening.unbind(1):  # (V,)
             difference = self._laplacian(difference)
-            sharp = sharp + number * difference
+            sharp = sharp + number[:, None] * difference
         levels = decompose(sharp, self.config.zooms)
         steps = self.config.zoom - self.config.base_zoom
         return recompose([coarsen(anomaly, steps), *levels[1:]], self.config.zooms)

@@ -63,6 +63,7 @@ def fit_sharpening(rebuilt: Floating, true: Floating, terms: int = 2) -> F64:
     def misfit(numbers: F64) -> F64:
         weights = np.concatenate([[1.0], numbers])
         sharpened = np.einsum("i,dij,j->d", weights, cross, weights)
-        return np.log(np.maximum(sharpened, 1e-12 * wanted) / wanted)
+        off: F64 = np.log(np.maximum(sharpened, 1e-12 * wanted) / wanted)
+        return off
 
     return np.asarray(least_squares(misfit, np.zeros(terms)).x)
