@@ -28,7 +28,7 @@ from fsae.training.fitting.run_folder import (
 from fsae.training.networks.autoencoder import AutoencoderConfig
 from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
 from fsae.training.networks.halo import spherical_harmonics
-from fsae.training.networks.wiener import WAVES
+from fsae.training.networks.patterns import WAVES
 
 TAS = Variable(
     name="tas",

@@ -26,7 +26,7 @@ from fsae.training.data.scenarios import scenarios_of
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
 from fsae.training.networks.halo import spherical_harmonics
-from fsae.training.networks.wiener import WAVES
+from fsae.training.networks.patterns import WAVES
 
 from .distil import distil_loss, student_of, teacher_levels
 from .loop import Loop, denoiser_loss, fit, keep

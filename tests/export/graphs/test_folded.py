@@ -16,7 +16,7 @@ from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
 from fsae.training.networks.halo import halo_table, spherical_harmonics
 from fsae.training.networks.layers import FieldSpaceBlock, conserve, decompose, recompose
-from fsae.training.networks.wiener import WAVES
+from fsae.training.networks.patterns import WAVES
 
 SMALL = AutoencoderConfig(
     zoom=3, latent_zoom=2, fine_token_zoom=2, coarse_token_zoom=1, width=8, heads=2, embedding=4, depths=(2, 1, 1, 1)

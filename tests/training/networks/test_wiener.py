@@ -7,15 +7,14 @@ import torch
 from fsae.runtime.diffusion.whitening import unwhiten, whiten
 from fsae.runtime.sphere.healpix import npix
 from fsae.training.fitting.diffusion import large_waves, latent_fields
-from fsae.training.networks import wiener
+from fsae.training.networks import patterns
 from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
 from fsae.training.networks.denoiser import Denoiser, DenoiserConfig
 from fsae.training.networks.halo import spherical_harmonics
+from fsae.training.networks.patterns import WAVES, fit_basis
 from fsae.training.networks.wiener import (
     KNOTS,
-    WAVES,
     WienerFilter,
-    fit_basis,
     gain,
     given,
     joint_gaussian,
@@ -226,7 +225,7 @@ def test_patterns_are_orthonormal_and_keep_the_waves() -> None:  # oracle: varia
 
 def test_latents_that_spread_over_the_sphere_are_damped_as_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     # oracle: the fields themselves, of which the latents are a rotation
-    monkeypatch.setattr(wiener, "FIELDS_UNIT_SHARE", wiener.UNIT_SHARE)
+    monkeypatch.setattr(patterns, "FIELDS_UNIT_SHARE", patterns.UNIT_SHARE)
     count = npix(ZOOM)
     turn = np.linalg.qr(np.random.default_rng(6).standard_normal((count, count)))[0]
     waves = spherical_harmonics(ZOOM, WAVES)
