@@ -2,10 +2,11 @@
 
 For a Gaussian window of covariance C in white noise of level sigma the expected clean window is C (C + sigma^2)^-1 x
 (Wiener 1949; EDM's c_skip is the case C = 1). If the steps before are known, expectation and covariance given them
-are used. Covariances are those of the patterns of latents (patterns.py). The mean follows the forcing by way of states at a few of its values. Beyond these it stays at the last one if
-the forcing is the calendar year, for the last decade is a better forecast of the next one's map than a trend is; with a
-physical forcing it goes on at the rate of all training data, as far as these tell it from chance. The network adds what
-is not Gaussian or changes with season and source.
+are used. Covariances are those of the patterns of latents (patterns.py). The mean follows the forcing by way of states
+at a few of its values. Beyond these it stays at the last one if the forcing is the calendar year, for the last decade
+is a better forecast of the next one's map than a trend is; with a physical forcing it goes on at the rate of all
+training data, as far as these tell it from chance. The network adds what is not Gaussian or changes with season and
+source.
 """
 
 from collections.abc import Sequence
