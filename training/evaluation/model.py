@@ -26,6 +26,7 @@ from fsae.runtime.sphere.healpix import coarsen, npix, refine
 from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.config import VariableConfig
 from fsae.training.data.scenarios import scenarios_of
+from fsae.training.fitting.drawn_power import latent_model_of
 from fsae.training.fitting.run_folder import Run, load_run, samplers_of
 from fsae.training.networks.torch_graphs import TorchGraphs
 
@@ -113,20 +114,6 @@ def without_sharpening(run: Run) -> Run:
 def of_run(run: Run) -> TrainedModel:
     """The model of a training run, through PyTorch."""
     config, facts, statistics = run.config, run.facts, run.statistics
-    sampler, fast = samplers_of(config)
-    latent = None
-    if config.diffusion is not None:
-        latent = LatentModel(
-            window=config.diffusion.window,
-            previous=config.diffusion.previous,
-            shape=(len(config.data.variables), statistics["latent_cell_std"].shape[1]),
-            zooms=config.autoencoder.latent_zooms,
-            cell_std=statistics["latent_cell_std"],
-            season_std=statistics["latent_season_std"],
-            level_std=statistics["latent_level_std"],
-            sampler=sampler,
-            source=config.sources.labels[0],
-        )
     return TrainedModel(
         name=run.path.name,
         graphs=TorchGraphs(run.autoencoder, run.denoiser, run.fast),
@@ -136,8 +123,8 @@ def of_run(run: Run) -> TrainedModel:
         time=Time(calendar=facts.calendar, step=facts.step, harmonics=config.data.harmonics),
         climatology=statistics["climatology"],
         scale=statistics["scale"],
-        latent=latent,
-        fast=fast,
+        latent=latent_model_of(config, statistics),
+        fast=samplers_of(config)[1],
         scenarios=scenarios_of(config, statistics),
     )
 

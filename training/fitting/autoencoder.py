@@ -46,7 +46,7 @@ def autoencoder_stage(data: Prepared, folder: Path, *, progress: bool) -> None:
     waves = spherical_harmonics(config.autoencoder.zoom, MIXTURE_WAVES).T  # (wave, pixel)
     fit_compression(data, model, autoencoder_loss, autoencoder_loss, waves, folder / "autoencoder", progress=progress)
     round_weights(model)
-    if config.autoencoder.sharpen and is_first():
+    if config.autoencoder.sharpen and not config.autoencoder.sharpen_drawn and is_first():
         sharpen(model, *(data.validation or data.training))
     keep(model, weights, folder / "autoencoder")
 
@@ -168,8 +168,12 @@ def sharpen(model: Autoencoder, anomalies: Series, season: F32) -> None:
     latents = encode_series(model, true, when)
     with torch.no_grad():
         parts = [model.decode_anomaly(latent, features) for latent, features in in_batches(latents, when)]
-    rebuilt = torch.cat(parts).numpy()
+    fit_power(model, torch.cat(parts).numpy(), true)
+
+
+def fit_power(model: Autoencoder, decoded: F32, true: F32) -> None:
+    """Fit a decoder's sharpening: decoded anomalies (sample, variable, pixel) shall have the power of true ones."""
     for variable in range(true.shape[1]):
-        numbers = fit_sharpening(rebuilt[:, variable], true[:, variable], model.config.sharpening_terms)
+        numbers = fit_sharpening(decoded[:, variable], true[:, variable], model.config.sharpening_terms)
         model.sharpening[variable] = torch.from_numpy(numbers)
         log.info("sharpening of variable %d: %s", variable, np.round(numbers, 3).tolist())

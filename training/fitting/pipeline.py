@@ -1,5 +1,5 @@
 """The stages of a run, each skipped if its result is there: prepare, statistics, archive codec if asked for,
-autoencoder, diffusion.
+autoencoder, diffusion, sharpening of drawn fields.
 """
 
 import shutil
@@ -27,6 +27,7 @@ from fsae.training.input_files import Files
 from .archive_stage import archive_stage
 from .autoencoder import autoencoder_stage, log
 from .diffusion import diffusion_stage
+from .drawn_power import sharpen_drawn_stage
 from .loop import check_trainer
 from .processes import interruptible, is_first, wait_for
 from .run_folder import (
@@ -34,8 +35,11 @@ from .run_folder import (
     Run,
     hashed,
     load_run,
+    load_weights,
+    make_autoencoder,
     read_record,
     read_statistics,
+    save_weights,
     write_record,
     write_statistics,
 )
@@ -59,6 +63,7 @@ def train(config: Config, files: Files, folder: Path, *, autoencoder: Path | Non
         data = _data(config, files, folder, progress=progress)
         autoencoder_stage(data, folder, progress=progress)
         diffusion_stage(data, files.low_resolution, folder, device=device, progress=progress)
+        sharpen_drawn_stage(data, folder)
     return load_run(folder)
 
 
@@ -177,6 +182,11 @@ def take_autoencoder(config: Config, files: Files, source: Path, folder: Path) -
     write_statistics(folder, {name: table for name, table in statistics.items() if not name.startswith(own)})
     write_record(folder / "facts.json", replace(facts, inputs=tuple(map(hashed, files.all))))
     shutil.copy(source / "autoencoder.safetensors", folder / "autoencoder.safetensors")
+    if config.autoencoder.sharpen_drawn:  # their sharpening is that of their diffusion model
+        model = make_autoencoder(config, statistics)
+        load_weights(model, folder / "autoencoder.safetensors")
+        model.sharpening.zero_()
+        save_weights(model, folder / "autoencoder.safetensors")
 
 
 def check_prepared(config: Config, fields: Fields) -> None:

@@ -46,6 +46,7 @@ class AutoencoderConfig(Record, frozen=True, kw_only=True):
     static_fields: bool = False  # orography and land mask as read-only entries of every token
     attention_window_zoom: Zoom | None = None  # tokens attend within a cell of this zoom and its neighbours
     sharpen: bool = False  # restore the angular power that the mean square error takes away (sharpening.py)
+    sharpen_drawn: bool = False  # drawn fields in place of rebuilt ones, once the diffusion model is trained
     sharpening_terms: Annotated[int, Meta(ge=1, le=8)] = 2  # numbers of a variable with which it does
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
 
@@ -64,6 +65,7 @@ class AutoencoderConfig(Record, frozen=True, kw_only=True):
             f"global_cell_zoom is {cells}, expected a zoom from base_zoom {base} on and below latent_zoom {latent}, "
             "beside a global_zoom",
         )
+        check(self.sharpen or not self.sharpen_drawn, "sharpen_drawn is true, expected sharpen = true beside it")
         fine, coarse, window = self.fine_token_zoom, self.coarse_token_zoom, self.attention_window_zoom
         check(
             fine <= zoom and coarse <= self.map_zoom,

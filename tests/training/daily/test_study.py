@@ -10,6 +10,10 @@ import xarray as xr
 
 from fsae.runtime.sphere.healpix import npix, pixel_centres
 from fsae.training.cli.main import main
+from fsae.training.evaluation.model import anomalies, draw, of_run, without_sharpening
+from fsae.training.evaluation.periods import read_periods
+from fsae.training.fitting.run_folder import load_run
+from fsae.training.networks.sharpening import power
 
 CONFIG = """
 name = "both"
@@ -41,6 +45,8 @@ coarse_token_zoom = 0
 width = 16
 heads = 2
 embedding = 9
+sharpen = true
+sharpen_drawn = true
 [autoencoder_fit]
 steps = 2
 batch = 4
@@ -86,12 +92,33 @@ def write_weather(path: Path, zoom: int, first: cftime.datetime, days: int) -> N
     xr.Dataset({**data, "crs": ((), 0, crs)}, {"time": times}).to_netcdf(path, engine="h5netcdf")
 
 
+def check_drawn_power(folder: Path) -> None:
+    """Other draws than those that the sharpening was fitted to are nearer to the power of the training days with it."""
+    run = load_run(folder)
+    (known,) = read_periods(folder / "data.zarr", run.config.data.variables, 3, run.config.data.training_years)
+    models = [of_run(run), of_run(without_sharpening(run))]
+    misfits = []
+    for model in models:
+        drawn = anomalies(model, known, draw(model, 1, known.times[0], len(known.times), 50)[0])
+        ratio = np.stack([power(drawn[:, v], drawn[:, v]) for v in (0, 1)])
+        ratio /= [power(true, true) for true in anomalies(model, known).swapaxes(0, 1)]
+        misfits.append(np.square(np.log(ratio)).mean(axis=1))
+    assert (misfits[0] < 0.5 * misfits[1]).all()
+
+
 def test_a_run_of_two_resolutions_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # oracle: the truth beside itself, shares counted here, and what no ensemble of roots may have
     write_weather(tmp_path / "fine.nc", 3, cftime.datetime(2001, 3, 1, 12, calendar="noleap"), 265)
     write_weather(tmp_path / "coarse.nc", 2, cftime.datetime(1999, 3, 1, 12, calendar="noleap"), 730)
     (tmp_path / "both.toml").write_text(CONFIG)
     assert main([str(tmp_path / "both.toml"), "--out", str(tmp_path), "--quiet"]) == 0
+    check_drawn_power(tmp_path / "both")
+    # another diffusion model on the same autoencoder has a sharpening of its own
+    again = ["--name", "again", "--autoencoder", str(tmp_path / "both"), "--set", "diffusion_fit.learning_rate=0.1"]
+    assert main([str(tmp_path / "both.toml"), "--out", str(tmp_path), "--quiet", *again]) == 0
+    check_drawn_power(tmp_path / "again")
+    fitted = [load_run(tmp_path / name).autoencoder.sharpening.numpy() for name in ("both", "again")]
+    assert (fitted[0] != fitted[1]).all()
     figures = tmp_path / "figures.json"
     options = ["--members", "2", "--forecast-members", "2", "--leads", "4", "--every", "20", "--json", str(figures)]
     assert main(["daily", str(tmp_path / "both"), *options]) == 0
