@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fsae.runtime.arrays import F32
+from fsae.runtime.arrays import F32, F64
 from fsae.runtime.sphere.healpix import coarsen
 from fsae.training.data.datasets import AnomalySamples
 from fsae.training.data.normalisation import Series
@@ -18,7 +18,7 @@ from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.global_map import NUGGET, completions, global_maps
 from fsae.training.networks.halo import spherical_harmonics
 from fsae.training.networks.layers import decompose, patches, recompose
-from fsae.training.networks.sharpening import fit_sharpening
+from fsae.training.networks.sharpening import fit_sharpening, fit_transformed
 
 from .loop import Loop, Loss, autoencoder_loss, fit, keep
 from .processes import is_first
@@ -28,6 +28,7 @@ log = logging.getLogger("fsae.training")
 MAP_STEPS = 4096  # at most as many give the covariance of the dense maps
 DETAIL_STEPS = 100  # 30 to 300 differ by less than half a per cent on days that were not fitted
 SHARPEN_STEPS = 120
+TRANSFORMED_STEPS = 40  # of them for variables that are learned as roots
 SHARPEN_VALUES = 1 << 26  # of all these steps: 256 MiB
 MIXTURE_WAVES = 9  # spherical harmonics of degree 0 to 2: the weights of a mixture vary over some 5,000 km
 
@@ -168,12 +169,33 @@ def sharpen(model: Autoencoder, anomalies: Series, season: F32) -> None:
     latents = encode_series(model, true, when)
     with torch.no_grad():
         parts = [model.decode_anomaly(latent, features) for latent, features in in_batches(latents, when)]
-    fit_power(model, torch.cat(parts).numpy(), true)
+    fit_power(model, torch.cat(parts).numpy(), true, when)
 
 
-def fit_power(model: Autoencoder, decoded: F32, true: F32) -> None:
-    """Fit a decoder's sharpening: decoded anomalies (sample, variable, pixel) shall have the power of true ones."""
-    for variable in range(true.shape[1]):
-        numbers = fit_sharpening(decoded[:, variable], true[:, variable], model.config.sharpening_terms)
+def fit_power(model: Autoencoder, decoded: F32, true: F32, season: F32) -> None:
+    """Fit a decoder's sharpening: decoded anomalies (sample, variable, pixel) shall have the power of true ones.
+
+    Those of variables that are learned as roots shall have it as physical fields; season (sample, 2K).
+    """
+    terms = model.config.sharpening_terms
+    for variable, transform in enumerate(model.transforms):
+        if transform == "none":
+            numbers = fit_sharpening(decoded[:, variable], true[:, variable], terms)
+        else:
+            some = evenly_spread(len(decoded), TRANSFORMED_STEPS)
+            physical = physical_of(model, variable, season[some])
+            numbers = fit_transformed(decoded[some, variable], true[some, variable], physical, terms)
         model.sharpening[variable] = torch.from_numpy(numbers)
         log.info("sharpening of variable %d: %s", variable, np.round(numbers, 3).tolist())
+
+
+def physical_of(model: Autoencoder, variable: int, season: F32) -> Callable[[F64], F64]:
+    """The function from anomalies of a variable (sample, pixel) at some seasons (sample, 2K) to its physical fields."""
+    mean, scale = model.mean(torch.from_numpy(season)).double(), model.scale[variable].double().numpy()
+
+    def physical(anomaly: F64) -> F64:
+        fields = mean.clone()
+        fields[:, variable] += torch.from_numpy(anomaly * scale)
+        return np.asarray(model.physical(fields)[:, variable].numpy(), dtype=np.float64)
+
+    return physical

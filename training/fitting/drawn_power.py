@@ -82,11 +82,11 @@ def sharpen_drawn_stage(data: Prepared, folder: Path) -> None:
     plan = Plan(members=range(MEMBERS), steps=steps, count=count, seed=config.seed + 3)
     chosen = evenly_spread(count, SHARPEN_STEPS // MEMBERS)
     drawn = [
-        unit.values[0, step - unit.times.start]
+        (unit.values[0, step - unit.times.start], step + len(anomalies) - count)
         for unit in generate(model, AnomalyGraphs(autoencoder, denoiser), plan, batch=MEMBERS)
         for step in chosen
         if unit.times.start <= step < unit.times.stop
     ]
-    true = anomalies[[len(anomalies) - count + step for step in chosen]]
-    fit_power(autoencoder, np.stack(drawn), true)
+    places = [place for _, place in drawn]
+    fit_power(autoencoder, np.stack([values for values, _ in drawn]), anomalies[places], season[places])
     save_weights(autoencoder, folder / "autoencoder.safetensors")

@@ -9,6 +9,7 @@ and goes with the degree takes more. A term for power in the training loss did w
 either found loopholes (with fixed harmonics) or cost more error for the same power.
 """
 
+from collections.abc import Callable
 from itertools import combinations_with_replacement
 
 import healpy
@@ -20,6 +21,7 @@ from fsae.runtime.sphere.healpix import zoom_of
 
 from .halo import halo_table
 
+MOST_TRIES = 20  # of numbers for a variable that is learned as a root
 LOWEST_DEGREE = 2  # below it is the global mean and its gradient, which the base cells hold
 
 
@@ -67,3 +69,27 @@ def fit_sharpening(rebuilt: Floating, true: Floating, terms: int = 2) -> F64:
         return off
 
     return np.asarray(least_squares(misfit, np.zeros(terms)).x)
+
+
+def fit_transformed(decoded: Floating, true: Floating, physical: Callable[[F64], F64], terms: int = 2) -> F64:
+    """The same of a variable that is learned as a root: its power is that of `physical` fields (sample, pixel).
+
+    That is no quadratic form. The power is about the mean of the samples, which is no departure to be amplified.
+    """
+    parts = [decoded.astype(np.float64)]
+    for _ in range(terms):
+        parts.append(laplacian(parts[-1]))
+
+    def power_of(anomalies: F64) -> F64:
+        fields = physical(anomalies)
+        away = fields - fields.mean(axis=0)
+        return power(away, away)
+
+    wanted = power_of(true.astype(np.float64))
+
+    def misfit(numbers: F64) -> F64:
+        sharp = parts[0] + sum(number * part for number, part in zip(numbers, parts[1:], strict=True))
+        off: F64 = np.log(power_of(sharp) / wanted)
+        return off
+
+    return np.asarray(least_squares(misfit, np.zeros(terms), diff_step=1e-3, max_nfev=MOST_TRIES).x)

@@ -6,7 +6,7 @@ import torch
 
 from fsae.runtime.sphere.healpix import coarsen, npix
 from fsae.training.networks.autoencoder import Autoencoder, AutoencoderConfig
-from fsae.training.networks.sharpening import fit_sharpening, highest_degree, laplacian, power
+from fsae.training.networks.sharpening import fit_sharpening, fit_transformed, highest_degree, laplacian, power
 
 NSIDE = 8
 
@@ -36,6 +36,27 @@ def test_power_of_smoothed_fields_is_restored() -> None:  # oracle: healpy.anafa
     assert before.min() < 0.65
     assert abs(after - 1).max() < 0.15
     assert len(after) == highest_degree(npix(3)) - 1
+
+
+def test_power_of_a_fourth_root_is_restored_as_physical() -> None:
+    # oracle: healpy.anafast of the physical fields before their roots were smoothed; and the linear fit
+    sharp, smooth = 3 * fields(2, 0.0), 3 * fields(2, 0.05)
+
+    def rain(roots: np.ndarray) -> np.ndarray:
+        return np.maximum(roots, 0) ** 4
+
+    def rain_power(roots: np.ndarray) -> np.ndarray:
+        away = rain(roots) - rain(roots).mean(axis=0)
+        return power(away, away)
+
+    first, second = fit_transformed(smooth, sharp, rain)
+    restored = smooth + first * laplacian(smooth) + second * laplacian(laplacian(smooth))
+    before, after = (np.median(abs(rain_power(roots) / rain_power(sharp) - 1)) for roots in (smooth, restored))
+    assert before > 0.3
+    assert after < 0.1
+    sharp, smooth = sharp - sharp.mean(axis=0), smooth - smooth.mean(axis=0)
+    linear = fit_transformed(smooth, sharp, lambda fields: 2 * fields)
+    np.testing.assert_allclose(linear, fit_sharpening(smooth, sharp), rtol=0.02, atol=0.02)
 
 
 def test_the_graph_sharpens_as_fitted_and_keeps_base_cells() -> None:  # oracle: the NumPy filter, means over base cells
