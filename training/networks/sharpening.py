@@ -76,7 +76,7 @@ def fit_transformed(decoded: Floating, true: Floating, physical: Callable[[F64],
 
     That is no quadratic form. The power is about the mean of the samples, which is no departure to be amplified.
     """
-    parts = [decoded.astype(np.float64)]
+    parts: list[Floating] = [decoded.astype(np.float64)]
     for _ in range(terms):
         parts.append(laplacian(parts[-1]))
 
@@ -88,7 +88,7 @@ def fit_transformed(decoded: Floating, true: Floating, physical: Callable[[F64],
     wanted = power_of(true.astype(np.float64))
 
     def misfit(numbers: F64) -> F64:
-        sharp = parts[0] + sum(number * part for number, part in zip(numbers, parts[1:], strict=True))
+        sharp: F64 = np.tensordot(np.concatenate([[1.0], numbers]), parts, axes=1)
         off: F64 = np.log(power_of(sharp) / wanted)
         return off
 
