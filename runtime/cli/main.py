@@ -1,5 +1,6 @@
 """`fsae-run`: info, verify, doctor, fetch, compress, decompress, superres, generate, climatology, plot, score."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ def cli(session: Session) -> None:
 @with_json
 @with_model
 def info(store: str | None, as_json: bool, model: str | None) -> None:
-    """Describe a bundle, or the archive STORE.
+    """Describe a bundle, or STORE: an archive, or the folder of a bundle.
 
     Of a bundle that is its variables, zooms, compression ratio, training period, devices, parity and size; of an
     archive the errors of its values and the bytes they take.
@@ -88,6 +89,8 @@ def info(store: str | None, as_json: bool, model: str | None) -> None:
 
     from .info import describe, info_json
 
+    if store is not None and os.path.exists(os.path.join(store, "manifest.json")):
+        model, store = store, None
     if store is not None:
         from .archives import archive_json, archive_lines
 

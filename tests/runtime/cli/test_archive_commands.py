@@ -64,6 +64,21 @@ def test_info_of_an_absent_archive_is_refused_alike_in_json(shipped, tmp_path):
     assert shipped("info", tmp_path / "none.zarr", "--json") == told
 
 
+def test_info_of_the_folder_of_a_bundle_is_that_of_the_bundle(run, tiny_bundle_path):
+    """Oracle: the same with --model."""
+    told = run("info", model=tiny_bundle_path)
+    assert told[0] == 0
+    assert run("info", tiny_bundle_path) == told
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"], ids=["long", "nul"])
+def test_info_of_a_name_that_no_store_has_is_refused(run, name):
+    """Oracle: exit code 5, and one sentence."""
+    code, _, told = run("info", name)
+    assert code == 5
+    assert "cannot read" in told
+
+
 def test_a_bundle_without_the_codec_says_so(command, sample_data, tmp_path):
     """Oracle: the sentence that names the bundle, and what to do."""
     code, _, told = command("compress", sample_data / SAMPLE, tmp_path / "x.zarr", "--rmse", "0.2")
