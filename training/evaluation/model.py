@@ -26,8 +26,7 @@ from fsae.runtime.sphere.healpix import coarsen, npix, refine
 from fsae.runtime.sphere.pyramid import level_mask
 from fsae.training.config import VariableConfig
 from fsae.training.data.scenarios import scenarios_of
-from fsae.training.fitting.drawn_power import latent_model_of
-from fsae.training.fitting.run_folder import Run, load_run, samplers_of
+from fsae.training.fitting.run_folder import Run, latent_model_of, load_run, samplers_of
 from fsae.training.networks.torch_graphs import TorchGraphs
 
 from .periods import Period

@@ -5,7 +5,6 @@ patches share there is the hardest to learn. A filter that restores the power of
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,7 @@ import torch
 from fsae.runtime.arrays import F32
 from fsae.runtime.climate.calendar import time_index
 from fsae.runtime.climate.scenarios import forcing_in
-from fsae.runtime.ensemble.members import LatentModel, Plan, Steps, generate
-from fsae.training.config import Config
+from fsae.runtime.ensemble.members import Plan, Steps, generate
 from fsae.training.data.prepared import Prepared, part_of
 from fsae.training.data.scenarios import scenarios_of
 from fsae.training.networks.torch_graphs import TorchGraphs
@@ -24,7 +22,7 @@ from fsae.training.networks.torch_graphs import TorchGraphs
 from .autoencoder import SHARPEN_STEPS, evenly_spread, fit_power
 from .diffusion import autoencoder_of
 from .processes import is_first
-from .run_folder import load_weights, make_denoiser, read_statistics, samplers_of, save_weights
+from .run_folder import latent_model_of, load_weights, make_denoiser, read_statistics, save_weights
 
 log = logging.getLogger("fsae.training")
 MEMBERS = 2
@@ -42,27 +40,13 @@ class AnomalyGraphs(TorchGraphs):
         return anomaly
 
 
-def latent_model_of(config: Config, statistics: Mapping[str, F32]) -> LatentModel | None:
-    """The diffusion model of a run without its network; None if it has none."""
-    if config.diffusion is None:
-        return None
-    return LatentModel(
-        window=config.diffusion.window,
-        previous=config.diffusion.previous,
-        shape=(len(config.data.variables), statistics["latent_cell_std"].shape[1]),
-        zooms=config.autoencoder.latent_zooms,
-        cell_std=statistics["latent_cell_std"],
-        season_std=statistics["latent_season_std"],
-        level_std=statistics["latent_level_std"],
-        sampler=samplers_of(config)[0],
-        source=config.sources.labels[0],
-    )
-
-
 def sharpen_drawn_stage(data: Prepared, folder: Path) -> None:
     """Fit the sharpening of a run to fields drawn at the end of its training years, unless that is done."""
-    config, model = data.config, latent_model_of(data.config, read_statistics(folder))
-    if model is None or not config.autoencoder.sharpen_drawn or not is_first():
+    config = data.config
+    if not config.autoencoder.sharpen_drawn or not is_first():
+        return
+    model = latent_model_of(config, read_statistics(folder))
+    if model is None:
         return
     autoencoder = autoencoder_of(data, folder)
     if autoencoder.sharpening.any():

@@ -33,6 +33,7 @@ from fsae.runtime.atomic import write_aside
 from fsae.runtime.bundle.manifest import Calendar, MonthOrDay, Sampler, Source, Step
 from fsae.runtime.bundle.records import Line, Number, Record, decode_record, read_json, to_json
 from fsae.runtime.diffusion.sampler import noise_levels
+from fsae.runtime.ensemble.members import LatentModel
 from fsae.runtime.errors import DataError, OutputError, UsageError
 from fsae.training.config import Config, calendar_years
 from fsae.training.networks.autoencoder import Autoencoder
@@ -167,6 +168,23 @@ def samplers_of(config: Config) -> tuple[Sampler, Sampler | None]:
         return sampler, None
     return sampler, Sampler(
         name="euler", steps=fast.steps, sigma_min=fast.sigma_min, sigma_max=fast.sigma_max, rho=fast.rho
+    )
+
+
+def latent_model_of(config: Config, statistics: Mapping[str, F32]) -> LatentModel | None:
+    """The diffusion model of a run without its network; None if it has none."""
+    if config.diffusion is None:
+        return None
+    return LatentModel(
+        window=config.diffusion.window,
+        previous=config.diffusion.previous,
+        shape=(len(config.data.variables), statistics["latent_cell_std"].shape[1]),
+        zooms=config.autoencoder.latent_zooms,
+        cell_std=statistics["latent_cell_std"],
+        season_std=statistics["latent_season_std"],
+        level_std=statistics["latent_level_std"],
+        sampler=samplers_of(config)[0],
+        source=config.sources.labels[0],
     )
 
 

@@ -5,8 +5,8 @@ them, with less than half of the power at the finest scales. What power it has t
 amplifying it to the true power costs little error: with the share R^2 explained, 2 (1 - R) of the variance instead of
 1 - R^2. The filter is y + a Ly + b LLy ..., L the difference from the mean of the eight neighbours; its numbers are
 fitted to spectra once the autoencoder is trained: two restore a power that falls short more and more, a lack that comes
-and goes with the degree takes more. A term for power in the training loss did worse: it
-either found loopholes (with fixed harmonics) or cost more error for the same power.
+and goes with the degree takes more. A term for power in the training loss did worse: it either found loopholes (with
+fixed harmonics) or cost more error for the same power.
 """
 
 from collections.abc import Callable
@@ -32,6 +32,14 @@ def laplacian(field: Floating) -> Floating:
     return difference
 
 
+def differences(fields: Floating, terms: int) -> list[Floating]:
+    """The fields, and `terms` times the Laplacian of the last."""
+    found = [fields]
+    for _ in range(terms):
+        found.append(laplacian(found[-1]))
+    return found
+
+
 def highest_degree(pixels: int) -> int:
     """Degree up to which the power is matched: 15/16 of 2 nside, beyond which pixels alias."""
     return max(LOWEST_DEGREE + 2, 15 * (2 << zoom_of(pixels)) // 16)
@@ -54,9 +62,7 @@ def fit_sharpening(rebuilt: Floating, true: Floating, terms: int = 2) -> F64:
     Fields are (sample, pixel). The filter is linear, so the power after it is a quadratic form of 1 and its numbers in
     the cross-powers of the field and its differences.
     """
-    parts = [rebuilt]
-    for _ in range(terms):
-        parts.append(laplacian(parts[-1]))
+    parts = differences(rebuilt, terms)
     wanted = power(true, true)
     cross = np.empty((len(wanted), terms + 1, terms + 1))
     for i, j in combinations_with_replacement(range(terms + 1), 2):
@@ -76,9 +82,7 @@ def fit_transformed(decoded: Floating, true: Floating, physical: Callable[[F64],
 
     That is no quadratic form. The power is about the mean of the samples, which is no departure to be amplified.
     """
-    parts: list[Floating] = [decoded.astype(np.float64)]
-    for _ in range(terms):
-        parts.append(laplacian(parts[-1]))
+    parts = differences(decoded.astype(np.float64), terms)
 
     def power_of(anomalies: F64) -> F64:
         fields = physical(anomalies)
