@@ -25,16 +25,21 @@ def fold_stage(blocks: Iterable[nn.Module], embedding: Embedding, read_frames: i
 class FoldedAutoencoder(nn.Module):
     """The parts that encoder and decoder share."""
 
+    yearly_mean: Tensor
+    waves: Tensor
+
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
         self.autoencoder, self.config = autoencoder, autoencoder.config
         self.embedding = autoencoder.embedding
+        table = autoencoder.climatology  # (V, 1 + 2K, N); two constants, as the harmonics take half the space
+        self.register_buffer("yearly_mean", table[:, 0].flatten())
+        self.register_buffer("waves", table[:, 1:].transpose(0, 1).flatten(1))  # (2K, V * N)
 
     def mean(self, season: Tensor) -> Tensor:
         """Climatology [physical units] of each sample's season: (B, 2K) -> (B, V, N)."""
-        table = self.autoencoder.climatology
-        waves = table[:, 1:].transpose(0, 1).flatten(1)  # (2K, V * N)
-        return torch.unflatten(torch.addmm(table[:, 0].flatten(), season, waves), 1, (table.shape[0], -1))
+        table = torch.addmm(self.yearly_mean, season, self.waves)
+        return torch.unflatten(table, 1, (self.autoencoder.climatology.shape[0], -1))
 
     def run(self, blocks: Iterable[nn.Module], levels: list[Tensor], condition: Tensor) -> list[Tensor]:
         """Apply blocks to the levels (B, V, pixel, 1); the base level stays as it is."""

@@ -236,17 +236,22 @@ class FoldedBlock(nn.Module):
 class FoldedMap(nn.Module):
     """A `CellMap` with one linear part, the sum of two, which backends add when they load the graph."""
 
+    own: Tensor | None
+
     def __init__(self, cells: CellMap) -> None:
         super().__init__()
-        self.shared, self.own = cells.shared, cells.own
+        self.shared, self.outputs = cells.shared, cells.shared.shape[-1]
+        # a row for each cell, so that its numbers share a scale if they were rounded to bytes
+        self.register_buffer("own", None if cells.own is None else cells.own.flatten(2))
         self.mlp = None if cells.mlp is None else nn.Sequential(cells.mlp[0], Gelu(), cells.mlp[2])
 
     def forward(self, patch: Tensor) -> Tensor:
         """(B, V, C, entries) -> (B, V, C, outputs)."""
-        weight = self.shared if self.own is None else self.shared + self.own
-        if self.own is None:
+        own = self.own
+        weight = self.shared if own is None else self.shared + torch.unflatten(own, 2, (-1, self.outputs))
+        if own is None:
             out = patch @ weight
-        elif weight.shape[-1] == 1:  # a sum of products: there is no fast matrix product for single columns
+        elif self.outputs == 1:  # a sum of products: there is no fast matrix product for single columns
             out = (patch * weight[..., 0]).sum(-1, keepdim=True)
         else:
             out = (patch.permute(1, 2, 0, 3) @ weight).permute(2, 0, 1, 3)  # for each cell, one product for all rows

@@ -19,7 +19,7 @@ from fsae.runtime.bundle.manifest import graph_file
 from fsae.runtime.errors import BundleError
 from fsae.training.networks.autoencoder import Autoencoder
 from fsae.training.networks.denoiser import Denoiser
-from fsae.training.networks.global_map import LARGEST_BYTE
+from fsae.training.networks.global_map import FEWEST_SCALED, LARGEST_BYTE
 
 from .external_data import Files, check_model_files, split_weights
 from .folded import FoldedDecoder, FoldedDenoiser, FoldedEncoder
@@ -31,7 +31,6 @@ from .tidy import tidy
 # build.
 OPSET = 18
 OPSETS = range(18, 23)
-FEWEST_ROWS = 8  # of a constant that is stored as bytes and a scale a column
 FOLDED = 8192  # elements of the largest result that the optimiser may compute from constants
 
 
@@ -150,35 +149,42 @@ def _narrow_table(user: onnx_ir.Node, place: int) -> None:
 
 
 def _store_in_bytes(model: onnx_ir.Model) -> None:
-    """Store large constants as bytes with a scale a column if nothing is lost, as for dense maps; in place.
+    """Store large constants as bytes with a scale a column or a row if nothing is lost, as for dense maps; in place.
 
-    DequantizeLinear knows scales along one axis, so the columns of all matrices of a constant stand side by side.
+    DequantizeLinear knows scales along one axis, so the columns of all matrices of a constant stand side by side, and
+    rows above one another.
     """
     for name, value in list(model.graph.initializers.items()):
         constant = value.const_value
         if constant is None or constant.dtype != onnx_ir.DataType.FLOAT or constant.size <= FOLDED:
             continue
         numbers = constant.numpy()
-        found = bytes_of(numbers) if numbers.ndim >= 2 and numbers.shape[-2] >= FEWEST_ROWS else None
-        if found is None:
+        axes = [axis for axis in (-2, -1) if numbers.ndim >= 2 and numbers.shape[axis] >= FEWEST_SCALED]
+        kept = [(axis, found) for axis in axes if (found := bytes_of(numbers, axis)) is not None]
+        if not kept:
             continue
-        whole, scale = found
-        rows = numbers.shape[-2]
-        side_by_side = np.moveaxis(whole, -2, 0)  # (row, ..., column)
-        flat = _constant(model, f"{name}_bytes", np.ascontiguousarray(side_by_side.reshape(rows, -1)))
+        axis, (whole, scale) = kept[0]
+        by_columns = axis == -2
+        rows = numbers.shape[-2] if by_columns else scale.size
+        ordered = np.moveaxis(whole, -2, 0) if by_columns else whole  # (row, ..., column), or as it is
+        flat = ordered.reshape(rows, -1)
         nodes = [
             onnx_ir.node(
                 "DequantizeLinear",
-                [flat, _constant(model, f"{name}_scale", scale.ravel())],
-                attributes={"axis": 1},
+                [
+                    _constant(model, f"{name}_bytes", np.ascontiguousarray(flat)),
+                    _constant(model, f"{name}_scale", scale.ravel()),
+                ],
+                attributes={"axis": int(by_columns)},
                 name=f"{name}/DequantizeLinear",
             )
         ]
-        _describe(nodes[0], f"{name}_floats", (rows, scale.size))
+        _describe(nodes[0], f"{name}_floats", flat.shape)
         if numbers.ndim > 2:
-            shape = _constant(model, f"{name}_shape", np.array(side_by_side.shape, dtype=np.int64))
+            shape = _constant(model, f"{name}_shape", np.array(ordered.shape, dtype=np.int64))
             nodes.append(onnx_ir.node("Reshape", [nodes[0].outputs[0], shape], name=f"{name}/Reshape"))
-            _describe(nodes[1], f"{name}_columns", side_by_side.shape)
+            _describe(nodes[1], f"{name}_columns", ordered.shape)
+        if numbers.ndim > 2 and by_columns:
             order = [*range(1, numbers.ndim - 1), 0, numbers.ndim - 1]
             nodes.append(
                 onnx_ir.node("Transpose", nodes[1].outputs[:1], attributes={"perm": order}, name=f"{name}/Transpose")
@@ -189,14 +195,16 @@ def _store_in_bytes(model: onnx_ir.Model) -> None:
         model.graph.insert_before(model.graph[0], nodes)
 
 
-def bytes_of(numbers: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+def bytes_of(numbers: NDArray[np.float32], axis: int = -2) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
     """Bytes (..., row, column) and scales (..., 1, column) whose products are these numbers; None if there are none.
+
+    Or scales (..., row, 1), with `axis` -1.
 
     >>> bytes_of(np.array([[0.5, 254.0], [-63.5, 2.0]], dtype=np.float32))
     (array([[   1,  127],
            [-127,    1]], dtype=int8), array([[0.5, 2. ]], dtype=float32))
     """
-    scale = np.abs(numbers).max(axis=-2, keepdims=True) / np.float32(LARGEST_BYTE)
+    scale = np.abs(numbers).max(axis=axis, keepdims=True) / np.float32(LARGEST_BYTE)
     whole = np.round(numbers / np.where(scale > 0, scale, 1)).astype(np.int8)
     return (whole, scale) if np.array_equal(whole * scale, numbers) else None
 

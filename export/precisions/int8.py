@@ -128,6 +128,8 @@ def without_stored_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
         cast = onnx_ir.node("Cast", node.inputs[:1], attributes=to_float, name=f"{node.name}/Cast")
         full, floats = node.outputs[0], cast.outputs[0]
         floats.name, floats.type, floats.shape = f"{full.name}_floats", full.type, full.shape
+        if node.attributes["axis"].as_int() == 0:  # a scale a row
+            _as_column(node.inputs[1])
         product = onnx_ir.node("Mul", [floats, node.inputs[1]], name=f"{node.name}/Mul")
         result = product.outputs[0]
         result.type, result.shape = full.type, full.shape
@@ -136,3 +138,11 @@ def without_stored_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
         stored.graph.remove(node, safe=True)
         result.name = full.name
     return onnx_ir.to_proto(stored)
+
+
+def _as_column(scale: onnx_ir.Value | None) -> None:
+    """Give a constant (row,) the shape (row, 1), in place."""
+    assert scale is not None
+    assert scale.const_value is not None
+    column = scale.const_value.numpy()[:, None]
+    scale.const_value, scale.shape = onnx_ir.tensor(column, name=scale.name), onnx_ir.Shape(column.shape)

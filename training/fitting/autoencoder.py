@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fsae.runtime.arrays import F32, F64
+from fsae.runtime.climate.transforms import SQUARE_ROOTS
 from fsae.runtime.sphere.healpix import coarsen
 from fsae.training.data.datasets import AnomalySamples
 from fsae.training.data.normalisation import Series
@@ -27,6 +28,7 @@ from .run_folder import make_autoencoder, round_weights
 log = logging.getLogger("fsae.training")
 MAP_STEPS = 4096  # at most as many give the covariance of the dense maps
 DETAIL_STEPS = 100  # 30 to 300 differ by less than half a per cent on days that were not fitted
+HIGHEST = 2.0
 SHARPEN_STEPS = 120
 TRANSFORMED_STEPS = 40  # of them for variables that are learned as roots
 SHARPEN_VALUES = 1 << 26  # of all these steps: 256 MiB
@@ -44,6 +46,7 @@ def autoencoder_stage(data: Prepared, folder: Path, *, progress: bool) -> None:
     model = make_autoencoder(config, data.statistics)
     fit_global_maps(model, anomalies, fields.phase[part_of(fields, config.data.training_years)])
     fit_details(model, *data.training)
+    fit_highest(model, *data.training)
     waves = spherical_harmonics(config.autoencoder.zoom, MIXTURE_WAVES).T  # (wave, pixel)
     fit_compression(data, model, autoencoder_loss, autoencoder_loss, waves, folder / "autoencoder", progress=progress)
     round_weights(model)
@@ -139,6 +142,18 @@ def fit_details(model: Autoencoder, anomalies: Series, season: F32) -> None:
     all_known, all_told = known.mean(1, keepdim=True), told.mean(1, keepdim=True)
     share = DETAIL_STEPS / len(steps)
     maps.own.copy_(_solve(known + share * all_known, told + share * all_known @ _solve(all_known, all_told)))
+
+
+@torch.no_grad()
+def fit_highest(model: Autoencoder, anomalies: Series, season: F32) -> None:
+    """Limit variables that are learned as roots to `HIGHEST` times their largest value in training, such as rain."""
+    if not model.roots:
+        return
+    largest = torch.zeros_like(model.highest_root)
+    for x, when in in_batches(anomalies, season):
+        largest = torch.maximum(largest, (x * model.scale + model.mean(when)).amax((0, 2))[:, None])
+    roots = torch.tensor([float(SQUARE_ROOTS[transform]) for transform in model.transforms])[:, None]
+    model.highest_root.copy_(largest * HIGHEST ** (0.5**roots))
 
 
 def _solve(known: Tensor, told: Tensor) -> Tensor:

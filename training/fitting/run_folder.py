@@ -36,8 +36,9 @@ from fsae.runtime.diffusion.sampler import noise_levels
 from fsae.runtime.ensemble.members import LatentModel
 from fsae.runtime.errors import DataError, OutputError, UsageError
 from fsae.training.config import Config, calendar_years
-from fsae.training.networks.autoencoder import Autoencoder
+from fsae.training.networks.autoencoder import Autoencoder, CellMap
 from fsae.training.networks.denoiser import Denoiser
+from fsae.training.networks.global_map import FEWEST_SCALED, in_bytes
 
 R = TypeVar("R")
 CONFIG, LOG = "config.json", "train.log"
@@ -221,12 +222,17 @@ def make_denoiser(config: Config, levels: NDArray[np.float64] | None = None) -> 
 
 @torch.no_grad()
 def round_weights(model: nn.Module) -> None:
-    """Round weights to half precision: a bundle stores them so, without any loss.
+    """Round weights to half precision, and the maps of single cells to bytes.
 
-    Its 11 bits are far more than hundreds of steps determine. Dense maps are rounded already (global_map.py).
+    A bundle stores them so, without any loss. The 11 bits of the former are far more than hundreds of steps determine,
+    and the maps of a cell are regressions on few samples. Dense maps are rounded already (global_map.py).
     """
     for values in model.parameters():
         values.copy_(values.half().float())
+    for module in model.modules():
+        if isinstance(module, CellMap) and module.own is not None and module.own[0, 0].numel() >= FEWEST_SCALED:
+            cells = module.own.flatten(2)
+            module.own.copy_(torch.from_numpy(in_bytes(cells.numpy(), axis=-1)).reshape(module.own.shape))
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -148,6 +148,7 @@ class Autoencoder(nn.Module):
 
     climatology: Tensor
     scale: Tensor
+    highest_root: Tensor
     to_latent: Tensor
     from_latent: Tensor
     sharpening: Tensor
@@ -174,6 +175,8 @@ class Autoencoder(nn.Module):
         self.roots = int(roots.max())
         for root in range(self.roots):  # variables with that many square roots before
             self.register_buffer(f"rooted_{root}", roots > root, persistent=False)
+        if self.roots:  # fitted to the training fields; until then there is no limit
+            self.register_buffer("highest_root", torch.full((variables, 1), torch.finfo(torch.float32).max))
         if config.static_fields and static is None:
             raise UsageError(
                 "autoencoder.static_fields is true", "files in data.static", "add such files, or set it to false"
@@ -255,7 +258,12 @@ class Autoencoder(nn.Module):
         return field
 
     def physical(self, field: Tensor) -> Tensor:
-        """The field (B, V, N) [physical units] of a transformed one."""
+        """The field (B, V, N) [physical units] of a transformed one.
+
+        Where that is a root it is first limited: the fourth power of what is far out in a Gaussian has no bounds.
+        """
+        if self.roots:
+            field = torch.where(self.get_buffer("rooted_0"), torch.minimum(field, self.highest_root), field)
         for root in range(self.roots):
             field = torch.where(self.get_buffer(f"rooted_{root}"), field.clamp(min=0).square(), field)
         return field

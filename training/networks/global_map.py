@@ -27,6 +27,7 @@ MOVED_SHARE = 0.3  # of the covariance that is taken of fields moved by a pixel
 PHASES = 12  # of the year, at which covariances are taken
 KERNEL_YEARS = 1.5 / 12  # standard deviation of the Gaussian weight of months around a phase
 LARGEST_BYTE = 127
+FEWEST_SCALED = 8  # numbers that share a scale, where maps are rounded to bytes
 NUGGET = 1e-6  # share of the mean variance added to what is inverted
 
 
@@ -169,12 +170,13 @@ def _means(pixels: int, cells: int) -> F64:
     return np.kron(np.eye(cells), np.full((pixels // cells, 1), cells / pixels))
 
 
-def in_bytes(maps: Floating) -> F64:
+def in_bytes(maps: Floating, axis: int = -2) -> F64:
     """Maps (..., row, column) rounded so that graphs can store them as one byte an entry and a scale a column.
 
-    Products of the bytes and scales are exact in float32: a scale has at most 16 bits.
+    With `axis` -1 there is a scale a row. Products of the bytes and scales are exact in float32: a scale has at most 16
+    bits.
     """
-    largest = np.abs(maps).max(axis=-2, keepdims=True)
+    largest = np.abs(maps).max(axis=axis, keepdims=True)
     mantissa, exponent = np.frexp(largest / LARGEST_BYTE)
     scale = np.ldexp(np.ceil(mantissa * 2**16) / 2**16, exponent)
     return np.asarray(np.round(maps / np.where(scale > 0, scale, 1.0)) * scale)

@@ -9,6 +9,7 @@ training data, as far as these tell it from chance. The network adds what is not
 source.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from fsae.runtime.arrays import F32, F64, Floating
 from fsae.runtime.sphere.healpix import npix
 
+from .global_map import in_bytes
 from .patterns import FUNCTIONS, WAVES, fit_basis, patch_patterns
 
 OWN_MEMORY = 5  # leading patterns of the rest that have a memory of their own, those behind share with neighbours
@@ -28,6 +30,8 @@ PRIOR_STEPS = 3.0
 MOST_MEMORY = 0.95  # correlation of steps with the ones before that the response to the forcing reckons with
 PATCH_ZOOMS = 3  # levels below the cell of a patch, which has 64 latents
 NUGGET = 1e-6  # share of the mean variance added before covariances are inverted
+SHARED_BY = 12  # neighbouring patterns of the rest that have one memory, where patches have patterns of their own
+BYTES = ("basis", "lead_rotation", "lead_mean")  # tables that are rounded to bytes with a scale a column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +62,17 @@ def joint_gaussian(series: Sequence[F64], window: int, previous: int) -> Gaussia
     return Gaussian(mean=found.mean[0], rotation=found.rotation[:, 0], variance=found.variance[:, 0])
 
 
-def separate_gaussian(series: Sequence[F64], variance: F64, window: int, previous: int) -> Gaussian:
-    """The Gaussians of coefficients (time, K) about zero, one for each pattern, with the given variances (K,)."""
+def separate_gaussian(series: Sequence[F64], variance: F64, window: int, previous: int, shared_by: int = 1) -> Gaussian:
+    """The Gaussians of coefficients (time, K) about zero, one for each pattern, with the given variances (K,).
+
+    `shared_by` neighbours have one memory, so that `mean` and `rotation` are those of K / shared_by patterns.
+    """
     frames = np.arange(window + previous)
     memory = autocorrelation(series, len(frames))  # (lag, K)
-    return given(variance[:, None, None] * memory.T[:, np.abs(frames[:, None] - frames)], previous)
+    memory = memory.reshape(len(frames), -1, shared_by).mean(axis=-1)
+    found = given(memory.T[:, np.abs(frames[:, None] - frames)], previous)
+    spread = found.variance.repeat(shared_by, axis=1) * variance[:, None]
+    return Gaussian(mean=found.mean, rotation=found.rotation, variance=spread)
 
 
 def autocorrelation(series: Sequence[F64], lags: int) -> F64:
@@ -192,6 +202,8 @@ class WienerFilter(nn.Module):
         together = count * self.leading // self.size
         self.lead = min(min(WAVES, together // variables) * variables + FUNCTIONS, together)
         rest, joint = count - self.lead, window * self.lead
+        self.shared_by = math.gcd(rest, SHARED_BY) if self.patched else 1
+        memories = rest // self.shared_by
         # until it is fitted: unit white noise without memory
         if self.patched:
             patterns = torch.eye(self.size).repeat(variables, npix(latent_zoom) // self.size, 1, 1)
@@ -203,8 +215,8 @@ class WienerFilter(nn.Module):
         self.register_buffer("lead_mean", torch.zeros(previous * self.lead, joint))
         self.register_buffer("lead_rotation", torch.eye(joint).repeat(2, 1, 1))
         self.register_buffer("lead_variance", torch.ones(2, joint))
-        self.register_buffer("rest_mean", torch.zeros(previous, window, rest))
-        self.register_buffer("rest_rotation", torch.eye(window)[None, :, :, None].repeat(2, 1, 1, rest))
+        self.register_buffer("rest_mean", torch.zeros(previous, window, memories))
+        self.register_buffer("rest_rotation", torch.eye(window)[None, :, :, None].repeat(2, 1, 1, memories))
         self.register_buffer("rest_variance", torch.ones(2, window, rest))
 
     def fit(
@@ -222,7 +234,7 @@ class WienerFilter(nn.Module):
         (variable, pixel, latent), if these spread over distances.
         """
         if self.patched:
-            self.patterns.copy_(torch.from_numpy(patch_patterns(series, self.size)).half().float())
+            self.patterns.copy_(torch.from_numpy(in_bytes(patch_patterns(series, self.size))))
         together, others = zip(*map(self._split, series), strict=True)
         coarse = self._split(waves)[0].T
         if fields is not None:
@@ -230,6 +242,7 @@ class WienerFilter(nn.Module):
             back = [self._split(maps[:, None], variable)[0] for variable, maps in enumerate(fields[1])]
             fields = np.stack(there), np.stack(back)
         basis, variance = fit_basis(together, coarse, fields)
+        basis = in_bytes(basis)
         variance = np.concatenate([variance, np.square(np.concatenate(others)).mean(axis=0)])
         coefficients = [
             np.concatenate([one @ basis, other], axis=1) for one, other in zip(together, others, strict=True)
@@ -239,7 +252,8 @@ class WienerFilter(nn.Module):
         tables = {} if self.response is None else {"response": response(coefficients, forcing, self.lead)}
         coefficients = [part - weight @ state for part, weight in zip(coefficients, hats, strict=True)]
         lead = joint_gaussian([part[:, : self.lead] for part in coefficients], self.window, self.previous)
-        rest = separate_gaussian([part[:, self.lead :] for part in coefficients], variance, self.window, self.previous)
+        behind = [part[:, self.lead :] for part in coefficients]
+        rest = separate_gaussian(behind, variance, self.window, self.previous, self.shared_by)
         tables |= {
             "basis": basis,
             "state": state,
@@ -250,9 +264,11 @@ class WienerFilter(nn.Module):
             "rest_rotation": rest.rotation.transpose(0, 2, 3, 1),
             "rest_variance": rest.variance.transpose(0, 2, 1),
         }
+        # A bundle stores these so, without any loss, and the data determine no more. What has no common scale, as
+        # variances, gets the 11 bits of half precision.
         for name, table in tables.items():
-            # A bundle stores in half precision what it holds exactly, and the data determine far less than 11 bits.
-            self.get_buffer(name).copy_(torch.from_numpy(table).half().float())
+            rounded = in_bytes(table) if name in BYTES else table.astype(np.float16)
+            self.get_buffer(name).copy_(torch.from_numpy(rounded))
 
     def forward(
         self,
@@ -328,14 +344,18 @@ class WienerFilter(nn.Module):
 
     def _rest(self, field: Tensor, before: Tensor, known: Tensor, noise: Noise) -> Tensor:
         """(B, T, K) of the other patterns -> the same, filtered."""
-        expected = known * (before[:, :, None] * self.rest_mean).sum(1)
+        expected = known * (before[:, :, None] * self._spread(self.rest_mean)).sum(1)
         rest = field - expected
 
         def filtered(case: int) -> Tensor:
-            rotation, variance = self.rest_rotation[case], self.rest_variance[case]  # (T, T, K), (T, K)
+            rotation, variance = self._spread(self.rest_rotation[case]), self.rest_variance[case]  # (T, T, K), (T, K)
             gains = torch.stack([gain(part, *noise) for part in variance], dim=1)  # (B, T, K)
             inside = (rest[:, :, None] * rotation).sum(1) * gains
             return (inside[:, None] * rotation).sum(2)
 
         without, within = filtered(0), filtered(1)
         return expected + without + known * (within - without)
+
+    def _spread(self, table: Tensor) -> Tensor:
+        """A table (..., memory) for all patterns (..., K) that share these."""
+        return table if self.shared_by == 1 else table[..., None].expand(*table.shape, self.shared_by).flatten(-2)
