@@ -169,6 +169,15 @@ def gain(variance: Tensor, sigma: Tensor, following: Tensor | None) -> Tensor:
     return (flow - ratio) / (1 - ratio)
 
 
+def unit_gain(noise: Noise) -> Tensor:
+    """Factor (B, 1) of a pattern of unit variance.
+
+    Vectors whose patterns are rounded get it as they are, and these patterns what their own gains exceed it by: with
+    exact patterns that is the same, and as noise and the whole filter's effect vanish the rounding does too.
+    """
+    return gain(torch.ones_like(noise[0]), *noise)
+
+
 class WienerFilter(nn.Module):
     """The filter; `zoom`: as many patterns have a covariance as there are latents at that zoom."""
 
@@ -287,11 +296,14 @@ class WienerFilter(nn.Module):
         known = previous_valid[:, :1]  # (B, 1): all are known or none
         noise = (sigma[:, None], None if following is None else following[:, None])
         state = self.mean(forcing)
-        field = self._coefficients(noisy) - state  # (B, T, K)
+        coefficients = self._coefficients(noisy)
+        field = coefficients - state  # (B, T, K)
         before = self._coefficients(previous) - state[:, :1]  # (B, P, K)
         lead = self._lead(field[..., : self.lead].flatten(1), before[..., : self.lead].flatten(1), known, noise)
         rest = self._rest(field[..., self.lead :], before[..., self.lead :], known[..., None], noise)
-        return self._latents(torch.cat([torch.unflatten(lead, 1, (self.window, -1)), rest], dim=-1) + state)
+        filtered = torch.cat([torch.unflatten(lead, 1, (self.window, -1)), rest], dim=-1) + state
+        unit = unit_gain(noise)[..., None]  # (B, 1, 1)
+        return unit[..., None] * noisy + self._latents(filtered - unit * coefficients)
 
     def mean(self, forcing: Tensor) -> Tensor:
         """The mean of the patterns (B, T, K) at a scaled forcing (B, T)."""
@@ -333,11 +345,11 @@ class WienerFilter(nn.Module):
     def _lead(self, field: Tensor, before: Tensor, known: Tensor, noise: Noise) -> Tensor:
         """(B, T K) of the leading patterns -> the same, filtered."""
         expected = known * (before @ self.lead_mean)
-        rest = field - expected
+        rest, unit = field - expected, unit_gain(noise)
 
         def filtered(case: int) -> Tensor:
-            inside = (rest @ self.lead_rotation[case]) * gain(self.lead_variance[case], *noise)
-            return inside @ self.lead_rotation[case].T
+            inside = (rest @ self.lead_rotation[case]) * (gain(self.lead_variance[case], *noise) - unit)
+            return unit * rest + inside @ self.lead_rotation[case].T
 
         without, within = filtered(0), filtered(1)
         return expected + without + known * (within - without)

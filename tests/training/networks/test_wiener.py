@@ -87,7 +87,8 @@ def test_filter_is_the_conditional_mean(fitted, sigma: float, known: int) -> Non
     mean = ((known * expected + trend) @ basis.T).ravel()
     gain = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(covariance)))
     exact = mean + gain @ (noisy.ravel() - mean)
-    np.testing.assert_allclose(found.ravel(), exact, atol=4e-3 * max(1, abs(exact).max()))  # tables in half precision
+    # patterns are rounded to bytes, which must matter the less the less noise there is
+    np.testing.assert_allclose(found.ravel(), exact, atol=min(sigma, 1) * 1e-2 * max(1, abs(exact).max()))
 
 
 @torch.no_grad()
