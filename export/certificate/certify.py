@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from fsae.export.graphs.external_data import Files
-from fsae.export.graphs.inputs import Inputs
+from fsae.export.graphs.inputs import Inputs, take
 from fsae.export.graphs.trace import check_graph, export_graph, node_count
 from fsae.export.precisions.half import convert
 from fsae.export.precisions.int8 import quantize
@@ -80,7 +80,8 @@ def certify(original: Original, precisions: Sequence[str], opset: int) -> Certif
         log.info(place)
         rows = golden_rows(part.inputs)
         exact[graph] = _exact(original, graph, rows, opset)
-        results = {**rows, OUTPUTS[graph]: expected_of(original, graph, rows)}
+        kept = rows if len(original.model.variables) == 1 else take(rows, [0])  # several variables are enough numbers
+        results = {**kept, OUTPUTS[graph]: expected_of(original, graph, kept)}
         golden |= {f"{graph}.{name}": array for name, array in results.items()}
         for precision in precisions:
             files = _in_precision(exact[graph], precision, calibration[graph].inputs)

@@ -26,7 +26,7 @@ from .run_folder import latent_model_of, load_weights, make_denoiser, read_stati
 
 log = logging.getLogger("fsae.training")
 MEMBERS = 2
-DRAWN_STEPS = 120  # of each member
+DRAWN_STEPS = 365  # of each member: of days, all seasons
 
 
 @dataclass(frozen=True)
