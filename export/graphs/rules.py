@@ -26,7 +26,7 @@ SMALL = 16  # elements; shapes and axes, which ONNX requires in int64, are small
 # - Constant, ConstantOfShape: constants are initializers, as the checks below and weights beside a graph expect.
 # - DynamicQuantizeLinear: its scale spans the batch, so a member would change with its neighbours.
 # - Attention (opset 23): TensorRT does not build it in float32.
-ARITHMETIC = frozenset(("Abs", "Add", "Clip", "Div", "Less", "Max", "Mul", "Pow", "Sqrt", "Sub", "Where"))
+ARITHMETIC = frozenset(("Abs", "Add", "Clip", "Div", "Less", "Max", "Min", "Mul", "Pow", "Sqrt", "Sub", "Where"))
 SHAPES = frozenset(("Concat", "Expand", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"))
 NETWORK = frozenset(
     ("Erf", "Gather", "GatherElements", "Gelu", "Gemm", "LayerNormalization", "MatMul", "Sigmoid", "Softmax")
