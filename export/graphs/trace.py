@@ -152,7 +152,8 @@ def _store_in_bytes(model: onnx_ir.Model) -> None:
     """Store large constants as bytes with a scale a column or a row if nothing is lost, as for dense maps; in place.
 
     DequantizeLinear knows scales along one axis, so the columns of all matrices of a constant stand side by side, and
-    rows above one another.
+    rows above one another. Single matrices are halved after it, of twice the scales: ONNX Runtime from 1.25 on takes
+    such a matrix right behind DequantizeLinear for weights of a language model, and rounds what it multiplies to bytes.
     """
     for name, value in list(model.graph.initializers.items()):
         constant = value.const_value
@@ -173,13 +174,17 @@ def _store_in_bytes(model: onnx_ir.Model) -> None:
                 "DequantizeLinear",
                 [
                     _constant(model, f"{name}_bytes", np.ascontiguousarray(flat)),
-                    _constant(model, f"{name}_scale", scale.ravel()),
+                    _constant(model, f"{name}_scale", scale.ravel() * np.float32(2 if numbers.ndim == 2 else 1)),
                 ],
                 attributes={"axis": int(by_columns)},
                 name=f"{name}/DequantizeLinear",
             )
         ]
         _describe(nodes[0], f"{name}_floats", flat.shape)
+        if numbers.ndim == 2:
+            half = _constant(model, f"{name}_half", np.array(0.5, dtype=np.float32))
+            nodes.append(onnx_ir.node("Mul", [nodes[0].outputs[0], half], name=f"{name}/Mul"))
+            _describe(nodes[1], f"{name}_full", numbers.shape)
         if numbers.ndim > 2:
             shape = _constant(model, f"{name}_shape", np.array(ordered.shape, dtype=np.int64))
             nodes.append(onnx_ir.node("Reshape", [nodes[0].outputs[0], shape], name=f"{name}/Reshape"))
