@@ -97,6 +97,11 @@ class Constants:
         if name in self.stored:
             return numpy_helper.to_array(self.stored[name]).astype(np.float32)
         node = self.nodes.get(name)
+        if node is not None and node.op_type == "DequantizeLinear":
+            whole, scale = (self.value(part) for part in node.input)
+            assert whole is not None
+            assert scale is not None
+            return whole * (scale if onnx.helper.get_node_attr_value(node, "axis") else scale[:, None])
         if node is None or node.op_type not in ("Cast", "Mul"):
             return None
         product: F32 | None = np.ones((), np.float32)

@@ -42,6 +42,7 @@ from fsae.training.networks.global_map import FEWEST_SCALED, in_bytes
 
 R = TypeVar("R")
 CONFIG, LOG = "config.json", "train.log"
+LARGE = 8192  # numbers of a matrix for whose bytes and scales it is worth while to have two constants
 
 
 class Facts(Record, frozen=True, kw_only=True):
@@ -222,13 +223,18 @@ def make_denoiser(config: Config, levels: NDArray[np.float64] | None = None) -> 
 
 @torch.no_grad()
 def round_weights(model: nn.Module) -> None:
-    """Round weights to half precision, and the maps of single cells to bytes.
+    """Round weights to half precision; to bytes the maps of single cells and the large ones of a denoiser.
 
-    A bundle stores them so, without any loss. The 11 bits of the former are far more than hundreds of steps determine,
-    and the maps of a cell are regressions on few samples. Dense maps are rounded already (global_map.py).
+    A bundle stores them so, without any loss. 11 bits are far more than hundreds of steps determine; the maps of a cell
+    are regressions on few samples, and a denoiser corrects its linear part. Dense maps are rounded already
+    (global_map.py).
     """
     for values in model.parameters():
         values.copy_(values.half().float())
+    if isinstance(model, Denoiser):
+        for weight in (part.weight for part in model.blocks.modules() if isinstance(part, nn.Linear)):
+            if weight.numel() > LARGE and weight.shape[1] >= FEWEST_SCALED:
+                weight.copy_(torch.from_numpy(in_bytes(weight.numpy(), axis=-1)))
     for module in model.modules():
         if isinstance(module, CellMap) and module.own is not None and module.own[0, 0].numel() >= FEWEST_SCALED:
             cells = module.own.flatten(2)

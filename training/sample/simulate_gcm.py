@@ -140,14 +140,19 @@ def described(days: xr.Dataset, truncation: int) -> tuple[xr.Dataset, dict[str, 
     return days.sortby("lat", ascending=False), packing
 
 
-def simulate(truncation: int, start: np.datetime64, days: int, output: pathlib.Path) -> None:
-    """Run the model for some days and write the daily means of all but the first `SPIN_UP_DAYS`."""
-    boundary = output.with_suffix(".forcing.nc")
+def make_model(truncation: int, start: np.datetime64, days: int, boundary: pathlib.Path) -> tuple[Model, ForcingData]:
+    """The model and what forces it for some days; `boundary` is a file to write the boundary values to."""
     boundary_values(truncation, start, days).to_netcdf(boundary)
     coords = get_speedy_coords(layers=LEVELS, spectral_truncation=truncation)
     terrain = TerrainData.from_file(str(boundary_file(truncation, "terrain.nc")), coords)
     forcing = ForcingData.from_file(str(boundary), coords=coords, align_mode="by_date_interp")
-    model = Model(coords=coords, terrain=terrain, start_time=str(start))
+    return Model(coords=coords, terrain=terrain, start_time=str(start)), forcing
+
+
+def simulate(truncation: int, start: np.datetime64, days: int, output: pathlib.Path) -> None:
+    """Run the model for some days and write the daily means of all but the first `SPIN_UP_DAYS`."""
+    boundary = output.with_suffix(".forcing.nc")
+    model, forcing = make_model(truncation, start, days, boundary)
     parts = []
     for first in range(0, days, STEP_DAYS):
         run = model.resume if first else model.run
