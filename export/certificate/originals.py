@@ -173,4 +173,5 @@ def _with_bits(numbers: F32) -> F32:
     [0.333251953125, 288.25]
     """
     mantissa, exponent = np.frexp(numbers)
-    return np.ldexp(np.round(mantissa * 2**GOLDEN_BITS) / 2**GOLDEN_BITS, exponent).astype(np.float32)
+    rounded: F32 = np.ldexp(np.round(mantissa * 2**GOLDEN_BITS) / 2**GOLDEN_BITS, exponent).astype(np.float32)
+    return rounded
