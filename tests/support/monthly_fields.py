@@ -1,6 +1,7 @@
 """Monthly fields of the tiny model: their closed form, in a layout and in a file."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import cftime
@@ -14,7 +15,7 @@ from tiny_bundle import (
 )
 
 from fsae.runtime.climate.climatology import season
-from fsae.runtime.output.layout import Cells, Layout, Unit, open_output
+from fsae.runtime.output.layout import Cells, Layout, Unit, open_output, to_dataset
 from fsae.runtime.output.times import encode_times
 
 STEPS = 14  # more than one chunk of time
@@ -62,3 +63,9 @@ def values_of(path: Path) -> np.ndarray:
     """(…, time, variable, point) of a file."""
     with xr.open_dataset(path, engine="h5netcdf" if path.suffix == ".nc" else "zarr") as data:
         return np.stack([data["tas"].values, data["uas"].values], axis=-2)
+
+
+def changed(path: Path, change: Callable[[xr.Dataset], xr.Dataset]) -> Path:
+    """Write a dataset of monthly fields after a change, as NetCDF, and give the path."""
+    change(to_dataset(field_layout(), fields())).to_netcdf(path, engine="h5netcdf")
+    return path
